@@ -1,0 +1,2 @@
+//! The procedural macro of heapswitch.
+#![forbid(unsafe_code)]

@@ -1,0 +1,57 @@
+//! The only pointer arithmetic of the crate. Every function keeps provenance.
+
+use core::ptr::NonNull;
+
+/// `pointer + bytes`.
+///
+/// # Safety
+/// The result lies in, or at the end of, the allocation that `pointer` points into.
+#[inline]
+pub unsafe fn forward(pointer: NonNull<u8>, bytes: usize) -> NonNull<u8> {
+    // SAFETY: by the contract the result is inside the allocation, so it is not null either.
+    unsafe { pointer.add(bytes) }
+}
+
+/// `pointer - bytes`.
+///
+/// # Safety
+/// The result lies in the allocation that `pointer` points into.
+#[inline]
+pub unsafe fn backward(pointer: NonNull<u8>, bytes: usize) -> NonNull<u8> {
+    // SAFETY: by the contract the result is inside the allocation.
+    unsafe { pointer.sub(bytes) }
+}
+
+/// How far `pointer` lies above `base`; wraps where it lies below, so that one unsigned compare
+/// tests both ends of a range.
+#[inline]
+pub fn distance(base: NonNull<u8>, pointer: NonNull<u8>) -> usize {
+    pointer.addr().get().wrapping_sub(base.addr().get())
+}
+
+/// Whether `pointer` is a multiple of `alignment`, a power of two.
+#[inline]
+pub fn is_aligned(pointer: NonNull<u8>, alignment: usize) -> bool {
+    pointer.addr().get() & (alignment - 1) == 0
+}
+
+/// The bytes from `pointer` up to the next multiple of `alignment`, a power of two.
+#[inline]
+pub fn padding(pointer: NonNull<u8>, alignment: usize) -> usize {
+    pointer.addr().get().wrapping_neg() & (alignment - 1)
+}
+
+/// A block of `length` bytes at `start`.
+#[inline]
+pub fn block(start: NonNull<u8>, length: usize) -> NonNull<[u8]> {
+    NonNull::slice_from_raw_parts(start, length)
+}
+
+/// A well-aligned pointer that no block ever has: what a zero-sized request gets.
+#[inline]
+pub fn dangling(alignment: usize) -> NonNull<u8> {
+    match core::num::NonZeroUsize::new(alignment) {
+        Some(address) => NonNull::without_provenance(address),
+        None => NonNull::dangling(),
+    }
+}

@@ -1,0 +1,75 @@
+//! Sizes of the memory's units, and arithmetic on them.
+//!
+//! Every constant here is in bytes unless its name says otherwise.
+#![forbid(unsafe_code)]
+
+/// log2 of [`CHUNK_BYTES`].
+pub const CHUNK_SHIFT: u32 = 16;
+
+/// A chunk: the unit in which sources hand memory to heaps and in which addresses are looked up.
+///
+/// 64 KiB is the largest page size of any Linux system, so a chunk can always be given back to the
+/// kernel alone, and small enough that a context with twenty objects wastes address space only.
+pub const CHUNK_BYTES: usize = 1 << CHUNK_SHIFT;
+
+/// log2 of [`PAGE_BYTES`].
+pub const PAGE_SHIFT: u32 = 12;
+
+/// The page size that is assumed where counts are kept by page. On a system with larger pages the
+/// kernel is only asked for whole pages of its own, see [`crate::sys::page_bytes`].
+pub const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
+
+/// The smallest block that a strategy may cut inside a heap, and its least alignment: a foreign
+/// free keeps its link and the block's layout in it.
+pub const MIN_BLOCK_BYTES: usize = 8;
+
+/// The least stretch of the region that is committed at once, with one protection, policy, name and
+/// advice. Measured: committing alternate single chunks fails after 32,750, the limit on mappings.
+pub const SEGMENT_BYTES: usize = 32 << 20;
+
+/// Chunks in a segment.
+pub const SEGMENT_CHUNKS: usize = SEGMENT_BYTES / CHUNK_BYTES;
+
+/// Rounds `value` up to a multiple of `alignment`, a power of two; `None` on overflow.
+#[inline]
+pub const fn round_up(value: usize, alignment: usize) -> Option<usize> {
+    debug_assert!(alignment.is_power_of_two());
+    match value.checked_add(alignment - 1) {
+        Some(sum) => Some(sum & !(alignment - 1)),
+        None => None,
+    }
+}
+
+/// Rounds `value` down to a multiple of `alignment`, a power of two.
+#[inline]
+pub const fn round_down(value: usize, alignment: usize) -> usize {
+    debug_assert!(alignment.is_power_of_two());
+    value & !(alignment - 1)
+}
+
+/// The chunks that hold `bytes`, at least one; `None` on overflow.
+#[inline]
+pub const fn chunks_for(bytes: usize) -> Option<usize> {
+    match round_up(bytes, CHUNK_BYTES) {
+        Some(0) => Some(1),
+        Some(rounded) => Some(rounded >> CHUNK_SHIFT),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding() {
+        assert_eq!(round_up(0, 8), Some(0));
+        assert_eq!(round_up(9, 8), Some(16));
+        assert_eq!(round_up(usize::MAX, 8), None);
+        assert_eq!(round_down(15, 8), 8);
+        assert_eq!(chunks_for(0), Some(1));
+        assert_eq!(chunks_for(CHUNK_BYTES), Some(1));
+        assert_eq!(chunks_for(CHUNK_BYTES + 1), Some(2));
+        assert_eq!(chunks_for(usize::MAX), None);
+    }
+}
