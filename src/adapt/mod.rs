@@ -1,0 +1,1 @@
+//! Adaptors: theirs to ours, ours to theirs.

@@ -1,0 +1,13 @@
+//! heapswitch: a global allocator that threads and coroutines switch.
+
+#![warn(missing_docs)]
+
+pub mod adapt;
+pub mod allocator;
+pub mod numa;
+pub mod pointers;
+pub mod source;
+pub mod strategy;
+pub mod sync;
+pub mod sys;
+pub mod units;

@@ -1,0 +1,1 @@
+//! Topology, node sets and policies.

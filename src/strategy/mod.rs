@@ -1,0 +1,214 @@
+//! How a heap cuts its memory up: one strategy a file or folder.
+//!
+//! A strategy is a data structure over **extents**, ranges that somebody gives it and takes away
+//! again. It knows no source, no thread, no budget and no switching. Two owners run strategies: the
+//! [`SourcedAllocator`](crate::allocator) for use through the allocator trait alone, and the heap.
+//!
+//! ```text
+//!   owner                                  strategy
+//!   allocate(layout)  ──────────────────▶  cut a block from the extents it has
+//!        ◀── None ───────────────────────  nothing fits
+//!   take a range of extent_bytes(layout)
+//!   add_extent(range) ──────────────────▶  now surely fits
+//!   allocate(layout)  ──────────────────▶  block
+//!   ...
+//!   deallocate(block)
+//!   the last block of an extent is freed
+//!   remove_extent     ──────────────────▶  forgets every trace of it
+//!   give the range back
+//! ```
+
+pub mod bit_set;
+pub mod sourced;
+pub mod trees;
+
+use core::alloc::Layout;
+use core::cell::Cell;
+use core::ptr::NonNull;
+
+use crate::allocator::AllocError;
+
+/// One range that a strategy cuts up, and what the strategy keeps about it.
+///
+/// # Invariants
+/// - The record's address does not change, and the record is valid, from `add_extent` to
+///   `remove_extent`, so a strategy may link records with each other.
+/// - `start` is aligned to [`Strategy::EXTENT_ALIGN`] and `length` is a multiple of 4096 inside a heap
+///   (of 16 in a `SourcedAllocator`).
+/// - `metadata` points to [`Strategy::metadata_bytes`] bytes, zeroed when the extent is added, aligned
+///   to 16, outside `start..start + length`; it is dangling if that is zero.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Extent {
+    start: NonNull<u8>,
+    length: usize,
+    metadata: NonNull<u8>,
+    is_zeroed: Cell<bool>,
+    /// For the strategy; zero when the extent is added.
+    pub words: [Cell<usize>; 4],
+}
+
+impl Extent {
+    /// A record of `start..start + length`. Each owner upholds the type's invariants.
+    #[inline]
+    pub const fn new(
+        start: NonNull<u8>,
+        length: usize,
+        metadata: NonNull<u8>,
+        is_zeroed: bool,
+    ) -> Self {
+        Self {
+            start,
+            length,
+            metadata,
+            is_zeroed: Cell::new(is_zeroed),
+            words: [const { Cell::new(0) }; 4],
+        }
+    }
+
+    /// The first byte.
+    #[inline]
+    pub const fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// The length in bytes.
+    #[inline]
+    pub const fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The strategy's own memory about this extent.
+    #[inline]
+    pub const fn metadata(&self) -> NonNull<u8> {
+        self.metadata
+    }
+
+    /// Whether every byte was zero when the extent was added.
+    #[inline]
+    pub fn is_zeroed(&self) -> bool {
+        self.is_zeroed.get()
+    }
+
+    /// Whether `block` starts in the extent.
+    #[inline]
+    pub fn contains(&self, block: NonNull<u8>) -> bool {
+        crate::pointers::distance(self.start, block) < self.length
+    }
+}
+
+/// A way to cut extents up into blocks.
+///
+/// # Safety
+/// - A block that `allocate` returned lies in one extent that was added and not removed, overlaps no
+///   other block that is currently allocated, is aligned as asked and exactly
+///   [`block_length`](Self::block_length) of its layout long, at least `layout.size()`.
+/// - `block_length` depends on nothing but the layout and the constructor's settings; it does not
+///   fall as the size grows, and `block_length` of (any size from the requested one to the returned
+///   length, same alignment) is the same length: a block may be freed with any of those.
+/// - The strategy writes nowhere but in free parts of its extents, their `words` and their `metadata`.
+/// - After an `add_extent` of a range of at least `extent_bytes(layout)`, `allocate(layout)` succeeds.
+/// - Nothing unwinds, and nothing allocates.
+pub unsafe trait Strategy: Sized {
+    /// What can be chosen when it is made.
+    type Settings: Copy + Default;
+
+    /// Its name in reports and aborts.
+    const NAME: &'static str;
+
+    /// The alignment that an extent's start must have, a power of two of at most
+    /// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES).
+    const EXTENT_ALIGN: usize = 16;
+
+    /// A strategy without extents.
+    fn new(settings: Self::Settings) -> Self;
+
+    /// The bytes of metadata, out of line, that an extent of `extent_bytes` needs.
+    fn metadata_bytes(&self, extent_bytes: usize) -> usize {
+        let _ = extent_bytes;
+        0
+    }
+
+    /// The length of an extent that surely serves `layout` when it is added; `None` on overflow or
+    /// for a layout that is never served. The owner may give more. Not called for size zero.
+    fn extent_bytes(&self, layout: Layout) -> Option<usize>;
+
+    /// The length of every block that serves `layout`, see the trait's contract. Not called for size
+    /// zero: owners answer that without the strategy.
+    ///
+    /// # Errors
+    /// The layout is never served.
+    fn block_length(&self, layout: Layout) -> Result<usize, AllocError>;
+
+    /// Cuts a block; `None` if no extent has room.
+    fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>>;
+
+    /// Cuts a block whose bytes are all zero. Override it where memory is known to be zero.
+    fn allocate_zeroed(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        let block = self.allocate(layout)?;
+        // SAFETY: the block was just allocated and is valid for writes of its length.
+        unsafe { block.cast::<u8>().write_bytes(0, block.len()) };
+        Some(block)
+    }
+
+    /// Frees a block.
+    ///
+    /// # Safety
+    /// `block` is currently allocated, starts in `extent`, and `layout` fits it.
+    unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout);
+
+    /// Makes a block fit `new` where it stands, larger; gives its new length,
+    /// `block_length(new)`. `None` leaves it unchanged. The owner has checked that the address is
+    /// aligned to `new.align()`, and takes the case of equal lengths itself.
+    ///
+    /// # Safety
+    /// As [`deallocate`](Self::deallocate) with `old`; `new.size() >= old.size()`.
+    unsafe fn grow_in_place(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Option<usize> {
+        let _ = (extent, block, old, new);
+        None
+    }
+
+    /// Makes a block fit `new` where it stands, smaller; gives its new length. As
+    /// [`grow_in_place`](Self::grow_in_place) otherwise.
+    ///
+    /// # Safety
+    /// As [`deallocate`](Self::deallocate) with `old`; `0 < new.size() <= old.size()`.
+    unsafe fn shrink_in_place(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Option<usize> {
+        let _ = (extent, block, old, new);
+        None
+    }
+
+    /// Takes a new extent in.
+    ///
+    /// # Safety
+    /// The extent upholds its type's invariants until it is removed; its memory is the strategy's
+    /// alone, valid for reads and writes.
+    unsafe fn add_extent(&mut self, extent: &Extent);
+
+    /// Forgets every trace of an extent in which no block is allocated.
+    ///
+    /// # Safety
+    /// The extent was added and not removed since, and no block in it is currently allocated.
+    unsafe fn remove_extent(&mut self, extent: &Extent);
+
+    /// Calls `visit` with ranges of the extent that hold no block and nothing the strategy needs, so
+    /// that their pages may be dropped (they then read as zero or as before).
+    fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        let _ = (extent, visit);
+    }
+
+    /// Checks every equation of the data structure; aborts with the strategy's name where one fails.
+    fn verify(&self) {}
+}

@@ -1,0 +1,1 @@
+//! `SourcedAllocator`: a strategy on a memory source, for use through the allocator trait.

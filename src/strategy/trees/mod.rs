@@ -1,0 +1,1 @@
+//! `MultipleBinarySearchTree`: red-black trees of free blocks.
