@@ -1,0 +1,302 @@
+//! Mappings: reserve, commit, give back, advise.
+
+use core::ffi::{CStr, c_int, c_void};
+use core::ptr::NonNull;
+
+use super::SystemError;
+use super::fault::{self, Call};
+
+const ANONYMOUS: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// How memory is mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MapFlags {
+    /// Do not count the mapping against the commit limit (`MAP_NORESERVE`).
+    pub is_unreserved: bool,
+    /// Populate the page tables at once (`MAP_POPULATE`).
+    pub is_prefaulted: bool,
+    /// Explicit huge pages of two to this power bytes (`MAP_HUGETLB`).
+    pub huge_page_shift: Option<u32>,
+}
+
+fn check(call: Call, run: impl FnOnce() -> c_int) -> Result<(), SystemError> {
+    if fault::strikes(call) {
+        return Err(SystemError(libc::ENOMEM));
+    }
+    if run() == 0 { Ok(()) } else { Err(SystemError::last()) }
+}
+
+/// # Safety
+/// As `mmap` with these arguments.
+unsafe fn map(
+    address: *mut c_void,
+    bytes: usize,
+    protection: c_int,
+    flags: c_int,
+    file: c_int,
+) -> Result<NonNull<u8>, SystemError> {
+    if fault::strikes(Call::Map) {
+        return Err(SystemError(libc::ENOMEM));
+    }
+    // SAFETY: the caller's contract.
+    let start = unsafe { libc::mmap(address, bytes, protection, flags, file, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(SystemError::last());
+    }
+    NonNull::new(start.cast()).ok_or(SystemError(libc::ENOMEM))
+}
+
+/// Reserves `bytes` of address space without access and without commit charge.
+///
+/// # Errors
+/// The system's, `ENOMEM` above the limit on address space.
+pub fn reserve(bytes: usize) -> Result<NonNull<u8>, SystemError> {
+    let flags = ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping wherever the kernel likes touches nothing that exists.
+    unsafe { map(core::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1) }
+}
+
+/// Maps `bytes` of zeroed memory for reading and writing.
+///
+/// # Errors
+/// The system's: `ENOMEM` where it has none, `EINVAL` for a huge page size that it lacks.
+pub fn map_anonymous(bytes: usize, how: MapFlags) -> Result<NonNull<u8>, SystemError> {
+    let mut flags = ANONYMOUS;
+    if how.is_unreserved {
+        flags |= libc::MAP_NORESERVE;
+    }
+    if how.is_prefaulted {
+        flags |= libc::MAP_POPULATE;
+    }
+    if let Some(shift) = how.huge_page_shift {
+        flags |= libc::MAP_HUGETLB | ((shift as c_int) << libc::MAP_HUGE_SHIFT);
+    }
+    // SAFETY: a new mapping wherever the kernel likes touches nothing that exists.
+    unsafe { map(core::ptr::null_mut(), bytes, READ_WRITE, flags, -1) }
+}
+
+/// Maps the first `bytes` of an open file, shared, for reading and writing.
+///
+/// # Errors
+/// The system's.
+pub fn map_file(file: c_int, bytes: usize) -> Result<NonNull<u8>, SystemError> {
+    // SAFETY: a new mapping wherever the kernel likes touches nothing that exists.
+    unsafe { map(core::ptr::null_mut(), bytes, READ_WRITE, libc::MAP_SHARED, file) }
+}
+
+/// Maps the first `bytes` of an open file over a reservation of ours, shared.
+///
+/// # Errors
+/// The system's; the reservation is unchanged.
+///
+/// # Safety
+/// `start..start + bytes` is the start of a reservation that is the caller's alone.
+pub unsafe fn map_file_over(
+    start: NonNull<u8>,
+    file: c_int,
+    bytes: usize,
+) -> Result<NonNull<u8>, SystemError> {
+    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+    // SAFETY: the caller owns the range that is replaced.
+    unsafe { map(start.as_ptr().cast(), bytes, READ_WRITE, flags, file) }
+}
+
+/// Makes whole pages of a reservation readable and writable.
+///
+/// # Errors
+/// The system's: `ENOMEM` at the limit on mappings, or on commit charge under overcommit 2.
+///
+/// # Safety
+/// The range is whole pages of a mapping that is the caller's alone.
+pub unsafe fn commit(start: NonNull<u8>, bytes: usize) -> Result<(), SystemError> {
+    check(Call::Protect, || {
+        // SAFETY: the caller owns the range; giving access invalidates nothing.
+        unsafe { libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) }
+    })
+}
+
+/// Replaces whole pages by a reservation without access: memory and commit charge go back, the
+/// address range stays ours.
+///
+/// # Errors
+/// The system's; the range is unchanged.
+///
+/// # Safety
+/// As [`commit`], and nothing uses the memory any more.
+pub unsafe fn decommit(start: NonNull<u8>, bytes: usize) -> Result<(), SystemError> {
+    let flags = ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: the caller owns the range and nothing uses it.
+    unsafe { map(start.as_ptr().cast(), bytes, libc::PROT_NONE, flags, -1) }.map(|_| ())
+}
+
+/// Gives the pages of the range back to the kernel; they then read as zero.
+///
+/// # Errors
+/// The system's, `EINVAL` for locked pages; the contents are then unknown.
+///
+/// # Safety
+/// As [`commit`], and nothing uses the contents any more.
+pub unsafe fn give_back_pages(start: NonNull<u8>, bytes: usize) -> Result<(), SystemError> {
+    // SAFETY: the caller's contract.
+    unsafe { advise(start, bytes, libc::MADV_DONTNEED) }
+}
+
+/// Advice that never changes contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Transparent huge pages never (`MADV_NOHUGEPAGE`).
+    NoHugePages,
+    /// Transparent huge pages wanted (`MADV_HUGEPAGE`).
+    HugePages,
+    /// Keep out of core dumps (`MADV_DONTDUMP`).
+    NoCoreDump,
+    /// Populate the pages for writing (`MADV_POPULATE_WRITE`, Linux 5.14).
+    Prefault,
+}
+
+/// Applies advice to a range.
+///
+/// # Errors
+/// The system's, `EINVAL` where the kernel does not know the advice.
+///
+/// # Safety
+/// The range is whole pages of a mapping that is the caller's alone.
+pub unsafe fn apply_advice(
+    start: NonNull<u8>,
+    bytes: usize,
+    advice: Advice,
+) -> Result<(), SystemError> {
+    let advice = match advice {
+        Advice::NoHugePages => libc::MADV_NOHUGEPAGE,
+        Advice::HugePages => libc::MADV_HUGEPAGE,
+        Advice::NoCoreDump => libc::MADV_DONTDUMP,
+        Advice::Prefault => libc::MADV_POPULATE_WRITE,
+    };
+    // SAFETY: the caller owns the range, and none of these changes contents.
+    unsafe { advise(start, bytes, advice) }
+}
+
+/// # Safety
+/// As `madvise` with these arguments.
+unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: c_int) -> Result<(), SystemError> {
+    check(Call::Advise, || {
+        // SAFETY: the caller's contract.
+        unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) }
+    })
+}
+
+/// Locks the range in memory, on fault where the kernel can (`mlock2`).
+///
+/// # Errors
+/// The system's: `ENOMEM` or `EPERM` above `RLIMIT_MEMLOCK`.
+///
+/// # Safety
+/// The range is mapped.
+pub unsafe fn lock_in_memory(start: NonNull<u8>, bytes: usize) -> Result<(), SystemError> {
+    check(Call::Lock, || {
+        // SAFETY: locking changes no contents.
+        unsafe { libc::mlock(start.as_ptr().cast(), bytes) }
+    })
+}
+
+/// Names an anonymous mapping in `/proc/self/maps` (Linux 5.17).
+///
+/// # Errors
+/// `EINVAL` where the kernel lacks it.
+///
+/// # Safety
+/// The range is whole pages of an anonymous mapping that is the caller's alone.
+pub unsafe fn name_mapping(
+    start: NonNull<u8>,
+    bytes: usize,
+    name: &'static CStr,
+) -> Result<(), SystemError> {
+    check(Call::Advise, || {
+        let address = start.as_ptr().addr();
+        // SAFETY: naming changes neither contents nor protection; the name lives for ever.
+        unsafe {
+            libc::prctl(
+                libc::PR_SET_VMA,
+                libc::PR_SET_VMA_ANON_NAME,
+                address,
+                bytes,
+                name.as_ptr().addr(),
+            )
+        }
+    })
+}
+
+/// Resizes a private mapping; it may move.
+///
+/// # Errors
+/// The system's; the mapping is unchanged.
+///
+/// # Safety
+/// The range is one whole mapping, outside the region (no page of the region is ever unmapped),
+/// the caller's alone; on success the old range is gone.
+pub unsafe fn remap(
+    start: NonNull<u8>,
+    old_bytes: usize,
+    new_bytes: usize,
+    may_move: bool,
+) -> Result<NonNull<u8>, SystemError> {
+    if fault::strikes(Call::Remap) {
+        return Err(SystemError(libc::ENOMEM));
+    }
+    let flags = if may_move { libc::MREMAP_MAYMOVE } else { 0 };
+    // SAFETY: the caller's contract.
+    let moved = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, flags) };
+    if moved == libc::MAP_FAILED {
+        return Err(SystemError::last());
+    }
+    NonNull::new(moved.cast()).ok_or(SystemError(libc::ENOMEM))
+}
+
+/// Moves the pages of one committed range over another of the same length, both staying mapped
+/// (`MREMAP_FIXED | MREMAP_DONTUNMAP`, Linux 5.7); the old range then reads as zero.
+///
+/// # Errors
+/// The system's, `EINVAL` where the kernel lacks it; nothing has changed then.
+///
+/// # Safety
+/// Both ranges are whole pages of committed memory of the caller's alone and do not overlap;
+/// nothing uses the contents of `to`.
+pub unsafe fn move_pages(
+    from: NonNull<u8>,
+    to: NonNull<u8>,
+    bytes: usize,
+) -> Result<(), SystemError> {
+    if fault::strikes(Call::Remap) {
+        return Err(SystemError(libc::ENOMEM));
+    }
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+    // SAFETY: the caller's contract.
+    let moved = unsafe {
+        libc::mremap(from.as_ptr().cast(), bytes, bytes, flags, to.as_ptr().cast::<c_void>())
+    };
+    if moved == libc::MAP_FAILED { Err(SystemError::last()) } else { Ok(()) }
+}
+
+/// Unmaps a mapping outside the region.
+///
+/// # Safety
+/// The range is whole pages of mappings that are the caller's alone, outside the region, and nothing
+/// uses it any more.
+pub unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: the caller's contract. It fails only for arguments that break it, or at the limit on
+    // mappings where a hole is cut: the memory is then kept, which is a leak and no unsoundness.
+    unsafe { libc::munmap(start.as_ptr().cast(), bytes) };
+}
+
+/// Makes an open file `bytes` long.
+///
+/// # Errors
+/// The system's, `ENOSPC` or `EFBIG` among them.
+pub fn set_file_length(file: c_int, bytes: usize) -> Result<(), SystemError> {
+    let length = libc::off_t::try_from(bytes).map_err(|_| SystemError(libc::EFBIG))?;
+    check(Call::Truncate, || {
+        // SAFETY: no memory is involved; a bad descriptor is an error.
+        unsafe { libc::ftruncate(file, length) }
+    })
+}
