@@ -6,6 +6,8 @@ pub mod adapt;
 pub mod allocator;
 pub mod numa;
 pub mod pointers;
+#[cfg(not(loom))]
+pub mod region;
 pub mod source;
 pub mod strategy;
 pub mod sync;

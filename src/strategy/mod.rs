@@ -19,6 +19,7 @@
 //! ```
 
 pub mod bit_set;
+pub mod bump;
 pub mod sourced;
 pub mod trees;
 
@@ -45,7 +46,7 @@ pub struct Extent {
     metadata: NonNull<u8>,
     is_zeroed: Cell<bool>,
     /// For the strategy; zero when the extent is added.
-    pub words: [Cell<usize>; 4],
+    pub words: [Cell<usize>; 5],
 }
 
 impl Extent {
@@ -62,7 +63,7 @@ impl Extent {
             length,
             metadata,
             is_zeroed: Cell::new(is_zeroed),
-            words: [const { Cell::new(0) }; 4],
+            words: [const { Cell::new(0) }; 5],
         }
     }
 
@@ -116,6 +117,10 @@ pub unsafe trait Strategy: Sized {
     /// Its name in reports and aborts.
     const NAME: &'static str;
 
+    /// Whether it counts the blocks of each extent itself, because it can do that for less than its
+    /// owner; [`free`](Self::free) and [`live_blocks`](Self::live_blocks) then mean something.
+    const COUNTS_BLOCKS: bool = false;
+
     /// The alignment that an extent's start must have, a power of two of at most
     /// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES).
     const EXTENT_ALIGN: usize = 16;
@@ -156,6 +161,25 @@ pub unsafe trait Strategy: Sized {
     /// # Safety
     /// `block` is currently allocated, starts in `extent`, and `layout` fits it.
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout);
+
+    /// Frees a block; whether its extent may have become one without blocks, where it
+    /// [counts them](Self::COUNTS_BLOCKS).
+    ///
+    /// # Safety
+    /// As [`deallocate`](Self::deallocate).
+    #[inline]
+    unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
+        // SAFETY: the caller's contract.
+        unsafe { self.deallocate(extent, block, layout) };
+        false
+    }
+
+    /// The blocks of an extent that are currently allocated, where it
+    /// [counts them](Self::COUNTS_BLOCKS). What it caches is first put back.
+    fn live_blocks(&mut self, extent: &Extent) -> u32 {
+        let _ = extent;
+        0
+    }
 
     /// Makes a block fit `new` where it stands, larger; gives its new length,
     /// `block_length(new)`. `None` leaves it unchanged. The owner has checked that the address is

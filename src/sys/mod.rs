@@ -81,3 +81,31 @@ pub fn address_space_limit() -> usize {
     }
     usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
 }
+
+/// The address space that the process uses now, in bytes; 0 where `/proc` cannot be read.
+pub fn address_space_used() -> usize {
+    let mut buffer = [0_u8; 64];
+    // SAFETY: the path is a C string, the buffer is valid for its length, the descriptor is ours.
+    let length = unsafe {
+        let file = libc::open(c"/proc/self/statm".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return 0;
+        }
+        let length = libc::read(file, buffer.as_mut_ptr().cast(), buffer.len());
+        libc::close(file);
+        length
+    };
+    let read = buffer.get(..usize::try_from(length).unwrap_or(0)).unwrap_or(&[]);
+    let pages = read.iter().take_while(|byte| byte.is_ascii_digit()).fold(0_usize, |sum, digit| {
+        sum.saturating_mul(10).saturating_add(usize::from(digit - b'0'))
+    });
+    pages.saturating_mul(page_bytes())
+}
+
+/// A clock that only goes forward, in milliseconds, as coarse as the kernel's tick (a few).
+pub fn coarse_milliseconds() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for writes.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
+    (now.tv_sec as u64).wrapping_mul(1000).wrapping_add(now.tv_nsec as u64 / 1_000_000)
+}

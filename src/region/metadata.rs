@@ -1,0 +1,113 @@
+//! Memory for the allocator's own records: heap headers, bit maps, stacks of contexts.
+//!
+//! It lies outside the region, so no overflow in user memory reaches it, and is never unmapped, so a
+//! record's memory only ever holds records. Blocks are powers of two from 64 bytes up, one free list a
+//! size, behind one lock; a chunk or a heap takes one or two, at its making.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::sys::lock::Lock;
+use crate::sys::memory::{self, MapFlags};
+
+const MIN_SHIFT: u32 = 6;
+const SIZES: usize = 26;
+
+/// What is mapped at once, in bytes, at least.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// The process's metadata memory.
+#[derive(Debug)]
+pub struct Metadata;
+
+struct FreeBlock {
+    next: Option<NonNull<FreeBlock>>,
+}
+
+struct Pool {
+    free: [Option<NonNull<FreeBlock>>; SIZES],
+    cursor: Option<NonNull<u8>>,
+    left: usize,
+}
+
+// SAFETY: the pool owns the memory that its pointers lead to.
+unsafe impl Send for Pool {}
+
+static POOL: Lock<Pool> = Lock::new(Pool { free: [None; SIZES], cursor: None, left: 0 });
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes in records that are in use, rounded up to the blocks that hold them.
+pub fn metadata_bytes_held() -> usize {
+    HELD.load(Ordering::Relaxed)
+}
+
+pub(crate) fn metadata_lock() -> &'static crate::sys::lock::RawLock {
+    POOL.raw()
+}
+
+fn shift_of(bytes: usize) -> Option<u32> {
+    Some(bytes.checked_next_power_of_two()?.ilog2().max(MIN_SHIFT))
+}
+
+impl Metadata {
+    /// Takes `bytes` bytes, zeroed and aligned to the block that holds them (at least 64 bytes), or
+    /// to a page for larger ones. `None` where the system refuses.
+    pub fn take(bytes: usize) -> Option<NonNull<u8>> {
+        let shift = shift_of(bytes)?;
+        let block_bytes = 1_usize << shift;
+        let mut pool = POOL.lock();
+        let list = pool.free.get_mut((shift - MIN_SHIFT) as usize)?;
+        let block = if let Some(block) = *list {
+            // SAFETY: blocks in a free list are whole blocks of the pool, unused, and hold a link.
+            unsafe {
+                *list = block.as_ref().next;
+                let block = block.cast::<u8>();
+                block.write_bytes(0, bytes);
+                block
+            }
+        } else {
+            pool.cut(block_bytes)?
+        };
+        HELD.fetch_add(block_bytes, Ordering::Relaxed);
+        Some(block)
+    }
+
+    /// Takes memory back.
+    ///
+    /// # Safety
+    /// `block` came from [`take`](Self::take) with the same `bytes`, and nothing uses it any more.
+    pub unsafe fn give_back(block: NonNull<u8>, bytes: usize) {
+        let Some(shift) = shift_of(bytes) else { return };
+        let mut pool = POOL.lock();
+        let Some(list) = pool.free.get_mut((shift - MIN_SHIFT) as usize) else { return };
+        let block = block.cast::<FreeBlock>();
+        // SAFETY: the block is at least 64 bytes, aligned, and the pool's alone from now on.
+        unsafe { block.write(FreeBlock { next: *list }) };
+        *list = Some(block);
+        HELD.fetch_sub(1 << shift, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    fn cut(&mut self, bytes: usize) -> Option<NonNull<u8>> {
+        // The cursor stays aligned to 64; larger blocks skip to their own alignment, a page at most.
+        let alignment = bytes.min(crate::units::PAGE_BYTES);
+        let padding = self.cursor.map_or(0, |cursor| crate::pointers::padding(cursor, alignment));
+        if self.cursor.is_none() || self.left < padding + bytes {
+            let piece = bytes.max(PIECE_BYTES);
+            // What is left of the old piece is given up: less than the request, at most 1 MiB.
+            self.cursor = Some(memory::map_anonymous(piece, MapFlags::default()).ok()?);
+            self.left = piece;
+            return self.cut(bytes);
+        }
+        let cursor = self.cursor?;
+        // SAFETY: padding and block lie in the piece, as just checked.
+        let (block, next) = unsafe {
+            let block = crate::pointers::forward(cursor, padding);
+            (block, crate::pointers::forward(block, bytes))
+        };
+        self.left -= padding + bytes;
+        self.cursor = Some(next);
+        Some(block)
+    }
+}

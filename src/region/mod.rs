@@ -1,0 +1,291 @@
+//! The region: one range of addresses, reserved once, that every chunk comes from; and the chunk
+//! table, which names an address's owner in O(1).
+//!
+//! ```text
+//!        table, grows down        base                                       base + bytes
+//!   ┌─────────────┬───┬───┬───┐   ┌───┬───┬───┬───┬──────────────┬─────────────────────┐
+//!   │ not yet     │ 2 │ 1 │ 0 │   │ 0 │ 1 │ 2 │...│ next segment │ reserved, no access │
+//!   └─────────────┴───┴───┴───┘   └───┴───┴───┴───┴──────────────┴─────────────────────┘
+//!     128 B an entry               64 KiB a chunk, 512 chunks a segment
+//! ```
+//!
+//! `pointer - base < bytes` says whether an address is ours; the entry of chunk `i` lies `i + 1` entries
+//! below `base`. So a lookup reads two words of one cache line, and then the entry. Metadata stays out
+//! of line: huge pages stay whole and an overflow in user memory cannot reach it.
+//!
+//! Segments are committed in order of address, each for one [`SegmentKind`], and never change their
+//! kind. **No page of the region is ever unmapped**: a hole could be filled by a foreign mapping, whose
+//! addresses would then be taken for ours.
+//!
+//! Chunk 0 is never handed out, so offset 0 can mean "none" in compressed links.
+
+mod entry;
+mod kinds;
+mod metadata;
+mod runs;
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+
+pub use entry::{ChunkEntry, ENTRY_BYTES};
+pub use kinds::{HugePages, KindSettings, MAX_KINDS, SegmentKind, register_kind};
+pub(crate) use kinds::{kind_locks, lock_of};
+pub use metadata::{Metadata, metadata_bytes_held};
+pub use runs::Run;
+
+use crate::sys::{self, lock::Lock, memory};
+use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS, round_down};
+
+/// The largest region, in bytes: 1 TiB, a 128th of what x86-64 gives a process.
+pub const MAX_REGION_BYTES: usize = 1 << 40;
+
+/// The smallest region that is worth having, in bytes.
+pub const MIN_REGION_BYTES: usize = 256 << 20;
+
+const MAX_SEGMENTS: usize = MAX_REGION_BYTES / SEGMENT_BYTES;
+
+/// Of a segment that was not yet committed.
+const UNCOMMITTED: u8 = 0;
+
+/// What every free reads, alone in its cache line.
+#[repr(align(64))]
+struct Bounds {
+    base: AtomicPtr<u8>,
+    bytes: AtomicUsize,
+}
+
+static BOUNDS: Bounds =
+    Bounds { base: AtomicPtr::new(core::ptr::null_mut()), bytes: AtomicUsize::new(0) };
+
+/// The kind of each segment plus one, or `UNCOMMITTED`.
+static SEGMENTS: [AtomicU8; MAX_SEGMENTS] = [const { AtomicU8::new(UNCOMMITTED) }; MAX_SEGMENTS];
+
+/// Where the next segment is committed, and whether reserving was tried.
+struct Frontier {
+    next_segment: usize,
+    was_tried: bool,
+}
+
+static FRONTIER: Lock<Frontier> = Lock::new(Frontier { next_segment: 0, was_tried: false });
+
+/// The most that may be reserved, in bytes; lowered by settings before the first use.
+static WANTED_BYTES: AtomicUsize = AtomicUsize::new(MAX_REGION_BYTES);
+
+pub(crate) fn frontier_lock() -> &'static sys::lock::RawLock {
+    FRONTIER.raw()
+}
+
+/// Asks for a region of at most `bytes` (rounded down to a power of two, from 256 MiB to 1 TiB).
+/// Without effect once the region is reserved.
+pub fn limit_bytes(bytes: usize) {
+    let bytes = bytes.clamp(MIN_REGION_BYTES, MAX_REGION_BYTES);
+    WANTED_BYTES.store(1 << bytes.ilog2(), Ordering::Relaxed);
+}
+
+/// Reserves the region unless that was tried before. Whether there is one.
+pub fn ensure_reserved() -> bool {
+    if BOUNDS.bytes.load(Ordering::Relaxed) != 0 {
+        return true;
+    }
+    let mut frontier = FRONTIER.lock();
+    if frontier.was_tried {
+        return BOUNDS.bytes.load(Ordering::Relaxed) != 0;
+    }
+    frontier.was_tried = true;
+    let left = sys::address_space_limit().saturating_sub(sys::address_space_used());
+    let mut bytes = WANTED_BYTES.load(Ordering::Relaxed);
+    while bytes >= MIN_REGION_BYTES {
+        // Where the address space is limited, what others map must still fit: threads' stacks above
+        // all, 8 MiB and a guard each.
+        let is_affordable = left == usize::MAX || bytes <= left / 4;
+        if is_affordable && let Some(base) = reserve_at_boundary(bytes) {
+            BOUNDS.base.store(base.as_ptr(), Ordering::Relaxed);
+            // Release: who reads the size sees the base. Readers pair by address dependence only
+            // where they were handed a pointer into the region, which orders them by itself.
+            BOUNDS.bytes.store(bytes, Ordering::Release);
+            return true;
+        }
+        bytes /= 2;
+    }
+    false
+}
+
+/// Reserves table and region so that the region starts at a segment's boundary.
+fn reserve_at_boundary(bytes: usize) -> Option<NonNull<u8>> {
+    let table_bytes = table_bytes(bytes);
+    let total = table_bytes.checked_add(bytes)?.checked_add(SEGMENT_BYTES)?;
+    let start = memory::reserve(total).ok()?;
+    // SAFETY: the reservation is `total` bytes long, at least the table's.
+    let after_table = unsafe { crate::pointers::forward(start, table_bytes) };
+    let padding = crate::pointers::padding(after_table, SEGMENT_BYTES);
+    // SAFETY: the padding is below SEGMENT_BYTES, which the total includes.
+    Some(unsafe { crate::pointers::forward(after_table, padding) })
+}
+
+const fn table_bytes(region_bytes: usize) -> usize {
+    (region_bytes >> CHUNK_SHIFT) * ENTRY_BYTES
+}
+
+/// The region's length in bytes; 0 before it is reserved, or where it cannot be.
+#[inline]
+pub fn bytes() -> usize {
+    BOUNDS.bytes.load(Ordering::Relaxed)
+}
+
+/// The region's first byte; dangling before it is reserved.
+#[inline]
+pub fn base() -> NonNull<u8> {
+    NonNull::new(BOUNDS.base.load(Ordering::Relaxed)).unwrap_or(NonNull::dangling())
+}
+
+/// Whether an address lies in the region.
+#[inline]
+pub fn contains(address: *const u8) -> bool {
+    offset_of(address).is_some()
+}
+
+/// The distance of an address from the region's base in bytes, if it lies in the region.
+#[inline]
+pub fn offset_of(address: *const u8) -> Option<usize> {
+    // Relaxed: whoever holds a pointer into the region got it after the region was made.
+    let base = BOUNDS.base.load(Ordering::Relaxed).addr();
+    let offset = address.addr().wrapping_sub(base);
+    (offset < BOUNDS.bytes.load(Ordering::Relaxed)).then_some(offset)
+}
+
+/// The address at `offset` of the region.
+///
+/// # Safety
+/// The region is reserved and `offset` is below its length.
+#[inline]
+pub unsafe fn at(offset: usize) -> NonNull<u8> {
+    // SAFETY: the base is set and the offset inside the reservation.
+    unsafe { crate::pointers::forward(base(), offset) }
+}
+
+/// The entry of the chunk at `offset` of the region.
+///
+/// # Safety
+/// The region is reserved, `offset` is below its length and lies in a committed segment.
+#[inline]
+pub unsafe fn entry_at(offset: usize) -> &'static ChunkEntry {
+    let distance = ((offset >> CHUNK_SHIFT) + 1) * ENTRY_BYTES;
+    // SAFETY: the table of a committed segment is committed; entries are valid when zeroed, live for
+    // ever, and all their fields are atomics or cells.
+    unsafe { crate::pointers::backward(base(), distance).cast::<ChunkEntry>().as_ref() }
+}
+
+/// The entry of the chunk that `address` lies in, for any address at all.
+pub fn entry_of(address: *const u8) -> Option<&'static ChunkEntry> {
+    let offset = offset_of(address)?;
+    let segment = SEGMENTS.get(offset / SEGMENT_BYTES)?;
+    // Acquire pairs with the Release in `commit_segments`: the table is then accessible.
+    if segment.load(Ordering::Acquire) == UNCOMMITTED {
+        return None;
+    }
+    // SAFETY: the address lies in a committed segment.
+    Some(unsafe { entry_at(offset) })
+}
+
+/// The kind of the segment that chunk `index` lies in.
+fn kind_of_chunk(index: usize) -> Option<SegmentKind> {
+    // Acquire pairs with the Release in `commit_segments`.
+    let kind = SEGMENTS.get(index / SEGMENT_CHUNKS)?.load(Ordering::Acquire);
+    kind.checked_sub(1).map(SegmentKind::from_index)
+}
+
+/// Commits `count` segments in a row for `kind`; gives the index of their first chunk.
+fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
+    let mut frontier = FRONTIER.lock();
+    let first = frontier.next_segment;
+    let end = first.checked_add(count)?;
+    if end > bytes() / SEGMENT_BYTES {
+        return None;
+    }
+    let (data_bytes, table_bytes) = (count * SEGMENT_BYTES, count * SEGMENT_CHUNKS * ENTRY_BYTES);
+    // SAFETY: the segments lie in the region, as just checked, and the table's part for them in the
+    // reservation below it; nobody uses either before the store below.
+    unsafe {
+        let start = at(first * SEGMENT_BYTES);
+        let table = crate::pointers::backward(base(), end * SEGMENT_CHUNKS * ENTRY_BYTES);
+        memory::commit(table, table_bytes).ok()?;
+        memory::commit(start, data_bytes).ok()?;
+        kind.prepare(start, data_bytes);
+    }
+    frontier.next_segment = end;
+    for segment in SEGMENTS.get(first..end)? {
+        // Release: whoever sees the kind may use the table.
+        segment.store(kind.index() + 1, Ordering::Release);
+    }
+    Some(first * SEGMENT_CHUNKS)
+}
+
+/// Takes a run of `chunks` chunks whose start is aligned to `align_chunks` chunks, a power of two.
+/// `None` where the region is full or the system refuses.
+pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option<Run> {
+    if !ensure_reserved() {
+        return None;
+    }
+    lock_of(kind).lock().take(kind, chunks, align_chunks)
+}
+
+/// Gives a run back.
+///
+/// # Safety
+/// The run was taken, nothing uses its memory or entries any more, and this is the only time.
+pub unsafe fn return_run(run: Run) {
+    let Some(kind) = kind_of_chunk(run.first_chunk()) else { return };
+    // SAFETY: the caller's contract.
+    unsafe { lock_of(kind).lock().give_back(run) };
+}
+
+/// Makes a run longer where it stands, by chunks that follow it. The new run, not zeroed.
+///
+/// # Safety
+/// The run was taken and not given back. On success the old run counts as given back.
+pub unsafe fn grow_run(run: Run, chunks: usize) -> Option<Run> {
+    let kind = kind_of_chunk(run.first_chunk())?;
+    // SAFETY: the caller's contract.
+    unsafe { lock_of(kind).lock().grow(run, chunks) }
+}
+
+/// Gives all memory of free runs back to the kernel; the bytes.
+pub fn purge() -> usize {
+    kind_locks().map(|lock| lock.lock().purge_all()).sum()
+}
+
+/// Figures of the region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegionUsage {
+    /// Bytes of address space reserved.
+    pub reserved_bytes: usize,
+    /// Bytes in committed segments.
+    pub committed_bytes: usize,
+    /// Bytes in runs that heaps hold.
+    pub taken_bytes: usize,
+    /// Bytes in free runs that were used and whose pages were not given back to the kernel yet.
+    pub dirty_bytes: usize,
+    /// Runs taken since the start.
+    pub runs_taken: u64,
+    /// Runs given back since the start.
+    pub runs_returned: u64,
+}
+
+/// What the region holds now. Takes each kind's lock in turn.
+pub fn usage() -> RegionUsage {
+    let mut usage = RegionUsage { reserved_bytes: bytes(), ..RegionUsage::default() };
+    for lock in kind_locks() {
+        lock.lock().add_to(&mut usage);
+    }
+    usage
+}
+
+/// The chunk-aligned start of the chunk at `offset`.
+#[inline]
+pub const fn chunk_offset(offset: usize) -> usize {
+    round_down(offset, CHUNK_BYTES)
+}
+
+#[cfg(test)]
+mod tests;
