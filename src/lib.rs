@@ -4,6 +4,8 @@
 
 pub mod adapt;
 pub mod allocator;
+#[cfg(not(loom))]
+pub mod heap;
 pub mod numa;
 pub mod pointers;
 #[cfg(not(loom))]
@@ -13,3 +15,5 @@ pub mod strategy;
 pub mod sync;
 pub mod sys;
 pub mod units;
+#[cfg(not(loom))]
+pub mod switch;

@@ -135,4 +135,4 @@ unsafe impl<S: MemorySource + ?Sized> MemorySource for &S {
 /// # Safety
 /// Every range lies in the region, starts at a chunk's start and is whole chunks long; it came from
 /// the region's runs, and any thread may give it back.
-pub unsafe trait RegionSource: MemorySource + Sync {}
+pub unsafe trait RegionSource: MemorySource + Sync + core::fmt::Debug {}

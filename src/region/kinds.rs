@@ -118,16 +118,16 @@ fn settings_of(kind: SegmentKind) -> KindSettings {
 }
 
 /// The runs of a kind, behind their lock.
-pub(crate) fn lock_of(kind: SegmentKind) -> &'static Lock<Runs> {
+pub(super) fn lock_of(kind: SegmentKind) -> &'static Lock<Runs> {
     // Kinds are made by `register_kind` only, so the index is in range.
     RUNS.get(usize::from(kind.0)).unwrap_or(&RUNS[0])
 }
 
 /// The locks of all kinds, in the order in which `fork` takes them.
-pub(crate) fn kind_locks() -> impl DoubleEndedIterator<Item = &'static Lock<Runs>> {
+pub(super) fn kind_locks() -> impl DoubleEndedIterator<Item = &'static Lock<Runs>> {
     RUNS.iter()
 }
 
-pub(crate) fn registry_lock() -> &'static crate::sys::lock::RawLock {
+pub(super) fn registry_lock() -> &'static crate::sys::lock::RawLock {
     REGISTRY.raw()
 }

@@ -41,7 +41,7 @@ pub fn metadata_bytes_held() -> usize {
     HELD.load(Ordering::Relaxed)
 }
 
-pub(crate) fn metadata_lock() -> &'static crate::sys::lock::RawLock {
+pub(super) fn metadata_lock() -> &'static crate::sys::lock::RawLock {
     POOL.raw()
 }
 

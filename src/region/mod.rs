@@ -27,11 +27,12 @@ mod runs;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
-pub use entry::{ChunkEntry, ENTRY_BYTES};
+pub use entry::{ChunkEntry, ENTRY_BYTES, RecordSpace};
 pub use kinds::{HugePages, KindSettings, MAX_KINDS, SegmentKind, register_kind};
-pub(crate) use kinds::{kind_locks, lock_of};
+use kinds::{kind_locks, lock_of};
 pub use metadata::{Metadata, metadata_bytes_held};
 pub use runs::Run;
+
 
 use crate::sys::{self, lock::Lock, memory};
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS, round_down};
@@ -71,8 +72,12 @@ static FRONTIER: Lock<Frontier> = Lock::new(Frontier { next_segment: 0, was_trie
 /// The most that may be reserved, in bytes; lowered by settings before the first use.
 static WANTED_BYTES: AtomicUsize = AtomicUsize::new(MAX_REGION_BYTES);
 
-pub(crate) fn frontier_lock() -> &'static sys::lock::RawLock {
-    FRONTIER.raw()
+/// Calls `visit` with every lock of the region, one that another may be taken under after that one.
+pub(crate) fn for_each_lock(mut visit: impl FnMut(&'static sys::lock::RawLock)) {
+    kind_locks().for_each(|lock| visit(lock.raw()));
+    visit(FRONTIER.raw());
+    visit(kinds::registry_lock());
+    visit(metadata::metadata_lock());
 }
 
 /// Asks for a region of at most `bytes` (rounded down to a power of two, from 256 MiB to 1 TiB).

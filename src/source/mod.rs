@@ -1,1 +1,4 @@
 //! The memory sources.
+
+#[cfg(not(loom))]
+pub mod region_map;

@@ -49,6 +49,7 @@ pub struct Bump<const COUNTED: bool> {
     count: usize,
     extent: *const Extent,
     clean_from: *mut u8,
+    emptied: Option<NonNull<u8>>,
 }
 
 // SAFETY: the pointers lead to memory that is the strategy's alone.
@@ -120,6 +121,16 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         let count = page_count(extent, offset);
         add(count, -1);
         count.get() == 0
+    }
+
+    /// Whether an extent, a page of which counts none, holds no block; it is then the next that
+    /// [`Strategy::next_emptied`] gives.
+    pub fn is_extent_empty(&mut self, extent: &Extent) -> bool {
+        let is_empty = self.live_blocks(extent) == 0;
+        if is_empty {
+            self.emptied = Some(extent.start());
+        }
+        is_empty
     }
 
     fn is_current(&self, extent: &Extent) -> bool {
@@ -238,6 +249,7 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
             count: 0,
             extent: core::ptr::null(),
             clean_from: core::ptr::null_mut(),
+            emptied: None,
         }
     }
 
@@ -248,6 +260,10 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
 
     #[inline]
     fn block_length(&self, layout: Layout) -> Result<usize, AllocError> {
+        Ok(length_of(layout.size()))
+    }
+
+    fn length_with((): (), layout: Layout) -> Result<usize, AllocError> {
         Ok(length_of(layout.size()))
     }
 
@@ -287,7 +303,11 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
     unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
         // SAFETY: the caller's contract.
         let is_page_empty = unsafe { self.free_counted(extent, block, layout) };
-        is_page_empty && self.live_blocks(extent) == 0
+        is_page_empty && self.is_extent_empty(extent)
+    }
+
+    fn next_emptied(&mut self) -> Option<NonNull<u8>> {
+        self.emptied.take()
     }
 
     fn live_blocks(&mut self, extent: &Extent) -> u32 {
@@ -300,6 +320,14 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
         let pages = (0..PAGES).map(|page| i64::from(page_count(extent, page << PAGE_SHIFT).get()));
         let blocks = pages.sum::<i64>() - extent.words[REPEATS].get() as i64;
         u32::try_from(blocks).unwrap_or(0)
+    }
+
+    fn used_bytes(&self, extent: &Extent) -> usize {
+        if self.is_current(extent) {
+            self.cursor.addr() - extent.start().addr().get()
+        } else {
+            extent.length()
+        }
     }
 
     unsafe fn grow_in_place(

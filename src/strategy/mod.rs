@@ -20,6 +20,8 @@
 
 pub mod bit_set;
 pub mod bump;
+pub mod context;
+pub mod slab;
 pub mod sourced;
 pub mod trees;
 
@@ -98,6 +100,20 @@ impl Extent {
     }
 }
 
+/// The record of the extent that starts at a chunk, inside a heap: it lies in the chunk's entry.
+///
+/// # Safety
+/// The chunk is an extent of a heap that the caller runs.
+#[cfg(not(loom))]
+#[inline]
+pub unsafe fn extent_of(entry: &crate::region::ChunkEntry) -> &Extent {
+    // SAFETY: the heap wrote the record when it added the extent.
+    unsafe { &*entry.record.get().cast::<Extent>() }
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Extent>() <= size_of::<crate::region::RecordSpace>());
+
 /// A way to cut extents up into blocks.
 ///
 /// # Safety
@@ -120,6 +136,9 @@ pub unsafe trait Strategy: Sized {
     /// Whether it counts the blocks of each extent itself, because it can do that for less than its
     /// owner; [`free`](Self::free) and [`live_blocks`](Self::live_blocks) then mean something.
     const COUNTS_BLOCKS: bool = false;
+
+    /// Whether its owner should keep a few extents that became empty, because they come and go often.
+    const KEEPS_SPARES: bool = false;
 
     /// The alignment that an extent's start must have, a power of two of at most
     /// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES).
@@ -145,6 +164,15 @@ pub unsafe trait Strategy: Sized {
     /// The layout is never served.
     fn block_length(&self, layout: Layout) -> Result<usize, AllocError>;
 
+    /// What [`block_length`](Self::block_length) of a strategy with these settings gives; for whoever
+    /// may not touch the strategy because another thread runs it.
+    ///
+    /// # Errors
+    /// The layout is never served.
+    fn length_with(settings: Self::Settings, layout: Layout) -> Result<usize, AllocError> {
+        Self::new(settings).block_length(layout)
+    }
+
     /// Cuts a block; `None` if no extent has room.
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>>;
 
@@ -162,8 +190,8 @@ pub unsafe trait Strategy: Sized {
     /// `block` is currently allocated, starts in `extent`, and `layout` fits it.
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout);
 
-    /// Frees a block; whether its extent may have become one without blocks, where it
-    /// [counts them](Self::COUNTS_BLOCKS).
+    /// Frees a block, where it [counts them](Self::COUNTS_BLOCKS). Whether extents became empty:
+    /// the owner then takes them by [`next_emptied`](Self::next_emptied) and `remove_extent`.
     ///
     /// # Safety
     /// As [`deallocate`](Self::deallocate).
@@ -174,11 +202,22 @@ pub unsafe trait Strategy: Sized {
         false
     }
 
+    /// The start of an extent that a `free` found empty, each once, until it is `None`.
+    fn next_emptied(&mut self) -> Option<NonNull<u8>> {
+        None
+    }
+
     /// The blocks of an extent that are currently allocated, where it
     /// [counts them](Self::COUNTS_BLOCKS). What it caches is first put back.
     fn live_blocks(&mut self, extent: &Extent) -> u32 {
         let _ = extent;
         0
+    }
+
+    /// The bytes of an extent that are in blocks, an upper bound; where it
+    /// [counts them](Self::COUNTS_BLOCKS).
+    fn used_bytes(&self, extent: &Extent) -> usize {
+        extent.length()
     }
 
     /// Makes a block fit `new` where it stands, larger; gives its new length,

@@ -8,16 +8,25 @@ use super::{AtomicU64, Ordering};
 pub struct Token(u64);
 
 impl Token {
-    /// The token of no thread.
-    pub const NONE: Self = Self(0);
+    /// Of a thread that has none yet, or no more: it runs nothing. Never stored in a [`Runner`].
+    pub const NOBODY: Self = Self(0);
 
-    /// The `number`-th token, from 1 up; the largest number means closed and is no thread's.
+    /// Of a thread that is torn down and closes a heap that nobody runs. The close lets nobody else in,
+    /// so several threads may use it at once, each for a heap of its own.
+    pub const CLOSER: Self = Self(CLOSED - 1);
+
+    /// The `number`-th token, from 0 up.
     pub const fn from_number(number: u64) -> Self {
-        Self(number)
+        Self(number + FIRST)
     }
 }
 
-/// In a heap's header while it is closed.
+/// In a heap's header while nobody runs it. Not 0, which a thread without a token would take for its
+/// own.
+const IDLE: u64 = 1;
+/// The first token.
+const FIRST: u64 = 2;
+/// In a heap's header when it is closed.
 const CLOSED: u64 = u64::MAX;
 
 // Loom must find the model failing with this weakened.
@@ -40,13 +49,13 @@ impl Runner {
     /// Run by nobody.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self { token: AtomicU64::new(0) }
+        Self { token: AtomicU64::new(IDLE) }
     }
 
     /// Run by nobody.
     #[cfg(loom)]
     pub fn new() -> Self {
-        Self { token: AtomicU64::new(0) }
+        Self { token: AtomicU64::new(IDLE) }
     }
 
     /// Whether the thread of `token` runs the heap. Only that thread can see its own token there, so
@@ -59,14 +68,20 @@ impl Runner {
     /// Whether somebody runs it, or it is closed.
     #[inline]
     pub fn is_busy(&self) -> bool {
-        self.token.load(Ordering::Relaxed) != 0
+        self.token.load(Ordering::Relaxed) != IDLE
+    }
+
+    /// Whether the heap is closed: nobody will ever run it.
+    #[inline]
+    pub fn is_closed(&self) -> bool {
+        self.token.load(Ordering::Relaxed) == CLOSED
     }
 
     /// Makes the thread of `token` the runner, unless somebody is.
     #[inline]
     pub fn try_enter(&self, token: Token) -> bool {
         // Acquire pairs with the Release in `leave`: what the last runner did is seen.
-        if self.token.load(Ordering::Acquire) != 0 {
+        if self.token.load(Ordering::Acquire) != IDLE {
             return false;
         }
         self.token.store(token.0, Ordering::Relaxed);
@@ -77,7 +92,7 @@ impl Runner {
     #[inline]
     pub fn leave(&self) {
         // Release pairs with the Acquire in `try_enter`.
-        self.token.store(0, LEAVE);
+        self.token.store(IDLE, LEAVE);
     }
 
     /// Nobody ever runs it again. Called by the runner.

@@ -1,0 +1,67 @@
+//! Heaps of threads that ended, for the next threads to take over whole.
+//!
+//! What was allocated in them stays where it is; what is freed meanwhile waits on their foreign stacks.
+
+use core::ptr::NonNull;
+
+use super::header::{HeapHeader, Operations};
+use crate::sync::Token;
+use crate::sys::lock::{Lock, RawLock};
+
+struct List {
+    first: Option<NonNull<HeapHeader>>,
+    length: usize,
+}
+
+// SAFETY: heaps on the list are run by nobody; whoever takes one off runs it.
+unsafe impl Send for List {}
+
+static LIST: Lock<List> = Lock::new(List { first: None, length: 0 });
+
+pub(crate) fn abandoned_lock() -> &'static RawLock {
+    LIST.raw()
+}
+
+/// How many heaps wait for a thread.
+pub fn abandoned_heaps() -> usize {
+    LIST.lock().length
+}
+
+/// Hands a heap over to whichever thread starts next.
+///
+/// # Safety
+/// The caller runs the heap and touches it no more.
+pub unsafe fn publish(header: NonNull<HeapHeader>) {
+    let mut list = LIST.lock();
+    // SAFETY: the caller runs the heap until `leave`.
+    let this = unsafe { header.as_ref() };
+    this.next_abandoned.set(list.first);
+    this.runner.leave();
+    list.first = Some(header);
+    list.length += 1;
+}
+
+/// Takes over a heap with the given operations, if one waits; the caller's thread runs it from now on.
+pub fn adopt(operations: &Operations, token: Token) -> Option<NonNull<HeapHeader>> {
+    let mut list = LIST.lock();
+    let mut previous: Option<NonNull<HeapHeader>> = None;
+    let mut next = list.first;
+    while let Some(header) = next {
+        // SAFETY: heaps on the list are valid and run by nobody; the lock is held.
+        let this = unsafe { header.as_ref() };
+        next = this.next_abandoned.get();
+        if !this.operations.is_same(operations) {
+            previous = Some(header);
+            continue;
+        }
+        match previous {
+            // SAFETY: as above.
+            Some(previous) => unsafe { previous.as_ref() }.next_abandoned.set(next),
+            None => list.first = next,
+        }
+        list.length -= 1;
+        this.next_abandoned.set(None);
+        return this.runner.try_enter(token).then_some(header);
+    }
+    None
+}

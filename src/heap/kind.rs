@@ -1,0 +1,85 @@
+//! Which heaps there are: each strategy, and the choice among three by lifetime.
+
+use core::ptr::NonNull;
+
+use super::account::AccountHandle;
+use super::cell;
+use super::header::{FastPath, HeapHeader, Operations};
+use crate::allocator::RegionSource;
+use crate::strategy::Strategy;
+use crate::strategy::bump::Bump;
+use crate::strategy::slab::Slab;
+
+/// A kind of heap that the macro and the builder can choose.
+///
+/// # Safety
+/// `create` gives a heap made by [`cell::create`], whose fast path is that of its strategy.
+pub unsafe trait HeapKind: 'static {
+    /// What can be chosen.
+    type Settings: Copy;
+
+    /// What its heaps can do.
+    fn operations(settings: Self::Settings) -> &'static Operations;
+
+    /// Makes a heap. `None` where there is no memory for its header.
+    fn create(
+        settings: Self::Settings,
+        source: &'static dyn RegionSource,
+        parent: Option<&AccountHandle>,
+    ) -> Option<NonNull<HeapHeader>>;
+}
+
+macro_rules! heap_kind {
+    ($strategy:ty, $fast_path:ident) => {
+        // SAFETY: the fast path is the one that `fast` implements for this strategy.
+        unsafe impl HeapKind for $strategy {
+            type Settings = <$strategy as Strategy>::Settings;
+
+            fn operations(_: Self::Settings) -> &'static Operations {
+                cell::operations::<$strategy>()
+            }
+
+            fn create(
+                settings: Self::Settings,
+                source: &'static dyn RegionSource,
+                parent: Option<&AccountHandle>,
+            ) -> Option<NonNull<HeapHeader>> {
+                cell::create::<$strategy>(settings, FastPath::$fast_path, source, parent)
+            }
+        }
+    };
+}
+
+heap_kind!(Bump<true>, Bump);
+heap_kind!(Slab<true>, Slab);
+
+/// A heap for contexts whose strategy a [`LifetimeHint`] chooses.
+#[derive(Clone, Copy, Debug)]
+pub struct ContextChoice;
+
+// SAFETY: forwards to the implementations above.
+unsafe impl HeapKind for ContextChoice {
+    type Settings = LifetimeHint;
+
+    fn operations(hint: LifetimeHint) -> &'static Operations {
+        match hint {
+            LifetimeHint::Short => Bump::<true>::operations(()),
+            LifetimeHint::Medium => BitSet::operations(bit_set::Settings::default()),
+            LifetimeHint::Long => MultipleBinarySearchTree::operations(Default::default()),
+        }
+    }
+
+    fn create(
+        hint: LifetimeHint,
+        source: &'static dyn RegionSource,
+        parent: Option<&AccountHandle>,
+    ) -> Option<NonNull<HeapHeader>> {
+        match hint {
+            LifetimeHint::Short => Bump::<true>::create((), source, parent),
+            LifetimeHint::Medium => BitSet::create(bit_set::Settings::default(), source, parent),
+            LifetimeHint::Long => {
+                MultipleBinarySearchTree::create(Default::default(), source, parent)
+            }
+        }
+    }
+}

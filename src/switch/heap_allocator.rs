@@ -1,0 +1,140 @@
+//! Heaps through the allocator trait: for collections that name their allocator.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use super::handle::Heap;
+use super::route::free_at;
+use super::state::state;
+use crate::allocator::{AllocError, Allocator};
+use crate::pointers;
+use crate::region;
+
+impl Heap {
+    fn allocate_block(&self, layout: Layout, is_zeroed: bool) -> Result<NonNull<[u8]>, AllocError> {
+        if layout.size() == 0 {
+            return Ok(pointers::block(pointers::dangling(layout.align()), 0));
+        }
+        let block = self.as_runner(|header| {
+            // SAFETY: called as the runner; the layout is not empty.
+            unsafe { (header.as_ref().operations.allocate)(header, layout, is_zeroed) }
+        });
+        block.ok().flatten().ok_or(AllocError)
+    }
+
+    /// # Safety
+    /// As `grow` and `shrink` of the trait.
+    unsafe fn change(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+        is_zeroed: bool,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: the caller's contract.
+        if let Some(length) = unsafe { self.resize_in_place(block, old, new) } {
+            let kept = old.size().min(new.size());
+            if is_zeroed {
+                // SAFETY: the block is `length` bytes long and the caller's alone.
+                unsafe { pointers::forward(block, kept).write_bytes(0, length - kept) };
+            }
+            return Ok(pointers::block(block, length));
+        }
+        let moved = self.allocate_block(new, is_zeroed)?;
+        let bytes = old.size().min(new.size());
+        // SAFETY: both blocks are allocated and do not overlap.
+        unsafe {
+            moved.cast::<u8>().copy_from_nonoverlapping(block, bytes);
+            self.deallocate(block, old);
+        }
+        Ok(moved)
+    }
+
+    /// # Safety
+    /// As `grow` and `shrink` of the trait.
+    unsafe fn resize_in_place(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Option<usize> {
+        if old.size() == 0 || new.size() == 0 || !pointers::is_aligned(block, new.align()) {
+            return None;
+        }
+        let offset = region::offset_of(block.as_ptr())?;
+        if old.align() != new.align() {
+            // A block is later freed with the new alignment: it may stay only where that makes no
+            // difference to what serves it.
+            let (old_length, new_length) = (self.block_length(old), self.block_length(new));
+            return (old_length == new_length).then_some(new_length.ok()?);
+        }
+        self.as_runner(|header| {
+            // SAFETY: the block is one of this heap's; called as the runner.
+            unsafe {
+                let entry = region::entry_at(offset);
+                (header.as_ref().operations.resize)(header, entry, block, old, new)
+            }
+        })
+        .ok()
+        .flatten()
+    }
+}
+
+// SAFETY: blocks are the heap's strategy's; they stay valid until freed, also when the heap is moved or
+// dropped, and every handle of the heap frees by address.
+unsafe impl Allocator for &Heap {
+    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        self.allocate_block(layout, false)
+    }
+
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        self.allocate_block(layout, true)
+    }
+
+    unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
+        if layout.size() == 0 {
+            return;
+        }
+        if let Some(offset) = region::offset_of(block.as_ptr()) {
+            let freed = self.as_runner(|_| {
+                // SAFETY: the caller's contract.
+                unsafe { free_at(block, offset, layout) }
+            });
+            if freed.is_err() {
+                // SAFETY: the heap runs elsewhere: a foreign free.
+                unsafe { free_at(block, offset, layout) };
+                state().batches.flush();
+            }
+        }
+    }
+
+    unsafe fn grow(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: the caller's contract.
+        unsafe { self.change(block, old, new, false) }
+    }
+
+    unsafe fn grow_zeroed(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: the caller's contract.
+        unsafe { self.change(block, old, new, true) }
+    }
+
+    unsafe fn shrink(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: the caller's contract.
+        unsafe { self.change(block, old, new, false) }
+    }
+}

@@ -1,0 +1,282 @@
+//! The global allocator's four functions.
+//!
+//! Allocating looks at the thread's state, freeing at the address. See ARCHITECTURE.md for one allocation
+//! and one foreign free followed step by step.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+
+use super::configuration::{Configuration, GLOBAL_COUNTERS};
+use super::in_use::CurrentAllocatorInUse;
+use super::life;
+use super::state::{Phase, Route, ThreadState, state};
+use crate::heap::{HeapHeader, batch, fast};
+use crate::region::{self, ChunkEntry};
+
+/// Allocates.
+///
+/// # Safety
+/// As [`GlobalAlloc::alloc`].
+#[inline]
+pub unsafe fn alloc<C: Configuration>(layout: Layout) -> *mut u8 {
+    match try_fast(state(), layout) {
+        Some(block) => block.as_ptr(),
+        // SAFETY: the caller's contract.
+        None => unsafe { alloc_slow::<C>(layout, false) },
+    }
+}
+
+/// The inline paths.
+#[inline]
+fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
+    // SAFETY: the state's heaps are run by this thread; the route tells that the heap exists and its
+    // fast path.
+    unsafe {
+        match state.route.get() {
+            Route::Slab => fast::try_slab(state.thread_heap.get().unwrap_unchecked(), layout),
+            Route::Bump => fast::try_bump(state.heap.get().unwrap_unchecked(), layout),
+            Route::Slow => None,
+        }
+    }
+}
+
+/// Allocates zeroed memory.
+///
+/// # Safety
+/// As [`GlobalAlloc::alloc_zeroed`].
+#[inline]
+pub unsafe fn alloc_zeroed<C: Configuration>(layout: Layout) -> *mut u8 {
+    // Large requests may get memory that is known to be zero; for others the inline path is cheaper.
+    if layout.size() <= 1024
+        && let Some(block) = try_fast(state(), layout)
+    {
+        // SAFETY: the block was just allocated.
+        unsafe { block.write_bytes(0, layout.size()) };
+        return block.as_ptr();
+    }
+    // SAFETY: the caller's contract.
+    unsafe { alloc_slow::<C>(layout, true) }
+}
+
+/// # Safety
+/// As [`GlobalAlloc::alloc`].
+#[cold]
+#[inline(never)]
+unsafe fn alloc_slow<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut u8 {
+    let state = state();
+    if state.phase.get() == Phase::Fresh {
+        life::start_thread::<C>(state);
+    }
+    if state.batches.is_pending() {
+        state.batches.flush();
+    }
+    let heap = match state.in_use.get() {
+        _ if state.phase.get() != Phase::Running => None,
+        CurrentAllocatorInUse::CoroutineLocal => state.heap.get(),
+        CurrentAllocatorInUse::ThreadLocal => life::thread_heap::<C>(state),
+        CurrentAllocatorInUse::Global => {
+            // SAFETY: the caller's contract.
+            return unsafe { alloc_global::<C>(layout, is_zeroed) };
+        }
+    };
+    // SAFETY: the state's heaps are run by this thread.
+    if let Some(block) = heap.and_then(|heap| unsafe { allocate_in(heap, layout, is_zeroed) }) {
+        return block.as_ptr().cast();
+    }
+    if heap.is_some() {
+        GLOBAL_COUNTERS.overflow_blocks.fetch_add(1, Ordering::Relaxed);
+    }
+    // SAFETY: the caller's contract.
+    unsafe { alloc_global::<C>(layout, is_zeroed) }
+}
+
+/// # Safety
+/// The caller runs the heap; `layout` is not empty.
+unsafe fn allocate_in(
+    heap: NonNull<HeapHeader>,
+    layout: Layout,
+    is_zeroed: bool,
+) -> Option<NonNull<[u8]>> {
+    // SAFETY: the caller's contract.
+    unsafe { (heap.as_ref().operations.allocate)(heap, layout, is_zeroed) }
+}
+
+/// # Safety
+/// As [`GlobalAlloc::alloc`].
+unsafe fn alloc_global<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut u8 {
+    // SAFETY: the caller's contract.
+    let block = unsafe {
+        if is_zeroed { C::global().alloc_zeroed(layout) } else { C::global().alloc(layout) }
+    };
+    if !block.is_null() {
+        count_global(layout.size(), 0);
+    }
+    block
+}
+
+fn count_global(allocated: usize, freed: usize) {
+    let change = (allocated as u64).wrapping_sub(freed as u64);
+    GLOBAL_COUNTERS.live_bytes.fetch_add(change, Ordering::Relaxed);
+    GLOBAL_COUNTERS.total_bytes.fetch_add(allocated as u64, Ordering::Relaxed);
+    let blocks = u64::from(allocated != 0).wrapping_sub(u64::from(freed != 0));
+    if blocks != 0 {
+        GLOBAL_COUNTERS.live_blocks.fetch_add(blocks, Ordering::Relaxed);
+    }
+}
+
+/// Frees.
+///
+/// # Safety
+/// As [`GlobalAlloc::dealloc`].
+#[inline]
+pub unsafe fn dealloc<C: Configuration>(block: *mut u8, layout: Layout) {
+    match region::offset_of(block) {
+        // SAFETY: the caller's contract; blocks of heaps are never null.
+        Some(offset) => unsafe { free_at(NonNull::new_unchecked(block), offset, layout) },
+        // SAFETY: what is not ours came from the global allocator.
+        None => unsafe { dealloc_global::<C>(block, layout) },
+    }
+}
+
+/// # Safety
+/// As [`GlobalAlloc::dealloc`], of a block of the global allocator.
+#[cold]
+#[inline(never)]
+unsafe fn dealloc_global<C: Configuration>(block: *mut u8, layout: Layout) {
+    count_global(0, layout.size());
+    // SAFETY: the caller's contract.
+    unsafe { C::global().dealloc(block, layout) };
+}
+
+/// The owner of a block of the region.
+///
+/// # Safety
+/// A block that is allocated lies in the entry's chunk.
+#[inline]
+unsafe fn owner_of(entry: &ChunkEntry) -> NonNull<HeapHeader> {
+    // Relaxed: the block was handed to this thread by an edge that orders this too.
+    let owner = entry.owner.load(Ordering::Relaxed);
+    // SAFETY: a chunk in which a block is allocated has an owner.
+    unsafe { NonNull::new_unchecked(owner.cast()) }
+}
+
+/// Frees a block of the region, whoever owns it.
+///
+/// # Safety
+/// The block is allocated, `offset` is its distance from the region's base, and `layout` fits it.
+#[inline]
+pub unsafe fn free_at(block: NonNull<u8>, offset: usize, layout: Layout) {
+    // SAFETY: the block is allocated, so it pins its chunk and the chunk its owner's header.
+    unsafe {
+        let entry = region::entry_at(offset);
+        let owner = owner_of(entry);
+        if owner.as_ref().runner.is(state().token.get()) {
+            fast::free(owner, entry, block, layout);
+        } else {
+            free_foreign(block, offset, layout);
+        }
+    }
+}
+
+/// # Safety
+/// As [`free_at`], and this thread does not run the owner.
+#[cold]
+#[inline(never)]
+unsafe fn free_foreign(block: NonNull<u8>, offset: usize, layout: Layout) {
+    let state = state();
+    // SAFETY: the caller's contract.
+    unsafe {
+        let entry = region::entry_at(offset);
+        let owner = owner_of(entry);
+        if state.phase.get() == Phase::Ended {
+            batch::free_at_once(owner, block, offset, layout);
+        } else {
+            if state.phase.get() == Phase::Fresh {
+                life::arm_exit(state);
+            }
+            state.batches.free(owner, entry, block, offset, layout);
+        }
+    }
+}
+
+/// Makes a block fit another size.
+///
+/// # Safety
+/// As [`GlobalAlloc::realloc`].
+#[inline]
+pub unsafe fn realloc<C: Configuration>(block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+    match region::offset_of(block) {
+        // SAFETY: the caller's contract.
+        Some(offset) => unsafe {
+            realloc_at::<C>(NonNull::new_unchecked(block), offset, layout, size)
+        },
+        // SAFETY: what is not ours came from the global allocator.
+        None => unsafe {
+            let moved = C::global().realloc(block, layout, size);
+            if !moved.is_null() {
+                count_global(size, layout.size());
+            }
+            moved
+        },
+    }
+}
+
+/// # Safety
+/// As [`GlobalAlloc::realloc`], of a block at `offset` of the region.
+#[inline(never)]
+unsafe fn realloc_at<C: Configuration>(
+    block: NonNull<u8>,
+    offset: usize,
+    old: Layout,
+    size: usize,
+) -> *mut u8 {
+    // SAFETY: by the contract of `realloc` the size, rounded up to the alignment, fits a layout.
+    let new = unsafe { Layout::from_size_align_unchecked(size, old.align()) };
+    // SAFETY: the block is allocated, so its owner is valid; what is for the runner is only called there.
+    unsafe {
+        let entry = region::entry_at(offset);
+        let owner = owner_of(entry);
+        let operations = owner.as_ref().operations;
+        let is_runner = owner.as_ref().runner.is(state().token.get());
+        if is_runner {
+            if (operations.resize)(owner, entry, block, old, new).is_some() {
+                return block.as_ptr();
+            }
+            if let Some(moved) = fast::allocate(owner, new) {
+                copy_and_free(block, offset, old, moved, size);
+                return moved.as_ptr();
+            }
+            GLOBAL_COUNTERS.overflow_blocks.fetch_add(1, Ordering::Relaxed);
+        } else if (operations.block_length)(owner, old) == (operations.block_length)(owner, new) {
+            return block.as_ptr();
+        } else if let Some(heap) = life::thread_heap_if_running::<C>(state())
+            && let Some(moved) = fast::allocate(heap, new)
+        {
+            copy_and_free(block, offset, old, moved, size);
+            return moved.as_ptr();
+        }
+        // The heap has no memory: from the global allocator, as any allocation then.
+        let Some(moved) = NonNull::new(alloc_global::<C>(new, false)) else {
+            return core::ptr::null_mut();
+        };
+        copy_and_free(block, offset, old, moved, size);
+        moved.as_ptr()
+    }
+}
+
+/// # Safety
+/// Both blocks are allocated, `old` fits the first, and the second is `size` bytes long or longer.
+unsafe fn copy_and_free(
+    block: NonNull<u8>,
+    offset: usize,
+    old: Layout,
+    moved: NonNull<u8>,
+    size: usize,
+) {
+    // SAFETY: the caller's contract; two blocks do not overlap.
+    unsafe {
+        moved.as_ptr().copy_from_nonoverlapping(block.as_ptr(), old.size().min(size));
+        free_at(block, offset, old);
+    }
+}

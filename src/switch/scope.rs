@@ -1,0 +1,224 @@
+//! Scopes: entering and leaving by guard and by closure; the allocator in use; swapping.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use super::handle::{Heap, HeapError, token};
+use super::in_use::CurrentAllocatorInUse;
+use super::stack::{Entry, Hold};
+use super::state::{ThreadState, state};
+use crate::allocator::MemoryUsageChange;
+use crate::heap::HeapHeader;
+
+/// Ends a scope when dropped: what was in use before it is in use again.
+///
+/// `!Send`: it belongs to its thread's stack of contexts and holds a depth, not a heap. One that is
+/// dropped before those made after it takes effect when they are gone.
+#[derive(Debug)]
+#[must_use = "dropping the guard ends the scope"]
+pub struct Scope<'a> {
+    depth: u32,
+    not_send: PhantomData<(&'a Heap, *mut ())>,
+}
+
+impl Drop for Scope<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let state = state();
+        if state.batches.is_pending() {
+            state.batches.flush();
+        }
+        state.pop_context(self.depth);
+    }
+}
+
+impl Scope<'_> {
+    #[inline]
+    fn push(state: &ThreadState, entry: Entry) -> Option<Self> {
+        let depth = state.push_context(entry)?;
+        Some(Self { depth, not_send: PhantomData })
+    }
+}
+
+/// Enters a heap: makes this thread its runner and it the thread's current one.
+#[inline]
+pub(super) fn enter_raw<'a>(header: NonNull<HeapHeader>) -> Result<Scope<'a>, HeapError> {
+    let token = token()?;
+    // SAFETY: the caller has the heap's handle, so its header is valid.
+    let this = unsafe { header.as_ref() };
+    if !this.runner.try_enter(token) {
+        return Err(HeapError::Running);
+    }
+    if !this.foreign.is_empty() {
+        // SAFETY: this thread runs the heap now.
+        unsafe { (this.operations.collect)(header) };
+    }
+    let entry = Entry {
+        heap: Some(header),
+        in_use: CurrentAllocatorInUse::CoroutineLocal,
+        hold: Hold::Entered,
+        is_dead: false,
+    };
+    match Scope::push(state(), entry) {
+        Some(scope) => Ok(scope),
+        None => {
+            this.runner.leave();
+            Err(HeapError::NoMemory)
+        }
+    }
+}
+
+impl Heap {
+    /// Enters the heap until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`HeapError::Running`] if it is entered already, here or elsewhere.
+    #[inline]
+    pub fn enter(&self) -> Result<Scope<'_>, HeapError> {
+        enter_raw(self.raw())
+    }
+
+    /// Calls `body` with the heap entered, and leaves it, also when `body` panics.
+    ///
+    /// # Errors
+    /// [`HeapError::Running`] if it is entered already, here or elsewhere; `body` is not called then.
+    #[inline]
+    pub fn run<T>(&self, body: impl FnOnce() -> T) -> Result<T, HeapError> {
+        let scope = self.enter()?;
+        let result = body();
+        drop(scope);
+        Ok(result)
+    }
+}
+
+/// Which allocator serves this thread's allocations now.
+pub fn current() -> CurrentAllocatorInUse {
+    state().in_use.get()
+}
+
+/// Uses another allocator until the guard is dropped. The coroutine-local heap stays current, so it may
+/// be chosen again within.
+///
+/// # Errors
+/// [`HeapError::NoHeap`] where the coroutine-local one is asked for and no heap is current.
+pub fn use_allocator(in_use: CurrentAllocatorInUse) -> Result<Scope<'static>, HeapError> {
+    token()?;
+    let state = state();
+    let heap = state.contexts.top().heap;
+    if in_use == CurrentAllocatorInUse::CoroutineLocal && heap.is_none() {
+        return Err(HeapError::NoHeap);
+    }
+    let entry = Entry { heap, in_use, hold: Hold::Inherited, is_dead: false };
+    Scope::push(state, entry).ok_or(HeapError::NoMemory)
+}
+
+/// Calls `body` with the thread's own heap in use.
+///
+/// # Errors
+/// [`HeapError::ThreadEnded`].
+pub fn with_thread_local<T>(body: impl FnOnce() -> T) -> Result<T, HeapError> {
+    let scope = use_allocator(CurrentAllocatorInUse::ThreadLocal)?;
+    let result = body();
+    drop(scope);
+    Ok(result)
+}
+
+/// Calls `body` with the locked global allocator in use.
+///
+/// # Errors
+/// [`HeapError::ThreadEnded`].
+pub fn with_global<T>(body: impl FnOnce() -> T) -> Result<T, HeapError> {
+    let scope = use_allocator(CurrentAllocatorInUse::Global)?;
+    let result = body();
+    drop(scope);
+    Ok(result)
+}
+
+/// Replaces the allocator in use in the innermost context; what was in use. Lasts until the context is
+/// left.
+///
+/// # Errors
+/// [`HeapError::NoHeap`] where the coroutine-local one is asked for and no heap is current.
+pub fn replace_current(in_use: CurrentAllocatorInUse) -> Result<CurrentAllocatorInUse, HeapError> {
+    token()?;
+    let state = state();
+    let top = state.contexts.top();
+    if in_use == CurrentAllocatorInUse::CoroutineLocal && top.heap.is_none() {
+        return Err(HeapError::NoHeap);
+    }
+    state.contexts.set_top(Entry { in_use, ..top });
+    state.apply_top();
+    Ok(top.in_use)
+}
+
+/// Puts a heap into the innermost context's own slot as its coroutine-local heap, or none; the heap that
+/// was there, no longer current. A heap that is put in is in use at once; without one the thread's own
+/// heap is.
+///
+/// # Errors
+/// [`HeapError::Held`] where a guard or a wrapper holds the current heap, and [`HeapError::Running`]
+/// where the new one is entered already: both heaps are unchanged, and the new one comes back.
+pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapError> {
+    let token = match token() {
+        Ok(token) => token,
+        Err(error) => return Err(SwapError { error, heap }),
+    };
+    let state = state();
+    let top = state.contexts.top();
+    if top.hold == Hold::Entered {
+        return Err(SwapError { error: HeapError::Held, heap });
+    }
+    if let Some(new) = &heap {
+        // SAFETY: the handle keeps the header valid.
+        if !unsafe { new.raw().as_ref() }.runner.try_enter(token) {
+            return Err(SwapError { error: HeapError::Running, heap });
+        }
+    }
+    let entry = match heap {
+        Some(heap) => Entry {
+            heap: Some(heap.into_raw()),
+            in_use: CurrentAllocatorInUse::CoroutineLocal,
+            hold: Hold::Owned,
+            is_dead: top.is_dead,
+        },
+        None => Entry { is_dead: top.is_dead, ..Entry::EMPTY },
+    };
+    state.contexts.set_top(entry);
+    state.apply_top();
+    match (top.hold, top.heap) {
+        (Hold::Owned, Some(old)) => {
+            // SAFETY: the slot ran the heap and owned its only handle.
+            unsafe {
+                old.as_ref().runner.leave();
+                Ok(Some(Heap::from_raw(old)))
+            }
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Why a swap was refused, with the heap that was to be put in.
+#[derive(Debug)]
+pub struct SwapError {
+    /// The reason.
+    pub error: HeapError,
+    /// The heap.
+    pub heap: Option<Heap>,
+}
+
+impl core::fmt::Display for SwapError {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.error.fmt(formatter)
+    }
+}
+
+impl core::error::Error for SwapError {}
+
+/// Calls `body` and tells by how much the current allocator's memory changed meanwhile: the coroutine's
+/// heap, the thread's, or the global allocator, whichever is in use when it is called.
+pub fn usage_change<T>(body: impl FnOnce() -> T) -> (T, MemoryUsageChange) {
+    let in_use = current();
+    let before = super::usage::usage_of(in_use);
+    let result = body();
+    (result, super::usage::usage_of(in_use).since(&before))
+}

@@ -1,0 +1,287 @@
+//! The stack of contexts of a thread: what to restore, and which heaps are run meanwhile.
+//!
+//! Entering pushes an entry, leaving pops it. The entries lie in the thread's state, and from the ninth
+//! on in metadata memory. Guards name their entry by depth. One that is dropped while others stand above
+//! it only marks its entry dead; the stack is popped to the newest live entry when those have gone.
+
+use core::cell::{Cell, UnsafeCell};
+use core::ptr::NonNull;
+
+use super::in_use::CurrentAllocatorInUse;
+use super::state::{Route, ThreadState};
+use crate::heap::{FastPath, HeapHeader};
+use crate::region::Metadata;
+
+/// Entries that lie in the thread's state.
+const INLINE: usize = 8;
+
+/// One context that was entered: what is current while it is on top.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// The context's heap.
+    pub heap: Option<NonNull<HeapHeader>>,
+    /// Which allocator is in use.
+    pub in_use: CurrentAllocatorInUse,
+    /// How the entry holds its heap.
+    pub hold: Hold,
+    /// Whether its guard was dropped before those above it.
+    pub is_dead: bool,
+}
+
+/// How an entry of the stack holds its heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Hold {
+    /// Not: an entry below runs it, or there is none.
+    Inherited = 0,
+    /// It runs the heap, which a guard or a wrapper borrows or owns.
+    Entered = 1,
+    /// It runs the heap and owns it: the slot that `swap` changes.
+    Owned = 2,
+}
+
+impl Entry {
+    /// Nothing: the thread's own heap is in use.
+    pub const EMPTY: Self = Self {
+        heap: None,
+        in_use: CurrentAllocatorInUse::ThreadLocal,
+        hold: Hold::Inherited,
+        is_dead: false,
+    };
+}
+
+/// The stack.
+///
+/// # Invariants
+/// - Entries at or above `length` are not read.
+/// - A heap stands in at most one entry that does not inherit it, and this thread runs it.
+#[derive(Debug)]
+#[repr(C)]
+pub struct ContextStack {
+    length: Cell<u32>,
+    /// Of `spilled`, in entries; 0: the inline ones serve.
+    capacity: Cell<u32>,
+    spilled: Cell<Option<NonNull<Entry>>>,
+    /// What is current while nothing was entered.
+    base: Cell<Entry>,
+    inline: UnsafeCell<[Entry; INLINE]>,
+}
+
+impl ContextStack {
+    /// An empty stack.
+    pub const fn new() -> Self {
+        Self {
+            length: Cell::new(0),
+            capacity: Cell::new(0),
+            spilled: Cell::new(None),
+            base: Cell::new(Entry::EMPTY),
+            inline: UnsafeCell::new([Entry::EMPTY; INLINE]),
+        }
+    }
+
+    /// How many contexts were entered and not left.
+    #[inline]
+    pub fn depth(&self) -> u32 {
+        self.length.get()
+    }
+
+    #[inline]
+    fn entries(&self) -> *mut Entry {
+        match self.spilled.get() {
+            None => self.inline.get().cast(),
+            Some(spilled) => spilled.as_ptr(),
+        }
+    }
+
+    /// The entry at a depth; `None` at or above the top.
+    #[inline]
+    pub fn get(&self, depth: u32) -> Option<Entry> {
+        if depth >= self.length.get() {
+            return None;
+        }
+        // SAFETY: entries below the length are initialised; the state is this thread's alone, and no
+        // reference into the entries is ever held.
+        Some(unsafe { self.entries().add(depth as usize).read() })
+    }
+
+    /// Replaces the entry at a depth below the top.
+    fn set(&self, depth: u32, entry: Entry) {
+        if depth < self.length.get() {
+            // SAFETY: as in `get`.
+            unsafe { self.entries().add(depth as usize).write(entry) };
+        }
+    }
+
+    /// What is current.
+    #[inline]
+    pub fn top(&self) -> Entry {
+        match self.length.get().checked_sub(1).and_then(|depth| self.get(depth)) {
+            Some(entry) => entry,
+            None => self.base.get(),
+        }
+    }
+
+    /// Replaces what is current.
+    pub fn set_top(&self, entry: Entry) {
+        match self.length.get().checked_sub(1) {
+            Some(depth) => self.set(depth, entry),
+            None => self.base.set(entry),
+        }
+    }
+
+    /// Pushes an entry; its depth. `None` where there is no memory for more entries.
+    #[inline]
+    pub fn push(&self, entry: Entry) -> Option<u32> {
+        let depth = self.length.get();
+        let capacity = self.capacity.get().max(INLINE as u32);
+        if depth == capacity {
+            self.grow(capacity)?;
+        }
+        // SAFETY: the depth is below the capacity; as in `get`.
+        unsafe { self.entries().add(depth as usize).write(entry) };
+        self.length.set(depth + 1);
+        Some(depth)
+    }
+
+    #[cold]
+    fn grow(&self, capacity: u32) -> Option<()> {
+        let bytes = |capacity: u32| capacity as usize * size_of::<Entry>();
+        let more = Metadata::take(bytes(capacity.checked_mul(2)?))?.cast::<Entry>();
+        // SAFETY: the old entries are initialised up to the capacity, the new memory is longer.
+        unsafe { more.as_ptr().copy_from_nonoverlapping(self.entries(), capacity as usize) };
+        self.give_back();
+        self.spilled.set(Some(more));
+        self.capacity.set(capacity * 2);
+        Some(())
+    }
+
+    /// Gives the metadata memory back; the entries in it are lost.
+    pub fn give_back(&self) {
+        if let Some(spilled) = self.spilled.take() {
+            let bytes = self.capacity.replace(0) as usize * size_of::<Entry>();
+            // SAFETY: the memory was taken by `grow` with this size.
+            unsafe { Metadata::give_back(spilled.cast(), bytes) };
+        }
+    }
+
+    /// Pops the top entry.
+    #[inline]
+    pub fn pop(&self) -> Option<Entry> {
+        let depth = self.length.get().checked_sub(1)?;
+        let entry = self.get(depth);
+        self.length.set(depth);
+        entry
+    }
+}
+
+impl Default for ContextStack {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ThreadState {
+    /// Makes what the top of the stack says current.
+    #[inline]
+    pub fn apply_top(&self) {
+        let top = self.contexts.top();
+        self.heap.set(top.heap);
+        self.in_use.set(top.in_use);
+        self.route.set(self.route_of(top));
+    }
+
+    #[inline]
+    fn route_of(&self, entry: Entry) -> Route {
+        let (heap, fast_path, route) = match entry.in_use {
+            CurrentAllocatorInUse::CoroutineLocal => (entry.heap, FastPath::Bump, Route::Bump),
+            CurrentAllocatorInUse::ThreadLocal => {
+                (self.thread_heap.get(), FastPath::Slab, Route::Slab)
+            }
+            CurrentAllocatorInUse::Global => return Route::Slow,
+        };
+        match heap {
+            // SAFETY: heaps that the state names are run by this thread, so they are valid.
+            Some(heap) if unsafe { heap.as_ref() }.fast_path == fast_path => route,
+            _ => Route::Slow,
+        }
+    }
+
+    /// Enters a context. `None` where there is no memory for the entry.
+    #[inline]
+    pub fn push_context(&self, entry: Entry) -> Option<u32> {
+        let depth = self.contexts.push(entry)?;
+        self.apply_top();
+        Some(depth)
+    }
+
+    /// Leaves the context at `depth`: pops it, and dead ones below it; marks it dead if others stand
+    /// above it.
+    #[inline]
+    pub fn pop_context(&self, depth: u32) {
+        if depth + 1 != self.contexts.depth() {
+            self.mark_dead(depth);
+            return;
+        }
+        self.pop_and_leave();
+        while self.contexts.top().is_dead {
+            self.pop_and_leave();
+        }
+        self.apply_top();
+    }
+
+    #[inline]
+    fn pop_and_leave(&self) -> Option<Entry> {
+        let entry = self.contexts.pop()?;
+        if entry.hold != Hold::Inherited
+            && let Some(heap) = entry.heap
+        {
+            // SAFETY: the entry holds the heap, so this thread runs it.
+            unsafe { heap.as_ref() }.runner.leave();
+        }
+        Some(entry)
+    }
+
+    #[cold]
+    fn mark_dead(&self, depth: u32) {
+        if let Some(entry) = self.contexts.get(depth) {
+            if cfg!(heapswitch_check) {
+                crate::sys::abort_with(&["guards of contexts were dropped in the wrong order"]);
+            }
+            self.contexts.set(depth, Entry { is_dead: true, ..entry });
+        }
+    }
+
+    /// Takes a heap out of every entry that names it; this thread still runs it.
+    #[cold]
+    pub fn unlink(&self, heap: NonNull<HeapHeader>) {
+        let without = |entry: Entry| {
+            let is_coroutine = entry.in_use == CurrentAllocatorInUse::CoroutineLocal;
+            let in_use =
+                if is_coroutine { CurrentAllocatorInUse::ThreadLocal } else { entry.in_use };
+            Entry { heap: None, hold: Hold::Inherited, in_use, ..entry }
+        };
+        let base = self.contexts.base.get();
+        if base.heap == Some(heap) {
+            self.contexts.base.set(without(base));
+        }
+        for depth in 0..self.contexts.depth() {
+            if let Some(entry) = self.contexts.get(depth)
+                && entry.heap == Some(heap)
+            {
+                self.contexts.set(depth, without(entry));
+            }
+        }
+        self.apply_top();
+    }
+
+    /// Pops the top entry, and leaves its heap, as long as the stack is deeper than `depth`. For a
+    /// suspension: the entries, innermost first, are handed to `save`.
+    pub fn suspend_above(&self, depth: u32, mut save: impl FnMut(Entry)) {
+        while self.contexts.depth() > depth {
+            if let Some(entry) = self.pop_and_leave() {
+                save(entry);
+            }
+        }
+        self.apply_top();
+    }
+}

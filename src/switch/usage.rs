@@ -1,0 +1,87 @@
+//! What this thread's allocators and the process hold.
+
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+
+use super::configuration::GLOBAL_COUNTERS;
+use super::in_use::CurrentAllocatorInUse;
+use super::state::state;
+use crate::allocator::MemoryUsage;
+use crate::heap::{self, HeapHeader};
+use crate::region;
+
+fn usage_of_heap(heap: Option<NonNull<HeapHeader>>) -> MemoryUsage {
+    match heap {
+        // SAFETY: heaps that the state names are run by this thread.
+        Some(heap) => unsafe { (heap.as_ref().operations.usage)(heap) },
+        None => MemoryUsage::default(),
+    }
+}
+
+/// What one of this thread's allocators holds: its coroutine-local heap, its own, or the process's
+/// global allocator.
+pub fn usage_of(allocator: CurrentAllocatorInUse) -> MemoryUsage {
+    let state = state();
+    match allocator {
+        CurrentAllocatorInUse::CoroutineLocal => usage_of_heap(state.heap.get()),
+        CurrentAllocatorInUse::ThreadLocal => usage_of_heap(state.thread_heap.get()),
+        CurrentAllocatorInUse::Global => {
+            let counted = |counter: &core::sync::atomic::AtomicU64| {
+                usize::try_from(counter.load(Ordering::Relaxed)).unwrap_or(0)
+            };
+            MemoryUsage {
+                allocated_bytes: counted(&GLOBAL_COUNTERS.live_bytes),
+                allocated_blocks: counted(&GLOBAL_COUNTERS.live_blocks),
+                ..MemoryUsage::default()
+            }
+        }
+    }
+}
+
+/// Figures of the whole process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProcessUsage {
+    /// The region.
+    pub region: region::RegionUsage,
+    /// Bytes in records: headers, bit maps, accounts.
+    pub metadata_bytes: usize,
+    /// Bytes that the global allocator served since the start.
+    pub global_bytes: u64,
+    /// Blocks that the global allocator served because the heap in use had no memory.
+    pub overflow_blocks: u64,
+    /// Heaps dropped while they ran on another thread.
+    pub leaked_heaps: u64,
+    /// Heaps of ended threads that wait for a new thread.
+    pub abandoned_heaps: usize,
+}
+
+/// What the process holds.
+pub fn process_usage() -> ProcessUsage {
+    ProcessUsage {
+        region: region::usage(),
+        metadata_bytes: region::metadata_bytes_held(),
+        global_bytes: GLOBAL_COUNTERS.total_bytes.load(Ordering::Relaxed),
+        overflow_blocks: GLOBAL_COUNTERS.overflow_blocks.load(Ordering::Relaxed),
+        leaked_heaps: GLOBAL_COUNTERS.leaked_heaps.load(Ordering::Relaxed),
+        abandoned_heaps: heap::abandoned::abandoned_heaps(),
+    }
+}
+
+/// Hands over at once what this thread freed in heaps of others. Otherwise that happens on slow paths,
+/// when a scope is left, and when the thread ends.
+pub fn flush_foreign_frees() {
+    state().batches.flush();
+}
+
+/// Takes what other threads freed in this thread's own heap, gives its chunks without blocks back, and all
+/// free memory of the region back to the kernel; the bytes that went to the kernel.
+pub fn purge() -> usize {
+    let state = state();
+    state.batches.flush();
+    if let Some(heap) = state.thread_heap.get() {
+        // SAFETY: the thread runs its own heap.
+        unsafe { (heap.as_ref().operations.release_unused)(heap, 0) };
+    }
+    region::purge()
+}
