@@ -20,8 +20,8 @@ use proc_macro::TokenStream;
 /// Declares the program's allocator: one that coroutines and threads switch.
 ///
 /// It generates a unit struct and makes it the `#[global_allocator]`. Each request is then served
-/// by the allocator that is current on its thread: the running coroutine's own heap, the thread's own
-/// heap, or the global allocator. Freeing looks at the address and never at what is current.
+/// by the allocator that is current on its thread: the running coroutine's own heap, the thread's
+/// own heap, or the global allocator. Freeing looks at the address and never at what is current.
 ///
 /// # Syntax
 ///
