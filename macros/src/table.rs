@@ -1,0 +1,360 @@
+//! The table of keys and the table of strategies: new ones are new rows here.
+//!
+//! Parsing, checking, messages and expansion all read these rows, and a test compares the macro's
+//! documentation with them, so a row is the only thing to write (and its line of documentation).
+
+use crate::nearest::{either, unknown};
+
+/// One key of the macro.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) role: Role,
+    /// What holds when the key is not written, as one would write it.
+    pub(crate) default: &'static str,
+    /// A value for messages, the one that is most often meant by whoever writes the key.
+    pub(crate) example: &'static str,
+}
+
+/// What a key decides, and with it which values it takes.
+#[derive(Clone, Copy)]
+pub(crate) enum Role {
+    /// The crate that is called.
+    Runtime,
+    /// The strategy of coroutines' heaps.
+    Coroutine,
+    /// The strategy of threads' heaps.
+    Thread,
+    /// The allocator below both.
+    Global,
+    /// What is current when a thread starts.
+    Default(Takes),
+    /// Whether it becomes the program's allocator.
+    Install(Takes),
+    /// A call of this method of the runtime's settings, made only if the key is written.
+    Setting(&'static str, Takes),
+}
+
+/// The values of a key, or of a strategy's setting, that are neither a type nor a strategy.
+#[derive(Clone, Copy)]
+pub(crate) enum Takes {
+    Word(&'static [Word]),
+    Flag,
+    /// A power of two from the first to the last, in bytes.
+    Size(u64, u64),
+}
+
+/// A word that may be written, and the constant of the runtime's hidden module that it stands for.
+pub(crate) struct Word {
+    pub(crate) name: &'static str,
+    pub(crate) stands_for: Result<&'static str, Refusal>,
+}
+
+/// Why something that has a name may not stand here, and what to write instead.
+pub(crate) type Refusal = &'static str;
+
+/// One strategy by which a heap cuts up its memory.
+pub(crate) struct Strategy {
+    pub(crate) name: &'static str,
+    /// Its longer name.
+    pub(crate) alias: Option<&'static str>,
+    pub(crate) stands_for: Result<StrategyPaths, Refusal>,
+    /// In the order of the constructor's parameters.
+    pub(crate) settings: &'static [StrategySetting],
+}
+
+/// Where the runtime's hidden module has a strategy.
+pub(crate) struct StrategyPaths {
+    /// In its module `strategy`.
+    pub(crate) type_name: &'static str,
+    /// In its module `settings`.
+    pub(crate) constructor: &'static str,
+}
+
+/// One `name = value` in a strategy's parentheses.
+pub(crate) struct StrategySetting {
+    pub(crate) name: &'static str,
+    pub(crate) takes: Takes,
+    pub(crate) default: &'static str,
+}
+
+pub(crate) const KIB: u64 = 1 << 10;
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const GIB: u64 = 1 << 30;
+pub(crate) const TIB: u64 = 1 << 40;
+
+/// The units of sizes.
+pub(crate) const UNITS: &[(&str, u64)] = &[("KiB", KIB), ("MiB", MIB), ("GiB", GIB), ("TiB", TIB)];
+
+const AT_THREAD_START: &[Word] = &[
+    Word { name: "thread", stands_for: Ok("CurrentAllocatorInUse::ThreadLocal") },
+    Word { name: "global", stands_for: Ok("CurrentAllocatorInUse::Global") },
+    Word {
+        name: "coroutine",
+        stands_for: Err("no coroutine runs at thread start; write `thread` or `global`"),
+    },
+];
+
+const HUGE_PAGES: &[Word] = &[
+    Word { name: "system", stands_for: Ok("HugePages::System") },
+    Word { name: "never", stands_for: Ok("HugePages::Never") },
+    Word { name: "transparent", stands_for: Ok("HugePages::Transparent") },
+];
+
+const LIFETIME_HINTS: &[Word] = &[
+    Word { name: "short", stands_for: Ok("LifetimeHint::Short") },
+    Word { name: "medium", stands_for: Ok("LifetimeHint::Medium") },
+    Word { name: "long", stands_for: Ok("LifetimeHint::Long") },
+];
+
+/// The keys, in the order in which they are documented and expanded.
+pub(crate) const KEYS: &[Key] = &[
+    Key {
+        name: "coroutine",
+        role: Role::Coroutine,
+        default: "context(hint = short)",
+        example: "bump",
+    },
+    Key { name: "thread", role: Role::Thread, default: "slab", example: "slab" },
+    Key {
+        name: "global",
+        role: Role::Global,
+        default: "::std::alloc::System",
+        example: "std::alloc::System",
+    },
+    Key {
+        name: "default",
+        role: Role::Default(Takes::Word(AT_THREAD_START)),
+        default: "thread",
+        example: "global",
+    },
+    Key { name: "install", role: Role::Install(Takes::Flag), default: "true", example: "false" },
+    Key {
+        name: "region_bytes",
+        // Below 256 MiB the runtime reserves nothing; a process has 128 TiB of addresses, of which
+        // others need some.
+        role: Role::Setting("with_region_bytes", Takes::Size(256 * MIB, 64 * TIB)),
+        default: "1 TiB",
+        example: "1 TiB",
+    },
+    Key {
+        name: "coroutine_huge_pages",
+        role: Role::Setting("with_coroutine_huge_pages", Takes::Word(HUGE_PAGES)),
+        default: "never",
+        example: "transparent",
+    },
+    Key {
+        name: "thread_huge_pages",
+        role: Role::Setting("with_thread_huge_pages", Takes::Word(HUGE_PAGES)),
+        default: "system",
+        example: "transparent",
+    },
+    Key {
+        name: "crate",
+        role: Role::Runtime,
+        default: "::heapswitch",
+        example: "::renamed_heapswitch",
+    },
+];
+
+/// The strategies, in the order in which they are documented.
+pub(crate) const STRATEGIES: &[Strategy] = &[
+    Strategy {
+        name: "bump",
+        alias: None,
+        stands_for: Ok(StrategyPaths { type_name: "Bump", constructor: "bump" }),
+        settings: &[],
+    },
+    Strategy {
+        name: "bit_set",
+        alias: None,
+        stands_for: Ok(StrategyPaths { type_name: "BitSet", constructor: "bit_set" }),
+        // At least 8: a freed block holds a link.
+        settings: &[StrategySetting {
+            name: "block_bytes",
+            takes: Takes::Size(8, 4 * KIB),
+            default: "32",
+        }],
+    },
+    Strategy {
+        name: "trees",
+        alias: Some("multiple_binary_search_tree"),
+        stands_for: Ok(StrategyPaths {
+            type_name: "MultipleBinarySearchTree",
+            constructor: "trees",
+        }),
+        settings: &[],
+    },
+    Strategy {
+        name: "context",
+        alias: None,
+        stands_for: Ok(StrategyPaths { type_name: "ContextChoice", constructor: "context" }),
+        settings: &[StrategySetting {
+            name: "hint",
+            takes: Takes::Word(LIFETIME_HINTS),
+            default: "short",
+        }],
+    },
+    Strategy {
+        name: "slab",
+        alias: None,
+        stands_for: Ok(StrategyPaths { type_name: "Slab", constructor: "slab" }),
+        settings: &[],
+    },
+    Strategy {
+        name: "memory_map",
+        alias: None,
+        stands_for: Err("it makes a mapping of each allocation, and a process may have only \
+                         some 65,530; write `slab`, or use a `MemoryMapAllocator` as `global` \
+                         through an adaptor"),
+        settings: &[],
+    },
+];
+
+impl Key {
+    /// The key of that name, or the message that there is none.
+    pub(crate) fn named(name: &str) -> Result<&'static Self, String> {
+        let names = || KEYS.iter().map(|key| key.name);
+        KEYS.iter()
+            .find(|key| key.name == name)
+            .ok_or_else(|| unknown("key", name, "the keys are", names()))
+    }
+
+    /// What the key takes, as a sentence's object.
+    pub(crate) fn takes(&self) -> String {
+        match self.role {
+            Role::Runtime => "the path of a crate".to_owned(),
+            Role::Coroutine | Role::Thread => {
+                format!("a strategy: {}", either(local_strategies()))
+            }
+            Role::Global => {
+                "a unit struct that implements `GlobalAlloc`, or `global: Type = expression`"
+                    .to_owned()
+            }
+            Role::Default(takes) | Role::Install(takes) | Role::Setting(_, takes) => {
+                takes.describe()
+            }
+        }
+    }
+}
+
+impl Strategy {
+    /// The strategy of that name or alias, or the message that there is none.
+    pub(crate) fn named(name: &str) -> Result<&'static Self, String> {
+        let found = STRATEGIES.iter().find(|row| row.name == name || row.alias == Some(name));
+        // The longer names are no candidates of their own: a near miss of one names the strategy.
+        found.ok_or_else(|| unknown("strategy", name, "the strategies are", local_strategies()))
+    }
+
+    /// The setting of that name, or the message that there is none.
+    pub(crate) fn setting(&self, name: &str) -> Result<&'static StrategySetting, String> {
+        if self.settings.is_empty() {
+            return Err(format!("`{0}` has no settings; write `{0}`", self.name));
+        }
+        let names = || self.settings.iter().map(|setting| setting.name);
+        self.settings.iter().find(|setting| setting.name == name).ok_or_else(|| {
+            let list = format!("`{}` has", self.name);
+            unknown("setting", name, &list, names())
+        })
+    }
+}
+
+impl Takes {
+    /// What is taken, as a sentence's object.
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Self::Word(words) => either(accepted(words)),
+            Self::Flag => "`true` or `false`".to_owned(),
+            Self::Size(least, most) => {
+                format!("a power of two from {} to {}", bytes(least), bytes(most))
+            }
+        }
+    }
+}
+
+/// The names of the strategies that a coroutine or a thread can have.
+fn local_strategies() -> impl Iterator<Item = &'static str> {
+    STRATEGIES.iter().filter(|row| row.stands_for.is_ok()).map(|row| row.name)
+}
+
+/// The words that are not refused.
+pub(crate) fn accepted(words: &'static [Word]) -> impl Iterator<Item = &'static str> {
+    words.iter().filter(|word| word.stands_for.is_ok()).map(|word| word.name)
+}
+
+/// A size as one would write it, in the largest unit that divides it.
+pub(crate) fn bytes(size: u64) -> String {
+    match UNITS.iter().rfind(|(_, factor)| size >= *factor && size.is_multiple_of(*factor)) {
+        Some((unit, factor)) => format!("{} {unit}", size / factor),
+        None => size.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The cells of a Markdown table's rows, without the head.
+    fn cells(table: &str) -> Vec<Vec<&str>> {
+        table
+            .lines()
+            .skip(2)
+            .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+            .collect()
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let documented = cells(include_str!("keys.md"));
+        assert_eq!(documented.len(), KEYS.len());
+        for (row, key) in documented.iter().zip(KEYS) {
+            let values = match key.role {
+                Role::Coroutine | Role::Thread => "a strategy".to_owned(),
+                _ => key.takes(),
+            };
+            let [name, default] = [key.name, key.default].map(|text| format!("`{text}`"));
+            assert_eq!(row[..3], [name, values, default], "the row of keys.md, not of the code");
+            assert!(row[3].ends_with('.'), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn every_strategy_is_documented() {
+        let documented = cells(include_str!("strategies.md"));
+        let local = STRATEGIES.iter().filter(|strategy| strategy.stands_for.is_ok());
+        assert_eq!(documented.len(), local.clone().count());
+        for (row, strategy) in documented.iter().zip(local) {
+            let names = either([strategy.name].into_iter().chain(strategy.alias));
+            let settings = strategy.settings.iter().map(|setting| {
+                let takes = setting.takes.describe();
+                format!("`{}`: {takes}, by default `{}`", setting.name, setting.default)
+            });
+            let settings = settings.collect::<Vec<_>>().join("; ");
+            let settings = if settings.is_empty() { "none".to_owned() } else { settings };
+            assert_eq!(row[..2], [names, settings], "the row of strategies.md, not of the code");
+            assert!(row[2].ends_with('.'), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), KEYS.len());
+        let aliases = STRATEGIES.iter().filter_map(|strategy| strategy.alias);
+        let mut names: Vec<_> = STRATEGIES.iter().map(|row| row.name).chain(aliases).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn sizes_are_written_in_their_largest_unit() {
+        assert_eq!(bytes(32), "32");
+        assert_eq!(bytes(4096), "4 KiB");
+        assert_eq!(bytes(4097), "4097");
+        assert_eq!(bytes(1536 * MIB), "1536 MiB");
+        assert_eq!(bytes(2 * TIB), "2 TiB");
+    }
+}

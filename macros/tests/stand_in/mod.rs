@@ -1,0 +1,159 @@
+// A stand-in for the runtime, for the crate root of tests and of the documentation's examples. It
+// has the names that an expansion uses, and serves every request from the global allocator.
+
+#[doc(hidden)]
+pub mod __private {
+    #![allow(dead_code, missing_docs, unreachable_pub, clippy::new_without_default)]
+    #![allow(missing_debug_implementations)]
+
+    use core::alloc::{GlobalAlloc, Layout};
+    use core::marker::PhantomData;
+    use core::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Calls of the four functions below, of all types together.
+    pub static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+    /// # Safety
+    /// None: nothing here rests on it.
+    pub unsafe trait Configuration: Sized + 'static {
+        type Coroutine: strategy::Strategy;
+        type Thread: strategy::Strategy;
+        type Global: GlobalAlloc + 'static;
+        const COROUTINE: StrategySettings<Self::Coroutine>;
+        const THREAD: StrategySettings<Self::Thread>;
+        const DEFAULT: CurrentAllocatorInUse;
+        const SETTINGS: Settings;
+        fn global() -> &'static Self::Global;
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub enum CurrentAllocatorInUse {
+        CoroutineLocal,
+        ThreadLocal,
+        Global,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub enum LifetimeHint {
+        Short,
+        Medium,
+        Long,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub enum HugePages {
+        System,
+        Never,
+        Transparent,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub struct Settings {
+        pub region_bytes: usize,
+        pub coroutine_huge_pages: HugePages,
+        pub thread_huge_pages: HugePages,
+    }
+
+    impl Settings {
+        pub const fn new() -> Self {
+            Self {
+                region_bytes: 1 << 40,
+                coroutine_huge_pages: HugePages::Never,
+                thread_huge_pages: HugePages::System,
+            }
+        }
+        pub const fn with_region_bytes(mut self, bytes: usize) -> Self {
+            self.region_bytes = bytes;
+            self
+        }
+        pub const fn with_coroutine_huge_pages(mut self, pages: HugePages) -> Self {
+            self.coroutine_huge_pages = pages;
+            self
+        }
+        pub const fn with_thread_huge_pages(mut self, pages: HugePages) -> Self {
+            self.thread_huge_pages = pages;
+            self
+        }
+    }
+
+    /// What a constructor was given.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub enum Given {
+        Nothing,
+        BlockBytes(usize),
+        Hint(LifetimeHint),
+    }
+
+    pub struct StrategySettings<S> {
+        pub given: Given,
+        pub strategy: PhantomData<fn() -> S>,
+    }
+
+    pub mod strategy {
+        pub trait Strategy {}
+        macro_rules! strategies {
+            ($($name:ident)*) => {$(
+                pub enum $name {}
+                impl Strategy for $name {}
+            )*};
+        }
+        strategies!(Bump BitSet MultipleBinarySearchTree ContextChoice Slab);
+    }
+
+    pub mod settings {
+        use super::strategy::*;
+        use super::{Given, LifetimeHint, PhantomData, StrategySettings};
+
+        const fn given<S>(given: Given) -> StrategySettings<S> {
+            StrategySettings { given, strategy: PhantomData }
+        }
+        pub const fn bump() -> StrategySettings<Bump> {
+            given(Given::Nothing)
+        }
+        pub const fn bit_set(block_bytes: usize) -> StrategySettings<BitSet> {
+            given(Given::BlockBytes(block_bytes))
+        }
+        pub const fn trees() -> StrategySettings<MultipleBinarySearchTree> {
+            given(Given::Nothing)
+        }
+        pub const fn context(hint: LifetimeHint) -> StrategySettings<ContextChoice> {
+            given(Given::Hint(hint))
+        }
+        pub const fn slab() -> StrategySettings<Slab> {
+            given(Given::Nothing)
+        }
+    }
+
+    /// # Safety
+    /// As [`GlobalAlloc::alloc`].
+    pub unsafe fn alloc<C: Configuration>(layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { C::global().alloc(layout) }
+    }
+    /// # Safety
+    /// As [`GlobalAlloc::dealloc`].
+    pub unsafe fn dealloc<C: Configuration>(ptr: *mut u8, layout: Layout) {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { C::global().dealloc(ptr, layout) }
+    }
+    /// # Safety
+    /// As [`GlobalAlloc::realloc`].
+    pub unsafe fn realloc<C: Configuration>(
+        ptr: *mut u8,
+        layout: Layout,
+        new_size: usize,
+    ) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { C::global().realloc(ptr, layout, new_size) }
+    }
+    /// # Safety
+    /// As [`GlobalAlloc::alloc_zeroed`].
+    pub unsafe fn alloc_zeroed<C: Configuration>(layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { C::global().alloc_zeroed(layout) }
+    }
+}

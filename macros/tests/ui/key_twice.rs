@@ -1,0 +1,7 @@
+heapswitch_macros::global_thread_and_coroutine_switchable_allocator! {
+    thread = slab,
+    default = global,
+    thread = trees,
+}
+
+fn main() {}

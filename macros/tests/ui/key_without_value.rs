@@ -1,0 +1,6 @@
+heapswitch_macros::global_thread_and_coroutine_switchable_allocator! {
+    coroutine,
+    thread = slab,
+}
+
+fn main() {}
