@@ -167,7 +167,7 @@ impl<'a> Edges<'a> {
     pub(super) fn is_free(&self, index: usize) -> bool {
         let below = (0..index / WORD).map(|word| self.cell(word).count_ones()).sum::<u32>();
         let here = self.cell(index / WORD) << (63 - index % WORD);
-        (below + here.count_ones()) % 2 != 0
+        !(below + here.count_ones()).is_multiple_of(2)
     }
 
     /// Calls `visit(first, blocks)` for each run of free blocks among the first `blocks`.
@@ -190,7 +190,7 @@ impl<'a> Edges<'a> {
     pub(super) fn fault(&self, blocks: usize) -> Option<&'static str> {
         let edges = (0..self.shape.words_at).map(|word| self.cell(word).count_ones()).sum::<u32>();
         let past = self.cell(blocks / WORD) & (u64::MAX << (blocks % WORD) << 1);
-        if edges % 2 != 0 || past != 0 {
+        if !edges.is_multiple_of(2) || past != 0 {
             return Some("a block past the extent's end is free");
         }
         for word in 0..self.shape.groups_at {
