@@ -1,1 +1,481 @@
 //! `SourcedAllocator`: a strategy on a memory source, for use through the allocator trait.
+//!
+//! It owns both, takes ranges from the source as the strategy runs out of room, and gives them back
+//! when their last block is freed. Everything it keeps about a range stands at that range's end, so
+//! it works on nothing but the memory of its source.
+//!
+//! ```text
+//!   range.start                                                     range.start + length
+//!   │ extent: the strategy's blocks      │ strategy's metadata │ Record │
+//! ```
+//!
+//! # When ranges come and go
+//! A range is at least half as long as all that is held, so n bytes are held in O(log n) ranges and
+//! the source is asked rarely; where the source has less, half of that is asked for, down to what
+//! the request needs. One range without a block is kept, the longest met, so that a program that
+//! frees its last block and allocates again does not go to the source each time;
+//! [`release_unused`](LocalAllocator::release_unused) gives that back too.
+//!
+//! # Costs
+//! Beside the strategy's: finding the block's extent, one compare if it is that of the call before,
+//! else O(log n) of the number of ranges; and the counts.
+
+mod records;
+
+use core::alloc::Layout;
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::ptr::NonNull;
+
+use self::records::{Record, Records};
+use super::{Extent, Strategy};
+use crate::allocator::{
+    AllocError, Allocator, LocalAllocator, MemoryRange, MemorySource, MemoryUsage,
+};
+use crate::pointers;
+use crate::units::{CHUNK_BYTES, round_down, round_up};
+
+/// The alignment of extents, metadata and records.
+const ALIGN: usize = 16;
+
+/// A strategy on a memory source.
+///
+/// It serves blocks while it is borrowed, so collections take `&SourcedAllocator` and cannot outlive
+/// it. It is `Send` and not `Sync`. Dropping it gives every range back.
+///
+/// Requests of zero bytes are answered with a dangling pointer and a length of zero.
+pub struct SourcedAllocator<S: Strategy, M: MemorySource> {
+    /// Borrowed for the length of one call and never across another: neither strategies nor sources
+    /// call back.
+    state: UnsafeCell<State<S>>,
+    source: M,
+}
+
+struct State<S> {
+    strategy: S,
+    records: Records,
+    /// The record that was last found: that of an extent that is held.
+    last: Option<NonNull<Record>>,
+    /// The one extent without a block that is kept, if there is one.
+    spare: Option<NonNull<Record>>,
+    usage: MemoryUsage,
+}
+
+// SAFETY: the records and extents that the state points to belong to it alone. The source's memory
+// is valid on any thread as long as the source is, and that is sent along.
+unsafe impl<S: Strategy + Send, M: MemorySource + Send> Send for SourcedAllocator<S, M> {}
+
+impl<S: Strategy, M: MemorySource + Default> Default for SourcedAllocator<S, M> {
+    fn default() -> Self {
+        Self::new(M::default())
+    }
+}
+
+impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
+    /// The strategy with its default settings on `source`. Takes nothing from the source yet.
+    pub fn new(source: M) -> Self {
+        Self::with_settings(S::Settings::default(), source)
+    }
+
+    /// The strategy with `settings` on `source`. Takes nothing from the source yet.
+    pub fn with_settings(settings: S::Settings, source: M) -> Self {
+        let state = State {
+            strategy: S::new(settings),
+            records: Records::default(),
+            last: None,
+            spare: None,
+            usage: MemoryUsage::default(),
+        };
+        Self { state: UnsafeCell::new(state), source }
+    }
+
+    /// The memory source.
+    pub fn source(&self) -> &M {
+        &self.source
+    }
+
+    /// Checks every equation of the strategy's data structure; aborts with its name if one fails.
+    pub fn verify(&self) {
+        self.state().strategy.verify();
+    }
+
+    /// Calls `visit` with ranges that hold no block and nothing that is needed, so that their pages
+    /// may be dropped: they may then read as zero or as before. `visit` must not use this allocator.
+    pub fn visit_idle(&mut self, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        let state = self.state.get_mut();
+        state.records.visit(&mut |record| state.strategy.visit_idle(&record.extent, visit));
+    }
+
+    /// The state, for one call.
+    #[inline]
+    #[expect(clippy::mut_from_ref, reason = "the cell is this type's own and it is not Sync")]
+    fn state(&self) -> &mut State<S> {
+        // SAFETY: the type is not Sync, each method asks once, and nothing that it calls with the
+        // result (strategies and sources) calls back into this allocator.
+        unsafe { &mut *self.state.get() }
+    }
+
+    #[inline]
+    fn allocate_by(
+        &self,
+        layout: Layout,
+        cut: fn(&mut S, Layout) -> Option<NonNull<[u8]>>,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        if layout.size() == 0 {
+            return Ok(pointers::block(pointers::dangling(layout.align()), 0));
+        }
+        let state = self.state();
+        let block = match cut(&mut state.strategy, layout) {
+            Some(block) => block,
+            None => {
+                state.extend(&self.source, layout)?;
+                cut(&mut state.strategy, layout).ok_or(AllocError)?
+            }
+        };
+        state.count_new(block);
+        Ok(block)
+    }
+
+    /// Moves a block to a new one for `new`, and the first `kept_bytes` with it.
+    ///
+    /// # Safety
+    /// `block` is currently allocated here, `old` fits it, and both are at least `kept_bytes` long.
+    #[cold]
+    unsafe fn reallocate(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+        kept_bytes: usize,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        let moved = self.allocate(new)?;
+        // SAFETY: both blocks are allocated, so they do not overlap, and long enough. The old one
+        // is the caller's to free.
+        unsafe {
+            block.copy_to_nonoverlapping(moved.cast(), kept_bytes);
+            self.deallocate(block, old);
+        }
+        Ok(moved)
+    }
+
+    /// Makes a block fit `new` where it stands.
+    ///
+    /// # Safety
+    /// `block` is currently allocated here, `old` fits it, and neither size is zero.
+    #[inline]
+    unsafe fn resize_in_place(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Option<NonNull<[u8]>> {
+        if !pointers::is_aligned(block, new.align()) {
+            return None;
+        }
+        let state = self.state();
+        let had = state.strategy.block_length(old).ok()?;
+        if state.strategy.block_length(new).ok()? == had {
+            return Some(pointers::block(block, had));
+        }
+        let record = state.record_of(block)?;
+        // SAFETY: the record is of an extent that is held, the block is in it, and the rest is the
+        // caller's contract.
+        let length = unsafe {
+            let extent = &record.as_ref().extent;
+            if new.size() >= old.size() {
+                state.strategy.grow_in_place(extent, block, old, new)?
+            } else {
+                state.strategy.shrink_in_place(extent, block, old, new)?
+            }
+        };
+        let allocated = state.usage.allocated_bytes;
+        state.usage.allocated_bytes = allocated.wrapping_add(length).wrapping_sub(had);
+        Some(pointers::block(block, length))
+    }
+}
+
+impl<S: Strategy> State<S> {
+    /// The record of the extent that a block is in.
+    #[inline]
+    fn record_of(&mut self, block: NonNull<u8>) -> Option<NonNull<Record>> {
+        if let Some(last) = self.last {
+            // SAFETY: the extent is held, so its record is valid.
+            if unsafe { last.as_ref() }.extent.contains(block) {
+                return Some(last);
+            }
+        }
+        self.find_record(block)
+    }
+
+    #[cold]
+    fn find_record(&mut self, block: NonNull<u8>) -> Option<NonNull<Record>> {
+        let found = self.records.find(block)?;
+        self.last = Some(found);
+        Some(found)
+    }
+
+    #[inline]
+    fn count_new(&mut self, block: NonNull<[u8]>) {
+        self.usage.allocated_bytes += block.len();
+        self.usage.allocated_blocks += 1;
+        let Some(pointer) = self.record_of(block.cast()) else { return };
+        // SAFETY: the extent is held, so its record is valid.
+        let record = unsafe { pointer.as_ref() };
+        let live = record.live_blocks.get();
+        record.live_blocks.set(live + 1);
+        if live == 0 && self.spare == Some(pointer) {
+            self.spare = None;
+        }
+    }
+
+    /// Takes a range from which `layout` can surely be served, and gives it to the strategy.
+    #[cold]
+    fn extend(&mut self, source: &impl MemorySource, layout: Layout) -> Result<(), AllocError> {
+        let needed = self.strategy.extent_bytes(layout).ok_or(AllocError)?;
+        let least = self.range_bytes(needed, source.granule()).ok_or(AllocError)?;
+        let range = self.take(source, least)?;
+        let end = range.length - size_of::<Record>();
+        // The record is aligned by going down from the range's end, all else by going up.
+        // SAFETY: `range_bytes` left room for the record in every range at least as long.
+        let slot = unsafe { pointers::forward(range.start, end) };
+        let record_at = end - (slot.addr().get() & (ALIGN - 1));
+        let metadata_bytes = self.metadata_bytes(range.length).ok_or(AllocError)?;
+        let metadata_at = round_down(record_at - metadata_bytes, ALIGN);
+        // SAFETY: all parts lie in the range, which is this allocator's alone, in the order extent,
+        // metadata, record; each is aligned to 16. The metadata is zeroed and the record valid until
+        // the range is given back, which only happens after the extent was removed.
+        unsafe {
+            let metadata = pointers::forward(range.start, metadata_at);
+            if !range.is_zeroed {
+                metadata.write_bytes(0, record_at - metadata_at);
+            }
+            let extent = Extent::new(range.start, metadata_at, metadata, range.is_zeroed);
+            let record = pointers::forward(range.start, record_at).cast::<Record>();
+            record.write(Record::new(extent, range));
+            self.records.insert(record);
+            self.strategy.add_extent(&record.as_ref().extent);
+            self.last = Some(record);
+        }
+        self.usage.committed_bytes += range.length;
+        let usage = &mut self.usage;
+        usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
+        Ok(())
+    }
+
+    /// Takes a range of at least `least` bytes: half of what is held if the source gives as much.
+    fn take(&self, source: &impl MemorySource, least: usize) -> Result<MemoryRange, AllocError> {
+        let align = S::EXTENT_ALIGN.max(ALIGN);
+        let granule = source.granule();
+        let mut bytes = (self.usage.committed_bytes / 2).max(CHUNK_BYTES);
+        while bytes > least {
+            let rounded = round_up(bytes, granule).ok_or(AllocError)?;
+            let request = Layout::from_size_align(rounded, align).map_err(|_| AllocError)?;
+            if let Ok(range) = source.take(request) {
+                return Ok(range);
+            }
+            bytes /= 2;
+        }
+        source.take(Layout::from_size_align(least, align).map_err(|_| AllocError)?)
+    }
+
+    /// The length of a range whose extent is at least `extent_bytes` long.
+    fn range_bytes(&self, extent_bytes: usize, granule: usize) -> Option<usize> {
+        let fixed = size_of::<Record>() + 2 * ALIGN;
+        let mut range_bytes = extent_bytes;
+        // The metadata grows with the range that it is itself a part of. It is a small part, so a
+        // few rounds do; a strategy with more metadata than blocks is refused.
+        for _ in 0..64 {
+            let metadata_bytes = self.metadata_bytes(range_bytes)?;
+            let sum = extent_bytes.checked_add(fixed)?.checked_add(metadata_bytes)?;
+            let needed = round_up(sum, granule.max(ALIGN))?;
+            if needed <= range_bytes {
+                return Some(range_bytes);
+            }
+            range_bytes = needed;
+        }
+        None
+    }
+
+    /// The metadata for the extent of a range, as if that were as long as the range.
+    fn metadata_bytes(&self, range_bytes: usize) -> Option<usize> {
+        round_up(self.strategy.metadata_bytes(range_bytes), ALIGN)
+    }
+
+    /// An extent's last block was freed: keeps it or the spare, the longer, and releases the other.
+    #[cold]
+    fn became_empty(&mut self, source: &impl MemorySource, emptied: NonNull<Record>) {
+        let Some(spare) = self.spare else {
+            self.spare = Some(emptied);
+            return;
+        };
+        // SAFETY: both extents are held, so their records are valid, and neither has a block.
+        unsafe {
+            let is_longer = emptied.as_ref().range.length > spare.as_ref().range.length;
+            self.spare = Some(if is_longer { emptied } else { spare });
+            self.release(source, if is_longer { spare } else { emptied });
+        }
+    }
+
+    /// Gives an extent back.
+    ///
+    /// # Safety
+    /// It is held, no block in it is allocated, and it is not the spare.
+    unsafe fn release(&mut self, source: &impl MemorySource, pointer: NonNull<Record>) {
+        if self.last == Some(pointer) {
+            self.last = None;
+        }
+        // SAFETY: the record is valid until its range is given back. That is the last thing done,
+        // with a copy of what the record says of it.
+        unsafe {
+            let record = pointer.as_ref();
+            let range = record.range;
+            self.records.remove(record);
+            self.strategy.remove_extent(&record.extent);
+            self.usage.committed_bytes -= range.length;
+            source.give_back(range);
+        }
+    }
+}
+
+// SAFETY: blocks come from the strategy, whose contract is this trait's for as long as the extents
+// stay, and an extent is given back only without a live block, or when the allocator is dropped.
+// Moving the allocator moves neither extents nor records. It is not Clone.
+unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
+    #[inline]
+    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        self.allocate_by(layout, S::allocate)
+    }
+
+    #[inline]
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        self.allocate_by(layout, S::allocate_zeroed)
+    }
+
+    #[inline]
+    unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
+        if layout.size() == 0 {
+            return;
+        }
+        let state = self.state();
+        let Some(pointer) = state.record_of(block) else { return };
+        let length = state.strategy.block_length(layout).unwrap_or(layout.size());
+        // SAFETY: the record is of an extent that is held, the block is in it, and the layout fits.
+        let record = unsafe {
+            let record = pointer.as_ref();
+            state.strategy.deallocate(&record.extent, block, layout);
+            record
+        };
+        state.usage.allocated_bytes = state.usage.allocated_bytes.wrapping_sub(length);
+        state.usage.allocated_blocks = state.usage.allocated_blocks.wrapping_sub(1);
+        let live = record.live_blocks.get().wrapping_sub(1);
+        record.live_blocks.set(live);
+        if live == 0 {
+            state.became_empty(&self.source, pointer);
+        }
+    }
+
+    unsafe fn grow(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        if old.size() == 0 {
+            return self.allocate(new);
+        }
+        // SAFETY: the caller's contract; the new size is at least the old one, which is not zero.
+        unsafe {
+            match self.resize_in_place(block, old, new) {
+                Some(grown) => Ok(grown),
+                None => self.reallocate(block, old, new, old.size()),
+            }
+        }
+    }
+
+    unsafe fn grow_zeroed(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        if old.size() == 0 {
+            return self.allocate_zeroed(new);
+        }
+        // SAFETY: the caller's contract; what is cleared is the part that the caller had not used.
+        unsafe {
+            let grown = self.grow(block, old, new)?;
+            let kept = old.size();
+            pointers::forward(grown.cast(), kept).write_bytes(0, grown.len() - kept);
+            Ok(grown)
+        }
+    }
+
+    unsafe fn shrink(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        if new.size() == 0 {
+            // SAFETY: the caller's contract.
+            unsafe { self.deallocate(block, old) };
+            return self.allocate(new);
+        }
+        // SAFETY: the caller's contract; neither size is zero.
+        unsafe {
+            match self.resize_in_place(block, old, new) {
+                Some(shrunk) => Ok(shrunk),
+                None => self.reallocate(block, old, new, new.size()),
+            }
+        }
+    }
+}
+
+// SAFETY: the tree of records holds every extent there is, and every block is in one; the length of
+// a block is the strategy's answer, on which its own blocks rest.
+unsafe impl<S: Strategy, M: MemorySource> LocalAllocator for SourcedAllocator<S, M> {
+    fn contains(&self, address: *const u8) -> bool {
+        NonNull::new(address.cast_mut())
+            .is_some_and(|address| self.state().records.find(address).is_some())
+    }
+
+    fn block_length(&self, layout: Layout) -> Result<usize, AllocError> {
+        if layout.size() == 0 { Ok(0) } else { self.state().strategy.block_length(layout) }
+    }
+
+    fn memory_usage(&self) -> MemoryUsage {
+        self.state().usage
+    }
+
+    fn release_unused(&self) {
+        let state = self.state();
+        if let Some(spare) = state.spare.take() {
+            // SAFETY: the spare is held and has no block, and it is the spare no more.
+            unsafe { state.release(&self.source, spare) };
+        }
+    }
+}
+
+impl<S: Strategy, M: MemorySource> Drop for SourcedAllocator<S, M> {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        while let Some(pointer) = state.records.pop() {
+            // SAFETY: the range was taken and not given back; its record is read before that. No
+            // block outlives the borrow under which it was allocated.
+            unsafe {
+                let range = pointer.as_ref().range;
+                self.source.give_back(range);
+            }
+        }
+    }
+}
+
+impl<S: Strategy, M: MemorySource> fmt::Debug for SourcedAllocator<S, M> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SourcedAllocator")
+            .field("strategy", &S::NAME)
+            .field("usage", &self.memory_usage())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,231 @@
+//! The records of a `SourcedAllocator`'s extents, and the tree that finds an address's record.
+//!
+//! The tree is a treap: a binary search tree by the extents' start that is also a heap by a hash of
+//! it, so its depth is logarithmic whatever the order of insertion, without stored balance. It is
+//! intrusive and its operations are loops: no memory, no stack.
+//!
+//! ```text
+//!               ┌──────── range from the source ─────────────┐
+//!               │ extent: blocks        │ metadata  │ Record │
+//!               └───────────────────────┴───────────┴────────┘
+//! ```
+
+use core::cell::Cell;
+use core::ptr::NonNull;
+
+use super::super::Extent;
+use crate::allocator::MemoryRange;
+
+type Link = Option<NonNull<Record>>;
+
+/// What a `SourcedAllocator` keeps about one range from its source, at that range's end.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// What the strategy sees.
+    pub(super) extent: Extent,
+    /// What the source gave.
+    pub(super) range: MemoryRange,
+    /// Blocks that are currently allocated in it.
+    pub(super) live_blocks: Cell<usize>,
+    lower: Cell<Link>,
+    higher: Cell<Link>,
+}
+
+impl Record {
+    pub(super) const fn new(extent: Extent, range: MemoryRange) -> Self {
+        Self {
+            extent,
+            range,
+            live_blocks: Cell::new(0),
+            lower: Cell::new(None),
+            higher: Cell::new(None),
+        }
+    }
+
+    fn key(&self) -> usize {
+        self.extent.start().addr().get()
+    }
+
+    /// The node with the larger one stands above; a hash of the key, so the keys' order is no guide.
+    fn priority(&self) -> usize {
+        // Fibonacci hashing; the multiplication leaves the low bits regular, the rotation mends it.
+        self.key().wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+    }
+}
+
+/// The records by address.
+///
+/// # Invariants
+/// - Every record in the tree is valid until it is removed, and in no other tree.
+/// - Keys below a node's lower link are less than its own, below its higher link greater; priorities
+///   do not grow downwards.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    root: Cell<Link>,
+}
+
+/// Reads a record.
+///
+/// # Safety
+/// It is in the tree (or was just put there), so it is valid; the reference is not kept beyond that.
+unsafe fn at<'a>(record: NonNull<Record>) -> &'a Record {
+    // SAFETY: the caller's contract. All that changes in a record is in cells.
+    unsafe { record.as_ref() }
+}
+
+impl Records {
+    /// The record of the extent that `address` lies in.
+    pub(super) fn find(&self, address: NonNull<u8>) -> Link {
+        let mut link = self.root.get();
+        while let Some(pointer) = link {
+            // SAFETY: links of the tree.
+            let record = unsafe { at(pointer) };
+            if record.extent.contains(address) {
+                return link;
+            }
+            let is_lower = address.addr().get() < record.key();
+            link = if is_lower { record.lower.get() } else { record.higher.get() };
+        }
+        None
+    }
+
+    /// Puts a record in.
+    ///
+    /// # Safety
+    /// It is valid until it is removed, in no tree, and its extent overlaps no other's.
+    pub(super) unsafe fn insert(&self, new: NonNull<Record>) {
+        // SAFETY: the caller's contract.
+        let record = unsafe { at(new) };
+        let mut slot = &self.root;
+        // SAFETY: links of the tree, here and below.
+        while let Some(node) = slot.get().map(|pointer| unsafe { at(pointer) })
+            && node.priority() >= record.priority()
+        {
+            slot = if record.key() < node.key() { &node.lower } else { &node.higher };
+        }
+        // The subtree below the slot is split at the key into the new record's two subtrees: the
+        // walk down it hands each node to the side it belongs to.
+        let mut rest = slot.get();
+        slot.set(Some(new));
+        let (mut lower, mut higher) = (&record.lower, &record.higher);
+        while let Some(pointer) = rest {
+            // SAFETY: links of the tree.
+            let node = unsafe { at(pointer) };
+            if node.key() < record.key() {
+                lower.set(rest);
+                lower = &node.higher;
+                rest = lower.get();
+            } else {
+                higher.set(rest);
+                higher = &node.lower;
+                rest = higher.get();
+            }
+        }
+        lower.set(None);
+        higher.set(None);
+    }
+
+    /// Takes a record out; nothing if it is not in the tree.
+    pub(super) fn remove(&self, record: &Record) {
+        let mut slot = &self.root;
+        // SAFETY: links of the tree.
+        while let Some(node) = slot.get().map(|pointer| unsafe { at(pointer) }) {
+            if node.key() == record.key() {
+                Self::join(slot, node.lower.get(), node.higher.get());
+                return;
+            }
+            slot = if record.key() < node.key() { &node.lower } else { &node.higher };
+        }
+    }
+
+    /// Takes any record out.
+    pub(super) fn pop(&self) -> Link {
+        let root = self.root.get()?;
+        // SAFETY: a link of the tree.
+        let record = unsafe { at(root) };
+        Self::join(&self.root, record.lower.get(), record.higher.get());
+        Some(root)
+    }
+
+    /// Calls `visit` with each record, in any order. The nodes are visited by taking the tree apart
+    /// and building it anew, which needs neither a stack nor parent links.
+    pub(super) fn visit(&self, visit: &mut dyn FnMut(&Record)) {
+        let done = Self::default();
+        while let Some(pointer) = self.pop() {
+            // SAFETY: the record was in the tree, so it is valid, and now it is in none.
+            unsafe {
+                visit(at(pointer));
+                done.insert(pointer);
+            }
+        }
+        self.root.set(done.root.get());
+    }
+
+    /// Puts into `slot` the tree of all records of two trees, the keys of the first below the
+    /// second's.
+    fn join(mut slot: &Cell<Link>, mut lower: Link, mut higher: Link) {
+        // SAFETY: both are links of the tree, as are all below them.
+        while let (Some(low), Some(high)) = (lower, higher) {
+            // SAFETY: as above.
+            let (low_record, high_record) = unsafe { (at(low), at(high)) };
+            if low_record.priority() >= high_record.priority() {
+                slot.set(lower);
+                slot = &low_record.higher;
+                lower = slot.get();
+            } else {
+                slot.set(higher);
+                slot = &high_record.lower;
+                higher = slot.get();
+            }
+        }
+        slot.set(lower.or(higher));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pointers;
+
+    /// The records' memory outlives the tree here, and nothing reads the extents' memory.
+    #[test]
+    fn finds_each_address_through_inserts_and_removes() {
+        const LENGTH: usize = 64;
+        let mut memory = vec![0u8; 400 * LENGTH];
+        let Some(base) = NonNull::new(memory.as_mut_ptr()) else { return };
+        // SAFETY: within the vector.
+        let start = |slot: usize| unsafe { pointers::forward(base, slot * 2 * LENGTH) };
+        let records: Vec<Record> = (0..200)
+            .map(|slot| {
+                let range = MemoryRange { start: start(slot), length: LENGTH, is_zeroed: false };
+                Record::new(Extent::new(start(slot), LENGTH, base, false), range)
+            })
+            .collect();
+        let tree = Records::default();
+        let mut present = [false; 200];
+        let mut seed = 1usize;
+        for _ in 0..4000 {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let slot = (seed >> 33) % 200;
+            let record = &records[slot];
+            if present[slot] {
+                tree.remove(record);
+            } else {
+                // SAFETY: the records live as long as the tree and do not overlap.
+                unsafe { tree.insert(record.into()) };
+            }
+            present[slot] = !present[slot];
+            for (probe, present) in present.iter().enumerate().step_by(7) {
+                // SAFETY: within the vector.
+                let last = unsafe { pointers::forward(start(probe), LENGTH - 1) };
+                let found = tree.find(last);
+                assert_eq!(found, present.then(|| (&records[probe]).into()));
+            }
+        }
+        let mut left = present.iter().filter(|&&present| present).count();
+        while tree.pop().is_some() {
+            left -= 1;
+        }
+        assert_eq!(left, 0);
+    }
+}

@@ -1,0 +1,110 @@
+//! A memory source for tests: bounded, and able to fail.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use allocator_api2::alloc::AllocError;
+use heapswitch::allocator::{MemoryRange, MemorySource};
+
+/// Takes from the system's allocator up to a limit, and checks what is given back. Clones share
+/// their state, so that a test can watch the source that an allocator owns.
+#[derive(Clone, Debug)]
+pub struct TestSource(Rc<State>);
+
+#[derive(Debug)]
+struct State {
+    left_bytes: Cell<usize>,
+    /// Takes until one fails; 0 never.
+    until_failure: Cell<usize>,
+    is_zeroed: Cell<bool>,
+    taken: RefCell<Vec<(MemoryRange, Layout)>>,
+}
+
+/// What the ranges are multiples of.
+const GRANULE: usize = 64;
+
+impl TestSource {
+    /// A source of up to `bytes`.
+    pub fn new(bytes: usize) -> Self {
+        Self(Rc::new(State {
+            left_bytes: Cell::new(bytes),
+            until_failure: Cell::new(0),
+            is_zeroed: Cell::new(false),
+            taken: RefCell::new(vec![]),
+        }))
+    }
+
+    /// As this one, but its ranges are zeroed.
+    pub fn zeroed(self) -> Self {
+        self.0.is_zeroed.set(true);
+        self
+    }
+
+    /// The `nth` take from now on fails, and every one until this is called with 0.
+    pub fn fail_from(&self, nth: usize) {
+        self.0.until_failure.set(nth);
+    }
+
+    /// Ranges that are taken.
+    pub fn ranges(&self) -> usize {
+        self.0.taken.borrow().len()
+    }
+
+    /// Bytes in ranges that are taken.
+    pub fn taken_bytes(&self) -> usize {
+        self.0.taken.borrow().iter().map(|(range, _)| range.length).sum()
+    }
+
+    pub fn assert_all_returned(&self) {
+        assert!(self.0.taken.borrow().is_empty(), "ranges were not given back");
+    }
+}
+
+// SAFETY: ranges come from the system's allocator, as long and aligned as asked, zeroed where they
+// say so and filled with dirt where not; the list of them lives in the tests' own heap, not in any
+// allocator under test.
+unsafe impl MemorySource for TestSource {
+    fn take(&self, request: Layout) -> Result<MemoryRange, AllocError> {
+        let until = self.0.until_failure.get();
+        if until == 1 {
+            return Err(AllocError);
+        }
+        self.0.until_failure.set(until.saturating_sub(1));
+        let layout = Layout::from_size_align(request.size(), request.align().max(GRANULE))
+            .map(|layout| layout.pad_to_align())
+            .map_err(|_| AllocError)?;
+        let left = self.0.left_bytes.get().checked_sub(layout.size()).ok_or(AllocError)?;
+        let is_zeroed = self.0.is_zeroed.get();
+        // SAFETY: the size is not zero, and the dirt stays within the range.
+        let start = unsafe {
+            let start = System.alloc_zeroed(layout);
+            if !is_zeroed && !start.is_null() {
+                start.write_bytes(0xd1, layout.size().min(1 << 20));
+            }
+            start
+        };
+        let start = NonNull::new(start).ok_or(AllocError)?;
+        let range = MemoryRange { start, length: layout.size(), is_zeroed };
+        self.0.left_bytes.set(left);
+        self.0.taken.borrow_mut().push((range, layout));
+        Ok(range)
+    }
+
+    unsafe fn give_back(&self, range: MemoryRange) {
+        let mut taken = self.0.taken.borrow_mut();
+        let index = taken
+            .iter()
+            .position(|(known, _)| known.start == range.start && known.length == range.length)
+            .expect("a range is given back that was not taken");
+        let (known, layout) = taken.swap_remove(index);
+        self.0.left_bytes.set(self.0.left_bytes.get() + known.length);
+        // SAFETY: allocated above with that layout, and no longer listed.
+        unsafe { System.dealloc(known.start.as_ptr(), layout) };
+    }
+
+    fn granule(&self) -> usize {
+        GRANULE
+    }
+}

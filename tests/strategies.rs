@@ -1,0 +1,123 @@
+//! Every strategy through the battery, each on a memory source of its own.
+
+#[macro_use]
+mod battery;
+
+use std::alloc::Layout;
+
+use allocator_api2::alloc::Allocator;
+use battery::{TestSource, allocate, layout};
+use heapswitch::allocator::LocalAllocator;
+use heapswitch::strategy::bit_set::{BitSetAllocator, Settings};
+
+fn bit_set(source: TestSource, block_bytes: usize) -> BitSetAllocator<TestSource> {
+    BitSetAllocator::with_settings(Settings { block_bytes }, source)
+}
+
+battery!(bit_set_default, BitSetAllocator::<TestSource>::new);
+battery!(bit_set_of_8, |source| bit_set(source, 8));
+battery!(bit_set_of_16, |source| bit_set(source, 16));
+battery!(bit_set_of_256, |source| bit_set(source, 256));
+battery!(bit_set_of_4096, |source| bit_set(source, 4096));
+
+/// What `SourcedAllocator` promises beyond the trait; one strategy stands for all.
+mod sourced {
+    use super::*;
+
+    #[test]
+    fn takes_nothing_before_the_first_block_and_keeps_one_range_after_the_last() {
+        let source = TestSource::new(64 << 20);
+        let allocator = bit_set(source.clone(), 32);
+        assert_eq!(source.ranges(), 0);
+        let sizes = [100, 200_000, 3_000_000, 50];
+        let blocks: Vec<_> =
+            sizes.iter().map(|&size| allocate(&allocator, layout(size, 8), 1)).collect();
+        assert!(source.ranges() >= 2);
+        assert_eq!(allocator.memory_usage().committed_bytes, source.taken_bytes());
+        blocks.into_iter().for_each(|block| block.free(&allocator, false));
+        assert_eq!(source.ranges(), 1);
+        allocator.release_unused();
+        assert_eq!(source.ranges(), 0);
+        let usage = allocator.memory_usage();
+        assert_eq!(
+            (usage.committed_bytes, usage.allocated_bytes, usage.allocated_blocks),
+            (0, 0, 0)
+        );
+        assert!(usage.peak_committed_bytes >= 3_200_000);
+    }
+
+    #[test]
+    fn alternating_at_the_edge_of_a_range_does_not_go_to_the_source_each_time() {
+        let source = TestSource::new(64 << 20);
+        let allocator = bit_set(source.clone(), 32);
+        let kept = allocate(&allocator, layout(100, 8), 1);
+        allocate(&allocator, layout(1 << 20, 8), 1).free(&allocator, false);
+        source.fail_from(1);
+        for _ in 0..10 {
+            allocate(&allocator, layout(1 << 20, 8), 1).free(&allocator, true);
+        }
+        kept.free(&allocator, false);
+    }
+
+    #[test]
+    fn works_on_a_small_source_to_its_last_bytes() {
+        for bytes in [2048, 4096, 10_000, 65_536, 70_000] {
+            let source = TestSource::new(bytes);
+            let allocator = bit_set(source.clone(), 32);
+            let mut blocks = vec![];
+            while let Ok(bytes) = allocator.allocate(layout(64, 8)) {
+                blocks.push(battery::Block::new(bytes, layout(64, 8), 7));
+            }
+            assert!(blocks.len() * 64 > (bytes - 1500) / 10 * 9, "{} of {bytes}", blocks.len());
+            allocator.verify();
+            blocks.into_iter().for_each(|block| block.free(&allocator, false));
+        }
+    }
+
+    #[test]
+    fn contains_exactly_its_own_memory() {
+        let allocator = bit_set(TestSource::new(1 << 20), 32);
+        let block = allocate(&allocator, layout(100, 8), 1);
+        let outside = 0u8;
+        assert!(allocator.contains(block.start().as_ptr()));
+        assert!(!allocator.contains(&outside));
+        assert!(!allocator.contains(std::ptr::null()));
+        block.free(&allocator, false);
+    }
+
+    #[test]
+    fn block_length_is_what_is_returned() {
+        let allocator = bit_set(TestSource::new(16 << 20), 32);
+        for size in (0..5000).step_by(7) {
+            for align in [1, 16, 64, 4096] {
+                let block = allocate(&allocator, layout(size, align), 1);
+                assert_eq!(allocator.block_length(block.layout), Ok(block.bytes.len()));
+                block.free(&allocator, false);
+            }
+        }
+        let never = Layout::from_size_align(isize::MAX as usize, 1).unwrap();
+        assert!(allocator.block_length(never).is_err());
+    }
+
+    #[test]
+    fn idle_ranges_are_whole_pages_without_a_block() {
+        let mut allocator = bit_set(TestSource::new(64 << 20), 32);
+        let blocks: Vec<_> =
+            (0..200).map(|seed| allocate(&allocator, layout(3000, 8), seed)).collect();
+        let (kept, freed): (Vec<_>, Vec<_>) =
+            blocks.into_iter().enumerate().partition(|(index, _)| index / 10 % 2 == 0);
+        freed.into_iter().for_each(|(_, block)| block.free(&allocator, false));
+        let mut bytes = 0;
+        allocator.visit_idle(&mut |mut range| {
+            assert_eq!(range.cast::<u8>().addr().get() % 4096, 0);
+            assert_eq!(range.len() % 4096, 0);
+            bytes += range.len();
+            // SAFETY: the range is idle: its contents may be lost.
+            unsafe { range.as_mut() }.fill(0);
+        });
+        assert!(bytes > 100 * 3000 / 2);
+        allocator.verify();
+        kept.into_iter().for_each(|(_, block)| block.free(&allocator, false));
+        allocator.verify();
+    }
+}
