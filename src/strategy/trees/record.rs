@@ -1,0 +1,148 @@
+//! What is kept about an extent, out of line: its record, and the map of where free memory ends.
+//!
+//! ```text
+//!   extent      ████░░░░░░░░████████░░██████░░░░        █ allocated  ░ free, two letters a granule
+//!   map         0 0 1 0 0 0 1 0 0 0 1 1 0 0 1 0 1
+//!
+//!   metadata    record │ 64 boundaries │ 64 boundaries │ ...
+//! ```
+//!
+//! There is a bit for each boundary between two granules, and one for either end of the extent; it
+//! is set where allocated and free memory meet. What lies outside the extent counts as allocated.
+//! So, of a block that is allocated, the bit at an end says whether a free block follows there. And
+//! whatever is allocated or freed, *both bits at its ends flip*: where the neighbour is free too,
+//! they coalesce and the boundary vanishes. No case needs to be told from another.
+//!
+//! One bit of 128: 520 bytes of map for a chunk of 64 KiB, and nothing beside an allocated block.
+
+use core::ptr::{self, NonNull};
+
+use super::free_block::FreeBlock;
+use super::size_class::{GRANULE, GRANULE_SHIFT};
+use crate::pointers::forward;
+use crate::strategy::Extent;
+
+/// log2 of the bytes of an extent that one word of the map stands for.
+const WORD_SHIFT: u32 = GRANULE_SHIFT + u64::BITS.ilog2();
+
+/// The record of an extent, at the start of its metadata.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) map: Map,
+    /// The list of the extent's free blocks of one granule.
+    pub(super) singles: *mut FreeBlock,
+    /// The list of the records whose `singles` is not null.
+    pub(super) next_with_singles: *mut Record,
+    pub(super) previous_with_singles: *mut Record,
+    /// The list of all records.
+    pub(super) next: *mut Record,
+    pub(super) previous: *mut Record,
+    pub(super) extent: *const Extent,
+}
+
+/// The metadata bytes for an extent of `extent_bytes`, wherever it starts.
+pub(super) fn metadata_bytes(extent_bytes: usize) -> usize {
+    // One word more for the boundary at the end, or for a start inside a word.
+    let words = extent_bytes.div_ceil(1 << WORD_SHIFT) + 1;
+    size_of::<Record>() + words * size_of::<u64>()
+}
+
+impl Record {
+    /// Writes the record of an extent into its metadata.
+    ///
+    /// # Safety
+    /// The extent upholds its type's invariants, and its metadata is as long as [`metadata_bytes`]
+    /// says.
+    pub(super) unsafe fn write(extent: &Extent) -> NonNull<Self> {
+        let record = extent.metadata().cast::<Self>();
+        // SAFETY: the metadata holds a record and at least one word more, is aligned to 16 and
+        // nobody else's.
+        unsafe {
+            let first_word = forward(extent.metadata(), size_of::<Self>());
+            record.write(Self {
+                map: Map::new(first_word.cast(), extent.start()),
+                singles: ptr::null_mut(),
+                next_with_singles: ptr::null_mut(),
+                previous_with_singles: ptr::null_mut(),
+                next: ptr::null_mut(),
+                previous: ptr::null_mut(),
+                extent,
+            });
+        }
+        record
+    }
+}
+
+/// The map of an extent: the address of the word that would stand for address zero.
+///
+/// Biased so, a word is found by one shift, one mask and one addition, and the extent's start need
+/// not be loaded. The pointer keeps the provenance of the metadata.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Map(*mut u64);
+
+impl Map {
+    fn new(first_word: NonNull<u64>, start: NonNull<u8>) -> Self {
+        let bias = Self::word_offset(start.addr().get());
+        Self(first_word.as_ptr().map_addr(|address| address.wrapping_sub(bias)))
+    }
+
+    #[inline]
+    const fn word_offset(address: usize) -> usize {
+        (address >> WORD_SHIFT) * size_of::<u64>()
+    }
+
+    #[inline]
+    fn word(self, address: usize) -> *mut u64 {
+        self.0.map_addr(|base| base.wrapping_add(Self::word_offset(address)))
+    }
+
+    #[inline]
+    const fn bit(address: usize) -> u64 {
+        1 << ((address >> GRANULE_SHIFT) % u64::BITS as usize)
+    }
+
+    /// Whether free and allocated memory meet at `address`.
+    ///
+    /// # Safety
+    /// `address` lies in the extent or at its end.
+    #[inline]
+    pub(super) unsafe fn is_set(self, address: usize) -> bool {
+        // SAFETY: the map has a word for every boundary of the extent.
+        unsafe { *self.word(address) & Self::bit(address) != 0 }
+    }
+
+    /// Flips the bit of `address`, and says whether it was set.
+    ///
+    /// # Safety
+    /// `address` lies in the extent or at its end.
+    #[inline]
+    pub(super) unsafe fn flip(self, address: usize) -> bool {
+        let word = self.word(address);
+        // SAFETY: the map has a word for every boundary of the extent.
+        unsafe {
+            let old = *word;
+            *word = old ^ Self::bit(address);
+            old & Self::bit(address) != 0
+        }
+    }
+
+    /// The first boundary from `address` on and before `end` that is set, for checks: it may read word by
+    /// word but need not be fast.
+    ///
+    /// # Safety
+    /// `address..end` lies in the extent.
+    pub(super) unsafe fn next_set(self, mut address: usize, end: usize) -> Option<usize> {
+        while address < end {
+            // SAFETY: the address lies in the extent.
+            let rest = unsafe { *self.word(address) } & !(Self::bit(address) - 1);
+            let word_start = address >> WORD_SHIFT << WORD_SHIFT;
+            if rest != 0 {
+                let found = word_start + rest.trailing_zeros() as usize * GRANULE;
+                return (found < end).then_some(found);
+            }
+            address = word_start + (1 << WORD_SHIFT);
+        }
+        None
+    }
+}
