@@ -12,8 +12,126 @@ pub mod pointers;
 pub mod region;
 pub mod source;
 pub mod strategy;
+#[cfg(not(loom))]
+pub mod switch;
 pub mod sync;
 pub mod sys;
 pub mod units;
+
 #[cfg(not(loom))]
-pub mod switch;
+pub use crate::heap::EscapeReport;
+#[cfg(not(loom))]
+pub use crate::strategy::context::LifetimeHint;
+#[cfg(not(loom))]
+pub use crate::switch::*;
+#[cfg(all(feature = "macros", not(loom)))]
+pub use heapswitch_macros::global_thread_and_coroutine_switchable_allocator;
+
+/// What the macro's expansion names. Not for use by hand.
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::heap::HeapKind;
+    pub use crate::region::HugePages;
+    pub use crate::strategy::context::LifetimeHint;
+    pub use crate::switch::configuration::{Configuration, Settings};
+    pub use crate::switch::in_use::CurrentAllocatorInUse;
+    pub use crate::switch::route::{alloc, alloc_zeroed, dealloc, realloc};
+
+    /// The settings of a kind of heap.
+    pub type StrategySettings<K> = <K as HeapKind>::Settings;
+
+    /// The kinds of heap, by the names that the macro knows.
+    pub mod strategy {
+        pub use crate::heap::kind::ContextChoice;
+        pub use crate::strategy::bit_set::BitSet;
+        pub use crate::strategy::trees::MultipleBinarySearchTree;
+        /// The bump strategy as heaps use it.
+        pub type Bump = crate::strategy::bump::Bump<true>;
+        /// The slab strategy as heaps use it.
+        pub type Slab = crate::strategy::slab::Slab<true>;
+    }
+
+    /// The kinds' settings.
+    pub mod settings {
+        use crate::strategy::bit_set;
+        use crate::strategy::context::LifetimeHint;
+
+        /// Of the bump strategy.
+        pub const fn bump() {}
+
+        /// Of the slab strategy.
+        pub const fn slab() {}
+
+        /// Of the trees.
+        pub const fn trees() {}
+
+        /// Of the bit set.
+        pub const fn bit_set(block_bytes: usize) -> bit_set::Settings {
+            bit_set::Settings { block_bytes }
+        }
+
+        /// Of the choice by lifetime.
+        pub const fn context(hint: LifetimeHint) -> LifetimeHint {
+            hint
+        }
+    }
+}
+
+/// A ready-made allocator with the macro's defaults.
+///
+/// ```
+/// #[global_allocator]
+/// static GLOBAL: heapswitch::HeapSwitch = heapswitch::HeapSwitch;
+/// # fn main() {}
+/// ```
+#[cfg(not(loom))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeapSwitch;
+
+// SAFETY: `global` is a static.
+#[cfg(not(loom))]
+unsafe impl Configuration for HeapSwitch {
+    type Coroutine = heap::kind::ContextChoice;
+    type Thread = strategy::slab::Slab<true>;
+    type Global = std::alloc::System;
+
+    const COROUTINE: LifetimeHint = LifetimeHint::Short;
+    const THREAD: () = ();
+    const DEFAULT: CurrentAllocatorInUse = CurrentAllocatorInUse::ThreadLocal;
+    const SETTINGS: Settings = Settings::new();
+
+    #[inline]
+    fn global() -> &'static std::alloc::System {
+        static SYSTEM: std::alloc::System = std::alloc::System;
+        &SYSTEM
+    }
+}
+
+// SAFETY: the functions keep the trait's contract: see `switch::route`.
+#[cfg(not(loom))]
+unsafe impl core::alloc::GlobalAlloc for HeapSwitch {
+    #[inline]
+    unsafe fn alloc(&self, layout: core::alloc::Layout) -> *mut u8 {
+        // SAFETY: the caller's contract is the same.
+        unsafe { switch::route::alloc::<Self>(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: core::alloc::Layout) {
+        // SAFETY: the caller's contract is the same.
+        unsafe { switch::route::dealloc::<Self>(block, layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: core::alloc::Layout) -> *mut u8 {
+        // SAFETY: the caller's contract is the same.
+        unsafe { switch::route::alloc_zeroed::<Self>(layout) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: core::alloc::Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's contract is the same.
+        unsafe { switch::route::realloc::<Self>(block, layout, size) }
+    }
+}

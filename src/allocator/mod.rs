@@ -19,7 +19,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 pub use allocator_api2::alloc::{AllocError, Allocator};
-pub use usage::MemoryUsage;
+pub use usage::{MemoryUsage, MemoryUsageChange};
 
 /// What routing needs of an allocator beside allocating and freeing.
 ///

@@ -7,8 +7,11 @@ use super::cell;
 use super::header::{FastPath, HeapHeader, Operations};
 use crate::allocator::RegionSource;
 use crate::strategy::Strategy;
+use crate::strategy::bit_set::{self, BitSet};
 use crate::strategy::bump::Bump;
+use crate::strategy::context::LifetimeHint;
 use crate::strategy::slab::Slab;
+use crate::strategy::trees::MultipleBinarySearchTree;
 
 /// A kind of heap that the macro and the builder can choose.
 ///
@@ -52,6 +55,8 @@ macro_rules! heap_kind {
 
 heap_kind!(Bump<true>, Bump);
 heap_kind!(Slab<true>, Slab);
+heap_kind!(BitSet, None);
+heap_kind!(MultipleBinarySearchTree, None);
 
 /// A heap for contexts whose strategy a [`LifetimeHint`] chooses.
 #[derive(Clone, Copy, Debug)]

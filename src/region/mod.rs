@@ -33,7 +33,6 @@ use kinds::{kind_locks, lock_of};
 pub use metadata::{Metadata, metadata_bytes_held};
 pub use runs::Run;
 
-
 use crate::sys::{self, lock::Lock, memory};
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS, round_down};
 

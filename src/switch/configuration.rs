@@ -4,10 +4,10 @@ use core::alloc::GlobalAlloc;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::in_use::CurrentAllocatorInUse;
+use crate::allocator::RegionSource;
 use crate::heap::HeapKind;
 use crate::region::{self, HugePages, KindSettings};
 use crate::source::region_map::{CONTEXT_SOURCE, RegionMapSource, THREAD_SOURCE};
-use crate::allocator::RegionSource;
 
 /// What the macro generates.
 ///

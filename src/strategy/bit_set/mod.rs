@@ -248,7 +248,7 @@ impl BitSet {
         if cfg!(any(debug_assertions, heapswitch_check))
             && (runs.edges.is_free(index) || runs.edges.after(index) < index + blocks)
         {
-            abort_with("BitSet: a block is freed that is free already");
+            abort_with(&["BitSet: a block is freed that is free already"]);
         }
         let shelf = shelf_of(runs.give(index, blocks));
         if shelf > runs.header.shelf.get() {
@@ -394,7 +394,7 @@ unsafe impl Strategy for BitSet {
         let mut found_current = self.current.is_none();
         for (shelf, head) in self.shelves.iter().enumerate() {
             if (self.occupied >> shelf & 1 != 0) != head.is_some() {
-                abort_with("BitSet: a shelf's occupied bit disagrees with its list");
+                abort_with(&["BitSet: a shelf's occupied bit disagrees with its list"]);
             }
             let mut previous = None;
             let mut next = *head;
@@ -402,10 +402,10 @@ unsafe impl Strategy for BitSet {
                 // SAFETY: every extent in a shelf's list was added and not removed.
                 let runs = unsafe { Runs::of(pointer.as_ref()) };
                 if runs.header.previous.get() != previous {
-                    abort_with("BitSet: a list reads differently backwards");
+                    abort_with(&["BitSet: a list reads differently backwards"]);
                 }
                 if runs.header.shelf.get() != shelf || shelf_of(runs.top_bin()) > shelf {
-                    abort_with("BitSet: an extent is on a shelf below that of its longest run");
+                    abort_with(&["BitSet: an extent is on a shelf below that of its longest run"]);
                 }
                 if let Some(fault) = runs.fault() {
                     abort_with_fault(fault);
@@ -416,7 +416,7 @@ unsafe impl Strategy for BitSet {
             }
         }
         if !found_current {
-            abort_with("BitSet: the current extent is on no shelf");
+            abort_with(&["BitSet: the current extent is on no shelf"]);
         }
     }
 }
@@ -424,12 +424,5 @@ unsafe impl Strategy for BitSet {
 /// Aborts with a fault of an extent's runs, under the strategy's name.
 #[cold]
 fn abort_with_fault(fault: &str) -> ! {
-    let mut message = [0u8; 128];
-    let text = BitSet::NAME.bytes().chain(": ".bytes()).chain(fault.bytes());
-    let mut length = 0;
-    for (to, from) in message.iter_mut().zip(text) {
-        *to = from;
-        length += 1;
-    }
-    abort_with(message.get(..length).and_then(|text| str::from_utf8(text).ok()).unwrap_or(fault))
+    abort_with(&["BitSet: ", fault])
 }

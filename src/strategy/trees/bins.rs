@@ -15,7 +15,8 @@ use core::hint::select_unpredictable;
 use core::ptr::{self, NonNull};
 
 use super::free_block::{
-    self, FreeBlock, bin_if_first, first_of_bin, is_sorted, mark_sorted, next_of, tag_single, untag_single, write_ends,
+    self, FreeBlock, bin_if_first, first_of_bin, is_sorted, mark_sorted, next_of, tag_single,
+    untag_single, write_ends,
 };
 use super::record::Record;
 use super::red_black::RedBlackTree;
@@ -164,9 +165,9 @@ impl Bins {
     #[cold]
     pub(super) fn take_sorted(&mut self, length: usize) -> Option<Taken> {
         let own = bin_of(length);
-        let found = self.search(own, length).or_else(|| {
-            if own == LARGE { None } else { self.search(LARGE, length) }
-        })?;
+        let found = self
+            .search(own, length)
+            .or_else(|| if own == LARGE { None } else { self.search(LARGE, length) })?;
         // SAFETY: what `search` finds is listed.
         unsafe {
             let (length, record) = (free_block::length(found), (*found.as_ptr()).record);

@@ -26,7 +26,6 @@ use super::red_black::{Links, Node};
 use super::size_class::{BINS, GRANULE};
 use crate::pointers::{backward, forward};
 
-
 /// The tag on the previous link of a free block of one granule.
 const SINGLE: usize = 1;
 

@@ -4,9 +4,9 @@ mod free_block;
 mod record;
 mod red_black;
 mod size_class;
-mod top;
 #[cfg(test)]
 mod tests;
+mod top;
 mod verify;
 
 use core::alloc::Layout;
@@ -79,7 +79,11 @@ impl MultipleBinarySearchTree {
 
     /// Makes the top a free block like others.
     unsafe fn release_top(&mut self) {
-        let Some(Taken { block, length, record }) = core::mem::replace(&mut self.top, Top::new()).taken() else { return };
+        let Some(Taken { block, length, record }) =
+            core::mem::replace(&mut self.top, Top::new()).taken()
+        else {
+            return;
+        };
         // SAFETY: the top is a free block of its extent.
         unsafe {
             let map = record.as_ref().map;
@@ -97,7 +101,9 @@ impl MultipleBinarySearchTree {
         if let Some(taken) = self.bins.take_sorted(length) {
             return Some(taken);
         }
-        if length > self.top.length() { return None; }
+        if length > self.top.length() {
+            return None;
+        }
         let taken = core::mem::replace(&mut self.top, Top::new()).taken()?;
         unsafe {
             let map = taken.record.as_ref().map;
@@ -350,7 +356,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         unsafe {
             verify::for_each_free(record, |first, length| {
                 let start = distance(extent.start(), first.cast());
-                let _ = (start, length, PAGE_BYTES, HEAD_BYTES, TAIL_BYTES, round_up(1,1));
+                let _ = (start, length, PAGE_BYTES, HEAD_BYTES, TAIL_BYTES, round_up(1, 1));
                 let _ = &visit;
             });
         }

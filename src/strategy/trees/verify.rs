@@ -1,8 +1,8 @@
 //! Checks.
-use core::ptr::NonNull;
-use std::io::Write;
 use super::free_block::{FreeBlock, length_of_any};
 use super::record::Record;
+use core::ptr::NonNull;
+use std::io::Write;
 
 /// Ends the process where the data structure contradicts itself, without allocating.
 #[cold]
@@ -16,6 +16,9 @@ pub(super) fn broken(what: &str) -> ! {
 }
 
 /// x
-pub(super) unsafe fn for_each_free(record: NonNull<Record>, mut visit: impl FnMut(NonNull<FreeBlock>, usize)) {
+pub(super) unsafe fn for_each_free(
+    record: NonNull<Record>,
+    mut visit: impl FnMut(NonNull<FreeBlock>, usize),
+) {
     let _ = (record, &mut visit, length_of_any);
 }
