@@ -39,14 +39,14 @@ const REPEATS: usize = 4;
 /// # Invariants
 /// - `cursor <= limit`, both in the current extent or both null; the cursor is a multiple of 8.
 /// - No block lies at or above the cursor in the current extent.
-/// - Counted: `limit` is a multiple of 4096, and `count` more blocks lie in the page below `limit` than
-///   that page's count says.
+/// - Counted: `limit` is a multiple of 4096, and `count` more blocks (fewer, if negative) lie in the page
+///   below `limit` than that page's count says.
 /// - Where the extent was zeroed, every byte from `clean_from` and from the cursor on is zero.
 #[derive(Debug)]
 pub struct Bump<const COUNTED: bool> {
     cursor: *mut u8,
     limit: *mut u8,
-    count: usize,
+    count: isize,
     extent: *const Extent,
     clean_from: *mut u8,
     emptied: Option<NonNull<u8>>,
@@ -400,7 +400,8 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
             let offset = page << PAGE_SHIFT;
             let is_window = self.is_current(extent)
                 && self.limit.addr() == extent.start().addr().get() + offset + PAGE_BYTES;
-            if page_count(extent, offset).get() == 0 && !(is_window && self.count != 0) {
+            let uncounted = if is_window { self.count } else { 0 };
+            if isize::from(page_count(extent, offset).get()) + uncounted == 0 {
                 // SAFETY: the page lies in the extent.
                 let start = unsafe { pointers::forward(extent.start(), offset) };
                 visit(block(start, PAGE_BYTES));
