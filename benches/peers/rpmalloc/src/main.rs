@@ -1,0 +1,19 @@
+//! The workloads on rpmalloc.
+
+#[global_allocator]
+static GLOBAL: rpmalloc::RpMalloc = rpmalloc::RpMalloc;
+
+/// rpmalloc cannot be asked whose a block is. But its usable sizes are multiples of 16 and those of
+/// the system's allocator never are, and a thread that it never served is not initialised.
+fn owns(block: *const u8) -> bool {
+    // SAFETY: it reads a thread-local variable.
+    let is_used = unsafe { rpmalloc_sys::rpmalloc_is_thread_initialized() } != 0;
+    // SAFETY: the block is allocated; were it not rpmalloc's, the aligned address below it would be
+    // read, which at worst ends the program, as it should.
+    let usable_bytes = unsafe { rpmalloc_sys::rpmalloc_usable_size(block.cast_mut().cast()) };
+    is_used && usable_bytes > 0 && usable_bytes.is_multiple_of(16)
+}
+
+fn main() {
+    workloads::run("rpmalloc", owns);
+}
