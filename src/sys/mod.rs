@@ -4,8 +4,11 @@
 //! Nothing here allocates or unwinds. Errors are the system's error numbers.
 
 pub mod fault;
+pub mod file;
+pub mod fork;
 pub mod lock;
 pub mod memory;
+pub mod policy;
 pub mod thread;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
