@@ -18,6 +18,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 pub struct SystemError(pub i32);
 
 impl SystemError {
+    /// `ENOMEM`.
+    pub(crate) const NO_MEMORY: Self = Self(libc::ENOMEM);
+
     /// The error of this thread's last call.
     pub(crate) fn last() -> Self {
         // SAFETY: errno's address is valid on every thread.
