@@ -7,12 +7,12 @@
 //! | [`BorrowedSliceSource`] | parts of a slice | one at a time | when the slice is |
 //! | [`FileMemorySource`] | parts of a file, which keep their contents | any | at its maximum, or when the disk is full |
 
-//pub mod arena;
+pub mod arena;
 //pub mod borrowed_slice;
 //pub mod file;
 pub mod memory_map;
 
-//pub use arena::{ArenaMemorySource, ArenaSettings, ArenaSettingsError};
+pub use arena::{ArenaMemorySource, ArenaSettings, ArenaSettingsError, ArenaSizes};
 //pub use borrowed_slice::BorrowedSliceSource;
 //pub use file::{FileMemorySource, FileSettings, FileSourceError};
 pub use memory_map::{HugePages, MemoryMapSettings, MemoryMapSettingsError, MemoryMapSource};
