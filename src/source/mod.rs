@@ -8,11 +8,11 @@
 //! | [`FileMemorySource`] | parts of a file, which keep their contents | any | at its maximum, or when the disk is full |
 
 pub mod arena;
-//pub mod borrowed_slice;
+pub mod borrowed_slice;
 //pub mod file;
 pub mod memory_map;
 
 pub use arena::{ArenaMemorySource, ArenaSettings, ArenaSettingsError, ArenaSizes};
-//pub use borrowed_slice::BorrowedSliceSource;
+pub use borrowed_slice::BorrowedSliceSource;
 //pub use file::{FileMemorySource, FileSettings, FileSourceError};
 pub use memory_map::{HugePages, MemoryMapSettings, MemoryMapSettingsError, MemoryMapSource};
