@@ -4,6 +4,7 @@
 //! its guard, which `pthread_atfork` handlers would need.
 
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -106,7 +107,19 @@ impl<T> Lock<T> {
     #[inline]
     pub fn lock(&self) -> LockGuard<'_, T> {
         self.raw.lock();
-        LockGuard { lock: self }
+        LockGuard { lock: self, not_sync: PhantomData }
+    }
+
+    /// Takes the lock if it is open.
+    #[inline]
+    pub fn try_lock(&self) -> Option<LockGuard<'_, T>> {
+        self.raw.try_lock().then(|| LockGuard { lock: self, not_sync: PhantomData })
+    }
+
+    /// The value, while nobody else can reach it.
+    #[inline]
+    pub fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
     }
 
     /// The word, for `fork` handlers.
@@ -119,7 +132,13 @@ impl<T> Lock<T> {
 #[derive(Debug)]
 pub struct LockGuard<'a, T> {
     lock: &'a Lock<T>,
+    /// A `Lock<T>` is `Sync` where `T` is only `Send`, and a shared guard gives `&T`: without this
+    /// field two threads could reach one `Cell` through one guard.
+    not_sync: PhantomData<*const T>,
 }
+
+// SAFETY: a shared guard gives out nothing but `&T`.
+unsafe impl<T: Sync> Sync for LockGuard<'_, T> {}
 
 impl<T> Deref for LockGuard<'_, T> {
     type Target = T;

@@ -196,7 +196,14 @@ unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: c_int) -> Result<(), 
 pub unsafe fn lock_in_memory(start: NonNull<u8>, bytes: usize) -> Result<(), SystemError> {
     check(Call::Lock, || {
         // SAFETY: locking changes no contents.
-        unsafe { libc::mlock(start.as_ptr().cast(), bytes) }
+        unsafe {
+            let start = start.as_ptr().cast();
+            match libc::mlock2(start, bytes, libc::MLOCK_ONFAULT as libc::c_uint) {
+                0 => 0,
+                _ if SystemError::last().is_unsupported() => libc::mlock(start, bytes),
+                failed => failed,
+            }
+        }
     })
 }
 

@@ -4,8 +4,11 @@
 //! Nothing here allocates or unwinds. Errors are the system's error numbers.
 
 pub mod fault;
+pub mod file;
+pub mod fork;
 pub mod lock;
 pub mod memory;
+pub mod policy;
 pub mod thread;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +18,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 pub struct SystemError(pub i32);
 
 impl SystemError {
+    /// `ENOMEM`.
+    pub(crate) const NO_MEMORY: Self = Self(libc::ENOMEM);
+
     /// The error of this thread's last call.
     pub(crate) fn last() -> Self {
         // SAFETY: errno's address is valid on every thread.

@@ -1,0 +1,98 @@
+//! File mappings beside those of [`memory`](super::memory): parts of a file, disk space, flushing.
+
+use core::ffi::c_int;
+use core::ptr::NonNull;
+
+use super::SystemError;
+use super::fault::{self, Call};
+
+/// Maps `offset..offset + bytes` of an open file over part of a reservation, shared.
+///
+/// Only the part is replaced: mapping the whole file anew would drop every page-table entry of what
+/// is in use.
+///
+/// # Errors
+/// The system's; the reservation is unchanged.
+///
+/// # Safety
+/// `start..start + bytes` is whole pages of a reservation that is the caller's alone, and nothing
+/// uses them.
+pub unsafe fn map_part_over(
+    start: NonNull<u8>,
+    file: c_int,
+    offset: usize,
+    bytes: usize,
+) -> Result<(), SystemError> {
+    if fault::strikes(Call::Map) {
+        return Err(SystemError(libc::ENOMEM));
+    }
+    let offset = file_offset(offset)?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+    // SAFETY: the caller owns the range that is replaced.
+    let mapped =
+        unsafe { libc::mmap(start.as_ptr().cast(), bytes, protection, flags, file, offset) };
+    if mapped == libc::MAP_FAILED { Err(SystemError::last()) } else { Ok(()) }
+}
+
+/// Makes an open file at least `offset + bytes` long, with disk space behind `offset..` of it: a
+/// write there then never raises `SIGBUS` for a full disk.
+///
+/// # Errors
+/// The system's: `ENOSPC`, `EFBIG`, or `EOPNOTSUPP` where the file system cannot.
+pub fn allocate_space(file: c_int, offset: usize, bytes: usize) -> Result<(), SystemError> {
+    if fault::strikes(Call::Truncate) {
+        return Err(SystemError(libc::ENOSPC));
+    }
+    let (offset, length) = (file_offset(offset)?, file_offset(bytes)?);
+    loop {
+        // SAFETY: no memory is involved; a bad descriptor is an error.
+        if unsafe { libc::fallocate(file, 0, offset, length) } == 0 {
+            return Ok(());
+        }
+        match SystemError::last() {
+            SystemError(libc::EINTR) => {}
+            error => return Err(error),
+        }
+    }
+}
+
+/// Writes the changed pages of a shared file mapping to the file, and waits for it (`MS_SYNC`).
+///
+/// # Errors
+/// The system's: `EIO`, or `ENOMEM` where part of the range is not mapped.
+///
+/// # Safety
+/// The range is whole pages of a mapping of the caller's.
+pub unsafe fn flush(start: NonNull<u8>, bytes: usize) -> Result<(), SystemError> {
+    // SAFETY: flushing changes no contents of memory.
+    if unsafe { libc::msync(start.as_ptr().cast(), bytes, libc::MS_SYNC) } == 0 {
+        Ok(())
+    } else {
+        Err(SystemError::last())
+    }
+}
+
+/// Frees the memory and the disk space behind a shared file mapping (`MADV_REMOVE`); it then reads
+/// as zero.
+///
+/// # Errors
+/// The system's, `EOPNOTSUPP` where the file system cannot; the contents are then unchanged.
+///
+/// # Safety
+/// The range is whole pages of a mapping that is the caller's alone, and nothing uses the contents.
+pub unsafe fn remove(start: NonNull<u8>, bytes: usize) -> Result<(), SystemError> {
+    if fault::strikes(Call::Advise) {
+        return Err(SystemError(libc::EOPNOTSUPP));
+    }
+    // SAFETY: the caller's contract.
+    if unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_REMOVE) } == 0 {
+        Ok(())
+    } else {
+        Err(SystemError::last())
+    }
+}
+
+fn file_offset(bytes: usize) -> Result<libc::off_t, SystemError> {
+    libc::off_t::try_from(bytes).map_err(|_| SystemError(libc::EFBIG))
+}
