@@ -202,6 +202,21 @@ pub unsafe trait Strategy: Sized {
         false
     }
 
+    /// As [`free`](Self::free), of a block that another thread freed long ago: the strategy need not
+    /// expect that it is wanted again soon.
+    ///
+    /// # Safety
+    /// As [`deallocate`](Self::deallocate).
+    unsafe fn free_collected(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) -> bool {
+        // SAFETY: the caller's contract.
+        unsafe { self.free(extent, block, layout) }
+    }
+
     /// The start of an extent that a `free` found empty, each once, until it is `None`.
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {
         None
