@@ -17,7 +17,7 @@ use crate::pointers::{block, distance, forward, padding};
 use crate::strategy::{Extent, Strategy};
 use crate::units::{PAGE_BYTES, round_down, round_up};
 use bins::{Bins, Taken};
-use free_block::{HEAD_BYTES, TAIL_BYTES, before, length_of_any};
+use free_block::{HEAD_BYTES, TAIL_BYTES, before};
 use record::Record;
 use size_class::GRANULE;
 use top::Top;
@@ -119,15 +119,15 @@ impl MultipleBinarySearchTree {
             let mut end = forward(start, length);
             let mut first = start;
             if map.is_set(end.addr().get()) {
-                let behind = length_of_any(end.cast());
-                self.bins.remove(end.cast(), behind, record);
+                let behind = free_block::length(end.cast());
+                self.bins.remove(end.cast());
                 map.flip(end.addr().get());
                 end = forward(end, behind);
                 map.flip(end.addr().get());
             }
             if map.is_set(start.addr().get()) {
-                let (block, ahead) = before(start);
-                self.bins.remove(block, ahead, record);
+                let (block, _) = before(start);
+                self.bins.remove(block);
                 first = block.cast();
                 map.flip(first.addr().get());
                 map.flip(start.addr().get());
@@ -179,14 +179,14 @@ impl MultipleBinarySearchTree {
             let end = forward(start, length);
             let (mut first, mut length) = (start.cast(), length);
             if map.flip(end.addr().get()) {
-                let behind = length_of_any(end.cast());
-                self.bins.remove(end.cast(), behind, record);
+                let behind = free_block::length(end.cast());
+                self.bins.remove(end.cast());
                 length += behind;
             }
             if map.flip(start.addr().get()) {
                 let ahead;
                 (first, ahead) = before(start);
-                self.bins.remove(first, ahead, record);
+                self.bins.remove(first);
                 length += ahead;
             }
             self.bins.insert(first, length, record);
@@ -216,6 +216,8 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     type Settings = ();
 
     const NAME: &'static str = "MultipleBinarySearchTree";
+
+    const EXTENT_ALIGN: usize = GRANULE;
 
     fn new((): ()) -> Self {
         Self { bins: Bins::new(), top: Top::new(), records: ptr::null_mut() }
@@ -280,11 +282,11 @@ unsafe impl Strategy for MultipleBinarySearchTree {
             if !record.as_ref().map.is_set(end.addr().get()) {
                 return None;
             }
-            let length = length_of_any(end.cast());
+            let length = free_block::length(end.cast());
             if length < more {
                 return None;
             }
-            self.bins.remove(end.cast(), length, record);
+            self.bins.remove(end.cast());
             self.cut_front(Taken { block: end.cast(), length, record }, more);
         }
         Some(new_length)
@@ -329,10 +331,10 @@ unsafe impl Strategy for MultipleBinarySearchTree {
             if self.top.is_in(record) {
                 self.release_top();
             }
-            if length_of_any(extent.start().cast()) != length {
+            if free_block::length(extent.start().cast()) != length {
                 broken("an extent is removed that is not one free block");
             }
-            self.bins.remove(extent.start().cast(), length, record);
+            self.bins.remove(extent.start().cast());
             let Record { next, previous, .. } = *record.as_ptr();
             match NonNull::new(previous) {
                 Some(previous) => (*previous.as_ptr()).next = next,

@@ -13,11 +13,10 @@
 //! whatever is allocated or freed, *both bits at its ends flip*: where the neighbour is free too,
 //! they coalesce and the boundary vanishes. No case needs to be told from another.
 //!
-//! One bit of 128: 520 bytes of map for a chunk of 64 KiB, and nothing beside an allocated block.
+//! One bit of 256: 264 bytes of map for a chunk of 64 KiB, and nothing beside an allocated block.
 
 use core::ptr::{self, NonNull};
 
-use super::free_block::FreeBlock;
 use super::size_class::{GRANULE, GRANULE_SHIFT};
 use crate::pointers::forward;
 use crate::strategy::Extent;
@@ -30,11 +29,6 @@ const WORD_SHIFT: u32 = GRANULE_SHIFT + u64::BITS.ilog2();
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) map: Map,
-    /// The list of the extent's free blocks of one granule.
-    pub(super) singles: *mut FreeBlock,
-    /// The list of the records whose `singles` is not null.
-    pub(super) next_with_singles: *mut Record,
-    pub(super) previous_with_singles: *mut Record,
     /// The list of all records.
     pub(super) next: *mut Record,
     pub(super) previous: *mut Record,
@@ -62,9 +56,6 @@ impl Record {
             let first_word = forward(extent.metadata(), size_of::<Self>());
             record.write(Self {
                 map: Map::new(first_word.cast(), extent.start()),
-                singles: ptr::null_mut(),
-                next_with_singles: ptr::null_mut(),
-                previous_with_singles: ptr::null_mut(),
                 next: ptr::null_mut(),
                 previous: ptr::null_mut(),
                 extent,
