@@ -21,9 +21,8 @@ use super::free_block::{
 };
 use super::record::Record;
 use super::red_black::RedBlackTree;
-use super::size_class::{
-    BINS, FIRST_RANGE, LARGE, TREES, bin_of, tree_of,
-};
+use super::size_class::{BINS, FIRST_RANGE, LARGE, TREES, bin_of, tree_of};
+use super::verify::{Tally, check};
 
 /// The bits of all bins but that of the large blocks.
 const NOT_LARGE: u64 = (1 << LARGE) - 1;
@@ -208,5 +207,48 @@ impl Bins {
     #[inline]
     fn clear_if(&mut self, bin: usize, is_empty: bool) {
         self.occupied &= !(u64::from(is_empty) << bin);
+    }
+
+    /// Checks the invariants, aborts where one fails, and counts the blocks.
+    pub(super) fn verify(&self) -> Tally {
+        let mut tally = Tally::default();
+        let mut sorted = [0; TREES];
+        for bin in 0..BINS {
+            let is_occupied = self.occupied >> bin & 1 != 0;
+            check(is_occupied != self.heads[bin].is_null(), "a bin's bit and list disagree");
+            self.verify_list(bin, &mut tally, &mut sorted);
+        }
+        check(self.heads[0].is_null(), "the first bin holds a block");
+        for (tree, sorted) in self.trees.iter().zip(sorted) {
+            check(tree.verify() == sorted, "a tree holds other blocks than are marked sorted");
+        }
+        tally
+    }
+
+    /// Checks and counts the blocks of one bin, and counts the sorted ones by tree.
+    fn verify_list(&self, bin: usize, tally: &mut Tally, sorted: &mut [usize; TREES]) {
+        let mut previous = first_of_bin(bin);
+        let mut previous_is_sorted = false;
+        let mut at = self.heads[bin];
+        while let Some(block) = NonNull::new(at) {
+            // SAFETY: the block is listed.
+            unsafe {
+                let length = free_block::length(block);
+                check((*at).previous == previous, "the links of a bin's list disagree");
+                check(bin_of(length) == bin, "a free block is in another bin than its length's");
+                let is_sorted = is_sorted(block);
+                check(is_sorted || !previous_is_sorted, "a block before is sorted, one behind not");
+                if is_sorted {
+                    check(bin >= FIRST_RANGE, "a block of an exact bin is sorted");
+                    let tree = tree_of(bin);
+                    sorted[tree] += 1;
+                    check(self.trees[tree].holds(block), "a sorted block is not in its tree");
+                }
+                tally.add(block.addr().get(), length);
+                previous_is_sorted = is_sorted;
+                previous = at;
+                at = (*at).next;
+            }
+        }
     }
 }

@@ -19,7 +19,6 @@ use super::red_black::{Links, Node};
 use super::size_class::{BINS, GRANULE};
 use crate::pointers::{backward, forward};
 
-
 /// The flag in the length of a block that is in a tree.
 const SORTED: usize = 1;
 
