@@ -47,7 +47,8 @@ impl MultipleBinarySearchTree {
 
     /// Allocates where the granule's alignment does not do: from a block so long that a multiple of
     /// the alignment with `length` bytes behind it lies in it wherever it starts. What remains in
-    /// front and behind is free again.
+    /// front and behind is free again. Out of line, for few requests need it.
+    #[inline(never)]
     pub(super) fn cut_aligned(&mut self, length: usize, alignment: usize) -> Option<NonNull<[u8]>> {
         let mut taken = self.take(length.checked_add(alignment - GRANULE)?)?;
         let start = taken.block.cast();
