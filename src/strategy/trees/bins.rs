@@ -111,6 +111,24 @@ impl Bins {
         }
     }
 
+    /// Makes a listed block longer where it stands, unless that changes its bin or its place in a tree.
+    /// So a run of frees in order of address, such as a dropped vector of boxes, relinks seldom.
+    ///
+    /// # Safety
+    /// `block` is listed and in the extent of its record; `block..block + length` is free and no
+    /// other block listed begins in it.
+    #[inline]
+    pub(super) unsafe fn lengthen(&mut self, block: NonNull<FreeBlock>, length: usize) -> bool {
+        // SAFETY: the block is listed, and free as long as it becomes.
+        unsafe {
+            if bin_of(free_block::length(block)) != bin_of(length) || is_sorted(block) {
+                return false;
+            }
+            write_ends(block, length, (*block.as_ptr()).record);
+        }
+        true
+    }
+
     /// Takes out a block of at least `length` bytes, a multiple of [`GRANULE`] above zero, but none of
     /// the large ones, and none that only a search would find.
     #[inline]

@@ -140,6 +140,9 @@ impl MultipleBinarySearchTree {
                 let ahead;
                 (first, ahead) = before(start);
                 length += ahead;
+                if self.bins.lengthen(first, length) {
+                    return;
+                }
                 self.bins.remove(first);
             }
             self.bins.insert(first, length, record);
@@ -158,27 +161,32 @@ impl MultipleBinarySearchTree {
         length: usize,
     ) {
         // SAFETY: as in `free_apart`; what joins the top is allocated as far as the map says, by the
-        // flips, for all of the free neighbours.
+        // flips, also the free block on the side away from the top. On the top's side is none, for
+        // the top is coalesced.
         unsafe {
             if !self.top.is_in(record) {
                 return self.free_apart(record, start, length);
             }
             let map = record.as_ref().map();
-            let (mut first, mut end) = (start, forward(start, length));
-            if map.is_set(end.addr().get()) {
-                let taken =
-                    Taken { block: end.cast(), length: free_block::length(end.cast()), record };
-                self.bins.remove(taken.block);
-                flip_ends(taken);
-                end = forward(end, taken.length);
+            let end = forward(start, length);
+            if end != self.top.start() {
+                let mut end = end;
+                if map.is_set(end.addr().get()) {
+                    let (block, length) = (end.cast(), free_block::length(end.cast()));
+                    self.bins.remove(block);
+                    flip_ends(Taken { block, length, record });
+                    end = forward(end, length);
+                }
+                return self.top.lengthen(end);
             }
+            let mut first = start;
             if map.is_set(first.addr().get()) {
                 let (block, length) = before(first);
                 self.bins.remove(block);
                 flip_ends(Taken { block, length, record });
                 first = block.cast();
             }
-            self.top.join(first, end);
+            self.top.lower(first);
         }
     }
 

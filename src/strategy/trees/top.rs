@@ -85,16 +85,22 @@ impl Top {
         (end == self.start) | (start == self.end)
     }
 
-    /// Adds `start..end`, which touches the top.
+    /// Adds what lies between `start` and the top.
     ///
     /// # Safety
     /// This is free memory of the same extent, allocated as far as the map and the lists say, and
     /// with it the top is coalesced.
-    pub(super) unsafe fn join(&mut self, start: NonNull<u8>, end: NonNull<u8>) {
-        if end == self.start {
-            self.start = start;
-        } else {
-            self.end = end;
-        }
+    #[inline]
+    pub(super) unsafe fn lower(&mut self, start: NonNull<u8>) {
+        self.start = start;
+    }
+
+    /// Adds what lies between the top and `end`.
+    ///
+    /// # Safety
+    /// As [`lower`](Self::lower).
+    #[inline]
+    pub(super) unsafe fn lengthen(&mut self, end: NonNull<u8>) {
+        self.end = end;
     }
 }
