@@ -27,8 +27,7 @@ impl MultipleBinarySearchTree {
 
     /// Allocates from the least block that a search finds, or else from the top.
     ///
-    /// What remains of the block becomes the top where it is longer than the one there is: so does a
-    /// new extent, once everything shorter is used up.
+    /// What remains of the block becomes the top where it is longer than the top that there is.
     #[cold]
     fn cut_sorted(&mut self, length: usize) -> Option<NonNull<[u8]>> {
         let Some(taken) = self.bins.take_sorted(length) else { return self.top.cut(length) };

@@ -39,6 +39,8 @@ mod cut;
 mod free_block;
 mod record;
 mod red_black;
+#[cfg(test)]
+mod sabotage;
 mod size_class;
 #[cfg(test)]
 mod tests;
@@ -79,7 +81,7 @@ unsafe impl Send for MultipleBinarySearchTree {}
 
 // SAFETY: blocks are cut from free memory of extents, see the type's invariants; they are rounded up
 // to the granule whatever the alignment, so every size from the requested one to the block's length
-// gives that length. A new extent is one free block, which `take` or `take_sorted` finds. Nothing
+// gives that length. A new extent is one free block, listed or the top, and found. Nothing
 // here unwinds but by a bug in it, and nothing allocates.
 unsafe impl Strategy for MultipleBinarySearchTree {
     type Settings = ();
@@ -187,8 +189,12 @@ unsafe impl Strategy for MultipleBinarySearchTree {
                 (*self.records).previous = record.as_ptr();
             }
             self.records = record.as_ptr();
+            // The map, all zero, says that the extent is allocated: as it should of the top.
             let length = usable_length(extent);
-            if length != 0 {
+            if length > self.top.length() {
+                self.release_top();
+                self.top = Top::of(Taken { block: extent.start().cast(), length, record });
+            } else if length != 0 {
                 self.free(extent, extent.start(), length);
             }
         }

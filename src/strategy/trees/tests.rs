@@ -7,14 +7,14 @@ use super::*;
 use crate::pointers::is_aligned;
 
 /// An extent with memory of its own.
-struct Memory {
+pub(super) struct Memory {
     layout: Layout,
     metadata_layout: Layout,
-    extent: Box<Extent>,
+    pub(super) extent: Box<Extent>,
 }
 
 impl Memory {
-    fn new(length: usize, alignment: usize) -> Self {
+    pub(super) fn new(length: usize, alignment: usize) -> Self {
         let strategy = MultipleBinarySearchTree::new(());
         let layout = Layout::from_size_align(length, alignment).expect("a layout of the tests");
         let metadata_layout = Layout::from_size_align(strategy.metadata_bytes(length), 16)
@@ -31,7 +31,7 @@ impl Memory {
         Self { layout, metadata_layout, extent }
     }
 
-    fn add_to(&self, strategy: &mut MultipleBinarySearchTree) {
+    pub(super) fn add_to(&self, strategy: &mut MultipleBinarySearchTree) {
         // SAFETY: the extent is boxed, and its metadata as long as asked; each is cleared first.
         unsafe {
             self.extent.metadata().write_bytes(0, self.metadata_layout.size());

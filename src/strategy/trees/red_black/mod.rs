@@ -23,6 +23,7 @@ use super::broken;
 pub(crate) type Link<N> = Option<NonNull<N>>;
 
 /// What a node keeps for the tree that it is in.
+#[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Links<N> {
     children: [Link<N>; 2],
