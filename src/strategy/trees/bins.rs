@@ -129,7 +129,7 @@ impl Bins {
         true
     }
 
-    /// Takes out a block of at least `length` bytes, a multiple of [`GRANULE`] above zero, but none of
+    /// Takes out a block of at least `length` bytes, a multiple of the granule above zero, but none of
     /// the large ones, and none that only a search would find.
     #[inline]
     pub(super) fn take(&mut self, length: usize) -> Option<Taken> {

@@ -109,10 +109,15 @@ impl MultipleBinarySearchTree {
     /// allocated; `start` has the provenance of the extent.
     #[inline]
     pub(super) unsafe fn free(&mut self, extent: &Extent, start: NonNull<u8>, length: usize) {
-        // SAFETY: the contract is the same but for the top.
+        let record = extent.metadata().cast::<Record>();
+        // SAFETY: the contract is the same but for the top, and the extent's record is valid. What was
+        // cut last is given back to the top at once, unless a free block lies before it.
         unsafe {
-            let record = extent.metadata().cast();
             if self.top.touches(start, forward(start, length)) {
+                let is_newest = self.top.starts_at(forward(start, length), record);
+                if is_newest && !record.as_ref().map().is_set(start.addr().get()) {
+                    return self.top.lower(start);
+                }
                 return self.free_beside_top(record, start, length);
             }
             self.free_apart(record, start, length);

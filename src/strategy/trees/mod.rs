@@ -144,7 +144,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         // block follows it, and is listed.
         unsafe {
             let end = forward(in_extent(extent, block), old_length);
-            if end == self.top.start() && self.top.is_in(record) {
+            if self.top.starts_at(end, record) {
                 return self.top.cut(more).map(|_| new_length);
             }
             if !record.as_ref().map().is_set(end.addr().get()) {

@@ -66,6 +66,12 @@ impl Top {
         self.record == Some(record)
     }
 
+    /// Whether the top starts at `end`, and in the extent of `record`.
+    #[inline]
+    pub(super) fn starts_at(&self, end: NonNull<u8>, record: NonNull<Record>) -> bool {
+        end == self.start && self.is_in(record)
+    }
+
     /// Cuts `length` bytes from the front.
     #[inline]
     pub(super) fn cut(&mut self, length: usize) -> Option<NonNull<[u8]>> {
