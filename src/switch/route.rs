@@ -10,9 +10,10 @@ use core::sync::atomic::Ordering;
 use super::configuration::{Configuration, GLOBAL_COUNTERS};
 use super::in_use::CurrentAllocatorInUse;
 use super::life;
-use super::state::{Phase, Route, ThreadState, state};
+use super::state::{Phase, ThreadState, state};
 use crate::heap::{HeapHeader, batch, fast};
 use crate::region::{self, ChunkEntry};
+use crate::strategy::slab::class::is_small;
 
 /// Allocates.
 ///
@@ -30,14 +31,12 @@ pub unsafe fn alloc<C: Configuration>(layout: Layout) -> *mut u8 {
 /// The inline paths.
 #[inline]
 fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
-    // SAFETY: the state's heaps are run by this thread; the route tells that the heap exists and its
-    // fast path.
+    // SAFETY: the state's heaps are run by this thread and have the fast path that their place says.
     unsafe {
-        match state.route.get() {
-            Route::Slab => fast::try_slab(state.thread_heap.get().unwrap_unchecked(), layout),
-            Route::Bump => fast::try_bump(state.heap.get().unwrap_unchecked(), layout),
-            Route::Slow => None,
+        if let Some(heap) = state.slab.get() {
+            return fast::try_slab(heap, layout);
         }
+        fast::try_bump(state.bump.get()?, layout)
     }
 }
 
@@ -161,13 +160,28 @@ unsafe fn owner_of(entry: &ChunkEntry) -> NonNull<HeapHeader> {
     unsafe { NonNull::new_unchecked(owner.cast()) }
 }
 
-/// Frees a block of the region, whoever owns it.
+/// Frees a block of the region, whoever owns it. Inline: a small block of the thread's own heap.
 ///
 /// # Safety
 /// The block is allocated, `offset` is its distance from the region's base, and `layout` fits it.
 #[inline]
 pub unsafe fn free_at(block: NonNull<u8>, offset: usize, layout: Layout) {
     // SAFETY: the block is allocated, so it pins its chunk and the chunk its owner's header.
+    unsafe {
+        let owner = owner_of(region::entry_at(offset));
+        if is_small(layout) && state().own_slab.get() == Some(owner) {
+            fast::free_small_to_slab(owner, block, layout);
+        } else {
+            free_other(block, offset, layout);
+        }
+    }
+}
+
+/// # Safety
+/// As [`free_at`].
+#[inline(never)]
+unsafe fn free_other(block: NonNull<u8>, offset: usize, layout: Layout) {
+    // SAFETY: as in `free_at`.
     unsafe {
         let entry = region::entry_at(offset);
         let owner = owner_of(entry);

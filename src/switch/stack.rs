@@ -8,7 +8,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::ptr::NonNull;
 
 use super::in_use::CurrentAllocatorInUse;
-use super::state::{Route, ThreadState};
+use super::state::ThreadState;
 use crate::heap::{FastPath, HeapHeader};
 use crate::region::Metadata;
 
@@ -187,23 +187,17 @@ impl ThreadState {
         let top = self.contexts.top();
         self.heap.set(top.heap);
         self.in_use.set(top.in_use);
-        self.route.set(self.route_of(top));
-    }
-
-    #[inline]
-    fn route_of(&self, entry: Entry) -> Route {
-        let (heap, fast_path, route) = match entry.in_use {
-            CurrentAllocatorInUse::CoroutineLocal => (entry.heap, FastPath::Bump, Route::Bump),
-            CurrentAllocatorInUse::ThreadLocal => {
-                (self.thread_heap.get(), FastPath::Slab, Route::Slab)
-            }
-            CurrentAllocatorInUse::Global => return Route::Slow,
-        };
-        match heap {
+        let is_bump = |heap: NonNull<HeapHeader>| {
             // SAFETY: heaps that the state names are run by this thread, so they are valid.
-            Some(heap) if unsafe { heap.as_ref() }.fast_path == fast_path => route,
-            _ => Route::Slow,
-        }
+            (unsafe { heap.as_ref() }.fast_path == FastPath::Bump).then_some(heap)
+        };
+        let (slab, bump) = match top.in_use {
+            CurrentAllocatorInUse::CoroutineLocal => (None, top.heap.and_then(is_bump)),
+            CurrentAllocatorInUse::ThreadLocal => (self.own_slab.get(), None),
+            CurrentAllocatorInUse::Global => (None, None),
+        };
+        self.slab.set(slab);
+        self.bump.set(bump);
     }
 
     /// Enters a context. `None` where there is no memory for the entry.

@@ -154,9 +154,13 @@ fn as_pointer(extent: Option<&Extent>) -> *const Extent {
 
 impl<const LISTED: bool> Slab<LISTED> {
     /// Takes a block from the class's list. The fast path.
+    ///
+    /// # Safety
+    /// `class` is below [`CLASSES`].
     #[inline]
-    pub fn pop(&mut self, class: usize) -> Option<NonNull<u8>> {
-        let list = self.lists.get_mut(class)?;
+    pub unsafe fn pop(&mut self, class: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the caller's contract.
+        let list = unsafe { self.lists.get_unchecked_mut(class) };
         let block = list.head?;
         // SAFETY: blocks on a list are free and the strategy's alone.
         list.head = unsafe { link_of(block) };
@@ -168,11 +172,12 @@ impl<const LISTED: bool> Slab<LISTED> {
     /// has to be called. The fast path.
     ///
     /// # Safety
-    /// `block` was allocated from this class and is freed by this call.
+    /// `class` is below [`CLASSES`]; `block` was allocated from it and is freed by this call.
     #[inline]
     #[must_use]
     pub unsafe fn push(&mut self, class: usize, block: NonNull<u8>) -> bool {
-        let Some(list) = self.lists.get_mut(class) else { return false };
+        // SAFETY: the caller's contract.
+        let list = unsafe { self.lists.get_unchecked_mut(class) };
         // SAFETY: the block is free now.
         unsafe { set_link(block, list.head) };
         list.head = Some(block);
@@ -434,7 +439,8 @@ unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
     #[inline]
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let class = class_of(layout)?;
-        let block = match self.pop(class) {
+        // SAFETY: `class_of` gives classes only.
+        let block = match unsafe { self.pop(class) } {
             Some(block) => block,
             None => self.refill(class)?,
         };
