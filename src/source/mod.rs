@@ -9,10 +9,10 @@
 
 pub mod arena;
 pub mod borrowed_slice;
-//pub mod file;
+pub mod file;
 pub mod memory_map;
 
 pub use arena::{ArenaMemorySource, ArenaSettings, ArenaSettingsError, ArenaSizes};
 pub use borrowed_slice::BorrowedSliceSource;
-//pub use file::{FileMemorySource, FileSettings, FileSourceError};
+pub use file::{FileMemorySource, FileSettings, FileSourceError};
 pub use memory_map::{HugePages, MemoryMapSettings, MemoryMapSettingsError, MemoryMapSource};

@@ -292,8 +292,8 @@ unsafe impl<S: MemorySource> MemorySource for ArenaMemorySource<S> {
 unsafe impl<S: RegionSource + Send> RegionSource for ArenaMemorySource<S> {}
 
 impl<S: MemorySource> Drop for ArenaMemorySource<S> {
-    /// Gives idle ranges back. A range with a taken block stays taken for ever: its user may still
-    /// write to it.
+    /// Gives idle ranges back. A range with a taken block stays taken from the inner source: its user
+    /// may still write to it.
     fn drop(&mut self) {
         self.release_unused();
         if let Some(table) = self.table() {

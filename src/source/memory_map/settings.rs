@@ -161,6 +161,11 @@ impl MemoryMapSettings {
         self
     }
 
+    /// The least alignment of a mapping in bytes.
+    pub const fn minimum_alignment(&self) -> usize {
+        self.alignment
+    }
+
     pub(super) const fn check(&self) -> Result<(), MemoryMapSettingsError> {
         if !self.granule.is_power_of_two() || self.granule < PAGE_BYTES {
             return Err(MemoryMapSettingsError::Granule { bytes: self.granule });
