@@ -19,6 +19,8 @@
 //! ```
 
 pub mod bit_set;
+pub mod locked;
+pub mod memory_map;
 pub mod sourced;
 pub mod trees;
 
