@@ -1,5 +1,7 @@
 //! The adaptors, both ways and around.
 
+#![cfg_attr(feature = "nightly", feature(allocator_api))]
+
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use std::alloc::System;

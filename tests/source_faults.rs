@@ -2,6 +2,8 @@
 //!
 //! Faults hold for the whole process, so this binary has no other tests, and these take turns.
 
+#![cfg_attr(feature = "nightly", feature(allocator_api))]
+
 use core::alloc::Layout;
 use std::sync::{Mutex, MutexGuard};
 

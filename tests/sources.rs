@@ -1,5 +1,7 @@
 //! The memory sources from outside: by the contract of the trait, from many threads, through fork.
 
+#![cfg_attr(feature = "nightly", feature(allocator_api))]
+
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use std::sync::Mutex;

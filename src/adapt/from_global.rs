@@ -16,6 +16,7 @@ use crate::pointers;
 /// Blocks are exactly as long as asked, and requests of size zero get no memory.
 ///
 /// ```
+/// # #![cfg_attr(feature = "nightly", feature(allocator_api))]
 /// use core::alloc::Layout;
 /// use heapswitch::adapt::GlobalAllocToAllocatorAdaptor;
 /// use heapswitch::allocator::Allocator;

@@ -20,10 +20,10 @@ pub struct AllocToAllocatorAdaptor<A>(
 /// Makes an [`Allocator`](allocator::Allocator) usable as a `core::alloc::Allocator`.
 ///
 /// ```
+/// #![feature(allocator_api)]
 /// use heapswitch::adapt::AllocatorToAllocAdaptor;
 /// use heapswitch::strategy::memory_map::MemoryMapAllocator;
 ///
-/// # #![feature(allocator_api)]
 /// let mapped = MemoryMapAllocator::new();
 /// let mut numbers = Vec::new_in(AllocatorToAllocAdaptor(&mapped));
 /// numbers.push(7);
