@@ -1,5 +1,6 @@
 use super::*;
-use std::path::PathBuf;
+use crate::sys::SystemError;
+use std::path::{Path, PathBuf};
 use std::vec::Vec;
 
 const GRANULE: usize = 4096;
