@@ -119,7 +119,8 @@ fn every_source_keeps_the_contract() {
 
 const BLOCK: usize = 1 << 12;
 
-/// Blocks go from thread to thread: each is filled by its taker and checked by whoever gives it back.
+/// Blocks go from thread to thread: each is filled by its taker and checked by whoever gives it
+/// back.
 #[test]
 fn an_arena_serves_many_threads() {
     const SIZES: ArenaSizes =
@@ -250,7 +251,8 @@ fn locks_are_free_in_a_forked_child() {
             });
         }
         for _ in 0..100 {
-            // SAFETY: the child uses the locked allocators only, neither of which is std's, and ends.
+            // SAFETY: the child uses the locked allocators only, neither of which is std's, and
+            // ends.
             let child = unsafe { libc::fork() };
             if child == 0 {
                 // A child that waits for ever is killed by the alarm, and seen by its status.

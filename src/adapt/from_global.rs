@@ -10,8 +10,8 @@ use crate::pointers;
 /// Makes any [`GlobalAlloc`], such as [`System`](std::alloc::System), usable as an [`Allocator`].
 ///
 /// It borrows: a `GlobalAlloc` may keep its memory in itself, as it is meant to be a static, but an
-/// `Allocator` may be moved while its blocks are in use. What it borrows cannot move. Two adaptors of
-/// one `GlobalAlloc` may free each other's blocks, so it is `Copy`.
+/// `Allocator` may be moved while its blocks are in use. What it borrows cannot move. Two adaptors
+/// of one `GlobalAlloc` may free each other's blocks, so it is `Copy`.
 ///
 /// Blocks are exactly as long as asked, and requests of size zero get no memory.
 ///
@@ -96,9 +96,10 @@ impl<'a, G: GlobalAlloc + ?Sized> GlobalAllocToAllocatorAdaptor<'a, G> {
     }
 }
 
-// SAFETY: blocks come from `alloc` of the borrowed allocator, which neither moves nor ends while it is
-// borrowed, and are valid until they go to its `dealloc`, with the very layout of their request: the
-// returned length is the requested size, so no other size fits. All copies are the same allocator.
+// SAFETY: blocks come from `alloc` of the borrowed allocator, which neither moves nor ends while it
+// is borrowed, and are valid until they go to its `dealloc`, with the very layout of their request:
+// the returned length is the requested size, so no other size fits. All copies are the same
+// allocator.
 unsafe impl<G: GlobalAlloc + ?Sized> Allocator for GlobalAllocToAllocatorAdaptor<'_, G> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {

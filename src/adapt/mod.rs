@@ -1,11 +1,11 @@
 //! Adaptors between the traits for allocators.
 //!
-//! | from | to | adaptor |
-//! |---|---|---|
-//! | [`Allocator`](crate::allocator::Allocator) | [`GlobalAlloc`](core::alloc::GlobalAlloc) | [`AllocatorAdaptor`] |
-//! | [`GlobalAlloc`](core::alloc::GlobalAlloc) | [`Allocator`](crate::allocator::Allocator) | [`GlobalAllocToAllocatorAdaptor`] |
-//! | `core::alloc::Allocator` (unstable) | [`Allocator`](crate::allocator::Allocator) | `AllocToAllocatorAdaptor`, with the feature `nightly` |
-//! | [`Allocator`](crate::allocator::Allocator) | `core::alloc::Allocator` (unstable) | `AllocatorToAllocAdaptor`, with the feature `nightly` |
+//! - [`AllocatorAdaptor`]: [`Allocator`](crate::allocator::Allocator) to
+//!   [`GlobalAlloc`](core::alloc::GlobalAlloc).
+//! - [`GlobalAllocToAllocatorAdaptor`]: [`GlobalAlloc`](core::alloc::GlobalAlloc) to
+//!   [`Allocator`](crate::allocator::Allocator).
+//! - `AllocToAllocatorAdaptor` and `AllocatorToAllocAdaptor`: the unstable `core::alloc::Allocator`
+//!   to ours and back, with the feature `nightly`.
 //!
 //! Each costs a call that the compiler inlines.
 

@@ -1,9 +1,9 @@
 //! The unstable `core::alloc::Allocator` and ours.
 //!
-//! With this crate's feature `nightly`, allocator-api2 re-exports the trait of `core`, so that every
-//! allocator here serves the collections of `std` as it is, and these adaptors only pass on. They are
-//! for code that must be right whether or not the two traits are one: generic code that names
-//! `core`'s trait, and other versions of allocator-api2 beside this one.
+//! With this crate's feature `nightly`, allocator-api2 re-exports the trait of `core`, so that
+//! every allocator here serves the collections of `std` as it is, and these adaptors only pass on.
+//! They are for code that must be right whether or not the two traits are one: generic code that
+//! names `core`'s trait, and other versions of allocator-api2 beside this one.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;

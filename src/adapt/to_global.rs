@@ -7,11 +7,11 @@ use crate::allocator::{AllocError, Allocator};
 
 /// Makes an [`Allocator`] usable as `#[global_allocator]`.
 ///
-/// Requests become the trait's; an [`AllocError`] becomes null. The process aborts if a method of the
-/// allocator unwinds, for a global allocator must not.
+/// Requests become the trait's; an [`AllocError`] becomes null. The process aborts if a method of
+/// the allocator unwinds, for a global allocator must not.
 ///
-/// Every thread uses it at once, so a static of it needs an `Allocator` that is `Sync`. `Locked` makes
-/// one of any allocator, and is a `GlobalAlloc` without this adaptor.
+/// Every thread uses it at once, so a static of it needs an `Allocator` that is `Sync`. `Locked`
+/// makes one of any allocator, and is a `GlobalAlloc` without this adaptor.
 ///
 /// ```
 /// use heapswitch::adapt::AllocatorAdaptor;
@@ -128,8 +128,8 @@ pub(crate) unsafe fn reallocate(
 ) -> *mut u8 {
     let Some(block) = NonNull::new(block) else { return ptr::null_mut() };
     let Ok(new) = Layout::from_size_align(new_size, old.align()) else { return ptr::null_mut() };
-    // SAFETY: the block is currently allocated by this allocator with `old`, and the sizes are in the
-    // order that each method asks for.
+    // SAFETY: the block is currently allocated by this allocator with `old`, and the sizes are in
+    // the order that each method asks for.
     or_null(without_unwinding(|| unsafe {
         if new_size >= old.size() {
             allocator.grow(block, old, new)

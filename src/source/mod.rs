@@ -1,11 +1,12 @@
 //! Memory sources: where heaps and strategies get their ranges from.
 //!
-//! | source | its ranges | threads | exhausted |
-//! |---|---|---|---|
-//! | [`MemoryMapSource`] | mappings, each with huge pages, locking, placement ... as set | any | when the system is |
-//! | [`ArenaMemorySource`] | fixed-size blocks cut from another source's ranges; taken and given back in O(1) without a lock | any | at its maximum |
-//! | [`BorrowedSliceSource`] | parts of a slice | one at a time | when the slice is |
-//! | [`FileMemorySource`] | parts of a file, which keep their contents | any | at its maximum, or when the disk is full |
+//! - [`MemoryMapSource`]: mappings, each with huge pages, locking, placement ... as set. Any
+//!   thread; exhausted when the system is.
+//! - [`ArenaMemorySource`]: fixed-size blocks cut from another source's ranges, taken and given
+//!   back in O(1) without a lock. Any thread; exhausted at its maximum.
+//! - [`BorrowedSliceSource`]: parts of a slice. One thread at a time; exhausted when the slice is.
+//! - [`FileMemorySource`]: parts of a file, which keep their contents. Any thread; exhausted at its
+//!   maximum, or when the disk is full.
 
 pub mod arena;
 pub mod borrowed_slice;

@@ -1,8 +1,8 @@
 //! Any allocator behind a lock.
 //!
-//! Costs an uncontended lock and unlock a call, two atomic read-modify-writes, and as many threads as
-//! there are wait for each other: for what is shared seldom, and as the fall-back below per-thread
-//! heaps.
+//! Costs an uncontended lock and unlock a call, two atomic read-modify-writes, and as many threads
+//! as there are wait for each other: for what is shared seldom, and as the fall-back below
+//! per-thread heaps.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
@@ -19,8 +19,8 @@ use crate::sys::lock::{Lock, LockGuard};
 ///
 /// # Fork
 /// A child of `fork` has only the thread that forked: if another one held the lock, it is held for
-/// ever there. [`protect_fork`](Self::protect_fork) prevents that; call it once, early, for a static
-/// in a program that forks.
+/// ever there. [`protect_fork`](Self::protect_fork) prevents that; call it once, early, for a
+/// static in a program that forks.
 ///
 /// ```
 /// use heapswitch::strategy::locked::Locked;
@@ -52,8 +52,8 @@ impl<A> Locked<A> {
         self.allocator.lock()
     }
 
-    /// Takes the lock around every `fork` from now on. Again is harmless. The thread that forks must
-    /// not hold the lock.
+    /// Takes the lock around every `fork` from now on. Again is harmless. The thread that forks
+    /// must not hold the lock.
     ///
     /// # Errors
     /// `ENOMEM`: the system has no room for the handlers.

@@ -1,13 +1,13 @@
 //! A mapping for each block.
 //!
 //! Costs an `mmap` and a `munmap` a block, some microseconds and the faults of every page, and at
-//! least a page; what it gives is memory that goes back to the system the moment it is freed, zeroed
-//! blocks for free, and growth that moves page tables instead of bytes (`mremap`: 1 GiB grows as fast
-//! as 1 MiB). For few large blocks: buffers, tables, the stacks of an interpreter.
+//! least a page; what it gives is memory that goes back to the system the moment it is freed,
+//! zeroed blocks for free, and growth that moves page tables instead of bytes (`mremap`: 1 GiB
+//! grows as fast as 1 MiB). For few large blocks: buffers, tables, the stacks of an interpreter.
 //!
-//! Its mappings lie outside the region, so it is used through the allocator trait, and backs no heap
-//! that may become current. It cannot tell whether an address is its own without asking the system, so
-//! it is no [`LocalAllocator`](crate::allocator::LocalAllocator).
+//! Its mappings lie outside the region, so it is used through the allocator trait, and backs no
+//! heap that may become current. It cannot tell whether an address is its own without asking the
+//! system, so it is no [`LocalAllocator`](crate::allocator::LocalAllocator).
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -139,8 +139,9 @@ impl Default for MemoryMapAllocator {
     }
 }
 
-// SAFETY: a block is a mapping of its own until it is freed, wherever the allocator is. Its length is a
-// function of its size, the same for every size up to that length, so any layout that fits frees it.
+// SAFETY: a block is a mapping of its own until it is freed, wherever the allocator is. Its length
+// is a function of its size, the same for every size up to that length, so any layout that fits
+// frees it.
 unsafe impl Allocator for MemoryMapAllocator {
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
         if layout.size() == 0 {

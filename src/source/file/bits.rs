@@ -128,7 +128,9 @@ mod tests {
             }
             let plain: Option<usize> = (0..bits.len())
                 .filter(|first| first % step.every == step.offset)
-                .find(|first| bits.get(*first..first + length).is_some_and(|run| !run.contains(&true)));
+                .find(|first| {
+                    bits.get(*first..first + length).is_some_and(|run| !run.contains(&true))
+                });
             let found = find(&words, bits.len(), length, step);
             prop_assert_eq!(found.map(|run| run.first), plain);
             let free: Vec<bool> = (0..bits.len())

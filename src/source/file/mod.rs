@@ -10,22 +10,22 @@
 //! memory, not in the file.
 //!
 //! # Opening a file that has contents
-//! All of it counts as one taken range, [`contents`](FileMemorySource::contents), so nothing is handed
-//! out over it. Its owner may give it back whole or granule by granule. Its length is rounded up to a
-//! granule with zeros.
+//! All of it counts as one taken range, [`contents`](FileMemorySource::contents), so nothing is
+//! handed out over it. Its owner may give it back whole or granule by granule. Its length is
+//! rounded up to a granule with zeros.
 //!
 //! # Limits
 //! - Addresses differ from one opening to the next: keep offsets in the file, not pointers.
-//! - It is no log: after a crash of the *system* the file holds any mixture of old and new pages since
-//!   the last [`flush`](FileMemorySource::flush). After a crash of the process alone it holds
+//! - It is no log: after a crash of the *system* the file holds any mixture of old and new pages
+//!   since the last [`flush`](FileMemorySource::flush). After a crash of the process alone it holds
 //!   everything.
 //! - The file is locked (`flock`) against other sources, not against other programs. If somebody
 //!   makes it shorter, touching what is gone raises `SIGBUS`, as any mapping of a file does. Disk
-//!   space is allocated ahead, so a full disk is an `AllocError` and no `SIGBUS`, unless the settings
-//!   say sparse or the file system cannot.
+//!   space is allocated ahead, so a full disk is an `AllocError` and no `SIGBUS`, unless the
+//!   settings say sparse or the file system cannot.
 //! - After `fork` both processes share the memory and the lock: only one may use the source.
-//! - Dropping the source unmaps the file: no range may be used after that, as with any memory that an
-//!   allocator owns.
+//! - Dropping the source unmaps the file: no range may be used after that, as with any memory that
+//!   an allocator owns.
 //! - A range taken anew may hold what was there before; only what is new in the file is zero.
 
 mod bits;
@@ -90,8 +90,10 @@ impl Default for FileSettings {
 /// ```
 ///
 /// # Invariants
-/// - `reservation` is `reserved_bytes` long and the source's alone; `base..base + maximum` lies in it.
-/// - The first `State::granules` granules from `base` are the file from its start; no more is mapped.
+/// - `reservation` is `reserved_bytes` long and the source's alone; `base..base + maximum` lies in
+///   it.
+/// - The first `State::granules` granules from `base` are the file from its start; no more is
+///   mapped.
 /// - A granule's bit is set exactly if it is in a taken range.
 #[derive(Debug)]
 pub struct FileMemorySource {
@@ -116,8 +118,8 @@ struct State {
     last_error: Option<FileSourceError>,
 }
 
-// SAFETY: the bits are the source's own mapping, and the reservation is reached under the lock or by
-// the owners of ranges.
+// SAFETY: the bits are the source's own mapping, and the reservation is reached under the lock or
+// by the owners of ranges.
 unsafe impl Send for FileMemorySource {}
 // SAFETY: as above.
 unsafe impl Sync for FileMemorySource {}
@@ -130,8 +132,8 @@ impl State {
 }
 
 impl FileMemorySource {
-    /// What the file had when it was opened, rounded up to granules; `None` if it was empty. Taken: it
-    /// is the caller's to give back. Asked again, it is the same range.
+    /// What the file had when it was opened, rounded up to granules; `None` if it was empty. Taken:
+    /// it is the caller's to give back. Asked again, it is the same range.
     pub fn contents(&self) -> Option<MemoryRange> {
         let (start, length) = (self.base, self.contents_bytes);
         (length > 0).then_some(MemoryRange { start, length, is_zeroed: false })
@@ -184,8 +186,8 @@ impl FileMemorySource {
     /// Makes the file as short as its last taken range allows; how many bytes shorter.
     ///
     /// # Errors
-    /// The system refused to unmap or to shorten the file, which is as long as before. The source is
-    /// as usable as before.
+    /// The system refused to unmap or to shorten the file, which is as long as before. The source
+    /// is as usable as before.
     pub fn release_unused(&self) -> Result<usize, FileSourceError> {
         let mut state = self.state.lock();
         let granules = state.granules;
@@ -275,8 +277,8 @@ impl FileMemorySource {
     }
 }
 
-// SAFETY: a range is a run of granules whose bits were clear and are set until it comes back, mapped
-// and inside the reservation, which does not move. The methods neither allocate nor unwind.
+// SAFETY: a range is a run of granules whose bits were clear and are set until it comes back,
+// mapped and inside the reservation, which does not move. The methods neither allocate nor unwind.
 unsafe impl MemorySource for FileMemorySource {
     fn take(&self, request: Layout) -> Result<MemoryRange, AllocError> {
         let length = self.granules_for(request.size())?;
