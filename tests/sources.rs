@@ -250,6 +250,7 @@ fn locks_are_free_in_a_forked_child() {
                 }
             });
         }
+        let mut failed = 0;
         for _ in 0..100 {
             // SAFETY: the child uses the locked allocators only, neither of which is std's, and
             // ends.
@@ -266,9 +267,13 @@ fn locks_are_free_in_a_forked_child() {
             let mut status = 0;
             // SAFETY: waits for the child that was made above.
             unsafe { libc::waitpid(child, &mut status, 0) };
-            assert_eq!(status, 0);
+            if status != 0 {
+                failed = status;
+                break;
+            }
         }
         is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(failed, 0, "the status of the child that failed");
     });
 }
 
