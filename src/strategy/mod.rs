@@ -21,6 +21,8 @@
 pub mod bit_set;
 pub mod bump;
 pub mod context;
+pub mod locked;
+pub mod memory_map;
 pub mod slab;
 pub mod sourced;
 pub mod trees;

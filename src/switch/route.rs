@@ -13,7 +13,7 @@ use super::life;
 use super::state::{Phase, ThreadState, state};
 use crate::heap::{HeapHeader, batch, fast};
 use crate::region::{self, ChunkEntry};
-use crate::strategy::slab::class::is_small;
+use crate::strategy::slab::class::{is_small, small_class_of};
 
 /// Allocates.
 ///
@@ -247,6 +247,10 @@ unsafe fn realloc_at<C: Configuration>(
 ) -> *mut u8 {
     // SAFETY: by the contract of `realloc` the size, rounded up to the alignment, fits a layout.
     let new = unsafe { Layout::from_size_align_unchecked(size, old.align()) };
+    // SAFETY: the caller's contract.
+    if let Some(block) = unsafe { realloc_small(block, offset, old, new) } {
+        return block.as_ptr();
+    }
     // SAFETY: the block is allocated, so its owner is valid; what is for the runner is only called there.
     unsafe {
         let entry = region::entry_at(offset);
@@ -276,6 +280,34 @@ unsafe fn realloc_at<C: Configuration>(
         };
         copy_and_free(block, offset, old, moved, size);
         moved.as_ptr()
+    }
+}
+
+/// Small to small in the thread's own slab heap: strings and vectors that begin to grow. `None` where it
+/// is not that, or the new class's list is empty; nothing has changed then.
+///
+/// # Safety
+/// As [`realloc_at`].
+#[inline]
+unsafe fn realloc_small(
+    block: NonNull<u8>,
+    offset: usize,
+    old: Layout,
+    new: Layout,
+) -> Option<NonNull<u8>> {
+    // SAFETY: the block is allocated, so its owner is valid; the thread runs its own heap.
+    unsafe {
+        let owner = owner_of(region::entry_at(offset));
+        if !is_small(old) || !is_small(new) || state().own_slab.get() != Some(owner) {
+            return None;
+        }
+        if small_class_of(old) == small_class_of(new) {
+            return Some(block);
+        }
+        let moved = fast::try_slab(owner, new)?;
+        moved.copy_from_nonoverlapping(block, old.size().min(new.size()));
+        fast::free_small_to_slab(owner, block, old);
+        Some(moved)
     }
 }
 
