@@ -7,6 +7,7 @@
 //!
 //! - [`edges`] is the bit set: two bits are flipped for a block of any length;
 //! - [`bins`] maps lengths to 64 bins, and [`runs`] lists one extent's free runs in them;
+//! - [`quick`] keeps a few blocks that were freed lately out of the bits, to be handed out again;
 //! - this file keeps the extents on **shelves** by their longest run, and does the arithmetic
 //!   between layouts, addresses and indices.
 //!
@@ -22,13 +23,16 @@
 
 mod bins;
 mod edges;
+mod quick;
 mod runs;
 #[cfg(test)]
 mod tests;
 
 use core::alloc::Layout;
+use core::mem;
 use core::ptr::NonNull;
 
+use self::quick::Quick;
 use self::runs::{Alignment, LINK_BYTES, MAX_BLOCKS, Runs};
 use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
@@ -75,6 +79,7 @@ pub struct BitSet {
     block_shift: u32,
     occupied: u32,
     current: Option<NonNull<Extent>>,
+    quick: Quick,
     shelves: [Option<NonNull<Extent>>; SHELVES],
 }
 
@@ -112,17 +117,47 @@ impl BitSet {
     #[inline]
     fn cut(&mut self, layout: Layout) -> Option<Cut> {
         let blocks = self.blocks_for(layout.size());
-        if let Some(current) = self.current
-            && layout.align() <= self.block_bytes()
+        if layout.align() <= self.block_bytes()
+            && let Some(start) = self.quick.pop(blocks)
         {
+            return Some(Cut { start, used_bytes: usize::MAX, is_zeroed: false });
+        }
+        self.cut_from_runs(blocks, layout.align())
+    }
+
+    #[inline(never)]
+    fn cut_from_runs(&mut self, blocks: usize, align: usize) -> Option<Cut> {
+        if let Some(current) = self.current {
             // SAFETY: by the type's invariant the extent was added and not removed.
-            let (extent, runs) = unsafe { (current.as_ref(), Runs::of(current.as_ref())) };
-            let fresh = runs.header.fresh.get();
-            if let Some(index) = runs.take(blocks) {
-                return Some(self.cut_at(extent, runs, index, fresh));
+            let cut = self.cut_from(unsafe { current.as_ref() }, blocks, align);
+            if cut.is_some() {
+                return cut;
             }
         }
-        self.cut_elsewhere(blocks, layout.align())
+        self.cut_elsewhere(blocks, align)
+    }
+
+    #[inline]
+    fn cut_from(&self, extent: &Extent, blocks: usize, align: usize) -> Option<Cut> {
+        // SAFETY: called for extents that were added and not removed.
+        let runs = unsafe { Runs::of(extent) };
+        let fresh = runs.header.fresh.get();
+        let index = match self.alignment_in(runs, align) {
+            None => runs.take(blocks),
+            Some(alignment) => runs.take_aligned(blocks, alignment),
+        }?;
+        Some(self.cut_at(extent, runs, index, fresh))
+    }
+
+    /// Frees the blocks in the quick lists.
+    fn flush(&mut self) {
+        // The lists are emptied by a copy, for `give` needs the strategy.
+        let mut quick = mem::replace(&mut self.quick, Quick::new(self.block_shift));
+        quick.drain(|extent, block, blocks| {
+            // SAFETY: a quick list's extents were added and not removed.
+            let runs = unsafe { Runs::of(extent) };
+            self.give(extent, runs, self.index_of(runs, block), blocks);
+        });
     }
 
     /// The block at `index`, which was just taken; `fresh` is the header's before that.
@@ -138,10 +173,14 @@ impl BitSet {
         }
     }
 
-    /// Looks in all extents: first in a few of those that perhaps have room, then in those that
-    /// surely had when they were put on their shelf, last in all that perhaps have.
+    /// Looks in all extents: after the quick lists were flushed, which may help the current one, in
+    /// a few of those that perhaps have room, then in those that surely had when they were put on
+    /// their shelf, last in all that perhaps have.
     #[cold]
     fn cut_elsewhere(&mut self, blocks: usize, align: usize) -> Option<Cut> {
+        if !self.quick.is_empty() {
+            self.flush();
+        }
         let shelf = shelf_of(bins::of(blocks));
         if let Some(cut) = self.cut_from_shelf(shelf, SHORT_LOOK, blocks, align) {
             return Some(cut);
@@ -171,14 +210,10 @@ impl BitSet {
             // SAFETY: every extent in a shelf's list was added and not removed.
             let (extent, runs) = unsafe { (pointer.as_ref(), Runs::of(pointer.as_ref())) };
             next = runs.header.next.get();
-            let fresh = runs.header.fresh.get();
-            let taken = match self.alignment_in(runs, align) {
-                None => runs.take(blocks),
-                Some(alignment) => runs.take_aligned(blocks, alignment),
-            };
-            if let Some(index) = taken {
+            let cut = self.cut_from(extent, blocks, align);
+            if cut.is_some() {
                 self.current = Some(pointer);
-                return Some(self.cut_at(extent, runs, index, fresh));
+                return cut;
             }
             self.set_shelf(extent, runs, shelf_of(runs.top_bin()));
         }
@@ -242,14 +277,54 @@ impl BitSet {
         pointers::distance(runs.header.base, block) >> self.block_shift
     }
 
-    /// Frees blocks of an extent.
+    /// Frees a block: into its quick list, or its run.
+    ///
+    /// # Safety
+    /// The block is allocated in the extent, and `blocks` long.
     #[inline]
-    fn give(&mut self, extent: &Extent, runs: Runs<'_>, index: usize, blocks: usize) {
-        if cfg!(any(debug_assertions, heapswitch_check))
-            && (runs.edges.is_free(index) || runs.edges.after(index) < index + blocks)
-        {
+    unsafe fn release(&mut self, extent: &Extent, block: NonNull<u8>, blocks: usize) {
+        if cfg!(any(debug_assertions, heapswitch_check)) {
+            // SAFETY: a block is allocated in the extent, so that was added and not removed.
+            let runs = unsafe { Runs::of(extent) };
+            self.check_is_taken(extent, runs, self.index_of(runs, block), blocks);
+        }
+        // SAFETY: a freed block, marked as taken until it is given to its run.
+        if unsafe { self.quick.push(extent, block, blocks) } {
+            return;
+        }
+        // SAFETY: as above.
+        unsafe { self.release_to_run(extent, block, blocks) }
+    }
+
+    /// Frees a block into its run.
+    ///
+    /// # Safety
+    /// As [`release`](Self::release).
+    #[inline(never)]
+    unsafe fn release_to_run(&mut self, extent: &Extent, block: NonNull<u8>, blocks: usize) {
+        // SAFETY: a block is allocated in the extent, so that was added and not removed.
+        let runs = unsafe { Runs::of(extent) };
+        self.give(extent, runs, self.index_of(runs, block), blocks);
+    }
+
+    /// Aborts if a block that is being freed is free.
+    fn check_is_taken(&self, extent: &Extent, runs: Runs<'_>, index: usize, blocks: usize) {
+        let mut is_free =
+            runs.edges.is_free(index) || runs.edges.has_between(index, index + blocks);
+        self.quick.visit(|other, waiting, length| {
+            let other_index = self.index_of(runs, waiting);
+            is_free |= other == extent.into()
+                && other_index < index + blocks
+                && index < other_index + length;
+        });
+        if is_free {
             abort_with("BitSet: a block is freed that is free already");
         }
+    }
+
+    /// Frees blocks of an extent into their run.
+    #[inline]
+    fn give(&mut self, extent: &Extent, runs: Runs<'_>, index: usize, blocks: usize) {
         let shelf = shelf_of(runs.give(index, blocks));
         if shelf > runs.header.shelf.get() {
             self.set_shelf(extent, runs, shelf);
@@ -275,10 +350,12 @@ unsafe impl Strategy for BitSet {
 
     fn new(settings: Settings) -> Self {
         let clamped = settings.block_bytes.clamp(MIN_BLOCK_BYTES, MAX_BLOCK_BYTES);
+        let block_shift = usize::BITS - (clamped - 1).leading_zeros();
         Self {
-            block_shift: usize::BITS - (clamped - 1).leading_zeros(),
+            block_shift,
             occupied: 0,
             current: None,
+            quick: Quick::new(block_shift),
             shelves: [None; SHELVES],
         }
     }
@@ -321,8 +398,7 @@ unsafe impl Strategy for BitSet {
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
         // SAFETY: the block is allocated in the extent, so that was added and not removed.
-        let runs = unsafe { Runs::of(extent) };
-        self.give(extent, runs, self.index_of(runs, block), self.blocks_for(layout.size()));
+        unsafe { self.release(extent, block, self.blocks_for(layout.size())) }
     }
 
     unsafe fn grow_in_place(
@@ -365,6 +441,7 @@ unsafe impl Strategy for BitSet {
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
+        self.quick.forget(extent);
         // SAFETY: the extent was added and not removed.
         self.unshelve(unsafe { Runs::of(extent) });
         if self.current == Some(extent.into()) {
@@ -392,6 +469,14 @@ unsafe impl Strategy for BitSet {
 
     fn verify(&self) {
         let mut found_current = self.current.is_none();
+        self.quick.visit(|extent, block, blocks| {
+            // SAFETY: a quick list's extents were added and not removed.
+            let runs = unsafe { Runs::of(extent.as_ref()) };
+            let index = self.index_of(runs, block);
+            if runs.edges.is_free(index) || runs.edges.has_between(index, index + blocks) {
+                abort_with("BitSet: a block in a quick list is marked as free");
+            }
+        });
         for (shelf, head) in self.shelves.iter().enumerate() {
             if (self.occupied >> shelf & 1 != 0) != head.is_some() {
                 abort_with("BitSet: a shelf's occupied bit disagrees with its list");

@@ -57,6 +57,9 @@ pub(super) struct Header {
     block_shift: u32,
     /// The shelf that the extent is on.
     pub(super) shelf: Cell<usize>,
+    /// Where the free run starts that reaches the extent's end; `blocks` if the last is taken. Spares
+    /// the search for the end of what is often by far the longest run.
+    tail: Cell<usize>,
     /// The blocks from here on were never allocated.
     pub(super) fresh: Cell<usize>,
     /// The neighbours in the list of the shelf.
@@ -109,7 +112,7 @@ impl<'a> Runs<'a> {
             let header = metadata.cast::<Header>().as_ref();
             let cells = pointers::forward(metadata, size_of::<Header>()).cast::<Cell<u64>>();
             let cells = NonNull::slice_from_raw_parts(cells, header.shape.cells).as_ref();
-            Self { header, edges: Edges::new(cells, header.shape) }
+            Self { header, edges: Edges::new(cells, &header.shape) }
         }
     }
 
@@ -127,6 +130,7 @@ impl<'a> Runs<'a> {
             blocks,
             block_shift,
             shelf: Cell::new(0),
+            tail: Cell::new(0),
             fresh: Cell::new(0),
             next: Cell::new(None),
             previous: Cell::new(None),
@@ -140,7 +144,7 @@ impl<'a> Runs<'a> {
             Self::of(extent)
         };
         if blocks > 0 {
-            let _ = (runs.edges.flip(0), runs.edges.flip(blocks));
+            let _ = runs.edges.flip_both(0, blocks);
             runs.push(0, blocks);
         }
         runs
@@ -152,17 +156,32 @@ impl<'a> Runs<'a> {
         63 - (self.header.occupied.get() | 1).leading_zeros() as usize
     }
 
+    /// Where the free run ends that starts at `start`.
+    #[inline]
+    fn end_of(&self, start: usize) -> usize {
+        if start >= self.header.tail.get() { self.header.blocks } else { self.edges.after(start) }
+    }
+
     /// Takes `blocks` adjacent free blocks; their first index.
     #[inline]
     pub(super) fn take(&self, blocks: usize) -> Option<usize> {
-        let bin = bins::holding(blocks);
-        let holding = self.header.occupied.get() & u64::MAX.checked_shl(bin as u32).unwrap_or(0);
-        if holding == 0 {
+        let bin = bins::of(blocks);
+        let start = self.head(bin);
+        if start != NONE as usize {
+            let end = self.end_of(start);
+            if end - start >= blocks {
+                self.pop(bin, start);
+                self.split(start, blocks, end);
+                return Some(start);
+            }
+        }
+        let above = self.header.occupied.get() & (u64::MAX << bin << 1);
+        if above == 0 {
             return self.take_from_bin(blocks);
         }
-        let bin = holding.trailing_zeros() as usize;
+        let bin = above.trailing_zeros() as usize;
         let start = self.head(bin);
-        let end = self.edges.after(start);
+        let end = self.end_of(start);
         self.pop(bin, start);
         self.split(start, blocks, end);
         Some(start)
@@ -174,7 +193,7 @@ impl<'a> Runs<'a> {
         let bin = bins::of(blocks);
         let mut start = self.head(bin);
         while start != NONE as usize {
-            let end = self.edges.after(start);
+            let end = self.end_of(start);
             if end - start >= blocks {
                 self.unlink(start, end - start);
                 self.split(start, blocks, end);
@@ -193,14 +212,14 @@ impl<'a> Runs<'a> {
         (surely..BINS).chain(first..surely.min(BINS)).find_map(|bin| {
             let mut start = self.head(bin);
             while start != NONE as usize {
-                let end = self.edges.after(start);
+                let end = self.end_of(start);
                 let index = alignment.first_from(start);
                 if index < end && end - index >= blocks {
                     self.unlink(start, end - start);
                     if index > start {
-                        let _ = self.edges.flip(index);
+                        let _ = self.edges.flip_both(index, index + blocks);
+                        self.put_back(index + blocks, end);
                         self.push(start, index - start);
-                        self.cut_off(index + blocks, end);
                     } else {
                         self.split(start, blocks, end);
                     }
@@ -218,7 +237,7 @@ impl<'a> Runs<'a> {
         if !self.edges.has(index) || index >= self.header.blocks {
             return false;
         }
-        let end = self.edges.after(index);
+        let end = self.end_of(index);
         if end - index < blocks {
             return false;
         }
@@ -230,19 +249,21 @@ impl<'a> Runs<'a> {
     /// Marks the first `blocks` of a run that is in no list as taken.
     #[inline]
     fn split(&self, start: usize, blocks: usize, end: usize) {
-        let _ = self.edges.flip(start);
-        self.cut_off(start + blocks, end);
+        let _ = self.edges.flip_both(start, start + blocks);
+        self.put_back(start + blocks, end);
     }
 
     /// Puts the rest of a run, from `start` on, back, if there is any.
     #[inline]
-    fn cut_off(&self, start: usize, end: usize) {
-        let _ = self.edges.flip(start);
+    fn put_back(&self, start: usize, end: usize) {
+        if end == self.header.blocks {
+            // INVARIANT: what is left of the last run is the last run; only from it blocks are taken
+            // that never were.
+            self.header.tail.set(start);
+            self.header.fresh.set(self.header.fresh.get().max(start));
+        }
         if start < end {
             self.push(start, end - start);
-        }
-        if start > self.header.fresh.get() {
-            self.header.fresh.set(start);
         }
     }
 
@@ -250,16 +271,19 @@ impl<'a> Runs<'a> {
     #[inline]
     pub(super) fn give(&self, index: usize, blocks: usize) -> usize {
         let (mut start, mut end) = (index, index + blocks);
-        let is_start = self.edges.flip(start);
-        let is_end = self.edges.flip(end);
+        let (is_start, is_end) = self.edges.flip_both(start, end);
         if !is_start {
             start = self.edges.before(index);
             self.unlink(start, index - start);
         }
         if !is_end {
             let next = end;
-            end = self.edges.after(next);
+            end = self.end_of(next);
             self.unlink(next, end - next);
+        }
+        if end == self.header.blocks {
+            // INVARIANT: this is the last run now.
+            self.header.tail.set(start);
         }
         self.push(start, end - start)
     }
@@ -351,7 +375,16 @@ impl<'a> Runs<'a> {
     pub(super) fn fault(&self) -> Option<&'static str> {
         let mut fault = self.edges.fault(self.header.blocks);
         let mut runs = 0usize;
-        self.edges.visit_runs(self.header.blocks, |_, _| runs += 1);
+        let mut tail = self.header.blocks;
+        self.edges.visit_runs(self.header.blocks, |start, blocks| {
+            runs += 1;
+            if start + blocks == self.header.blocks {
+                tail = start;
+            }
+        });
+        if tail != self.header.tail.get() {
+            return Some("the run at the end starts elsewhere");
+        }
         for bin in 0..BINS {
             let mut start = self.head(bin);
             if (start == NONE as usize) == (self.header.occupied.get() >> bin & 1 != 0) {
@@ -362,7 +395,7 @@ impl<'a> Runs<'a> {
                 if start >= self.header.blocks || !self.edges.has(start) || runs == 0 {
                     return Some("a bin lists something other than free runs");
                 }
-                if !self.edges.is_free(start) || bins::of(self.edges.after(start) - start) != bin {
+                if !self.edges.is_free(start) || bins::of(self.end_of(start) - start) != bin {
                     fault = Some("a run is in another bin than its length's");
                 }
                 let link = self.link(start);
