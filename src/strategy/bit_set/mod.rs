@@ -166,9 +166,7 @@ impl BitSet {
         Cut {
             // SAFETY: the runs hold only indices of blocks between the base and the extent's end.
             start: unsafe { pointers::forward(runs.header.base, index << self.block_shift) },
-            // The first run that was never allocated has its link where it starts.
-            used_bytes: ((fresh << self.block_shift) + LINK_BYTES)
-                .saturating_sub(index << self.block_shift),
+            used_bytes: fresh.saturating_sub(index) << self.block_shift,
             is_zeroed: extent.is_zeroed(),
         }
     }
