@@ -76,7 +76,8 @@ impl<'a> Edges<'a> {
     }
 
     /// Flips two different edges; whether there is an edge now at each.
-    #[inline]
+    // Measured: inlined, a fifth less instructions in allocating and freeing.
+    #[inline(always)]
     pub(super) fn flip_both(&self, first: usize, second: usize) -> (bool, bool) {
         let word = first / WORD;
         if word != second / WORD {
@@ -92,7 +93,7 @@ impl<'a> Edges<'a> {
     }
 
     /// Notes in the upper levels whether a word has edges.
-    #[inline]
+    #[inline(never)]
     fn note(&self, word: usize, has_edges: bool) {
         let cell = self.shape.words_at + word / WORD;
         let words = with_bit(self.cell(cell), word % WORD, has_edges);

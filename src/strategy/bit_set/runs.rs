@@ -161,7 +161,7 @@ impl<'a> Runs<'a> {
     }
 
     /// Takes `blocks` adjacent free blocks; their first index.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&self, blocks: usize) -> Option<usize> {
         let bin = bins::of(blocks);
         let start = self.head(bin);
@@ -199,6 +199,7 @@ impl<'a> Runs<'a> {
     }
 
     /// As [`take`](Self::take), at an aligned index.
+    #[cold]
     pub(super) fn take_aligned(&self, blocks: usize, alignment: Alignment) -> Option<usize> {
         // Runs that surely hold it come first, then the tail; last all that are long enough.
         let surely = bins::holding(blocks.saturating_add(alignment.stride - 1));
@@ -305,7 +306,7 @@ impl<'a> Runs<'a> {
     }
 
     /// Frees blocks; the bin of the run that they are in now.
-    #[inline]
+    #[inline(always)]
     pub(super) fn give(&self, index: usize, blocks: usize) -> usize {
         let end = index + blocks;
         let (is_start, is_end) = self.edges.flip_both(index, end);
@@ -330,7 +331,7 @@ impl<'a> Runs<'a> {
     }
 
     /// Lets the tail start at `index`, or where the run before starts; the tail's bin.
-    #[inline]
+    #[inline(never)]
     fn give_to_tail(&self, index: usize, is_start: bool) -> usize {
         let mut start = index;
         if !is_start {
