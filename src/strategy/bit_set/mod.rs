@@ -164,14 +164,20 @@ impl BitSet {
         });
     }
 
-    /// Looks in all extents: after the quick lists were flushed, which may help the current one, in
-    /// a few of those that perhaps have room, then in those that surely had when they were put on
-    /// their shelf, last in all that perhaps have.
+    /// Looks in all extents; once more after the quick lists were flushed if blocks wait in them.
     #[cold]
     fn cut_elsewhere(&mut self, blocks: usize, align: usize) -> Option<Cut> {
-        if !self.quick.is_empty() {
-            self.flush();
+        let cut = self.cut_from_shelves(blocks, align);
+        if cut.is_some() || self.quick.is_empty() {
+            return cut;
         }
+        self.flush();
+        self.cut_from_shelves(blocks, align)
+    }
+
+    /// Looks first in a few of the extents that perhaps have room, then in those that surely had when
+    /// they were put on their shelf, last in all that perhaps have.
+    fn cut_from_shelves(&mut self, blocks: usize, align: usize) -> Option<Cut> {
         let shelf = shelf_of(bins::of(blocks));
         if let Some(cut) = self.cut_from_shelf(shelf, SHORT_LOOK, blocks, align) {
             return Some(cut);
