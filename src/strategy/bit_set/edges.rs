@@ -76,7 +76,7 @@ impl<'a> Edges<'a> {
     }
 
     /// Flips two different edges; whether there is an edge now at each.
-    // Measured: inlined, a fifth less instructions in allocating and freeing.
+    // Measured: see `BitSet::cut_from`.
     #[inline(always)]
     pub(super) fn flip_both(&self, first: usize, second: usize) -> (bool, bool) {
         let word = first / WORD;

@@ -15,7 +15,7 @@
 //!
 //! The lists' links are the only thing in free memory: 8 bytes at a run's start, two indices of 32
 //! bits, so that they fit the smallest block. A run's length is not stored: it is the distance to
-//! the next edge. Links out of line would cost 8 bytes a block, a quarter of the memory; searching
+//! the next edge; storing it as well was tried and saved 2 % of the instructions. Links out of line would cost 8 bytes a block, a quarter of the memory; searching
 //! the bits alone (by ranks of each word's longest run) was tried and took twice the time.
 
 use core::cell::Cell;
@@ -161,6 +161,7 @@ impl<'a> Runs<'a> {
     }
 
     /// Takes `blocks` adjacent free blocks; their first index.
+    // Measured: see `BitSet::cut_from`.
     #[inline(always)]
     pub(super) fn take(&self, blocks: usize) -> Option<usize> {
         let bin = bins::of(blocks);
@@ -306,6 +307,7 @@ impl<'a> Runs<'a> {
     }
 
     /// Frees blocks; the bin of the run that they are in now.
+    // Measured: see `BitSet::cut_from`.
     #[inline(always)]
     pub(super) fn give(&self, index: usize, blocks: usize) -> usize {
         let end = index + blocks;
