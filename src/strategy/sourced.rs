@@ -17,9 +17,9 @@
 //! [`release_unused`](LocalAllocator::release_unused) gives that back too.
 //!
 //! # Costs
-//! Beside the strategy's: finding the block's extent, one compare if the last block met in the
-//! same 64 KiB, or 1 MiB beside it, was in the same range, else O(log n) of the number of ranges; and
-//! the counts.
+//! Beside the strategy's: the counts, and finding the block's extent. That is one compare if the
+//! last block whose address agrees in bits 16 to 19 was in the same range, else O(log n) of the
+//! number of ranges.
 
 mod records;
 
@@ -50,8 +50,8 @@ fn slot_of(block: NonNull<u8>) -> usize {
 
 /// A strategy on a memory source.
 ///
-/// It serves blocks while it is borrowed, so collections take `&SourcedAllocator` and cannot outlive
-/// it. It is `Send` and not `Sync`. Dropping it gives every range back.
+/// It serves blocks while it is borrowed, so collections take `&SourcedAllocator` and cannot
+/// outlive it. It is `Send` and not `Sync`. Dropping it gives every range back.
 ///
 /// Requests of zero bytes are answered with a dangling pointer and a length of zero.
 pub struct SourcedAllocator<S: Strategy, M: MemorySource> {
@@ -110,7 +110,8 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
     }
 
     /// Calls `visit` with ranges that hold no block and nothing that is needed, so that their pages
-    /// may be dropped: they may then read as zero or as before. `visit` must not use this allocator.
+    /// may be dropped: they may then read as zero or as before. `visit` must not use this
+    /// allocator.
     pub fn visit_idle(&mut self, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         let state = self.state.get_mut();
         state.records.visit(&mut |record| state.strategy.visit_idle(&record.extent, visit));
@@ -254,8 +255,8 @@ impl<S: Strategy> State<S> {
         let metadata_bytes = self.metadata_bytes(range.length).ok_or(AllocError)?;
         let metadata_at = round_down(record_at - metadata_bytes, ALIGN);
         // SAFETY: all parts lie in the range, which is this allocator's alone, in the order extent,
-        // metadata, record; each is aligned to 16. The metadata is zeroed and the record valid until
-        // the range is given back, which only happens after the extent was removed.
+        // metadata, record; each is aligned to 16. The metadata is zeroed and the record valid
+        // until the range is given back, which only happens after the extent was removed.
         unsafe {
             let metadata = pointers::forward(range.start, metadata_at);
             if !range.is_zeroed {

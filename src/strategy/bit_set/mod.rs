@@ -65,7 +65,7 @@ const MAX_BLOCK_BYTES: usize = 1 << 30;
 /// Shelves: one for full extents, and one for each doubling of the longest run.
 const SHELVES: usize = 1 + bins::LAST.div_ceil(4);
 
-/// Extents looked at, on the one shelf where a look may be in vain, before better shelves are tried.
+/// Extents looked at on the one shelf where a look may be in vain, before better shelves are tried.
 const SHORT_LOOK: usize = 4;
 
 /// A bit set of free blocks.
@@ -182,8 +182,8 @@ impl BitSet {
         self.cut_from_shelves(blocks, align)
     }
 
-    /// Looks first in a few of the extents that perhaps have room, then in those that surely had when
-    /// they were put on their shelf, last in all that perhaps have.
+    /// Looks first in a few of the extents that perhaps have room, then in those that surely had
+    /// when they were put on their shelf, last in all that perhaps have.
     fn cut_from_shelves(&mut self, blocks: usize, align: usize) -> Option<Cut> {
         let shelf = shelf_of(bins::of(blocks));
         if let Some(cut) = self.cut_from_shelf(shelf, SHORT_LOOK, blocks, align) {
@@ -337,10 +337,10 @@ impl BitSet {
 }
 
 // SAFETY:
-// - A block is cut from a run that was free, and marked as taken until it is given to its run again;
+// - A block is cut from a run that was free, and marked as taken until it is given to a run again;
 //   the quick lists hand blocks out only while they are marked and freed. `take_aligned` takes only
 //   aligned indices; the rest is only for alignments that every index has.
-// - `block_length` rounds the size up to whole blocks: monotone, and the same for all sizes up to it.
+// - `block_length` rounds the size up to whole blocks: monotone, the same for all sizes up to it.
 // - Only the metadata and the links in free runs are written.
 // - `extent_bytes` leaves room to align both block 0 and the request.
 // - Nothing here allocates or unwinds: no indexing, no arithmetic that can overflow.

@@ -1,9 +1,9 @@
 //! Quick lists: blocks that were freed lately, by length, kept out of the bits.
 //!
-//! A block that waits here is marked as taken, so freeing it and handing it out again flips no edge,
-//! joins no run and splits none: that is most of what either costs. The price is that it does not
-//! join its neighbours meanwhile. So few blocks wait and only short ones; all are freed before the
-//! strategy says that nothing fits, and those of an extent when it is removed.
+//! A block that waits here is marked as taken, so freeing it and handing it out again flips no
+//! edge, joins no run and splits none: that is most of what either costs. The price is that it does
+//! not join its neighbours meanwhile. So few blocks wait and only short ones; all are freed before
+//! the strategy says that nothing fits, and those of an extent when it is removed.
 //!
 //! The lists are linked through the blocks, 16 bytes at a block's start.
 
@@ -75,8 +75,8 @@ impl Quick {
     /// Lets a block wait if fewer than the most of its length do; whether it does.
     ///
     /// # Safety
-    /// The block is of this extent, `blocks` long, was just freed by its user and is marked as taken;
-    /// [`forget`](Self::forget) is called before the extent is removed.
+    /// The block is of this extent, `blocks` long, was just freed by its user and is marked as
+    /// taken; [`forget`](Self::forget) is called before the extent is removed.
     #[inline]
     pub(super) unsafe fn push(
         &mut self,

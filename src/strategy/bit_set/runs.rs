@@ -1,22 +1,23 @@
 //! The free runs of one extent: found by length through bins, by address through the edges.
 //!
 //! ```text
-//!   Extent::metadata                                       the extent
-//!   ┌──────────────────────────┬───────────────────┐       ┌───────┬────────────┬─────┬───────┬──
-//!   │ Header: bins' heads, ... │ cells of the Edges│       │ taken │ Link, free │taken│ Link  │ ...
-//!   └──────────────────────────┴───────────────────┘       └───────┴────────────┴─────┴───────┴──
-//!                                                                    └── the bin's list ──┘
+//!   Extent::metadata                               the extent
+//!   ┌───────────────────┬────────────────────┐     ┌───────┬────────────┬───────┬────────────┬──
+//!   │ Header: heads ... │ cells of the Edges │     │ taken │ Link, free │ taken │ Link, free │ ...
+//!   └───────────────────┴────────────────────┘     └───────┴────────────┴───────┴────────────┴──
+//!                 └───────────────────────────────────────────↑─── a bin's list ───↑
 //! ```
 //!
-//! The run that reaches the extent's end, the **tail**, is in no list: blocks are cut from its start
-//! when no other run holds them, so it stays whole and a block cut last can grow. From all other runs
-//! blocks are cut at the end, and freed blocks mostly join a run behind its start: as long as its
-//! bin stays the same, neither moves a link.
+//! The run that reaches the extent's end, the **tail**, is in no list: blocks are cut from its
+//! start when no other run holds them, so it stays whole and a block cut last can grow. From all
+//! other runs blocks are cut at the end, and freed blocks mostly join a run behind its start: as
+//! long as its bin stays the same, neither moves a link.
 //!
 //! The lists' links are the only thing in free memory: 8 bytes at a run's start, two indices of 32
 //! bits, so that they fit the smallest block. A run's length is not stored: it is the distance to
-//! the next edge; storing it as well was tried and saved 2 % of the instructions. Links out of line would cost 8 bytes a block, a quarter of the memory; searching
-//! the bits alone (by ranks of each word's longest run) was tried and took twice the time.
+//! the next edge; storing it as well was tried and saved 2 % of the instructions. Links out of line
+//! would cost 8 bytes a block, a quarter of the memory; searching the bits alone (by ranks of each
+//! word's longest run) was tried and took twice the time.
 
 use core::cell::Cell;
 use core::ops::Range;
