@@ -10,6 +10,7 @@ pub mod scope;
 pub mod stack;
 pub mod state;
 pub mod usage;
+pub mod worker;
 
 pub use configuration::{Configuration, Settings};
 pub use handle::{Heap, HeapBuilder, HeapError};
@@ -19,3 +20,4 @@ pub use scope::{
     with_global, with_thread_local,
 };
 pub use usage::{ProcessUsage, flush_foreign_frees, process_usage, purge, usage_of};
+pub use worker::{ScopedWorker, Worker, WorkerBuilder, WorkerError, processors};
