@@ -5,6 +5,7 @@ pub mod handle;
 pub mod heap_allocator;
 pub mod in_use;
 pub mod life;
+pub mod pool;
 pub mod route;
 pub mod scope;
 pub mod stack;
@@ -15,6 +16,7 @@ pub mod worker;
 pub use configuration::{Configuration, Settings};
 pub use handle::{Heap, HeapBuilder, HeapError};
 pub use in_use::CurrentAllocatorInUse;
+pub use pool::{HeapPool, PooledHeap};
 pub use scope::{
     Scope, SwapError, current, replace_current, swap_coroutine_local, usage_change, use_allocator,
     with_global, with_thread_local,
