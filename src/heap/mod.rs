@@ -38,5 +38,6 @@ pub mod kind;
 pub use account::{Account, AccountHandle, AccountUsage};
 pub use cell::EscapeReport;
 
+pub use crate::strategy::context::LifetimeHint;
 pub use header::{FastPath, HeapHeader};
 pub use kind::HeapKind;
