@@ -89,6 +89,15 @@ pub mod __private {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeapSwitch;
 
+#[cfg(not(loom))]
+impl HeapSwitch {
+    /// Whether an address lies in the region, where all heaps are. What does not came from the global
+    /// allocator, or is no heap memory at all.
+    pub fn contains(&self, address: *const u8) -> bool {
+        region::contains(address)
+    }
+}
+
 // SAFETY: `global` is a static.
 #[cfg(not(loom))]
 unsafe impl Configuration for HeapSwitch {

@@ -5,6 +5,7 @@ pub mod handle;
 pub mod heap_allocator;
 pub mod in_use;
 pub mod life;
+pub mod lookup;
 pub mod route;
 pub mod scope;
 pub mod stack;
@@ -14,6 +15,7 @@ pub mod usage;
 pub use configuration::{Configuration, Settings};
 pub use handle::{Heap, HeapBuilder, HeapError};
 pub use in_use::CurrentAllocatorInUse;
+pub use lookup::{HeapId, owner_of, thread_heap_id, usable_size};
 pub use scope::{
     Scope, SwapError, current, replace_current, swap_coroutine_local, usage_change, use_allocator,
     with_global, with_thread_local,
