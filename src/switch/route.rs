@@ -11,7 +11,7 @@ use super::configuration::{Configuration, GLOBAL_COUNTERS};
 use super::in_use::CurrentAllocatorInUse;
 use super::life;
 use super::state::{Phase, Route, ThreadState, state};
-use crate::heap::{HeapHeader, batch, fast};
+use crate::heap::{HeapHeader, batch, check, fast};
 use crate::region::{self, ChunkEntry};
 
 /// Allocates.
@@ -169,6 +169,7 @@ unsafe fn owner_of(entry: &ChunkEntry) -> NonNull<HeapHeader> {
 pub unsafe fn free_at(block: NonNull<u8>, offset: usize, layout: Layout) {
     // SAFETY: the block is allocated, so it pins its chunk and the chunk its owner's header.
     unsafe {
+        check::freed(block, layout);
         let entry = region::entry_at(offset);
         let owner = owner_of(entry);
         if owner.as_ref().runner.is(state().token.get()) {
@@ -233,6 +234,7 @@ unsafe fn realloc_at<C: Configuration>(
 ) -> *mut u8 {
     // SAFETY: by the contract of `realloc` the size, rounded up to the alignment, fits a layout.
     let new = unsafe { Layout::from_size_align_unchecked(size, old.align()) };
+    check::resized(block);
     // SAFETY: the block is allocated, so its owner is valid; what is for the runner is only called there.
     unsafe {
         let entry = region::entry_at(offset);
