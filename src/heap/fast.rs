@@ -4,6 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::cell::{is_direct, retire_emptied, strategy_of};
+use super::check;
 use super::header::{FastPath, HeapHeader};
 use crate::region::ChunkEntry;
 use crate::strategy::bump::Bump;
@@ -21,7 +22,9 @@ pub unsafe fn try_bump(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
         return None;
     }
     // SAFETY: the caller runs the heap; the fast path tells the strategy.
-    unsafe { strategy_of::<Bump<true>>(header) }.allocate_in_window(layout)
+    let block = unsafe { strategy_of::<Bump<true>>(header) }.allocate_in_window(layout)?;
+    check::handed_out(block);
+    Some(block)
 }
 
 /// Allocates a small block from the lists of a slab heap.
@@ -34,7 +37,9 @@ pub unsafe fn try_slab(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
         return None;
     }
     // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
-    unsafe { strategy_of::<Slab<true>>(header).pop(small_class_of(layout)) }
+    let block = unsafe { strategy_of::<Slab<true>>(header).pop(small_class_of(layout)) }?;
+    check::handed_out(block);
+    Some(block)
 }
 
 /// Frees a small block to the lists of a slab heap.
@@ -126,6 +131,8 @@ pub unsafe fn free(
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
         match header.as_ref().fast_path {
+            // Blocks have to wait in quarantine.
+            _ if cfg!(heapswitch_asan) => free_slow(header, entry, block, layout),
             FastPath::Bump if !is_direct(layout) => {
                 let strategy = strategy_of::<Bump<true>>(header);
                 if strategy.free_counted(extent_of(entry), block, layout) {

@@ -102,6 +102,12 @@ pub struct HeapHeader {
     pub next_in_list: Cell<Option<NonNull<HeapHeader>>>,
     /// How many entries of context stacks name it; changed by the runner.
     pub entries: Cell<u32>,
+    /// Slow paths since every structure was checked last.
+    #[cfg(heapswitch_check)]
+    pub unverified_steps: Cell<usize>,
+    /// Blocks that were freed and that nobody gets yet.
+    #[cfg(heapswitch_asan)]
+    pub quarantine: super::quarantine::Quarantine,
 }
 
 impl Operations {

@@ -29,11 +29,14 @@ pub mod abandoned;
 pub mod account;
 pub mod batch;
 pub mod cell;
+pub mod check;
 pub mod fast;
 pub mod foreign;
 
 pub mod header;
 pub mod kind;
+#[cfg(heapswitch_asan)]
+pub mod quarantine;
 
 pub use account::{Account, AccountHandle, AccountUsage};
 pub use cell::EscapeReport;

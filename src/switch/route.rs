@@ -11,7 +11,7 @@ use super::configuration::{Configuration, GLOBAL_COUNTERS};
 use super::in_use::CurrentAllocatorInUse;
 use super::life;
 use super::state::{Phase, ThreadState, state};
-use crate::heap::{HeapHeader, batch, fast};
+use crate::heap::{HeapHeader, batch, check, fast};
 use crate::region::{self, ChunkEntry};
 use crate::strategy::slab::class::{is_small, small_class_of};
 
@@ -168,6 +168,7 @@ unsafe fn owner_of(entry: &ChunkEntry) -> NonNull<HeapHeader> {
 pub unsafe fn free_at(block: NonNull<u8>, offset: usize, layout: Layout) {
     // SAFETY: the block is allocated, so it pins its chunk and the chunk its owner's header.
     unsafe {
+        check::freed(block, layout);
         let owner = owner_of(region::entry_at(offset));
         if is_small(layout) && state().own_slab.get() == Some(owner) {
             fast::free_small_to_slab(owner, block, layout);
@@ -247,6 +248,7 @@ unsafe fn realloc_at<C: Configuration>(
 ) -> *mut u8 {
     // SAFETY: by the contract of `realloc` the size, rounded up to the alignment, fits a layout.
     let new = unsafe { Layout::from_size_align_unchecked(size, old.align()) };
+    check::resized(block);
     // SAFETY: the caller's contract.
     if let Some(block) = unsafe { realloc_small(block, offset, old, new) } {
         return block.as_ptr();
@@ -306,6 +308,7 @@ unsafe fn realloc_small(
         }
         let moved = fast::try_slab(owner, new)?;
         moved.copy_from_nonoverlapping(block, old.size().min(new.size()));
+        check::freed(block, old);
         fast::free_small_to_slab(owner, block, old);
         Some(moved)
     }

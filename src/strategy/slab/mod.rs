@@ -18,6 +18,7 @@
 //! (`Slab<false>`, for use on its own) every block goes to and comes from its extent.
 
 pub mod class;
+mod verify;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -512,5 +513,9 @@ unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
         for word in &extent.words {
             word.set(0);
         }
+    }
+
+    fn verify(&self) {
+        self.verify_lists();
     }
 }
