@@ -93,6 +93,7 @@ impl<S: Strategy + 'static> OperationsOf<S> {
         block_length: block_length::<S>,
         collect: collect::<S>,
         release_unused: release_unused::<S>,
+        reset: reset::<S>,
         forget_blocks: forget_blocks::<S>,
         close: close::<S>,
         usage: usage::<S>,
@@ -789,6 +790,29 @@ unsafe fn release_empty<S: Strategy>(header: Header, kept: u32) -> usize {
         }
     }
     bytes
+}
+
+/// Gives everything back but one run, if no block is allocated; the bytes, as `Err` if one is.
+///
+/// # Safety
+/// The caller runs the heap.
+unsafe fn reset<S: Strategy>(header: Header) -> Result<usize, usize> {
+    // SAFETY: the caller's contract holds for each call below.
+    unsafe {
+        let this = header_of(header);
+        collect::<S>(header);
+        this.peak_bytes.set(this.held_bytes.get());
+        // Most contexts need one run and leave nothing in it: that is kept as it is.
+        if let Some(only) = runs(this).next()
+            && only.next.get() == 0
+            && only.tag.get() == EXTENT
+            && strategy_of::<S>(header).rewind(extent_of(only))
+        {
+            return Ok(0);
+        }
+        let bytes = release_empty::<S>(header, 1);
+        if runs(this).all(|entry| entry.tag.get() == SPARE) { Ok(bytes) } else { Err(bytes) }
+    }
 }
 
 /// # Safety

@@ -51,6 +51,9 @@ pub struct Operations {
     pub collect: unsafe fn(NonNull<HeapHeader>),
     /// Gives back the runs without blocks but for so many; the bytes.
     pub release_unused: unsafe fn(NonNull<HeapHeader>, u32) -> usize,
+    /// Makes the heap as good as new, if no block is allocated, and keeps at most one run; the bytes
+    /// that went back. `Err` with those if a block is allocated.
+    pub reset: unsafe fn(NonNull<HeapHeader>) -> Result<usize, usize>,
     /// Frees every block at once, also those in use.
     pub forget_blocks: unsafe fn(NonNull<HeapHeader>),
     /// Ends the heap.

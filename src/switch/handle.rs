@@ -293,17 +293,19 @@ impl Heap {
         let operations = self.header().operations;
         // SAFETY: this thread runs the heap from here on; a closed one is replaced in the handle.
         unsafe {
-            let returned_bytes = (operations.release_unused)(self.header, 1);
-            let usage = (operations.usage)(self.header);
-            if usage.allocated_blocks == 0 {
-                self.header().runner.leave();
-                return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
-            }
+            let returned_bytes = match (operations.reset)(self.header) {
+                Ok(returned_bytes) => {
+                    self.header().runner.leave();
+                    return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
+                }
+                Err(returned_bytes) => returned_bytes,
+            };
             let Some(successor) = (operations.recreate)(self.header) else {
                 self.header().runner.leave();
                 return Err(HeapError::NoMemory);
             };
-            let report = (operations.close)(self.header);
+            let mut report = (operations.close)(self.header);
+            report.returned_bytes += returned_bytes;
             self.header = successor;
             Ok(report)
         }
