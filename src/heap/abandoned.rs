@@ -74,7 +74,7 @@ pub fn release_unused(token: Token) {
     while let Some(header) = next {
         // SAFETY: heaps on the list are valid and run by nobody; the lock is held.
         let this = unsafe { header.as_ref() };
-        next = this.next_abandoned.get();
+        next = this.next_in_list.get();
         if this.runner.try_enter(token) {
             // SAFETY: this thread runs the heap now.
             unsafe { (this.operations.release_unused)(header, 0) };
