@@ -218,7 +218,7 @@ impl Heap {
         }
         // `act` is the crate's own, and neither unwinds nor enters the heap.
         let result = act(self.header);
-        runner.leave();
+        self.header().leave();
         Ok(result)
     }
 
@@ -294,11 +294,11 @@ impl Heap {
             let returned_bytes = (operations.release_unused)(self.header, 1);
             let usage = (operations.usage)(self.header);
             if usage.allocated_blocks == 0 {
-                self.header().runner.leave();
+                self.header().leave();
                 return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
             }
             let Some(successor) = (operations.recreate)(self.header) else {
-                self.header().runner.leave();
+                self.header().leave();
                 return Err(HeapError::NoMemory);
             };
             let report = (operations.close)(self.header);
