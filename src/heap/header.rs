@@ -70,8 +70,8 @@ pub struct Operations {
 ///
 /// # Invariants
 /// - The cells belong to the runner.
-/// - `remaining` is only meaningful after the close: orphaned runs, and one for the closer until it is
-///   done. Who makes it zero frees the header.
+/// - `remaining` is only meaningful after the close: orphaned runs, pins, and one for the closer until
+///   it is done. Who makes it zero frees the header.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct HeapHeader {
@@ -79,6 +79,9 @@ pub struct HeapHeader {
     pub runner: Runner,
     /// Which fast path it has. Read by every allocation and free.
     pub fast_path: FastPath,
+    /// How many contexts that wait for their coroutine's resumption name it. While there are any, it is
+    /// bound to their thread, which alone changes this.
+    pub pins: Cell<u32>,
     /// What it can do.
     pub operations: &'static Operations,
     /// Where its chunks come from.
@@ -103,8 +106,18 @@ pub struct HeapHeader {
     pub account: AccountHandle,
     /// The next in a list of heaps that nobody runs: of ended threads, or of a pool.
     pub next_in_list: Cell<Option<NonNull<HeapHeader>>>,
-    /// How many entries of context stacks name it; changed by the runner.
-    pub entries: Cell<u32>,
+}
+
+impl HeapHeader {
+    /// Ends the run; if the heap is pinned, the next is this thread's too. Called by the runner.
+    #[inline]
+    pub fn leave(&self) {
+        if self.pins.get() == 0 {
+            self.runner.leave();
+        } else {
+            self.runner.leave_bound();
+        }
+    }
 }
 
 impl Operations {

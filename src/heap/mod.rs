@@ -34,6 +34,7 @@ pub mod foreign;
 
 pub mod header;
 pub mod kind;
+pub mod pins;
 
 pub use account::{Account, AccountHandle, AccountUsage};
 pub use cell::EscapeReport;

@@ -218,7 +218,7 @@ impl Heap {
         }
         // `act` is the crate's own, and neither unwinds nor enters the heap.
         let result = act(self.header);
-        runner.leave();
+        self.header().leave();
         Ok(result)
     }
 
@@ -297,13 +297,13 @@ impl Heap {
         unsafe {
             let returned_bytes = match (operations.reset)(self.header) {
                 Ok(returned_bytes) => {
-                    self.header().runner.leave();
+                    self.header().leave();
                     return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
                 }
                 Err(returned_bytes) => returned_bytes,
             };
             let Some(successor) = (operations.recreate)(self.header) else {
-                self.header().runner.leave();
+                self.header().leave();
                 return Err(HeapError::NoMemory);
             };
             let mut report = (operations.close)(self.header);

@@ -107,7 +107,7 @@ unsafe extern "C" fn end_thread(_: *mut c_void) {
     }
     state.phase.set(Phase::Busy);
     state.route.set(Route::Slow);
-    state.suspend_above(0, |_| {});
+    state.leave_above(0);
     close_owned_heap(state);
     state.contexts.give_back();
     state.batches.flush();
