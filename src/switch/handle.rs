@@ -182,6 +182,12 @@ impl Heap {
         self.header
     }
 
+    /// Whether contexts of suspended coroutines name it, so that it is bound to their thread. For who
+    /// could enter it just now.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.header().pins.get() != 0
+    }
+
     fn header(&self) -> &HeapHeader {
         // SAFETY: the handle's heap is not closed, so its header is valid.
         unsafe { self.header.as_ref() }

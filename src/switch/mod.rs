@@ -3,6 +3,7 @@
 pub mod configuration;
 #[cfg(feature = "corosensei")]
 pub mod coroutine;
+pub mod future;
 pub mod handle;
 pub mod heap_allocator;
 pub mod in_use;
@@ -22,6 +23,7 @@ pub mod worker;
 pub use configuration::{Configuration, Settings};
 #[cfg(feature = "corosensei")]
 pub use coroutine::{Coroutine, CoroutineResult, ResumeError, SendCoroutine, Yielder};
+pub use future::{FutureExt, InHeap};
 pub use handle::{Heap, HeapBuilder, HeapError};
 pub use in_use::CurrentAllocatorInUse;
 pub use lookup::{HeapId, owner_of, thread_heap_id, usable_size};

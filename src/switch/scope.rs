@@ -1,6 +1,7 @@
 //! Scopes: entering and leaving by guard and by closure; the allocator in use; swapping.
 
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use super::handle::{Heap, HeapError, token};
@@ -39,6 +40,29 @@ impl Scope<'_> {
     fn push(state: &ThreadState, entry: Entry) -> Option<Self> {
         let serial = state.push_context(entry)?;
         Some(Self { serial, not_send: PhantomData })
+    }
+}
+
+/// As [`Scope`], and ends with it every scope that was entered since and not left: guards that a
+/// future keeps across an await.
+#[derive(Debug)]
+pub(super) struct WholeScope<'a>(ManuallyDrop<Scope<'a>>);
+
+impl<'a> WholeScope<'a> {
+    #[inline]
+    pub(super) fn enter(heap: &'a Heap) -> Result<Self, HeapError> {
+        heap.enter().map(|scope| Self(ManuallyDrop::new(scope)))
+    }
+}
+
+impl Drop for WholeScope<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let state = state();
+        if state.batches.is_pending() {
+            state.batches.flush();
+        }
+        state.pop_context_and_above(self.0.serial);
     }
 }
 

@@ -277,6 +277,22 @@ impl ThreadState {
         self.apply_top();
     }
 
+    /// Leaves a context, all above it, and dead ones below it; does nothing if it is not in the stack.
+    #[inline]
+    pub fn pop_context_and_above(&self, serial: u32) {
+        if self.contexts.top().serial != serial {
+            self.pop_above(serial);
+        }
+        self.pop_context(serial);
+    }
+
+    #[cold]
+    fn pop_above(&self, serial: u32) {
+        if let Some(depth) = self.contexts.find(serial) {
+            self.leave_above(depth + 1);
+        }
+    }
+
     /// Pops what stands on top and is dead.
     #[inline]
     pub fn pop_dead(&self) {
