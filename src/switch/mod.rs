@@ -11,7 +11,7 @@ pub mod stack;
 pub mod state;
 pub mod usage;
 
-pub use configuration::{Configuration, Settings};
+pub use configuration::{Configuration, Settings, is_installed};
 pub use handle::{Heap, HeapBuilder, HeapError};
 pub use in_use::CurrentAllocatorInUse;
 pub use scope::{
