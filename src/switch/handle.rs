@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use super::configuration::{GLOBAL_COUNTERS, installed, source_for};
+use super::configuration::{GLOBAL_COUNTERS, installed, settle, source_for};
 use super::in_use::CurrentAllocatorInUse;
 use super::life;
 use super::state::{Phase, state};
@@ -87,7 +87,11 @@ impl core::error::Error for HeapError {}
 pub(super) fn token() -> Result<Token, HeapError> {
     let state = state();
     if state.phase.get() == Phase::Fresh {
-        life::arm_exit(state);
+        settle();
+        // The probe may have set the thread up.
+        if state.phase.get() == Phase::Fresh {
+            life::arm_exit(state);
+        }
     }
     match state.token.get() {
         Token::NOBODY => Err(HeapError::ThreadEnded),
@@ -127,6 +131,7 @@ impl<'a> HeapBuilder<'a> {
     /// # Errors
     /// [`HeapError::NoMemory`].
     pub fn build(self) -> Result<Heap, HeapError> {
+        settle();
         let source =
             self.source.unwrap_or_else(|| source_for(CurrentAllocatorInUse::CoroutineLocal));
         let parent = self.parent.map(|parent| &parent.header().account);
@@ -143,6 +148,7 @@ impl<'a> HeapBuilder<'a> {
     /// # Errors
     /// [`HeapError::NoMemory`].
     pub fn build_kind<K: HeapKind>(self, settings: K::Settings) -> Result<Heap, HeapError> {
+        settle();
         let source =
             self.source.unwrap_or_else(|| source_for(CurrentAllocatorInUse::CoroutineLocal));
         let parent: Option<&AccountHandle> = self.parent.map(|parent| &parent.header().account);

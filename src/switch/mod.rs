@@ -20,7 +20,7 @@ pub mod state;
 pub mod usage;
 pub mod worker;
 
-pub use configuration::{Configuration, Settings};
+pub use configuration::{Configuration, Settings, is_installed};
 #[cfg(feature = "corosensei")]
 pub use coroutine::{Coroutine, CoroutineResult, ResumeError, SendCoroutine, Yielder};
 pub use future::{FutureExt, InHeap};
