@@ -1,6 +1,7 @@
 //! heapswitch: a global allocator that threads and coroutines switch.
 
 #![warn(missing_docs)]
+#![cfg_attr(feature = "nightly", feature(allocator_api))]
 
 pub mod adapt;
 pub mod allocator;

@@ -146,7 +146,7 @@ fn create_with<S: Strategy + 'static>(
         foreign: CachePadded::new(ForeignStack::new()),
         remaining: AtomicUsize::new(0),
         account,
-        next_abandoned: Cell::new(None),
+        next_in_list: Cell::new(None),
         entries: Cell::new(0),
         #[cfg(heapswitch_check)]
         unverified_steps: Cell::new(0),

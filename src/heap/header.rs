@@ -98,8 +98,8 @@ pub struct HeapHeader {
     pub remaining: AtomicUsize,
     /// Where its runs are charged.
     pub account: AccountHandle,
-    /// The next in a list of heaps without a thread.
-    pub next_abandoned: Cell<Option<NonNull<HeapHeader>>>,
+    /// The next in a list of heaps that nobody runs: of ended threads, or of a pool.
+    pub next_in_list: Cell<Option<NonNull<HeapHeader>>>,
     /// How many entries of context stacks name it; changed by the runner.
     pub entries: Cell<u32>,
     /// Slow paths since every structure was checked last.

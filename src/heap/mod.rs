@@ -41,5 +41,6 @@ pub mod quarantine;
 pub use account::{Account, AccountHandle, AccountUsage};
 pub use cell::EscapeReport;
 
+pub use crate::strategy::context::LifetimeHint;
 pub use header::{FastPath, HeapHeader};
 pub use kind::HeapKind;

@@ -229,14 +229,22 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
 }
 
 /// Takes a run of `chunks` chunks whose start is aligned to `align_chunks` chunks, a power of two.
-/// `None` where the region is full or the system refuses.
+/// `None` where the region is full, the system refuses, or the run would be longer than the machine's
+/// memory.
 pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option<Run> {
-    if !ensure_reserved() {
+    if !ensure_reserved() || !is_plausible(chunks.checked_add(align_chunks)?) {
         return None;
     }
     let run = lock_of(kind).lock().take(kind, chunks, align_chunks)?;
     sys::poison::unpoison(run.start(), run.bytes());
     Some(run)
+}
+
+/// Whether the machine could hold a run. The kernel refuses mappings that it obviously could not,
+/// unless told to overcommit always; of reserved memory it takes anything, and each chunk costs an
+/// entry of the table at once. What is refused here the global allocator maps, or not.
+fn is_plausible(chunks: usize) -> bool {
+    chunks <= sys::physical_bytes() >> CHUNK_SHIFT
 }
 
 /// Gives a run back.
@@ -255,6 +263,9 @@ pub unsafe fn return_run(run: Run) {
 /// # Safety
 /// The run was taken and not given back. On success the old run counts as given back.
 pub unsafe fn grow_run(run: Run, chunks: usize) -> Option<Run> {
+    if !is_plausible(chunks) {
+        return None;
+    }
     let kind = kind_of_chunk(run.first_chunk())?;
     // SAFETY: the caller's contract.
     let run = unsafe { lock_of(kind).lock().grow(run, chunks) }?;

@@ -118,6 +118,14 @@ const fn bin_of(chunks: u32) -> usize {
     EXACT_BINS + (exponent - 4) * 4 + quarter
 }
 
+/// The first chunk from `first` on whose address is aligned. The region itself starts at a segment's
+/// boundary, so beyond that its chunks' numbers say nothing about alignment.
+fn aligned_chunk(first: u32, align_chunks: u32) -> u32 {
+    let before_region = super::base().addr().get() >> CHUNK_SHIFT;
+    let number = before_region + first as usize;
+    (number.next_multiple_of(align_chunks as usize) - before_region) as u32
+}
+
 /// The free runs of one set, by length.
 #[derive(Debug)]
 struct Bins {
@@ -264,7 +272,7 @@ impl Runs {
         let (bins, edge) =
             if is_zeroed { (&mut self.clean, CLEAN) } else { (&mut self.dirty, DIRTY) };
         let available = bins.remove(first);
-        let start = first.next_multiple_of(align_chunks);
+        let start = aligned_chunk(first, align_chunks);
         let (before, after) = (start - first, available - (start - first) - chunks);
         if before != 0 {
             bins.insert(first, before, edge);

@@ -285,6 +285,10 @@ impl Heap {
     /// for new records: the heap is then unchanged.
     pub fn reset(&mut self) -> Result<EscapeReport, HeapError> {
         let token = token()?;
+        // What this thread freed while the heap was not entered did not survive.
+        if state().batches.is_pending() {
+            state().batches.flush();
+        }
         if !self.header().runner.try_enter(token) {
             return Err(HeapError::Running);
         }
@@ -340,6 +344,10 @@ pub(super) unsafe fn close_raw(header: NonNull<HeapHeader>) -> EscapeReport {
     // SAFETY: the heap is not closed, so its header is valid.
     let this = unsafe { header.as_ref() };
     let state = state();
+    // What this thread freed while the heap was not entered is no escapee.
+    if state.batches.is_pending() {
+        state.batches.flush();
+    }
     let may_close = match token() {
         Ok(token) if this.runner.is(token) => {
             state.unlink(header);

@@ -8,7 +8,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::ptr::NonNull;
 
 use super::in_use::CurrentAllocatorInUse;
-use super::state::{Route, ThreadState};
+use super::state::ThreadState;
 use crate::heap::{FastPath, HeapHeader};
 use crate::region::Metadata;
 
@@ -187,23 +187,17 @@ impl ThreadState {
         let top = self.contexts.top();
         self.heap.set(top.heap);
         self.in_use.set(top.in_use);
-        self.route.set(self.route_of(top));
-    }
-
-    #[inline]
-    fn route_of(&self, entry: Entry) -> Route {
-        let (heap, fast_path, route) = match entry.in_use {
-            CurrentAllocatorInUse::CoroutineLocal => (entry.heap, FastPath::Bump, Route::Bump),
-            CurrentAllocatorInUse::ThreadLocal => {
-                (self.thread_heap.get(), FastPath::Slab, Route::Slab)
-            }
-            CurrentAllocatorInUse::Global => return Route::Slow,
-        };
-        match heap {
+        let is_bump = |heap: NonNull<HeapHeader>| {
             // SAFETY: heaps that the state names are run by this thread, so they are valid.
-            Some(heap) if unsafe { heap.as_ref() }.fast_path == fast_path => route,
-            _ => Route::Slow,
-        }
+            (unsafe { heap.as_ref() }.fast_path == FastPath::Bump).then_some(heap)
+        };
+        let (slab, bump) = match top.in_use {
+            CurrentAllocatorInUse::CoroutineLocal => (None, top.heap.and_then(is_bump)),
+            CurrentAllocatorInUse::ThreadLocal => (self.own_slab.get(), None),
+            CurrentAllocatorInUse::Global => (None, None),
+        };
+        self.slab.set(slab);
+        self.bump.set(bump);
     }
 
     /// Enters a context. `None` where there is no memory for the entry.
@@ -222,11 +216,26 @@ impl ThreadState {
             self.mark_dead(depth);
             return;
         }
-        self.pop_and_leave();
-        while self.contexts.top().is_dead {
-            self.pop_and_leave();
-        }
+        self.pop_and_end();
+        self.pop_dead();
         self.apply_top();
+    }
+
+    /// Pops what has ended and stood below others.
+    #[inline]
+    fn pop_dead(&self) {
+        while self.contexts.top().is_dead {
+            self.pop_and_end();
+        }
+    }
+
+    /// Ends the context on top: leaves its heap, or closes it if the entry owns it, for nobody has a
+    /// handle of that.
+    #[inline]
+    fn pop_and_end(&self) {
+        if let Some(Entry { hold: Hold::Owned, heap: Some(heap), .. }) = self.pop_and_leave() {
+            close_owned(heap);
+        }
     }
 
     #[inline]
@@ -252,13 +261,17 @@ impl ThreadState {
     }
 
     /// Takes a heap out of every entry that names it; this thread still runs it.
+    ///
+    /// A guard borrows the heap's handle. So whoever closes a heap that is entered leaked the guard, and
+    /// the entry ends here, or nothing ever ended it and what stands below.
     #[cold]
     pub fn unlink(&self, heap: NonNull<HeapHeader>) {
         let without = |entry: Entry| {
             let is_coroutine = entry.in_use == CurrentAllocatorInUse::CoroutineLocal;
             let in_use =
                 if is_coroutine { CurrentAllocatorInUse::ThreadLocal } else { entry.in_use };
-            Entry { heap: None, hold: Hold::Inherited, in_use, ..entry }
+            let is_dead = entry.is_dead || entry.hold == Hold::Entered;
+            Entry { heap: None, hold: Hold::Inherited, in_use, is_dead }
         };
         let base = self.contexts.base.get();
         if base.heap == Some(heap) {
@@ -270,6 +283,16 @@ impl ThreadState {
             {
                 self.contexts.set(depth, without(entry));
             }
+        }
+        self.pop_dead();
+        self.apply_top();
+    }
+
+    /// Ends every context, innermost first. For the thread's end.
+    #[cold]
+    pub fn end_all(&self) {
+        while self.contexts.depth() != 0 {
+            self.pop_and_end();
         }
         self.apply_top();
     }
@@ -284,4 +307,13 @@ impl ThreadState {
         }
         self.apply_top();
     }
+}
+
+/// Closes a heap that an entry owned and that was just left.
+#[cold]
+#[inline(never)]
+fn close_owned(heap: NonNull<HeapHeader>) {
+    // SAFETY: the entry had the only right to the heap, and is gone; the heap is left, so that whoever
+    // closes it may run it.
+    unsafe { super::handle::close_raw(heap) };
 }

@@ -59,6 +59,25 @@ pub fn page_bytes() -> usize {
     }
 }
 
+/// The machine's memory in bytes; `usize::MAX` where it is not known.
+pub fn physical_bytes() -> usize {
+    static CACHED: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: every thread reads the same value from the system.
+    match CACHED.load(Ordering::Relaxed) {
+        0 => {
+            // SAFETY: sysconf reads a figure.
+            let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
+            let bytes = usize::try_from(pages)
+                .ok()
+                .filter(|&pages| pages != 0)
+                .map_or(usize::MAX, |pages| pages.saturating_mul(page_bytes()));
+            CACHED.store(bytes, Ordering::Relaxed);
+            bytes
+        }
+        bytes => bytes,
+    }
+}
+
 /// Writes `heapswitch: <parts>` to the standard error without allocating, and aborts.
 #[cold]
 #[inline(never)]
