@@ -175,6 +175,20 @@ fn what_others_grow_never_lands_in_their_own_context() {
 }
 
 #[test]
+fn what_this_thread_freed_before_the_close_is_no_escapee() {
+    for hint in HINTS {
+        let mut heap = Heap::with_hint(hint).unwrap();
+        drop(heap.run(|| vec![1_u8; 100]).unwrap());
+        assert_eq!(heap.reset().unwrap().blocks, 0);
+        drop(heap.run(|| vec![1_u8; 100]).unwrap());
+        heap.release_unused().unwrap();
+        assert_eq!(heap.memory_usage().unwrap().committed_bytes, 0);
+        drop(heap.run(|| vec![1_u8; 100]).unwrap());
+        assert_eq!(heap.close().blocks, 0, "{hint:?}");
+    }
+}
+
+#[test]
 fn maps_and_channels_grow_in_a_context_and_live_on() {
     for hint in HINTS {
         let mut map: HashMap<String, Vec<u64>> = HashMap::new();

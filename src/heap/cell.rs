@@ -93,6 +93,7 @@ impl<S: Strategy + 'static> OperationsOf<S> {
         block_length: block_length::<S>,
         collect: collect::<S>,
         release_unused: release_unused::<S>,
+        reset: reset::<S>,
         forget_blocks: forget_blocks::<S>,
         close: close::<S>,
         usage: usage::<S>,
@@ -135,6 +136,7 @@ fn create_with<S: Strategy + 'static>(
     let header = HeapHeader {
         runner: Runner::new(),
         fast_path,
+        pins: Cell::new(0),
         operations: &OperationsOf::<S>::TABLE,
         source,
         first_run: Cell::new(0),
@@ -147,7 +149,6 @@ fn create_with<S: Strategy + 'static>(
         remaining: AtomicUsize::new(0),
         account,
         next_in_list: Cell::new(None),
-        entries: Cell::new(0),
         #[cfg(heapswitch_check)]
         unverified_steps: Cell::new(0),
         #[cfg(heapswitch_asan)]
@@ -791,6 +792,29 @@ unsafe fn release_empty<S: Strategy>(header: Header, kept: u32) -> usize {
     bytes
 }
 
+/// Gives everything back but one run, if no block is allocated; the bytes, as `Err` if one is.
+///
+/// # Safety
+/// The caller runs the heap.
+unsafe fn reset<S: Strategy>(header: Header) -> Result<usize, usize> {
+    // SAFETY: the caller's contract holds for each call below.
+    unsafe {
+        let this = header_of(header);
+        collect::<S>(header);
+        this.peak_bytes.set(this.held_bytes.get());
+        // Most contexts need one run and leave nothing in it: that is kept as it is.
+        if let Some(only) = runs(this).next()
+            && only.next.get() == 0
+            && only.tag.get() == EXTENT
+            && strategy_of::<S>(header).rewind(extent_of(only))
+        {
+            return Ok(0);
+        }
+        let bytes = release_empty::<S>(header, 1);
+        if runs(this).all(|entry| entry.tag.get() == SPARE) { Ok(bytes) } else { Err(bytes) }
+    }
+}
+
 /// # Safety
 /// The caller runs the heap, and nothing that was allocated in it is used or freed any more.
 unsafe fn forget_blocks<S: Strategy>(header: Header) {
@@ -828,7 +852,7 @@ unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
         this.runner.close();
         free_chain::<S>(header, this.foreign.close());
         report.returned_bytes = release_empty::<S>(header, 0);
-        let mut survivors = 1;
+        let mut survivors = 1 + this.pins.get() as usize;
         for entry in runs(this) {
             survivors += 1;
             report.blocks += live_blocks::<S>(header, entry) as usize;
@@ -903,9 +927,11 @@ unsafe fn return_orphan(header: Header, entry: &'static ChunkEntry) {
     }
 }
 
+/// Gives up one of the counts that keep a closed heap's header.
+///
 /// # Safety
 /// The caller holds one of the counts of `remaining` and touches the header no more.
-unsafe fn drop_remaining(header: Header) {
+pub(super) unsafe fn drop_remaining(header: Header) {
     // SAFETY: the count is held until the subtraction.
     let this = unsafe { header_of(header) };
     let bytes = this.operations.cell_bytes;

@@ -283,6 +283,13 @@ pub unsafe trait Strategy: Sized {
     /// The extent was added and not removed since, and no block in it is currently allocated.
     unsafe fn remove_extent(&mut self, extent: &Extent);
 
+    /// Starts over in an extent, the only one it has, if no block is allocated there and that is
+    /// cheaper than to remove and add it. Whether it did; otherwise nothing changes.
+    fn rewind(&mut self, extent: &Extent) -> bool {
+        let _ = extent;
+        false
+    }
+
     /// Calls `visit` with ranges of the extent that hold no block and nothing the strategy needs, so
     /// that their pages may be dropped (they then read as zero or as before).
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {

@@ -218,7 +218,7 @@ impl Heap {
         }
         // `act` is the crate's own, and neither unwinds nor enters the heap.
         let result = act(self.header);
-        runner.leave();
+        self.header().leave();
         Ok(result)
     }
 
@@ -264,6 +264,7 @@ impl Heap {
     /// # Errors
     /// [`HeapError::Running`] on another thread.
     pub fn release_unused(&self) -> Result<usize, HeapError> {
+        flush_own_frees();
         // SAFETY: called as the runner.
         self.as_runner(|header| unsafe { (header.as_ref().operations.release_unused)(header, 0) })
     }
@@ -284,28 +285,27 @@ impl Heap {
     /// [`HeapError::Running`]; [`HeapError::NoMemory`] where something survives and there is no memory
     /// for new records: the heap is then unchanged.
     pub fn reset(&mut self) -> Result<EscapeReport, HeapError> {
+        flush_own_frees();
         let token = token()?;
-        // What this thread freed while the heap was not entered did not survive.
-        if state().batches.is_pending() {
-            state().batches.flush();
-        }
         if !self.header().runner.try_enter(token) {
             return Err(HeapError::Running);
         }
         let operations = self.header().operations;
         // SAFETY: this thread runs the heap from here on; a closed one is replaced in the handle.
         unsafe {
-            let returned_bytes = (operations.release_unused)(self.header, 1);
-            let usage = (operations.usage)(self.header);
-            if usage.allocated_blocks == 0 {
-                self.header().runner.leave();
-                return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
-            }
+            let returned_bytes = match (operations.reset)(self.header) {
+                Ok(returned_bytes) => {
+                    self.header().leave();
+                    return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
+                }
+                Err(returned_bytes) => returned_bytes,
+            };
             let Some(successor) = (operations.recreate)(self.header) else {
-                self.header().runner.leave();
+                self.header().leave();
                 return Err(HeapError::NoMemory);
             };
-            let report = (operations.close)(self.header);
+            let mut report = (operations.close)(self.header);
+            report.returned_bytes += returned_bytes;
             self.header = successor;
             Ok(report)
         }
@@ -336,6 +336,15 @@ impl Heap {
     }
 }
 
+/// Hands over what this thread freed while it did not run the heap: to whoever asks for the heap's end,
+/// that is freed, and waiting in a batch it would pin the heap's chunks.
+fn flush_own_frees() {
+    let batches = &state().batches;
+    if batches.is_pending() {
+        batches.flush();
+    }
+}
+
 /// Closes a heap whose handle is gone.
 ///
 /// # Safety
@@ -343,14 +352,10 @@ impl Heap {
 pub(super) unsafe fn close_raw(header: NonNull<HeapHeader>) -> EscapeReport {
     // SAFETY: the heap is not closed, so its header is valid.
     let this = unsafe { header.as_ref() };
-    let state = state();
-    // What this thread freed while the heap was not entered is no escapee.
-    if state.batches.is_pending() {
-        state.batches.flush();
-    }
+    flush_own_frees();
     let may_close = match token() {
         Ok(token) if this.runner.is(token) => {
-            state.unlink(header);
+            state().unlink(header);
             true
         }
         Ok(token) => this.runner.try_enter(token),
