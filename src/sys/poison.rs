@@ -1,8 +1,8 @@
 //! What AddressSanitizer is told: which memory nobody may touch. Compiles to nothing without
 //! `--cfg heapswitch_asan`, which goes with `-Zsanitizer=address` (a stable compiler cannot ask).
 //!
-//! The sanitizer's map has a byte for each 8 bytes, so lengths are rounded up to that, which every block
-//! is a multiple of.
+//! The sanitizer's map has a byte for each 8 bytes, so lengths are rounded up to that, which every
+//! block is a multiple of.
 
 use core::ptr::NonNull;
 
