@@ -51,6 +51,9 @@ pub struct Operations {
     pub collect: unsafe fn(NonNull<HeapHeader>),
     /// Gives back the runs without blocks but for so many; the bytes.
     pub release_unused: unsafe fn(NonNull<HeapHeader>, u32) -> usize,
+    /// Makes the heap as good as new, if no block is allocated, and keeps at most one run; the bytes
+    /// that went back. `Err` with those if a block is allocated.
+    pub reset: unsafe fn(NonNull<HeapHeader>) -> Result<usize, usize>,
     /// Frees every block at once, also those in use.
     pub forget_blocks: unsafe fn(NonNull<HeapHeader>),
     /// Ends the heap.
@@ -101,8 +104,14 @@ pub struct HeapHeader {
     pub remaining: AtomicUsize,
     /// Where its runs are charged.
     pub account: AccountHandle,
-    /// The next in a list of heaps without a thread.
-    pub next_abandoned: Cell<Option<NonNull<HeapHeader>>>,
+    /// The next in a list of heaps that nobody runs: of ended threads, or of a pool.
+    pub next_in_list: Cell<Option<NonNull<HeapHeader>>>,
+    /// Slow paths since every structure was checked last.
+    #[cfg(heapswitch_check)]
+    pub unverified_steps: Cell<usize>,
+    /// Blocks that were freed and that nobody gets yet.
+    #[cfg(heapswitch_asan)]
+    pub quarantine: super::quarantine::Quarantine,
 }
 
 impl HeapHeader {

@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use super::configuration::{GLOBAL_COUNTERS, installed, source_for};
+use super::configuration::{GLOBAL_COUNTERS, installed, settle, source_for};
 use super::in_use::CurrentAllocatorInUse;
 use super::life;
 use super::state::{Phase, state};
@@ -87,7 +87,11 @@ impl core::error::Error for HeapError {}
 pub(super) fn token() -> Result<Token, HeapError> {
     let state = state();
     if state.phase.get() == Phase::Fresh {
-        life::arm_exit(state);
+        settle();
+        // The probe may have set the thread up.
+        if state.phase.get() == Phase::Fresh {
+            life::arm_exit(state);
+        }
     }
     match state.token.get() {
         Token::NOBODY => Err(HeapError::ThreadEnded),
@@ -127,6 +131,7 @@ impl<'a> HeapBuilder<'a> {
     /// # Errors
     /// [`HeapError::NoMemory`].
     pub fn build(self) -> Result<Heap, HeapError> {
+        settle();
         let source =
             self.source.unwrap_or_else(|| source_for(CurrentAllocatorInUse::CoroutineLocal));
         let parent = self.parent.map(|parent| &parent.header().account);
@@ -143,6 +148,7 @@ impl<'a> HeapBuilder<'a> {
     /// # Errors
     /// [`HeapError::NoMemory`].
     pub fn build_kind<K: HeapKind>(self, settings: K::Settings) -> Result<Heap, HeapError> {
+        settle();
         let source =
             self.source.unwrap_or_else(|| source_for(CurrentAllocatorInUse::CoroutineLocal));
         let parent: Option<&AccountHandle> = self.parent.map(|parent| &parent.header().account);
@@ -180,6 +186,12 @@ impl Heap {
 
     pub(super) fn raw(&self) -> NonNull<HeapHeader> {
         self.header
+    }
+
+    /// Whether contexts of suspended coroutines name it, so that it is bound to their thread. For who
+    /// could enter it just now.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.header().pins.get() != 0
     }
 
     fn header(&self) -> &HeapHeader {
@@ -264,6 +276,7 @@ impl Heap {
     /// # Errors
     /// [`HeapError::Running`] on another thread.
     pub fn release_unused(&self) -> Result<usize, HeapError> {
+        flush_own_frees();
         // SAFETY: called as the runner.
         self.as_runner(|header| unsafe { (header.as_ref().operations.release_unused)(header, 0) })
     }
@@ -284,6 +297,7 @@ impl Heap {
     /// [`HeapError::Running`]; [`HeapError::NoMemory`] where something survives and there is no memory
     /// for new records: the heap is then unchanged.
     pub fn reset(&mut self) -> Result<EscapeReport, HeapError> {
+        flush_own_frees();
         let token = token()?;
         if !self.header().runner.try_enter(token) {
             return Err(HeapError::Running);
@@ -291,17 +305,19 @@ impl Heap {
         let operations = self.header().operations;
         // SAFETY: this thread runs the heap from here on; a closed one is replaced in the handle.
         unsafe {
-            let returned_bytes = (operations.release_unused)(self.header, 1);
-            let usage = (operations.usage)(self.header);
-            if usage.allocated_blocks == 0 {
-                self.header().leave();
-                return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
-            }
+            let returned_bytes = match (operations.reset)(self.header) {
+                Ok(returned_bytes) => {
+                    self.header().leave();
+                    return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
+                }
+                Err(returned_bytes) => returned_bytes,
+            };
             let Some(successor) = (operations.recreate)(self.header) else {
                 self.header().leave();
                 return Err(HeapError::NoMemory);
             };
-            let report = (operations.close)(self.header);
+            let mut report = (operations.close)(self.header);
+            report.returned_bytes += returned_bytes;
             self.header = successor;
             Ok(report)
         }
@@ -332,6 +348,15 @@ impl Heap {
     }
 }
 
+/// Hands over what this thread freed while it did not run the heap: to whoever asks for the heap's end,
+/// that is freed, and waiting in a batch it would pin the heap's chunks.
+fn flush_own_frees() {
+    let batches = &state().batches;
+    if batches.is_pending() {
+        batches.flush();
+    }
+}
+
 /// Closes a heap whose handle is gone.
 ///
 /// # Safety
@@ -339,10 +364,10 @@ impl Heap {
 pub(super) unsafe fn close_raw(header: NonNull<HeapHeader>) -> EscapeReport {
     // SAFETY: the heap is not closed, so its header is valid.
     let this = unsafe { header.as_ref() };
-    let state = state();
+    flush_own_frees();
     let may_close = match token() {
         Ok(token) if this.runner.is(token) => {
-            state.unlink(header);
+            state().unlink(header);
             true
         }
         Ok(token) => this.runner.try_enter(token),

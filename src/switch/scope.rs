@@ -1,6 +1,7 @@
 //! Scopes: entering and leaving by guard and by closure; the allocator in use; swapping.
 
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use super::handle::{Heap, HeapError, token};
@@ -39,6 +40,29 @@ impl Scope<'_> {
     fn push(state: &ThreadState, entry: Entry) -> Option<Self> {
         let serial = state.push_context(entry)?;
         Some(Self { serial, not_send: PhantomData })
+    }
+}
+
+/// As [`Scope`], and ends with it every scope that was entered since and not left: guards that a
+/// future keeps across an await.
+#[derive(Debug)]
+pub(super) struct WholeScope<'a>(ManuallyDrop<Scope<'a>>);
+
+impl<'a> WholeScope<'a> {
+    #[inline]
+    pub(super) fn enter(heap: &'a Heap) -> Result<Self, HeapError> {
+        heap.enter().map(|scope| Self(ManuallyDrop::new(scope)))
+    }
+}
+
+impl Drop for WholeScope<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let state = state();
+        if state.batches.is_pending() {
+            state.batches.flush();
+        }
+        state.pop_context_and_above(self.0.serial);
     }
 }
 
@@ -155,7 +179,7 @@ pub fn replace_current(in_use: CurrentAllocatorInUse) -> Result<CurrentAllocator
 
 /// Puts a heap into the innermost context's own slot as its coroutine-local heap, or none; the heap that
 /// was there, no longer current. A heap that is put in is in use at once; without one the thread's own
-/// heap is.
+/// heap is. What is in the slot when its context ends is closed.
 ///
 /// # Errors
 /// [`HeapError::Held`] where a guard or a wrapper holds the current heap, and [`HeapError::Running`]
@@ -167,7 +191,8 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
     };
     let state = state();
     let top = state.contexts.top();
-    if top.hold == Hold::Entered {
+    // An inherited heap is held by an entry below.
+    if top.hold == Hold::Entered || (top.hold == Hold::Inherited && top.heap.is_some()) {
         return Err(SwapError { error: HeapError::Held, heap });
     }
     if let Some(new) = &heap {

@@ -10,7 +10,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::ptr::NonNull;
 
 use super::in_use::CurrentAllocatorInUse;
-use super::state::{Route, ThreadState};
+use super::state::{ThreadState, state};
 use crate::heap::{FastPath, HeapHeader};
 use crate::region::Metadata;
 
@@ -243,23 +243,17 @@ impl ThreadState {
         let top = self.contexts.top();
         self.heap.set(top.heap);
         self.in_use.set(top.in_use);
-        self.route.set(self.route_of(top));
-    }
-
-    #[inline]
-    fn route_of(&self, entry: Entry) -> Route {
-        let (heap, fast_path, route) = match entry.in_use {
-            CurrentAllocatorInUse::CoroutineLocal => (entry.heap, FastPath::Bump, Route::Bump),
-            CurrentAllocatorInUse::ThreadLocal => {
-                (self.thread_heap.get(), FastPath::Slab, Route::Slab)
-            }
-            CurrentAllocatorInUse::Global => return Route::Slow,
-        };
-        match heap {
+        let is_bump = |heap: NonNull<HeapHeader>| {
             // SAFETY: heaps that the state names are run by this thread, so they are valid.
-            Some(heap) if unsafe { heap.as_ref() }.fast_path == fast_path => route,
-            _ => Route::Slow,
-        }
+            (unsafe { heap.as_ref() }.fast_path == FastPath::Bump).then_some(heap)
+        };
+        let (slab, bump) = match top.in_use {
+            CurrentAllocatorInUse::CoroutineLocal => (None, top.heap.and_then(is_bump)),
+            CurrentAllocatorInUse::ThreadLocal => (self.own_slab.get(), None),
+            CurrentAllocatorInUse::Global => (None, None),
+        };
+        self.slab.set(slab);
+        self.bump.set(bump);
     }
 
     /// Enters a context; its serial number. `None` where there is no memory for the entry.
@@ -281,6 +275,22 @@ impl ThreadState {
         self.pop_and_leave();
         self.pop_dead();
         self.apply_top();
+    }
+
+    /// Leaves a context, all above it, and dead ones below it; does nothing if it is not in the stack.
+    #[inline]
+    pub fn pop_context_and_above(&self, serial: u32) {
+        if self.contexts.top().serial != serial {
+            self.pop_above(serial);
+        }
+        self.pop_context(serial);
+    }
+
+    #[cold]
+    fn pop_above(&self, serial: u32) {
+        if let Some(depth) = self.contexts.find(serial) {
+            self.leave_above(depth + 1);
+        }
     }
 
     /// Pops what stands on top and is dead.
@@ -315,6 +325,9 @@ impl ThreadState {
     }
 
     /// Takes a heap out of every entry that names it; this thread still runs it.
+    ///
+    /// A guard borrows the heap's handle. So whoever closes a heap that is entered leaked the guard, and
+    /// the entry ends here, or nothing ever ended it and what stands below.
     #[cold]
     pub fn unlink(&self, heap: NonNull<HeapHeader>) {
         let base = self.contexts.base.get();
@@ -325,9 +338,11 @@ impl ThreadState {
             if let Some(entry) = self.contexts.get(depth)
                 && entry.heap == Some(heap)
             {
-                self.contexts.set(depth, entry.without_heap());
+                let is_dead = entry.is_dead || entry.hold == Hold::Entered;
+                self.contexts.set(depth, Entry { is_dead, ..entry.without_heap() });
             }
         }
+        self.pop_dead();
         self.apply_top();
     }
 
@@ -343,6 +358,8 @@ impl ThreadState {
 /// Closes a heap that was swapped in, with the slot that owned it.
 #[cold]
 fn close_owned(heap: NonNull<HeapHeader>) {
+    // What this thread freed in it before is no escapee.
+    state().batches.flush();
     // SAFETY: the slot ran the heap and had its only handle.
     unsafe { (heap.as_ref().operations.close)(heap) };
 }
