@@ -1,7 +1,8 @@
 //! Coroutines in a program without unwinding.
 //!
-//! Built with `panic = "abort"` it runs to its end like any other. What would have to unwind ends it
-//! instead, by SIGABRT: a panic in a coroutine (`panic`), and dropping one that is suspended (`drop`).
+//! Built with `panic = "abort"` it runs to its end like any other. What would have to unwind ends
+//! it instead, by SIGABRT: a panic in a coroutine (`panic`), and dropping one that is suspended
+//! (`drop`).
 //!
 //! ```console
 //! cargo rustc --example panic_abort --features corosensei -- -C panic=abort

@@ -284,8 +284,8 @@ mod strays {
     }
 }
 
-/// A coroutine that lives longer than its thread's allocator state: in a pthread key's destructor that
-/// runs after the allocator's own.
+/// A coroutine that lives longer than its thread's allocator state: in a pthread key's destructor
+/// that runs after the allocator's own.
 #[test]
 fn after_its_thread_ended_it_is_not_resumed_but_unwound() {
     use std::ffi::c_void;

@@ -1,6 +1,6 @@
-//! Coroutines that change threads while they are suspended. To be run with fat LTO, too, which lets the
-//! compiler see, and keep, what it would otherwise have to load anew after a switch:
-//! `cargo test --profile lto --test coroutine_migration`.
+//! Coroutines that change threads while they are suspended. To be run with fat LTO, too, which lets
+//! the compiler see, and keep, what it would otherwise have to load anew after a switch: `cargo
+//! test --profile lto --test coroutine_migration`.
 
 use std::sync::mpsc;
 use std::thread;
