@@ -244,7 +244,7 @@ mod strays {
                             drop(scope);
                         }
                     }
-                    5 if choice % 2 == 0 => std::mem::forget(strays.borrow_mut().pop()),
+                    5 if choice.is_multiple_of(2) => std::mem::forget(strays.borrow_mut().pop()),
                     _ => yielder.suspend(()),
                 }
                 drop(vec![random; choice % 50]);
@@ -271,7 +271,7 @@ mod strays {
             let index = (random >> 33) as usize % coroutines.len();
             // Refused where a heap is entered, or when it has ended.
             let _ = coroutines[index].resume(());
-            if (random >> 40) % 40 == 0 {
+            if (random >> 40).is_multiple_of(40) {
                 coroutines[index] = disorder(random, heaps, strays.clone());
             }
         }
@@ -322,11 +322,9 @@ fn after_its_thread_ended_it_is_not_resumed_but_unwound() {
             drop((text, more));
         });
         late.resume(()).unwrap();
+        let late = Box::into_raw(Box::new(late));
         // SAFETY: the key was just made.
-        assert_eq!(
-            unsafe { libc::pthread_setspecific(key, Box::into_raw(Box::new(late)).cast()) },
-            0
-        );
+        assert_eq!(unsafe { libc::pthread_setspecific(key, late.cast()) }, 0);
     })
     .join()
     .unwrap();
