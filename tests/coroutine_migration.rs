@@ -68,7 +68,7 @@ fn work(
     done: mpsc::Sender<u64>,
 ) {
     while let Ok((mut task, sum)) = inbox.recv() {
-        let mine = vec![sum; 20];
+        let mine = Box::new([sum; 20]);
         match task.resume(1).unwrap() {
             heapswitch::CoroutineResult::Yield((at_base, in_scope)) => {
                 assert!(at_base == 0 || is_in(task.heap(), at_base));
