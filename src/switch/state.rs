@@ -52,10 +52,10 @@ pub enum Phase {
 pub struct ThreadState {
     /// Which inline path an allocation takes.
     pub route: Cell<Route>,
-    /// How far the thread's life has come.
-    pub phase: Cell<Phase>,
     /// Which allocator is in use.
     pub in_use: Cell<CurrentAllocatorInUse>,
+    /// How far the thread's life has come.
+    pub phase: Cell<Phase>,
     /// The current context's heap.
     pub heap: Cell<Option<NonNull<HeapHeader>>>,
     /// The thread's own heap, from its first allocation from there.
