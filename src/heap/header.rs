@@ -106,6 +106,12 @@ pub struct HeapHeader {
     pub account: AccountHandle,
     /// The next in a list of heaps that nobody runs: of ended threads, or of a pool.
     pub next_in_list: Cell<Option<NonNull<HeapHeader>>>,
+    /// Slow paths since every structure was checked last.
+    #[cfg(heapswitch_check)]
+    pub unverified_steps: Cell<usize>,
+    /// Blocks that were freed and that nobody gets yet.
+    #[cfg(heapswitch_asan)]
+    pub quarantine: super::quarantine::Quarantine,
 }
 
 impl HeapHeader {

@@ -19,6 +19,8 @@
 //!
 //! Chunk 0 is never handed out, so offset 0 can mean "none" in compressed links.
 
+#[cfg(heapswitch_check)]
+mod block_bits;
 mod entry;
 mod kinds;
 mod metadata;
@@ -27,6 +29,8 @@ mod runs;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
+#[cfg(heapswitch_check)]
+pub use block_bits::BlockBits;
 pub use entry::{ChunkEntry, ENTRY_BYTES, RecordSpace};
 pub use kinds::{HugePages, KindSettings, MAX_KINDS, SegmentKind, register_kind};
 use kinds::{kind_locks, lock_of};
@@ -225,12 +229,22 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
 }
 
 /// Takes a run of `chunks` chunks whose start is aligned to `align_chunks` chunks, a power of two.
-/// `None` where the region is full or the system refuses.
+/// `None` where the region is full, the system refuses, or the run would be longer than the machine's
+/// memory.
 pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option<Run> {
-    if !ensure_reserved() {
+    if !ensure_reserved() || !is_plausible(chunks.checked_add(align_chunks)?) {
         return None;
     }
-    lock_of(kind).lock().take(kind, chunks, align_chunks)
+    let run = lock_of(kind).lock().take(kind, chunks, align_chunks)?;
+    sys::poison::unpoison(run.start(), run.bytes());
+    Some(run)
+}
+
+/// Whether the machine could hold a run. The kernel refuses mappings that it obviously could not,
+/// unless told to overcommit always; of reserved memory it takes anything, and each chunk costs an
+/// entry of the table at once. What is refused here the global allocator maps, or not.
+fn is_plausible(chunks: usize) -> bool {
+    chunks <= sys::physical_bytes() >> CHUNK_SHIFT
 }
 
 /// Gives a run back.
@@ -239,6 +253,7 @@ pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option
 /// The run was taken, nothing uses its memory or entries any more, and this is the only time.
 pub unsafe fn return_run(run: Run) {
     let Some(kind) = kind_of_chunk(run.first_chunk()) else { return };
+    sys::poison::poison(run.start(), run.bytes());
     // SAFETY: the caller's contract.
     unsafe { lock_of(kind).lock().give_back(run) };
 }
@@ -248,9 +263,14 @@ pub unsafe fn return_run(run: Run) {
 /// # Safety
 /// The run was taken and not given back. On success the old run counts as given back.
 pub unsafe fn grow_run(run: Run, chunks: usize) -> Option<Run> {
+    if !is_plausible(chunks) {
+        return None;
+    }
     let kind = kind_of_chunk(run.first_chunk())?;
     // SAFETY: the caller's contract.
-    unsafe { lock_of(kind).lock().grow(run, chunks) }
+    let run = unsafe { lock_of(kind).lock().grow(run, chunks) }?;
+    sys::poison::unpoison(run.start(), run.bytes());
+    Some(run)
 }
 
 /// Gives all memory of free runs back to the kernel; the bytes.

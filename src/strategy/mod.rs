@@ -21,6 +21,8 @@
 pub mod bit_set;
 pub mod bump;
 pub mod context;
+pub mod locked;
+pub mod memory_map;
 pub mod slab;
 pub mod sourced;
 pub mod trees;
@@ -200,6 +202,21 @@ pub unsafe trait Strategy: Sized {
         // SAFETY: the caller's contract.
         unsafe { self.deallocate(extent, block, layout) };
         false
+    }
+
+    /// As [`free`](Self::free), of a block that another thread freed long ago: the strategy need not
+    /// expect that it is wanted again soon.
+    ///
+    /// # Safety
+    /// As [`deallocate`](Self::deallocate).
+    unsafe fn free_collected(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) -> bool {
+        // SAFETY: the caller's contract.
+        unsafe { self.free(extent, block, layout) }
     }
 
     /// The start of an extent that a `free` found empty, each once, until it is `None`.

@@ -183,7 +183,7 @@ pub fn replace_current(in_use: CurrentAllocatorInUse) -> Result<CurrentAllocator
 
 /// Puts a heap into the innermost context's own slot as its coroutine-local heap, or none; the heap that
 /// was there, no longer current. A heap that is put in is in use at once; without one the thread's own
-/// heap is.
+/// heap is. What is in the slot when its context ends is closed.
 ///
 /// # Errors
 /// [`HeapError::Held`] where a guard or a wrapper holds the current heap, and [`HeapError::Running`]
@@ -195,7 +195,8 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
     };
     let state = state();
     let top = state.contexts.top();
-    if top.hold == Hold::Entered {
+    // An inherited heap is held by an entry below.
+    if top.hold == Hold::Entered || (top.hold == Hold::Inherited && top.heap.is_some()) {
         return Err(SwapError { error: HeapError::Held, heap });
     }
     if let Some(new) = &heap {

@@ -11,7 +11,7 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 
 use super::in_use::CurrentAllocatorInUse;
-use super::state::{Route, ThreadState};
+use super::state::{ThreadState, state};
 use crate::heap::{FastPath, HeapHeader};
 use crate::region::Metadata;
 
@@ -24,9 +24,6 @@ const INLINE: usize = 8;
 pub struct Entry {
     /// The context's heap.
     pub heap: Option<NonNull<HeapHeader>>,
-    /// Which inline path allocations take, so that leaving what stands above need not work it out;
-    /// `Slow` in any case. Set by the stack.
-    pub(super) route: Route,
     /// Which allocator is in use.
     pub in_use: CurrentAllocatorInUse,
     /// How the entry holds its heap.
@@ -47,10 +44,9 @@ struct Words {
 
 const _: () = {
     assert!(size_of::<Entry>() == size_of::<Words>());
-    assert!(offset_of!(Entry, route) == 8 && offset_of!(Entry, in_use) == 9);
-    assert!(offset_of!(Entry, hold) == 10 && offset_of!(Entry, is_dead) == 11);
+    assert!(offset_of!(Entry, in_use) == 8 && offset_of!(Entry, hold) == 9);
+    assert!(offset_of!(Entry, is_dead) == 10);
     assert!(offset_of!(Entry, serial) == 12);
-    assert!(offset_of!(ThreadState, route) == 0 && offset_of!(ThreadState, in_use) == 1);
 };
 
 /// How an entry of the stack holds its heap.
@@ -69,7 +65,6 @@ impl Entry {
     /// Nothing: the thread's own heap is in use.
     pub const EMPTY: Self = Self {
         heap: None,
-        route: Route::Slow,
         in_use: CurrentAllocatorInUse::ThreadLocal,
         hold: Hold::Inherited,
         is_dead: false,
@@ -80,16 +75,14 @@ impl Entry {
     #[inline]
     fn rest(self) -> u64 {
         let [a, b, c, d] = self.serial.to_ne_bytes();
-        let flags = [self.route as u8, self.in_use as u8, self.hold as u8, self.is_dead as u8];
-        let [route, in_use, hold, is_dead] = flags;
-        u64::from_ne_bytes([route, in_use, hold, is_dead, a, b, c, d])
+        let (in_use, hold, is_dead) = (self.in_use as u8, self.hold as u8, self.is_dead as u8);
+        u64::from_ne_bytes([in_use, hold, is_dead, 0, a, b, c, d])
     }
 
     /// The same without its heap, which is not to be used any more.
     #[must_use]
     pub fn without_heap(self) -> Self {
-        let without = Self { heap: None, hold: Hold::Inherited, route: Route::Slow, ..self };
-        without.with_possible_use()
+        Self { heap: None, hold: Hold::Inherited, ..self }.with_possible_use()
     }
 
     /// The same; but the coroutine-local heap is in use only if there is one.
@@ -113,7 +106,6 @@ impl Entry {
 ///   the base is in `inline`.
 /// - A heap stands in at most one entry that does not inherit it, and this thread runs it. An entry that
 ///   is `Entered` has a heap. The base never is.
-/// - An entry's `route` is that of its heap and allocator in use, or `Slow`.
 #[derive(Debug)]
 #[repr(C)]
 pub struct ContextStack {
@@ -198,7 +190,7 @@ impl ContextStack {
 
     /// Replaces what is current; [`apply_top`](ThreadState::apply_top) is to follow.
     pub fn set_top(&self, entry: Entry) {
-        self.write(self.depth(), Entry { route: Route::Slow, ..entry });
+        self.write(self.depth(), entry);
     }
 
     /// Whether an entry can be pushed at once. Never in a thread that is not set up, or torn down.
@@ -235,8 +227,7 @@ impl ContextStack {
             self.grow()?;
         }
         let depth = self.depth();
-        // What the route was elsewhere does not hold here.
-        self.write(depth + 1, Entry { route: Route::Slow, ..entry });
+        self.write(depth + 1, entry);
         self.set_depth(depth + 1);
         Some(depth)
     }
@@ -320,34 +311,24 @@ impl ThreadState {
     #[inline]
     pub fn apply_top(&self) {
         let top = self.contexts.top();
-        let top = Entry { route: self.route_of(top), ..top };
-        self.contexts.write(self.contexts.depth(), top);
         self.apply(top);
     }
 
     #[inline]
     fn apply(&self, top: Entry) {
         self.heap.set(top.heap);
-        let both = u16::from_ne_bytes([top.route as u8, top.in_use as u8]);
-        // SAFETY: the state begins with these two cells of a byte each, aligned to 64; the bytes are
-        // those of their values. One store, for entering and leaving are bound by their stores.
-        unsafe { NonNull::from(self).cast::<u16>().write(both) };
-    }
-
-    #[inline]
-    fn route_of(&self, entry: Entry) -> Route {
-        let (heap, fast_path, route) = match entry.in_use {
-            CurrentAllocatorInUse::CoroutineLocal => (entry.heap, FastPath::Bump, Route::Bump),
-            CurrentAllocatorInUse::ThreadLocal => {
-                (self.thread_heap.get(), FastPath::Slab, Route::Slab)
-            }
-            CurrentAllocatorInUse::Global => return Route::Slow,
-        };
-        match heap {
+        self.in_use.set(top.in_use);
+        let is_bump = |heap: NonNull<HeapHeader>| {
             // SAFETY: heaps that the state names are run by this thread, so they are valid.
-            Some(heap) if unsafe { heap.as_ref() }.fast_path == fast_path => route,
-            _ => Route::Slow,
-        }
+            (unsafe { heap.as_ref() }.fast_path == FastPath::Bump).then_some(heap)
+        };
+        let (slab, bump) = match top.in_use {
+            CurrentAllocatorInUse::CoroutineLocal => (None, top.heap.and_then(is_bump)),
+            CurrentAllocatorInUse::ThreadLocal => (self.own_slab.get(), None),
+            CurrentAllocatorInUse::Global => (None, None),
+        };
+        self.slab.set(slab);
+        self.bump.set(bump);
     }
 
     /// Enters a context; its serial number. `None` where there is no memory for the entry.
@@ -364,12 +345,9 @@ impl ThreadState {
     /// This thread runs the heap, and the stack [has room](ContextStack::has_room).
     #[inline]
     pub unsafe fn push_heap(&self, heap: NonNull<HeapHeader>) -> u32 {
-        // SAFETY: the caller's contract.
-        let is_bump = unsafe { heap.as_ref() }.fast_path == FastPath::Bump;
         let serial = self.contexts.next_serial.get();
         let entry = Entry {
             heap: Some(heap),
-            route: if is_bump { Route::Bump } else { Route::Slow },
             in_use: CurrentAllocatorInUse::CoroutineLocal,
             hold: Hold::Entered,
             is_dead: false,
@@ -483,14 +461,19 @@ impl ThreadState {
     }
 
     /// Takes a heap out of every entry that names it; this thread still runs it.
+    ///
+    /// A guard borrows the heap's handle. So whoever closes a heap that is entered leaked the guard, and
+    /// the entry ends here, or nothing ever ended it and what stands below.
     #[cold]
     pub fn unlink(&self, heap: NonNull<HeapHeader>) {
         for index in 0..=self.contexts.depth() {
             let entry = self.contexts.read(index);
             if entry.heap == Some(heap) {
-                self.contexts.write(index, entry.without_heap());
+                let is_dead = entry.is_dead || entry.hold == Hold::Entered;
+                self.contexts.write(index, Entry { is_dead, ..entry.without_heap() });
             }
         }
+        self.pop_dead();
         self.apply_top();
     }
 
@@ -506,6 +489,8 @@ impl ThreadState {
 /// Closes a heap that was swapped in, with the slot that owned it.
 #[cold]
 fn close_owned(heap: NonNull<HeapHeader>) {
+    // What this thread freed in it before is no escapee.
+    state().batches.flush();
     // SAFETY: the slot ran the heap and had its only handle.
     unsafe { (heap.as_ref().operations.close)(heap) };
 }
