@@ -82,9 +82,15 @@ impl Runner {
     /// Makes the thread of `token` the runner, unless somebody is.
     #[inline]
     pub fn try_enter(&self, token: Token) -> bool {
+        self.try_enter_idle(token) || self.try_enter_bound(token, token)
+    }
+
+    /// As [`try_enter`](Self::try_enter), unless the heap is bound to a thread.
+    #[inline]
+    pub fn try_enter_idle(&self, token: Token) -> bool {
         // Acquire pairs with the Release in `leave`: what the last runner did is seen.
         if self.token.load(Ordering::Acquire) != IDLE {
-            return self.try_enter_bound(token, token);
+            return false;
         }
         self.token.store(token.0, Ordering::Relaxed);
         true
