@@ -1,6 +1,7 @@
 //! heapswitch: a global allocator that threads and coroutines switch.
 
 #![warn(missing_docs)]
+#![cfg_attr(feature = "nightly", feature(allocator_api))]
 
 pub mod adapt;
 pub mod allocator;
@@ -88,6 +89,15 @@ pub mod __private {
 #[cfg(not(loom))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeapSwitch;
+
+#[cfg(not(loom))]
+impl HeapSwitch {
+    /// Whether an address lies in the region, where all heaps are. What does not came from the global
+    /// allocator, or is no heap memory at all.
+    pub fn contains(&self, address: *const u8) -> bool {
+        region::contains(address)
+    }
+}
 
 // SAFETY: `global` is a static.
 #[cfg(not(loom))]

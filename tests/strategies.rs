@@ -18,6 +18,7 @@ battery!(bit_set_default, BitSetAllocator::<TestSource>::new);
 battery!(bit_set_of_8, |source| bit_set(source, 8));
 battery!(bit_set_of_16, |source| bit_set(source, 16));
 battery!(bit_set_of_256, |source| bit_set(source, 256));
+battery!(bit_set_of_zeroed_memory, |source| bit_set(source.zeroed(), 32));
 battery!(bit_set_of_4096, |source| bit_set(source, 4096));
 
 /// What `SourcedAllocator` promises beyond the trait; one strategy stands for all.

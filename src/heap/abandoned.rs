@@ -35,7 +35,7 @@ pub unsafe fn publish(header: NonNull<HeapHeader>) {
     let mut list = LIST.lock();
     // SAFETY: the caller runs the heap until `leave`.
     let this = unsafe { header.as_ref() };
-    this.next_abandoned.set(list.first);
+    this.next_in_list.set(list.first);
     this.runner.leave();
     list.first = Some(header);
     list.length += 1;
@@ -49,18 +49,18 @@ pub fn adopt(operations: &Operations, token: Token) -> Option<NonNull<HeapHeader
     while let Some(header) = next {
         // SAFETY: heaps on the list are valid and run by nobody; the lock is held.
         let this = unsafe { header.as_ref() };
-        next = this.next_abandoned.get();
+        next = this.next_in_list.get();
         if !this.operations.is_same(operations) {
             previous = Some(header);
             continue;
         }
         match previous {
             // SAFETY: as above.
-            Some(previous) => unsafe { previous.as_ref() }.next_abandoned.set(next),
+            Some(previous) => unsafe { previous.as_ref() }.next_in_list.set(next),
             None => list.first = next,
         }
         list.length -= 1;
-        this.next_abandoned.set(None);
+        this.next_in_list.set(None);
         return this.runner.try_enter(token).then_some(header);
     }
     None
@@ -74,7 +74,7 @@ pub fn release_unused(token: Token) {
     while let Some(header) = next {
         // SAFETY: heaps on the list are valid and run by nobody; the lock is held.
         let this = unsafe { header.as_ref() };
-        next = this.next_abandoned.get();
+        next = this.next_in_list.get();
         if this.runner.try_enter(token) {
             // SAFETY: this thread runs the heap now.
             unsafe { (this.operations.release_unused)(header, 0) };

@@ -19,6 +19,8 @@
 //!
 //! Chunk 0 is never handed out, so offset 0 can mean "none" in compressed links.
 
+#[cfg(heapswitch_check)]
+mod block_bits;
 mod entry;
 mod kinds;
 mod metadata;
@@ -27,6 +29,8 @@ mod runs;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
+#[cfg(heapswitch_check)]
+pub use block_bits::BlockBits;
 pub use entry::{ChunkEntry, ENTRY_BYTES, RecordSpace};
 pub use kinds::{HugePages, KindSettings, MAX_KINDS, SegmentKind, register_kind};
 use kinds::{kind_locks, lock_of};
@@ -231,7 +235,9 @@ pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option
     if !ensure_reserved() || !is_plausible(chunks.checked_add(align_chunks)?) {
         return None;
     }
-    lock_of(kind).lock().take(kind, chunks, align_chunks)
+    let run = lock_of(kind).lock().take(kind, chunks, align_chunks)?;
+    sys::poison::unpoison(run.start(), run.bytes());
+    Some(run)
 }
 
 /// Whether the machine could hold a run. The kernel refuses mappings that it obviously could not,
@@ -247,6 +253,7 @@ fn is_plausible(chunks: usize) -> bool {
 /// The run was taken, nothing uses its memory or entries any more, and this is the only time.
 pub unsafe fn return_run(run: Run) {
     let Some(kind) = kind_of_chunk(run.first_chunk()) else { return };
+    sys::poison::poison(run.start(), run.bytes());
     // SAFETY: the caller's contract.
     unsafe { lock_of(kind).lock().give_back(run) };
 }
@@ -261,7 +268,9 @@ pub unsafe fn grow_run(run: Run, chunks: usize) -> Option<Run> {
     }
     let kind = kind_of_chunk(run.first_chunk())?;
     // SAFETY: the caller's contract.
-    unsafe { lock_of(kind).lock().grow(run, chunks) }
+    let run = unsafe { lock_of(kind).lock().grow(run, chunks) }?;
+    sys::poison::unpoison(run.start(), run.bytes());
+    Some(run)
 }
 
 /// Gives all memory of free runs back to the kernel; the bytes.

@@ -25,6 +25,10 @@ const DECAY_MILLISECONDS: u64 = 1000;
 /// Between two looks at the clock.
 const OPERATIONS_PER_TICK: u32 = 16;
 
+/// Between two checks of every bin, in the `check` build.
+#[cfg(heapswitch_check)]
+const OPERATIONS_PER_CHECK: u32 = 64;
+
 /// The most segments that are committed at once beyond what is needed: 1 GiB.
 const MAX_GROWTH_SEGMENTS: usize = 32;
 
@@ -366,6 +370,10 @@ impl Runs {
     #[inline]
     fn tick(&mut self) {
         self.operations = self.operations.wrapping_add(1);
+        #[cfg(heapswitch_check)]
+        if self.operations.is_multiple_of(OPERATIONS_PER_CHECK) {
+            self.verify();
+        }
         if self.operations.is_multiple_of(OPERATIONS_PER_TICK) && self.dirty.chunks != 0 {
             self.decay();
         }

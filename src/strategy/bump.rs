@@ -392,6 +392,19 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
         }
     }
 
+    fn rewind(&mut self, extent: &Extent) -> bool {
+        if !COUNTED || !self.is_current(extent) {
+            return false;
+        }
+        self.put_back_count();
+        let is_empty = is_empty(extent);
+        if is_empty {
+            self.clean_from = later(self.clean_from, self.cursor);
+            self.set_cursor(extent, 0);
+        }
+        is_empty
+    }
+
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         if !COUNTED {
             return;

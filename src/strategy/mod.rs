@@ -21,6 +21,8 @@
 pub mod bit_set;
 pub mod bump;
 pub mod context;
+pub mod locked;
+pub mod memory_map;
 pub mod slab;
 pub mod sourced;
 pub mod trees;
@@ -202,6 +204,21 @@ pub unsafe trait Strategy: Sized {
         false
     }
 
+    /// As [`free`](Self::free), of a block that another thread freed long ago: the strategy need not
+    /// expect that it is wanted again soon.
+    ///
+    /// # Safety
+    /// As [`deallocate`](Self::deallocate).
+    unsafe fn free_collected(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) -> bool {
+        // SAFETY: the caller's contract.
+        unsafe { self.free(extent, block, layout) }
+    }
+
     /// The start of an extent that a `free` found empty, each once, until it is `None`.
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {
         None
@@ -265,6 +282,13 @@ pub unsafe trait Strategy: Sized {
     /// # Safety
     /// The extent was added and not removed since, and no block in it is currently allocated.
     unsafe fn remove_extent(&mut self, extent: &Extent);
+
+    /// Starts over in an extent, the only one it has, if no block is allocated there and that is
+    /// cheaper than to remove and add it. Whether it did; otherwise nothing changes.
+    fn rewind(&mut self, extent: &Extent) -> bool {
+        let _ = extent;
+        false
+    }
 
     /// Calls `visit` with ranges of the extent that hold no block and nothing the strategy needs, so
     /// that their pages may be dropped (they then read as zero or as before).

@@ -17,8 +17,9 @@
 //! [`release_unused`](LocalAllocator::release_unused) gives that back too.
 //!
 //! # Costs
-//! Beside the strategy's: finding the block's extent, one compare if it is that of the call before,
-//! else O(log n) of the number of ranges; and the counts.
+//! Beside the strategy's: the counts, and finding the block's extent. That is one compare if the
+//! last block whose address agrees in bits 16 to 19 was in the same range, else O(log n) of the
+//! number of ranges.
 
 mod records;
 
@@ -33,15 +34,24 @@ use crate::allocator::{
     AllocError, Allocator, LocalAllocator, MemoryRange, MemorySource, MemoryUsage,
 };
 use crate::pointers;
-use crate::units::{CHUNK_BYTES, round_down, round_up};
+use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, round_down, round_up};
 
 /// The alignment of extents, metadata and records.
 const ALIGN: usize = 16;
 
+/// Records that are remembered.
+const FOUND: usize = 16;
+
+/// Where the record of the extent of `block` is remembered: neighbouring chunks' differ.
+#[inline]
+fn slot_of(block: NonNull<u8>) -> usize {
+    (block.addr().get() >> CHUNK_SHIFT) % FOUND
+}
+
 /// A strategy on a memory source.
 ///
-/// It serves blocks while it is borrowed, so collections take `&SourcedAllocator` and cannot outlive
-/// it. It is `Send` and not `Sync`. Dropping it gives every range back.
+/// It serves blocks while it is borrowed, so collections take `&SourcedAllocator` and cannot
+/// outlive it. It is `Send` and not `Sync`. Dropping it gives every range back.
 ///
 /// Requests of zero bytes are answered with a dangling pointer and a length of zero.
 pub struct SourcedAllocator<S: Strategy, M: MemorySource> {
@@ -54,8 +64,8 @@ pub struct SourcedAllocator<S: Strategy, M: MemorySource> {
 struct State<S> {
     strategy: S,
     records: Records,
-    /// The record that was last found: that of an extent that is held.
-    last: Option<NonNull<Record>>,
+    /// Records of extents that are held, each where [`slot_of`] its blocks' addresses says.
+    found: [Option<NonNull<Record>>; FOUND],
     /// The one extent without a block that is kept, if there is one.
     spare: Option<NonNull<Record>>,
     usage: MemoryUsage,
@@ -82,7 +92,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         let state = State {
             strategy: S::new(settings),
             records: Records::default(),
-            last: None,
+            found: [None; FOUND],
             spare: None,
             usage: MemoryUsage::default(),
         };
@@ -100,7 +110,8 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
     }
 
     /// Calls `visit` with ranges that hold no block and nothing that is needed, so that their pages
-    /// may be dropped: they may then read as zero or as before. `visit` must not use this allocator.
+    /// may be dropped: they may then read as zero or as before. `visit` must not use this
+    /// allocator.
     pub fn visit_idle(&mut self, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         let state = self.state.get_mut();
         state.records.visit(&mut |record| state.strategy.visit_idle(&record.extent, visit));
@@ -198,11 +209,11 @@ impl<S: Strategy> State<S> {
     /// The record of the extent that a block is in.
     #[inline]
     fn record_of(&mut self, block: NonNull<u8>) -> Option<NonNull<Record>> {
-        if let Some(last) = self.last {
+        if let Some(Some(record)) = self.found.get(slot_of(block))
             // SAFETY: the extent is held, so its record is valid.
-            if unsafe { last.as_ref() }.extent.contains(block) {
-                return Some(last);
-            }
+            && unsafe { record.as_ref() }.extent.contains(block)
+        {
+            return Some(*record);
         }
         self.find_record(block)
     }
@@ -210,7 +221,9 @@ impl<S: Strategy> State<S> {
     #[cold]
     fn find_record(&mut self, block: NonNull<u8>) -> Option<NonNull<Record>> {
         let found = self.records.find(block)?;
-        self.last = Some(found);
+        if let Some(slot) = self.found.get_mut(slot_of(block)) {
+            *slot = Some(found);
+        }
         Some(found)
     }
 
@@ -242,8 +255,8 @@ impl<S: Strategy> State<S> {
         let metadata_bytes = self.metadata_bytes(range.length).ok_or(AllocError)?;
         let metadata_at = round_down(record_at - metadata_bytes, ALIGN);
         // SAFETY: all parts lie in the range, which is this allocator's alone, in the order extent,
-        // metadata, record; each is aligned to 16. The metadata is zeroed and the record valid until
-        // the range is given back, which only happens after the extent was removed.
+        // metadata, record; each is aligned to 16. The metadata is zeroed and the record valid
+        // until the range is given back, which only happens after the extent was removed.
         unsafe {
             let metadata = pointers::forward(range.start, metadata_at);
             if !range.is_zeroed {
@@ -254,7 +267,6 @@ impl<S: Strategy> State<S> {
             record.write(Record::new(extent, range));
             self.records.insert(record);
             self.strategy.add_extent(&record.as_ref().extent);
-            self.last = Some(record);
         }
         self.usage.committed_bytes += range.length;
         let usage = &mut self.usage;
@@ -321,8 +333,10 @@ impl<S: Strategy> State<S> {
     /// # Safety
     /// It is held, no block in it is allocated, and it is not the spare.
     unsafe fn release(&mut self, source: &impl MemorySource, pointer: NonNull<Record>) {
-        if self.last == Some(pointer) {
-            self.last = None;
+        for slot in &mut self.found {
+            if *slot == Some(pointer) {
+                *slot = None;
+            }
         }
         // SAFETY: the record is valid until its range is given back. That is the last thing done,
         // with a copy of what the record says of it.

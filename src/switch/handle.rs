@@ -188,6 +188,12 @@ impl Heap {
         self.header
     }
 
+    /// Whether contexts of suspended coroutines name it, so that it is bound to their thread. For who
+    /// could enter it just now.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.header().pins.get() != 0
+    }
+
     fn header(&self) -> &HeapHeader {
         // SAFETY: the handle's heap is not closed, so its header is valid.
         unsafe { self.header.as_ref() }
@@ -224,7 +230,7 @@ impl Heap {
         }
         // `act` is the crate's own, and neither unwinds nor enters the heap.
         let result = act(self.header);
-        runner.leave();
+        self.header().leave();
         Ok(result)
     }
 
@@ -299,17 +305,19 @@ impl Heap {
         let operations = self.header().operations;
         // SAFETY: this thread runs the heap from here on; a closed one is replaced in the handle.
         unsafe {
-            let returned_bytes = (operations.release_unused)(self.header, 1);
-            let usage = (operations.usage)(self.header);
-            if usage.allocated_blocks == 0 {
-                self.header().runner.leave();
-                return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
-            }
+            let returned_bytes = match (operations.reset)(self.header) {
+                Ok(returned_bytes) => {
+                    self.header().leave();
+                    return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
+                }
+                Err(returned_bytes) => returned_bytes,
+            };
             let Some(successor) = (operations.recreate)(self.header) else {
-                self.header().runner.leave();
+                self.header().leave();
                 return Err(HeapError::NoMemory);
             };
-            let report = (operations.close)(self.header);
+            let mut report = (operations.close)(self.header);
+            report.returned_bytes += returned_bytes;
             self.header = successor;
             Ok(report)
         }

@@ -1,6 +1,7 @@
 //! Scopes: entering and leaving by guard and by closure; the allocator in use; swapping.
 
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use super::handle::{Heap, HeapError, token};
@@ -12,12 +13,14 @@ use crate::heap::HeapHeader;
 
 /// Ends a scope when dropped: what was in use before it is in use again.
 ///
-/// `!Send`: it belongs to its thread's stack of contexts and holds a depth, not a heap. One that is
-/// dropped before those made after it takes effect when they are gone.
+/// `!Send`: it belongs to its thread's stack of contexts and holds the number of its entry there, not a
+/// heap. One that is dropped before those made after it takes effect when they are gone. One that is moved
+/// out of a coroutine and dropped while that is suspended does nothing; the heap that it entered is left
+/// when the coroutine ends.
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the scope"]
 pub struct Scope<'a> {
-    depth: u32,
+    serial: u32,
     not_send: PhantomData<(&'a Heap, *mut ())>,
 }
 
@@ -28,15 +31,38 @@ impl Drop for Scope<'_> {
         if state.batches.is_pending() {
             state.batches.flush();
         }
-        state.pop_context(self.depth);
+        state.pop_context(self.serial);
     }
 }
 
 impl Scope<'_> {
     #[inline]
     fn push(state: &ThreadState, entry: Entry) -> Option<Self> {
-        let depth = state.push_context(entry)?;
-        Some(Self { depth, not_send: PhantomData })
+        let serial = state.push_context(entry)?;
+        Some(Self { serial, not_send: PhantomData })
+    }
+}
+
+/// As [`Scope`], and ends with it every scope that was entered since and not left: guards that a
+/// future keeps across an await.
+#[derive(Debug)]
+pub(super) struct WholeScope<'a>(ManuallyDrop<Scope<'a>>);
+
+impl<'a> WholeScope<'a> {
+    #[inline]
+    pub(super) fn enter(heap: &'a Heap) -> Result<Self, HeapError> {
+        heap.enter().map(|scope| Self(ManuallyDrop::new(scope)))
+    }
+}
+
+impl Drop for WholeScope<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let state = state();
+        if state.batches.is_pending() {
+            state.batches.flush();
+        }
+        state.pop_context_and_above(self.0.serial);
     }
 }
 
@@ -57,12 +83,12 @@ pub(super) fn enter_raw<'a>(header: NonNull<HeapHeader>) -> Result<Scope<'a>, He
         heap: Some(header),
         in_use: CurrentAllocatorInUse::CoroutineLocal,
         hold: Hold::Entered,
-        is_dead: false,
+        ..Entry::EMPTY
     };
     match Scope::push(state(), entry) {
         Some(scope) => Ok(scope),
         None => {
-            this.runner.leave();
+            this.leave();
             Err(HeapError::NoMemory)
         }
     }
@@ -108,7 +134,7 @@ pub fn use_allocator(in_use: CurrentAllocatorInUse) -> Result<Scope<'static>, He
     if in_use == CurrentAllocatorInUse::CoroutineLocal && heap.is_none() {
         return Err(HeapError::NoHeap);
     }
-    let entry = Entry { heap, in_use, hold: Hold::Inherited, is_dead: false };
+    let entry = Entry { heap, in_use, hold: Hold::Inherited, ..Entry::EMPTY };
     Scope::push(state, entry).ok_or(HeapError::NoMemory)
 }
 
@@ -180,9 +206,9 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
             heap: Some(heap.into_raw()),
             in_use: CurrentAllocatorInUse::CoroutineLocal,
             hold: Hold::Owned,
-            is_dead: top.is_dead,
+            ..top
         },
-        None => Entry { is_dead: top.is_dead, ..Entry::EMPTY },
+        None => Entry { is_dead: top.is_dead, serial: top.serial, ..Entry::EMPTY },
     };
     state.contexts.set_top(entry);
     state.apply_top();
@@ -190,7 +216,7 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
         (Hold::Owned, Some(old)) => {
             // SAFETY: the slot ran the heap and owned its only handle.
             unsafe {
-                old.as_ref().runner.leave();
+                old.as_ref().leave();
                 Ok(Some(Heap::from_raw(old)))
             }
         }

@@ -1,14 +1,16 @@
 //! The stack of contexts of a thread: what to restore, and which heaps are run meanwhile.
 //!
 //! Entering pushes an entry, leaving pops it. The entries lie in the thread's state, and from the ninth
-//! on in metadata memory. Guards name their entry by depth. One that is dropped while others stand above
-//! it only marks its entry dead; the stack is popped to the newest live entry when those have gone.
+//! on in metadata memory. Guards name their entry by its serial number, which it keeps where a coroutine
+//! is suspended at one depth and resumed at another. One that is dropped while others stand above its
+//! entry only marks that dead; the stack is popped to the newest live entry when those have gone. One
+//! whose entry is not in the stack, since it belongs to a suspended coroutine, does nothing.
 
 use core::cell::{Cell, UnsafeCell};
 use core::ptr::NonNull;
 
 use super::in_use::CurrentAllocatorInUse;
-use super::state::{Route, ThreadState};
+use super::state::{ThreadState, state};
 use crate::heap::{FastPath, HeapHeader};
 use crate::region::Metadata;
 
@@ -26,6 +28,9 @@ pub struct Entry {
     pub hold: Hold,
     /// Whether its guard was dropped before those above it.
     pub is_dead: bool,
+    /// Which entry of its thread it is, in the order of entering. Given by the stack. Comes round after
+    /// 2^32: a guard that is dropped out of order may then mark another entry than its own.
+    pub serial: u32,
 }
 
 /// How an entry of the stack holds its heap.
@@ -47,7 +52,25 @@ impl Entry {
         in_use: CurrentAllocatorInUse::ThreadLocal,
         hold: Hold::Inherited,
         is_dead: false,
+        serial: 0,
     };
+
+    /// The same without its heap, which is not to be used any more.
+    #[must_use]
+    pub fn without_heap(self) -> Self {
+        Self { heap: None, hold: Hold::Inherited, ..self }.with_possible_use()
+    }
+
+    /// The same; but the coroutine-local heap is in use only if there is one.
+    #[must_use]
+    pub fn with_possible_use(self) -> Self {
+        match (self.in_use, self.heap) {
+            (CurrentAllocatorInUse::CoroutineLocal, None) => {
+                Self { in_use: CurrentAllocatorInUse::ThreadLocal, ..self }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// The stack.
@@ -62,6 +85,7 @@ pub struct ContextStack {
     /// Of `spilled`, in entries; 0: the inline ones serve.
     capacity: Cell<u32>,
     spilled: Cell<Option<NonNull<Entry>>>,
+    next_serial: Cell<u32>,
     /// What is current while nothing was entered.
     base: Cell<Entry>,
     inline: UnsafeCell<[Entry; INLINE]>,
@@ -74,6 +98,7 @@ impl ContextStack {
             length: Cell::new(0),
             capacity: Cell::new(0),
             spilled: Cell::new(None),
+            next_serial: Cell::new(0),
             base: Cell::new(Entry::EMPTY),
             inline: UnsafeCell::new([Entry::EMPTY; INLINE]),
         }
@@ -129,9 +154,33 @@ impl ContextStack {
         }
     }
 
-    /// Pushes an entry; its depth. `None` where there is no memory for more entries.
+    /// Pushes a new entry; its serial number. `None` where there is no memory for more entries.
     #[inline]
     pub fn push(&self, entry: Entry) -> Option<u32> {
+        let serial = self.next_serial.get();
+        self.push_again(Entry { serial, ..entry })?;
+        self.next_serial.set(serial.wrapping_add(1));
+        Some(serial)
+    }
+
+    /// Makes room for so many more entries; false where there is no memory for them.
+    pub fn reserve(&self, more: u32) -> bool {
+        let Some(needed) = self.length.get().checked_add(more) else { return false };
+        loop {
+            let capacity = self.capacity.get().max(INLINE as u32);
+            if needed <= capacity {
+                return true;
+            }
+            if self.grow(capacity).is_none() {
+                return false;
+            }
+        }
+    }
+
+    /// Pushes an entry that has its serial number; its depth. `None` where there is no memory for more
+    /// entries.
+    #[inline]
+    pub fn push_again(&self, entry: Entry) -> Option<u32> {
         let depth = self.length.get();
         let capacity = self.capacity.get().max(INLINE as u32);
         if depth == capacity {
@@ -141,6 +190,13 @@ impl ContextStack {
         unsafe { self.entries().add(depth as usize).write(entry) };
         self.length.set(depth + 1);
         Some(depth)
+    }
+
+    /// The depth of the entry with a serial number; the uppermost, should there be two.
+    pub fn find(&self, serial: u32) -> Option<u32> {
+        (0..self.length.get())
+            .rev()
+            .find(|&depth| self.get(depth).is_some_and(|entry| entry.serial == serial))
     }
 
     #[cold]
@@ -187,78 +243,80 @@ impl ThreadState {
         let top = self.contexts.top();
         self.heap.set(top.heap);
         self.in_use.set(top.in_use);
-        self.route.set(self.route_of(top));
-    }
-
-    #[inline]
-    fn route_of(&self, entry: Entry) -> Route {
-        let (heap, fast_path, route) = match entry.in_use {
-            CurrentAllocatorInUse::CoroutineLocal => (entry.heap, FastPath::Bump, Route::Bump),
-            CurrentAllocatorInUse::ThreadLocal => {
-                (self.thread_heap.get(), FastPath::Slab, Route::Slab)
-            }
-            CurrentAllocatorInUse::Global => return Route::Slow,
-        };
-        match heap {
+        let is_bump = |heap: NonNull<HeapHeader>| {
             // SAFETY: heaps that the state names are run by this thread, so they are valid.
-            Some(heap) if unsafe { heap.as_ref() }.fast_path == fast_path => route,
-            _ => Route::Slow,
-        }
+            (unsafe { heap.as_ref() }.fast_path == FastPath::Bump).then_some(heap)
+        };
+        let (slab, bump) = match top.in_use {
+            CurrentAllocatorInUse::CoroutineLocal => (None, top.heap.and_then(is_bump)),
+            CurrentAllocatorInUse::ThreadLocal => (self.own_slab.get(), None),
+            CurrentAllocatorInUse::Global => (None, None),
+        };
+        self.slab.set(slab);
+        self.bump.set(bump);
     }
 
-    /// Enters a context. `None` where there is no memory for the entry.
+    /// Enters a context; its serial number. `None` where there is no memory for the entry.
     #[inline]
     pub fn push_context(&self, entry: Entry) -> Option<u32> {
-        let depth = self.contexts.push(entry)?;
+        let serial = self.contexts.push(entry)?;
         self.apply_top();
-        Some(depth)
+        Some(serial)
     }
 
-    /// Leaves the context at `depth`: pops it, and dead ones below it; marks it dead if others stand
-    /// above it.
+    /// Leaves a context: pops it, and dead ones below it; marks it dead if others stand above it; does
+    /// nothing if it is not in the stack.
     #[inline]
-    pub fn pop_context(&self, depth: u32) {
-        if depth + 1 != self.contexts.depth() {
-            self.mark_dead(depth);
+    pub fn pop_context(&self, serial: u32) {
+        if self.contexts.depth() == 0 || self.contexts.top().serial != serial {
+            self.mark_dead(serial);
             return;
         }
-        self.pop_and_end();
+        self.pop_and_leave();
         self.pop_dead();
         self.apply_top();
     }
 
-    /// Pops what has ended and stood below others.
+    /// Leaves a context, all above it, and dead ones below it; does nothing if it is not in the stack.
     #[inline]
-    fn pop_dead(&self) {
-        while self.contexts.top().is_dead {
-            self.pop_and_end();
+    pub fn pop_context_and_above(&self, serial: u32) {
+        if self.contexts.top().serial != serial {
+            self.pop_above(serial);
         }
-    }
-
-    /// Ends the context on top: leaves its heap, or closes it if the entry owns it, for nobody has a
-    /// handle of that.
-    #[inline]
-    fn pop_and_end(&self) {
-        if let Some(Entry { hold: Hold::Owned, heap: Some(heap), .. }) = self.pop_and_leave() {
-            close_owned(heap);
-        }
-    }
-
-    #[inline]
-    fn pop_and_leave(&self) -> Option<Entry> {
-        let entry = self.contexts.pop()?;
-        if entry.hold != Hold::Inherited
-            && let Some(heap) = entry.heap
-        {
-            // SAFETY: the entry holds the heap, so this thread runs it.
-            unsafe { heap.as_ref() }.runner.leave();
-        }
-        Some(entry)
+        self.pop_context(serial);
     }
 
     #[cold]
-    fn mark_dead(&self, depth: u32) {
-        if let Some(entry) = self.contexts.get(depth) {
+    fn pop_above(&self, serial: u32) {
+        if let Some(depth) = self.contexts.find(serial) {
+            self.leave_above(depth + 1);
+        }
+    }
+
+    /// Pops what stands on top and is dead.
+    #[inline]
+    pub fn pop_dead(&self) {
+        while self.contexts.top().is_dead {
+            self.pop_and_leave();
+        }
+    }
+
+    #[inline]
+    fn pop_and_leave(&self) {
+        let Some(entry) = self.contexts.pop() else { return };
+        match (entry.hold, entry.heap) {
+            // SAFETY: the entry holds the heap, so this thread runs it.
+            (Hold::Entered, Some(heap)) => unsafe { heap.as_ref() }.leave(),
+            (Hold::Owned, Some(heap)) => close_owned(heap),
+            _ => {}
+        }
+    }
+
+    #[cold]
+    fn mark_dead(&self, serial: u32) {
+        if let Some(depth) = self.contexts.find(serial)
+            && let Some(entry) = self.contexts.get(depth)
+        {
             if cfg!(heapswitch_check) {
                 crate::sys::abort_with(&["guards of contexts were dropped in the wrong order"]);
             }
@@ -272,54 +330,36 @@ impl ThreadState {
     /// the entry ends here, or nothing ever ended it and what stands below.
     #[cold]
     pub fn unlink(&self, heap: NonNull<HeapHeader>) {
-        let without = |entry: Entry| {
-            let is_coroutine = entry.in_use == CurrentAllocatorInUse::CoroutineLocal;
-            let in_use =
-                if is_coroutine { CurrentAllocatorInUse::ThreadLocal } else { entry.in_use };
-            let is_dead = entry.is_dead || entry.hold == Hold::Entered;
-            Entry { heap: None, hold: Hold::Inherited, in_use, is_dead }
-        };
         let base = self.contexts.base.get();
         if base.heap == Some(heap) {
-            self.contexts.base.set(without(base));
+            self.contexts.base.set(base.without_heap());
         }
         for depth in 0..self.contexts.depth() {
             if let Some(entry) = self.contexts.get(depth)
                 && entry.heap == Some(heap)
             {
-                self.contexts.set(depth, without(entry));
+                let is_dead = entry.is_dead || entry.hold == Hold::Entered;
+                self.contexts.set(depth, Entry { is_dead, ..entry.without_heap() });
             }
         }
         self.pop_dead();
         self.apply_top();
     }
 
-    /// Ends every context, innermost first. For the thread's end.
-    #[cold]
-    pub fn end_all(&self) {
-        while self.contexts.depth() != 0 {
-            self.pop_and_end();
-        }
-        self.apply_top();
-    }
-
-    /// Pops the top entry, and leaves its heap, as long as the stack is deeper than `depth`. For a
-    /// suspension: the entries, innermost first, are handed to `save`.
-    pub fn suspend_above(&self, depth: u32, mut save: impl FnMut(Entry)) {
+    /// Leaves every context but those below `depth`.
+    pub fn leave_above(&self, depth: u32) {
         while self.contexts.depth() > depth {
-            if let Some(entry) = self.pop_and_leave() {
-                save(entry);
-            }
+            self.pop_and_leave();
         }
         self.apply_top();
     }
 }
 
-/// Closes a heap that an entry owned and that was just left.
+/// Closes a heap that was swapped in, with the slot that owned it.
 #[cold]
-#[inline(never)]
 fn close_owned(heap: NonNull<HeapHeader>) {
-    // SAFETY: the entry had the only right to the heap, and is gone; the heap is left, so that whoever
-    // closes it may run it.
-    unsafe { super::handle::close_raw(heap) };
+    // What this thread freed in it before is no escapee.
+    state().batches.flush();
+    // SAFETY: the slot ran the heap and had its only handle.
+    unsafe { (heap.as_ref().operations.close)(heap) };
 }

@@ -26,6 +26,8 @@ impl Token {
 const IDLE: u64 = 1;
 /// The first token.
 const FIRST: u64 = 2;
+/// Set beside a token: nobody runs the heap, and only that token's thread may.
+const BOUND: u64 = 1 << 63;
 /// In a heap's header when it is closed.
 const CLOSED: u64 = u64::MAX;
 
@@ -37,7 +39,7 @@ const LEAVE: Ordering =
 ///
 /// # Invariants
 /// - Only the thread whose token it holds reads or writes what belongs to the runner.
-/// - Calls of `try_enter`, `leave` and `close` on one `Runner` never overlap: the heap's handle is
+/// - Calls of `try_enter`, `leave` and `close` (and of those for bound heaps) on one `Runner` never overlap: the heap's handle is
 ///   `Send` and not `Sync`, so types exclude two entries at once. Therefore a load and a plain store
 ///   do; a compare-and-swap would cost seven times as much.
 #[derive(Debug)]
@@ -82,10 +84,35 @@ impl Runner {
     pub fn try_enter(&self, token: Token) -> bool {
         // Acquire pairs with the Release in `leave`: what the last runner did is seen.
         if self.token.load(Ordering::Acquire) != IDLE {
+            return self.try_enter_bound(token, token);
+        }
+        self.token.store(token.0, Ordering::Relaxed);
+        true
+    }
+
+    /// Makes the thread of `token` the runner of a heap that is bound to `bound`. Called by the thread
+    /// of `bound`, or by one that has what binds the heap from there.
+    #[cold]
+    pub fn try_enter_bound(&self, bound: Token, token: Token) -> bool {
+        // Acquire pairs with the Release in `leave_bound`.
+        if self.token.load(Ordering::Acquire) != bound.0 | BOUND {
             return false;
         }
         self.token.store(token.0, Ordering::Relaxed);
         true
+    }
+
+    /// Whether nobody runs the heap, and it is bound to the thread of `bound`.
+    pub fn is_bound(&self, bound: Token) -> bool {
+        self.token.load(Ordering::Relaxed) == bound.0 | BOUND
+    }
+
+    /// Ends the run, and lets nobody but this thread begin the next. Called by the runner.
+    #[cold]
+    pub fn leave_bound(&self) {
+        let token = self.token.load(Ordering::Relaxed);
+        // Release pairs with the Acquire in `try_enter_bound`.
+        self.token.store(token | BOUND, LEAVE);
     }
 
     /// Ends the run. Called by the runner.

@@ -1,0 +1,108 @@
+//! What switching costs: entering and leaving a heap, beside a corosensei resume and suspend; a
+//! pooled heap used for one allocation; polling a future in a heap.
+//!
+//! Run with `cargo bench --bench switching`, or with `--profile lto`. Each figure is the fastest of many
+//! rounds, in nanoseconds: on a shared machine the fastest is what repeats. The rounds of all
+//! cases are interleaved, so that a change of the processor's clock meets all alike.
+
+use std::future::Future;
+use std::hint::black_box;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use corosensei::{Coroutine, CoroutineResult};
+use heapswitch::{FutureExt, Heap, HeapPool, HeapSwitch};
+
+#[global_allocator]
+static GLOBAL: HeapSwitch = HeapSwitch;
+
+/// Calls a round.
+const CALLS: u32 = 20_000;
+/// Rounds of each case.
+const ROUNDS: u32 = 300;
+
+struct Case<'a> {
+    name: &'static str,
+    call: Box<dyn FnMut(u32) + 'a>,
+    best_nanoseconds: f64,
+}
+
+impl<'a> Case<'a> {
+    /// A case whose `call` is inlined into the loop.
+    fn new(name: &'static str, mut call: impl FnMut() + 'a) -> Self {
+        let repeat = move |calls| (0..calls).for_each(|_| call());
+        Self { name, call: Box::new(repeat), best_nanoseconds: f64::INFINITY }
+    }
+
+    fn round(&mut self) {
+        let start = Instant::now();
+        (self.call)(CALLS);
+        let nanoseconds = start.elapsed().as_nanos() as f64 / f64::from(CALLS);
+        self.best_nanoseconds = self.best_nanoseconds.min(nanoseconds);
+    }
+}
+
+/// An empty body that the compiler cannot see through.
+#[inline(always)] // measured: it stands for a body inlined into its scope
+fn body() {
+    black_box(());
+}
+
+/// A future that is never done.
+struct Never;
+
+impl Future for Never {
+    type Output = ();
+
+    fn poll(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        body();
+        Poll::Pending
+    }
+}
+
+/// Makes sure that the heap serves what is allocated while it is entered.
+fn assert_serves(heap: &Heap) {
+    let block = heap.run(|| Box::new([1_u8; 64])).unwrap();
+    assert!(heap.contains(block.as_ptr()), "another allocator serves: nothing would be measured");
+}
+
+fn main() {
+    let heap = Heap::new().unwrap();
+    let pool = HeapPool::new();
+    assert_serves(&heap);
+    assert_serves(&pool.take().unwrap());
+    let mut coroutine = Coroutine::<(), (), ()>::new(|yielder, ()| {
+        loop {
+            yielder.suspend(());
+        }
+    });
+    let (mut plain, mut wrapped) = (pin!(Never), pin!(Never.in_heap(Heap::new().unwrap())));
+    let mut context = Context::from_waker(Waker::noop());
+    let mut context_in_heap = Context::from_waker(Waker::noop());
+    let mut cases = vec![
+        Case::new("an empty body", body),
+        Case::new("enter, empty body, leave", || heap.run(body).unwrap()),
+        Case::new("corosensei resume and suspend", || {
+            assert!(matches!(coroutine.resume(()), CoroutineResult::Yield(())));
+        }),
+        Case::new("box and drop in the thread's heap", || drop(black_box(Box::new([1_u8; 64])))),
+        Case::new("enter, box and drop, leave", || {
+            heap.run(|| drop(black_box(Box::new([1_u8; 64])))).unwrap();
+        }),
+        Case::new("take, enter, leave, give back", || pool.take().unwrap().run(body).unwrap()),
+        Case::new("take, enter, box and drop, leave, give back", || {
+            pool.take().unwrap().run(|| drop(black_box(Box::new([1_u8; 64])))).unwrap();
+        }),
+        Case::new("poll a future", || assert!(plain.as_mut().poll(&mut context).is_pending())),
+        Case::new("poll a future in its heap", || {
+            assert!(wrapped.as_mut().poll(&mut context_in_heap).is_pending());
+        }),
+    ];
+    for _ in 0..ROUNDS {
+        cases.iter_mut().for_each(Case::round);
+    }
+    for case in &cases {
+        println!("{:7.2} ns  {}", case.best_nanoseconds, case.name);
+    }
+}

@@ -1,0 +1,134 @@
+//! Pooled heaps, with the allocator installed.
+
+use std::sync::Arc;
+
+use heapswitch::{Heap, HeapError, HeapPool, HeapSwitch, LifetimeHint};
+
+#[global_allocator]
+static GLOBAL: HeapSwitch = HeapSwitch;
+
+const HINTS: [LifetimeHint; 3] = [LifetimeHint::Short, LifetimeHint::Medium, LifetimeHint::Long];
+
+#[test]
+fn a_heap_comes_back_empty_and_is_used_again() {
+    for hint in HINTS {
+        let pool = HeapPool::with_hint(hint);
+        let first = {
+            let heap = pool.take().unwrap();
+            let block = heap.run(|| Box::new([7_u8; 100])).unwrap();
+            assert!(heap.contains(block.as_ptr()));
+            block.as_ptr()
+        };
+        assert_eq!(pool.waiting(), 1);
+        let heap = pool.take().unwrap();
+        assert_eq!(pool.waiting(), 0);
+        assert_eq!(heap.memory_usage().unwrap().allocated_blocks, 0);
+        let again = heap.run(|| Box::new([8_u8; 100])).unwrap();
+        assert_eq!(again.as_ptr(), first, "{hint:?}: the same chunk serves again");
+        heap.verify().unwrap();
+    }
+}
+
+#[test]
+fn what_survives_stays_valid_and_is_not_seen_by_the_next_user() {
+    for hint in HINTS {
+        let pool = HeapPool::with_hint(hint);
+        let mut kept = Vec::new();
+        for number in 0..100_usize {
+            let heap = pool.take().unwrap();
+            kept.push(heap.run(|| vec![number; 50]).unwrap());
+            heap.run(|| drop(vec![0; 3000])).unwrap();
+            assert_eq!(heap.memory_usage().unwrap().allocated_blocks, 1);
+        }
+        for (number, vector) in kept.iter().enumerate() {
+            assert!(vector.iter().all(|&item| item == number));
+        }
+    }
+}
+
+#[test]
+fn no_more_are_kept_than_asked_for() {
+    for most in [0, 1, 5, 16, 40] {
+        let pool = HeapPool::new().keep_at_most(most);
+        let heaps: Vec<_> = (0..60).map(|_| pool.take().unwrap()).collect();
+        drop(heaps);
+        // This thread reaches one slot and the list; the other slots are other threads'.
+        let reachable = if most == 0 { 0 } else { 1 + most.saturating_sub(16) };
+        assert_eq!(pool.waiting(), reachable);
+        assert_eq!(pool.clear(), reachable);
+        assert_eq!(pool.waiting(), 0);
+    }
+}
+
+#[test]
+fn what_was_freed_outside_the_scope_does_not_count_as_surviving() {
+    let pool = HeapPool::new();
+    let heap = pool.take().unwrap();
+    let block = heap.run(|| Box::new([7_u8; 100])).unwrap();
+    let address = block.as_ptr();
+    drop(block);
+    drop(heap);
+    let again = pool.take().unwrap().run(|| Box::new([8_u8; 100])).unwrap();
+    assert_eq!(again.as_ptr(), address);
+}
+
+#[test]
+fn a_shared_pool_is_given_up_by_its_heaps() {
+    let pool = Arc::new(HeapPool::new());
+    let heaps: Vec<_> = (0..20).map(|_| pool.take_shared().unwrap()).collect();
+    assert_eq!(Arc::strong_count(&pool), 21);
+    drop(heaps);
+    assert!(Arc::into_inner(pool).is_some());
+}
+
+#[test]
+fn a_leaked_guard_costs_the_pool_that_heap_and_nothing_else() {
+    let pool = HeapPool::new();
+    let heap = pool.take().unwrap();
+    let _ = std::mem::ManuallyDrop::new(heap.enter().unwrap());
+    drop(heap);
+    assert_eq!(pool.waiting(), 0);
+    let outside = Box::new(5);
+    assert_eq!(pool.take().unwrap().run(|| *outside).unwrap(), 5);
+}
+
+#[test]
+fn a_heap_taken_out_for_good_does_not_come_back() {
+    let pool = Arc::new(HeapPool::new());
+    let heap: Heap = pool.take_shared().unwrap().into_heap();
+    assert_eq!(Arc::strong_count(&pool), 1);
+    drop(heap);
+    assert_eq!(pool.waiting(), 0);
+}
+
+#[test]
+fn filling_makes_the_heaps_beforehand_and_errors_pass_through() {
+    let pool = HeapPool::new().keep_at_most(20);
+    pool.fill(3).unwrap();
+    assert_eq!(pool.waiting(), 3);
+    let pool = HeapPool::with_maker(|| Err(HeapError::NoMemory));
+    assert_eq!(pool.take().unwrap_err(), HeapError::NoMemory);
+    assert_eq!(pool.fill(1).unwrap_err(), HeapError::NoMemory);
+}
+
+#[test]
+fn threads_share_a_pool() {
+    static POOL: HeapPool = HeapPool::new().keep_at_most(20);
+    std::thread::scope(|scope| {
+        for seed in 0..4_usize {
+            scope.spawn(move || {
+                let mut held = Vec::new();
+                for round in 0..2000_usize {
+                    let heap = POOL.take().unwrap();
+                    let text = heap.run(|| format!("{seed} {round}")).unwrap();
+                    assert!(heap.contains(text.as_ptr()));
+                    held.push((heap, text));
+                    if round % 7 == seed {
+                        held.clear();
+                    }
+                }
+            });
+        }
+    });
+    assert!(POOL.waiting() <= 20);
+}
