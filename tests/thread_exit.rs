@@ -7,7 +7,6 @@ mod memory;
 
 use std::cell::RefCell;
 use std::ffi::c_void;
-use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;

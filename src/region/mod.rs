@@ -27,7 +27,7 @@ mod metadata;
 mod runs;
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
 #[cfg(heapswitch_check)]
 pub use block_bits::BlockBits;
@@ -66,13 +66,15 @@ static BOUNDS: Bounds =
 /// The kind of each segment plus one, or `UNCOMMITTED`.
 static SEGMENTS: [AtomicU8; MAX_SEGMENTS] = [const { AtomicU8::new(UNCOMMITTED) }; MAX_SEGMENTS];
 
-/// Where the next segment is committed, and whether reserving was tried.
+/// Where the next segment is committed.
 struct Frontier {
     next_segment: usize,
-    was_tried: bool,
 }
 
-static FRONTIER: Lock<Frontier> = Lock::new(Frontier { next_segment: 0, was_tried: false });
+static FRONTIER: Lock<Frontier> = Lock::new(Frontier { next_segment: 0 });
+
+/// Whether reserving was tried; changed under the frontier's lock.
+static WAS_TRIED: AtomicBool = AtomicBool::new(false);
 
 /// The most that may be reserved, in bytes; lowered by settings before the first use.
 static WANTED_BYTES: AtomicUsize = AtomicUsize::new(MAX_REGION_BYTES);
@@ -97,11 +99,19 @@ pub fn ensure_reserved() -> bool {
     if BOUNDS.bytes.load(Ordering::Relaxed) != 0 {
         return true;
     }
-    let mut frontier = FRONTIER.lock();
-    if frontier.was_tried {
+    // Acquire pairs with the Release below: where nothing could be reserved, every request comes here,
+    // and none may wait for another.
+    if WAS_TRIED.load(Ordering::Acquire) {
         return BOUNDS.bytes.load(Ordering::Relaxed) != 0;
     }
-    frontier.was_tried = true;
+    let _frontier = FRONTIER.lock();
+    let is_reserved = WAS_TRIED.load(Ordering::Relaxed) || reserve();
+    WAS_TRIED.store(true, Ordering::Release);
+    is_reserved && BOUNDS.bytes.load(Ordering::Relaxed) != 0
+}
+
+/// Reserves the region, as large as can be had. Under the frontier's lock.
+fn reserve() -> bool {
     let left = sys::address_space_limit().saturating_sub(sys::address_space_used());
     let mut bytes = WANTED_BYTES.load(Ordering::Relaxed);
     while bytes >= MIN_REGION_BYTES {
