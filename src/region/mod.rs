@@ -231,6 +231,7 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
         memory::commit(table, table_bytes).ok()?;
         memory::commit(start, data_bytes).ok()?;
         kind.prepare(start, data_bytes);
+        sys::poison::seek_pointers_in(start, data_bytes);
     }
     frontier.next_segment = end;
     for segment in SEGMENTS.get(first..end)? {
