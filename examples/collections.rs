@@ -31,7 +31,6 @@ fn measured(heap: &Heap, count: u32) -> Stations<'_> {
     let mut stations = Stations::with_hasher_in(DefaultHashBuilder::default(), heap);
     for number in 0..count {
         let mut temperatures = Vec::with_capacity_in(24, heap);
-
         let (name, noon) = if number % 2 == 0 { ("coast", 180) } else { ("inland", 240) };
         let tenths = |hour: i32| noon - 10 * (hour - 12).abs() + (number % 7) as i32;
         temperatures.extend((0..24).map(tenths));
@@ -72,7 +71,8 @@ fn main() -> Result<(), std::boxed::Box<dyn Error>> {
     let mut hottest = Vec::<i32, _>::new_in(&scratch);
     hottest.extend(stations.values().filter_map(|station| station.temperatures.iter().max()));
     hottest.sort_unstable();
-    println!("the hottest hour: {:?} tenths of a degree", hottest.last());
+    let tenths = hottest.last().ok_or("no station is left")?;
+    println!("the hottest hour: {}.{} degrees", tenths / 10, tenths % 10);
     drop(hottest);
 
     drop(stations);
