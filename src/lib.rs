@@ -3,14 +3,18 @@
 //! Everything that a program names stands at the root; the modules hold the same, with what it is
 //! made of, lowest layer first.
 //!
-//! | to | see |
-//! |---|---|
-//! | install the allocator | `global_thread_and_coroutine_switchable_allocator!`, [`HeapSwitch`] |
-//! | give a context a heap of its own | [`Heap`], [`HeapBuilder`], [`Scope`], [`LifetimeHint`] |
-//! | use a strategy by itself, through [`Allocator`] | [`BumpAllocator`], [`BitSetAllocator`], [`MultipleBinarySearchTreeAllocator`], [`SlabAllocator`], [`ContextAllocator`], [`MemoryMapAllocator`] |
-//! | share one between threads | [`Locked`] |
-//! | give a strategy memory | [`MemoryMapSource`], [`ArenaMemorySource`], [`BorrowedSliceSource`], [`FileMemorySource`], or your own [`MemorySource`] |
-//! | use an allocator through another's trait | [`AllocatorAdaptor`], [`GlobalAllocToAllocatorAdaptor`] |
+//! - To install the allocator: `global_thread_and_coroutine_switchable_allocator!`, or the ready-made
+//!   [`HeapSwitch`].
+//! - To give a context a heap of its own: [`Heap`], [`HeapBuilder`], [`Scope`], [`LifetimeHint`].
+//! - To use a strategy by itself, through the trait [`Allocator`]: [`BumpAllocator`],
+//!   [`BitSetAllocator`], [`MultipleBinarySearchTreeAllocator`], [`SlabAllocator`], the choice of the
+//!   first three by lifetime, [`ContextAllocator`], and [`MemoryMapAllocator`]. [`Locked`] lets
+//!   threads share one.
+//! - To give a strategy memory: [`MemoryMapSource`], [`ArenaMemorySource`], [`BorrowedSliceSource`],
+//!   [`FileMemorySource`], or a [`MemorySource`] of your own. To give a heap memory:
+//!   [`RegionMapSource`], or an arena on it.
+//! - To use an allocator through another's trait: [`AllocatorAdaptor`],
+//!   [`GlobalAllocToAllocatorAdaptor`].
 
 #![warn(missing_docs)]
 #![cfg_attr(feature = "nightly", feature(allocator_api))]

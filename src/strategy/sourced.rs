@@ -255,7 +255,7 @@ impl<S: Strategy> State<S> {
             result => result?,
         };
         // SAFETY: `take` gave the range, at least as long as asked.
-        unsafe { self.add(range) };
+        unsafe { self.divide(range) };
         self.usage.committed_bytes += range.length;
         let usage = &mut self.usage;
         usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
@@ -277,7 +277,7 @@ impl<S: Strategy> State<S> {
             let range = MemoryRange { is_zeroed: false, ..record.range };
             self.records.remove(record);
             self.strategy.remove_extent(&record.extent);
-            self.add(range);
+            self.divide(range);
         }
         true
     }
@@ -295,7 +295,7 @@ impl<S: Strategy> State<S> {
     /// # Safety
     /// The range is this allocator's alone, in no extent of the strategy, and at least as long as
     /// [`range_bytes`](Self::range_bytes) of some extent.
-    unsafe fn add(&mut self, range: MemoryRange) {
+    unsafe fn divide(&mut self, range: MemoryRange) {
         let end = range.length - size_of::<Record>();
         // The record is aligned by going down from the range's end, all else by going up.
         // SAFETY: `range_bytes` left room for the record in every range at least as long.
