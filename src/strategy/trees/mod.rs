@@ -68,8 +68,9 @@ use verify::broken;
 /// # Invariants
 /// 1. Every granule of an extent is in a block that is allocated, in a free block that is listed in
 ///    `bins`, or in `top`.
-/// 2. No two free blocks of an extent touch, the top included. 3. `records` leads to the records of
-/// all extents that were added and not removed, linked both ways.
+/// 2. No two free blocks of an extent touch, the top included.
+/// 3. `records` leads to the records of all extents that were added and not removed, linked both
+///    ways.
 #[derive(Debug)]
 pub struct MultipleBinarySearchTree {
     bins: Bins,
