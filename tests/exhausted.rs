@@ -1,5 +1,6 @@
-//! A region of 4 GiB, filled up: by contexts closed with a survivor each, by heaps that hold on. What
-//! finds no room comes from the global allocator, counted, and when room is made heaps use it again.
+//! A region of 4 GiB, filled up: by contexts closed with a survivor each, by heaps that hold on.
+//! What finds no room comes from the global allocator, counted, and when room is made heaps use it
+//! again.
 //!
 //! At full scale: `cargo test --release --test exhausted -- --ignored --nocapture`
 #![cfg(not(any(heapswitch_pass_through, loom)))]

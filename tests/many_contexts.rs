@@ -225,8 +225,8 @@ fn survivors() {
     let purged = resident_bytes().saturating_sub(before) / count;
     println!(
         "{count} closed contexts: {at_once} bytes each at once, {each} after a second, {left} \
-         after the frees and 2.5 seconds, {purged} after a purge; {mappings} mappings, {overflow} blocks \
-         from the global allocator, closed in {took:?}",
+         after the frees and 2.5 seconds, {purged} after a purge; {mappings} mappings, \
+         {overflow} blocks from the global allocator, closed in {took:?}",
     );
     assert!(each <= 8 << 10, "{each}");
     // Records and page tables stay; what the contexts held is back.
