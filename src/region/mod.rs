@@ -43,8 +43,10 @@ use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS, roun
 /// The largest region, in bytes: 1 TiB, a 128th of what x86-64 gives a process.
 pub const MAX_REGION_BYTES: usize = 1 << 40;
 
-/// The smallest region that is worth having, in bytes.
-pub const MIN_REGION_BYTES: usize = 256 << 20;
+/// The smallest region that is worth having, in bytes: two segments. Under a limit of 1 GiB of address
+/// space a quarter of what is left is still above this. Without any region each thread would make the
+/// C library reserve an arena of 64 MiB, and soon no stack could be mapped.
+pub const MIN_REGION_BYTES: usize = 64 << 20;
 
 const MAX_SEGMENTS: usize = MAX_REGION_BYTES / SEGMENT_BYTES;
 
@@ -85,7 +87,7 @@ pub(crate) fn for_each_lock(mut visit: impl FnMut(&'static sys::lock::RawLock)) 
     visit(metadata::metadata_lock());
 }
 
-/// Asks for a region of at most `bytes` (rounded down to a power of two, from 256 MiB to 1 TiB).
+/// Asks for a region of at most `bytes` (rounded down to a power of two, from 64 MiB to 1 TiB).
 /// Without effect once the region is reserved.
 pub fn limit_bytes(bytes: usize) {
     let bytes = bytes.clamp(MIN_REGION_BYTES, MAX_REGION_BYTES);
@@ -229,6 +231,7 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
         memory::commit(table, table_bytes).ok()?;
         memory::commit(start, data_bytes).ok()?;
         kind.prepare(start, data_bytes);
+        sys::poison::seek_pointers_in(start, data_bytes);
     }
     frontier.next_segment = end;
     for segment in SEGMENTS.get(first..end)? {

@@ -2,7 +2,7 @@
 //!
 //! A strategy is a data structure over **extents**, ranges that somebody gives it and takes away
 //! again. It knows no source, no thread, no budget and no switching. Two owners run strategies: the
-//! [`SourcedAllocator`](crate::allocator) for use through the allocator trait alone, and the heap.
+//! [`SourcedAllocator`](sourced::SourcedAllocator) for use through the allocator trait alone, and the heap.
 //!
 //! ```text
 //!   owner                                  strategy
@@ -146,6 +146,10 @@ pub unsafe trait Strategy: Sized {
     /// The alignment that an extent's start must have, a power of two of at most
     /// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES).
     const EXTENT_ALIGN: usize = 16;
+
+    /// Outside a heap a new extent is at least so large a part of what is held: 2 means half. More
+    /// where extents serve different sizes, so that one that serves few costs little.
+    const EXTENT_DIVISOR: usize = 2;
 
     /// A strategy without extents.
     fn new(settings: Self::Settings) -> Self;
@@ -291,8 +295,17 @@ pub unsafe trait Strategy: Sized {
         false
     }
 
-    /// Calls `visit` with ranges of the extent that hold no block and nothing the strategy needs,
-    /// so that their pages may be dropped (they then read as zero or as before).
+    /// The extent's last block was freed, and the extent is kept. For strategies that do not count
+    /// blocks themselves, and where the owner does.
+    ///
+    /// # Safety
+    /// As [`remove_extent`](Self::remove_extent).
+    unsafe fn became_empty(&mut self, extent: &Extent) {
+        let _ = extent;
+    }
+
+    /// Calls `visit` with ranges of the extent that hold no block and nothing the strategy needs, so
+    /// that their pages may be dropped (they then read as zero or as before).
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         let _ = (extent, visit);
     }
