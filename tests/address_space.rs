@@ -1,5 +1,5 @@
-//! The address space: little of it allowed, none to be had, others mapping all the time. Each case in a
-//! process of its own.
+//! The address space: little of it allowed, none to be had, others mapping all the time. Each case
+//! in a process of its own.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
 #[path = "support/hints.rs"]
@@ -43,8 +43,8 @@ static CONSTRUCTOR: extern "C" fn() = constructor;
 fn run_limited(test: &str, limit: Option<u64>, is_refused: bool) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads", "1"]);
-    // The C library reserves 64 MiB for each of its arenas: below 2 GiB those alone use all there is,
-    // also in a program without this allocator.
+    // The C library reserves 64 MiB for each of its arenas: below 2 GiB those alone use all there
+    // is, also in a program without this allocator.
     command.env("MALLOC_ARENA_MAX", "2");
     if is_refused {
         command.env(REFUSE, "1");

@@ -1,5 +1,5 @@
-//! `fork`, also of a process whose other threads allocate all the time: the child allocates, frees what
-//! the parent made, enters heaps, and leaves alone those that other threads ran.
+//! `fork`, also of a process whose other threads allocate all the time: the child allocates, frees
+//! what the parent made, enters heaps, and leaves alone those that other threads ran.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
 #[path = "support/child.rs"]

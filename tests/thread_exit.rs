@@ -1,5 +1,5 @@
-//! Threads that end: what they allocate and free while they are torn down, and who takes their heaps
-//! over. One process, so these run one after the other.
+//! Threads that end: what they allocate and free while they are torn down, and who takes their
+//! heaps over. One process, so these run one after the other.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
 #[path = "support/memory.rs"]
@@ -77,8 +77,8 @@ fn thread_locals_allocate_and_free_while_they_are_dropped() {
 static ROUNDS: AtomicUsize = AtomicUsize::new(0);
 static KEYS: Mutex<[libc::pthread_key_t; 2]> = Mutex::new([0; 2]);
 
-/// Runs before or after our own tear-down, and again in every round: allocates, frees blocks of ended
-/// and of running heaps, uses every entry point.
+/// Runs before or after our own tear-down, and again in every round: allocates, frees blocks of
+/// ended and of running heaps, uses every entry point.
 unsafe extern "C" fn late_destructor(value: *mut c_void) {
     // SAFETY: the value is a leaked box that the last round or the thread left.
     let late = unsafe { Box::from_raw(value.cast::<(usize, Vec<String>, Heap)>()) };

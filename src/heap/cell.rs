@@ -879,7 +879,7 @@ unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
 }
 
 /// Drops the pages of an extent in which no block is allocated, adjacent ones together.
-fn drop_idle_pages<S: Strategy>(strategy: &S, extent: &Extent) {
+fn drop_idle_pages<S: Strategy>(strategy: &mut S, extent: &Extent) {
     let page_bytes = sys::page_bytes();
     let base = extent.start().addr().get();
     let mut pending = 0..0;
@@ -894,7 +894,7 @@ fn drop_idle_pages<S: Strategy>(strategy: &S, extent: &Extent) {
             };
         }
     };
-    strategy.visit_idle(extent, &mut |idle| {
+    strategy.visit_unallocated(extent, &mut |idle| {
         let start = idle.cast::<u8>().addr().get();
         if start != pending.end {
             drop_pages(pending.clone());

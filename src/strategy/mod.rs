@@ -139,7 +139,8 @@ pub unsafe trait Strategy: Sized {
     /// owner; [`free`](Self::free) and [`live_blocks`](Self::live_blocks) then mean something.
     const COUNTS_BLOCKS: bool = false;
 
-    /// Whether its owner should keep a few extents that became empty, because they come and go often.
+    /// Whether its owner should keep a few extents that became empty, because they come and go
+    /// often.
     const KEEPS_SPARES: bool = false;
 
     /// The alignment that an extent's start must have, a power of two of at most
@@ -163,15 +164,15 @@ pub unsafe trait Strategy: Sized {
     /// for a layout that is never served. The owner may give more. Not called for size zero.
     fn extent_bytes(&self, layout: Layout) -> Option<usize>;
 
-    /// The length of every block that serves `layout`, see the trait's contract. Not called for size
-    /// zero: owners answer that without the strategy.
+    /// The length of every block that serves `layout`, see the trait's contract. Not called for
+    /// size zero: owners answer that without the strategy.
     ///
     /// # Errors
     /// The layout is never served.
     fn block_length(&self, layout: Layout) -> Result<usize, AllocError>;
 
-    /// What [`block_length`](Self::block_length) of a strategy with these settings gives; for whoever
-    /// may not touch the strategy because another thread runs it.
+    /// What [`block_length`](Self::block_length) of a strategy with these settings gives; for
+    /// whoever may not touch the strategy because another thread runs it.
     ///
     /// # Errors
     /// The layout is never served.
@@ -208,8 +209,8 @@ pub unsafe trait Strategy: Sized {
         false
     }
 
-    /// As [`free`](Self::free), of a block that another thread freed long ago: the strategy need not
-    /// expect that it is wanted again soon.
+    /// As [`free`](Self::free), of a block that another thread freed long ago: the strategy need
+    /// not expect that it is wanted again soon.
     ///
     /// # Safety
     /// As [`deallocate`](Self::deallocate).
@@ -309,6 +310,15 @@ pub unsafe trait Strategy: Sized {
         let _ = (extent, visit);
     }
 
-    /// Checks every equation of the data structure; aborts with the strategy's name where one fails.
+    /// As [`visit_idle`](Self::visit_idle), for a strategy whose heap is closed: nothing is
+    /// allocated or freed here any more, so what it keeps in free blocks may be dropped as well.
+    /// Otherwise a lone survivor would keep the pages where the free memory around it begins and
+    /// ends. Called for one extent after the other; the ranges need not be whole pages.
+    fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        self.visit_idle(extent, visit);
+    }
+
+    /// Checks every equation of the data structure; aborts with the strategy's name where one
+    /// fails.
     fn verify(&self) {}
 }
