@@ -88,6 +88,7 @@ fn keeps_the_contract(source: &dyn MemorySource, largest: usize, largest_alignme
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn every_source_keeps_the_contract() {
     let mapped = MemoryMapSource::new();
     keeps_the_contract(&mapped, 200_000, 1 << 21);
@@ -177,6 +178,7 @@ fn an_arena_serves_many_threads() {
 
 /// No block is lost or doubled where everybody wants the last one.
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn an_exhausted_arena_refuses_and_recovers() {
     const SIZES: ArenaSizes =
         ArenaSizes { block_bytes: BLOCK, range_bytes: 2 * BLOCK, maximum_bytes: 2 * BLOCK };
@@ -213,6 +215,7 @@ static ARENA: ArenaMemorySource<MemoryMapSource> =
     ArenaMemorySource::new(MemoryMapSource::new(), ArenaSettings::DEFAULT);
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn a_locked_allocator_serves_many_threads() {
     let locked = Locked::new(MemoryMapAllocator::new());
     std::thread::scope(|scope| {
@@ -237,6 +240,7 @@ fn a_locked_allocator_serves_many_threads() {
 
 /// Children of a process whose threads hammer the locks can use what is behind them.
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn locks_are_free_in_a_forked_child() {
     LOCKED.protect_fork().unwrap();
     ARENA.protect_fork().unwrap();

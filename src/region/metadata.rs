@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::sys::lock::Lock;
-use crate::sys::memory::{self, MapFlags};
+use crate::sys::memory;
 
 const MIN_SHIFT: u32 = 6;
 const SIZES: usize = 26;
@@ -96,7 +96,7 @@ impl Pool {
         if self.cursor.is_none() || self.left < padding + bytes {
             let piece = bytes.max(PIECE_BYTES);
             // What is left of the old piece is given up: less than the request, at most 1 MiB.
-            self.cursor = Some(memory::map_anonymous(piece, MapFlags::default()).ok()?);
+            self.cursor = Some(memory::take_for_ever(piece).ok()?);
             self.left = piece;
             return self.cut(bytes);
         }

@@ -8,11 +8,20 @@ pub mod file;
 pub mod fork;
 pub mod lock;
 pub mod memory;
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+mod no_libc;
 pub mod poison;
 pub mod policy;
 pub mod thread;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
+
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+use no_libc as libc;
+
+/// Whether every allocation passes through to the declared global allocator, as it does on systems
+/// other than Linux: heaps can be made, entered and closed, and hold nothing.
+pub const IS_PASS_THROUGH: bool = cfg!(any(not(target_os = "linux"), heapswitch_pass_through));
 
 /// An error number of the system (`errno`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
