@@ -7,7 +7,6 @@ mod memory;
 
 use std::cell::RefCell;
 use std::ffi::c_void;
-use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -89,7 +88,7 @@ unsafe extern "C" fn late_destructor(value: *mut c_void) {
     assert!(longer.iter().all(|text| text.len() > 2));
     match heap.enter() {
         Ok(scope) => {
-            let inside = vec![1_u8; 100];
+            let inside = std::hint::black_box(vec![1_u8; 100]);
             assert!(heap.contains(inside.as_ptr()));
             drop(scope);
         }

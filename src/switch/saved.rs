@@ -421,9 +421,10 @@ impl SavedContext {
         self.length = count.min(kept);
         for index in (0..count).rev() {
             let Some(entry) = state.contexts.pop() else { continue };
-            // SAFETY: an entry of the stack that holds a heap runs it.
             match (entry.hold, entry.heap) {
+                // SAFETY: an entry of the stack that holds a heap runs it.
                 (Hold::Entered, Some(heap)) => unsafe { pins::pin_and_leave(heap) },
+                // SAFETY: as above.
                 (Hold::Owned, Some(heap)) => unsafe { heap.as_ref() }.leave(),
                 _ => {}
             }
