@@ -57,8 +57,8 @@ pub struct Operations {
     pub collect: unsafe fn(NonNull<HeapHeader>),
     /// Gives back the runs without blocks but for so many; the bytes.
     pub release_unused: unsafe fn(NonNull<HeapHeader>, u32) -> usize,
-    /// Makes the heap as good as new, if no block is allocated, and keeps at most one run; the bytes
-    /// that went back. `Err` with those if a block is allocated.
+    /// Makes the heap as good as new, if no block is allocated, and keeps at most one run; the
+    /// bytes that went back. `Err` with those if a block is allocated.
     pub reset: unsafe fn(NonNull<HeapHeader>) -> Result<usize, usize>,
     /// Frees every block at once, also those in use.
     pub forget_blocks: unsafe fn(NonNull<HeapHeader>),
@@ -76,8 +76,8 @@ pub struct Operations {
 ///
 /// # Invariants
 /// - The cells belong to the runner.
-/// - `remaining` is only meaningful after the close: orphaned runs, pins, and one for the closer until
-///   it is done. Who makes it zero frees the header.
+/// - `remaining` is only meaningful after the close: orphaned runs, pins, and one for the closer
+///   until it is done. Who makes it zero frees the header.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct HeapHeader {
@@ -85,8 +85,8 @@ pub struct HeapHeader {
     pub runner: Runner,
     /// Which fast path it has. Read by every allocation and free.
     pub fast_path: FastPath,
-    /// How many contexts that wait for their coroutine's resumption name it. While there are any, it is
-    /// bound to their thread, which alone changes this.
+    /// How many contexts that wait for their coroutine's resumption name it. While there are any,
+    /// it is bound to their thread, which alone changes this.
     pub pins: Cell<u32>,
     /// What it can do.
     pub operations: &'static Operations,

@@ -24,10 +24,15 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use self::class::{CLASSES, block_bytes, class_of};
+use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
 use crate::allocator::AllocError;
 use crate::pointers;
 use crate::units::CHUNK_BYTES;
+
+/// A slab on a memory source, for use through the allocator trait. It refuses what is larger, or aligned
+/// to more, than 32 KiB.
+pub type SlabAllocator<M> = SourcedAllocator<Slab<false>, M>;
 
 /// The bytes of new blocks that are carved at once, about.
 const BATCH_BYTES: usize = 4096;
@@ -410,6 +415,7 @@ unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
     const COUNTS_BLOCKS: bool = true;
     const KEEPS_SPARES: bool = true;
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
+    const EXTENT_DIVISOR: usize = 64;
 
     fn new((): ()) -> Self {
         let mut lists = [List { head: None, room: 0 }; CLASSES];

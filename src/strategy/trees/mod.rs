@@ -52,6 +52,7 @@ use core::ptr::{self, NonNull};
 
 use crate::allocator::AllocError;
 use crate::pointers::{block, distance, forward};
+use crate::strategy::sourced::SourcedAllocator;
 use crate::strategy::{Extent, Strategy};
 use crate::units::{PAGE_BYTES, round_down};
 use bins::{Bins, Taken};
@@ -60,6 +61,9 @@ use record::Record;
 use size_class::GRANULE;
 use top::Top;
 use verify::broken;
+
+/// Trees on a memory source, for use through the allocator trait.
+pub type MultipleBinarySearchTreeAllocator<M> = SourcedAllocator<MultipleBinarySearchTree, M>;
 
 /// Red-black trees of free blocks by size, see the [module](self).
 ///
