@@ -152,7 +152,7 @@ fn everything_comes_from_the_global_allocator() {
 fn without_a_region_the_global_allocator_serves_alone() {
     let test = "everything_comes_from_the_global_allocator";
     assert_eq!(reserved(&run_limited(test, None, true)), 0);
-    assert_eq!(reserved(&run_limited(test, Some(600 << 20), false)), 0);
+    assert_eq!(reserved(&run_limited(test, Some(240 << 20), false)), 0);
 }
 
 #[test]
