@@ -2,9 +2,11 @@
 
 #![cfg_attr(feature = "nightly", feature(allocator_api))]
 
+#[path = "support/mutex.rs"]
+mod mutex;
+
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
-use std::sync::Mutex;
 
 use heapswitch::allocator::{AllocError, Allocator, MemoryRange, MemorySource};
 use heapswitch::source::{
@@ -13,6 +15,7 @@ use heapswitch::source::{
 };
 use heapswitch::strategy::locked::Locked;
 use heapswitch::strategy::memory_map::MemoryMapAllocator;
+use mutex::Mutex;
 
 fn request(bytes: usize, alignment: usize) -> Layout {
     Layout::from_size_align(bytes, alignment).unwrap()

@@ -118,6 +118,7 @@ unsafe extern "C" fn late_destructor(value: *mut c_void) {
 }
 
 #[test]
+#[cfg_attr(heapswitch_tsan, ignore = "the sanitizer's own state of the thread is gone by then")]
 fn destructors_of_the_system_run_before_and_after_our_tear_down() {
     let _alone = alone();
     let mut key = 0;
