@@ -169,7 +169,7 @@ fn an_arena_serves_many_threads() {
             });
         }
     });
-    for (block, mark) in shared.0.into_inner().unwrap() {
+    for (block, mark) in std::mem::take(&mut *shared.0.lock().unwrap()) {
         assert!(is_filled(block, mark));
         // SAFETY: taken, and forgotten here.
         unsafe { arena.give_back(block) };
