@@ -117,7 +117,10 @@ fn threads_start_and_allocate() {
 }
 
 #[test]
-#[cfg_attr(heapswitch_asan, ignore = "the sanitizer's own map exceeds the limit")]
+#[cfg_attr(
+    any(heapswitch_asan, heapswitch_tsan),
+    ignore = "the sanitizer's own map exceeds the limit"
+)]
 fn a_limit_on_address_space_leaves_room_for_threads() {
     for (gibibytes, least) in [(1, 0), (4, GIB / 2), (6, GIB), (64, 8 * GIB)] {
         let printed = run_limited("threads_start_and_allocate", Some(gibibytes * GIB), false);
@@ -148,7 +151,10 @@ fn everything_comes_from_the_global_allocator() {
 }
 
 #[test]
-#[cfg_attr(heapswitch_asan, ignore = "the sanitizer's own map exceeds the limit")]
+#[cfg_attr(
+    any(heapswitch_asan, heapswitch_tsan),
+    ignore = "the sanitizer's own map exceeds the limit"
+)]
 fn without_a_region_the_global_allocator_serves_alone() {
     let test = "everything_comes_from_the_global_allocator";
     assert_eq!(reserved(&run_limited(test, None, true)), 0);

@@ -245,6 +245,7 @@ impl Executor {
 }
 
 #[test]
+#[cfg_attr(heapswitch_tsan, ignore = "the standard library's waiting is not instrumented")]
 fn tasks_in_heaps_move_between_threads() {
     static POOL: HeapPool = HeapPool::new().keep_at_most(32);
     static MOVED: Mutex<Vec<bool>> = Mutex::new(Vec::new());

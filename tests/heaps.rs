@@ -155,7 +155,7 @@ impl Tested {
         let steps = self.steps.replace(self.steps.get() + 1);
         let live_blocks = self.live_blocks.get().wrapping_add_signed(more_blocks);
         self.live_blocks.set(live_blocks);
-        if steps > 600 && steps % 127 != 0 {
+        if steps > 600 && !steps.is_multiple_of(127) {
             return;
         }
         self.heap().verify().unwrap();
@@ -192,7 +192,7 @@ unsafe impl Allocator for Tested {
     }
 
     unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
-        let is_other = self.steps.get() % 2 == 0 && layout.size() != 0;
+        let is_other = self.steps.get().is_multiple_of(2) && layout.size() != 0;
         match &self.elsewhere {
             Some(elsewhere) if is_other => {
                 elsewhere.send(Some((block.as_ptr().expose_provenance(), layout)));

@@ -2,9 +2,11 @@
 
 #![cfg_attr(feature = "nightly", feature(allocator_api))]
 
+#[path = "support/mutex.rs"]
+mod mutex;
+
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
-use std::sync::Mutex;
 
 use heapswitch::allocator::{AllocError, Allocator, MemoryRange, MemorySource};
 use heapswitch::source::{
@@ -13,6 +15,7 @@ use heapswitch::source::{
 };
 use heapswitch::strategy::locked::Locked;
 use heapswitch::strategy::memory_map::MemoryMapAllocator;
+use mutex::Mutex;
 
 fn request(bytes: usize, alignment: usize) -> Layout {
     Layout::from_size_align(bytes, alignment).unwrap()
@@ -167,7 +170,7 @@ fn an_arena_serves_many_threads() {
             });
         }
     });
-    for (block, mark) in shared.0.into_inner().unwrap() {
+    for (block, mark) in std::mem::take(&mut *shared.0.lock().unwrap()) {
         assert!(is_filled(block, mark));
         // SAFETY: taken, and forgotten here.
         unsafe { arena.give_back(block) };

@@ -119,7 +119,7 @@ mod sourced {
             .filter(|&size| size <= 32 << 10)
             .map(|size| allocate(&allocator, layout(size, 1), 1))
             .collect();
-        assert!(source.taken_bytes() <= 64 * blocks.len() << 10, "{}", source.taken_bytes());
+        assert!(source.taken_bytes() <= (64 * blocks.len()) << 10, "{}", source.taken_bytes());
         allocator.verify();
         blocks.into_iter().for_each(|block| block.free(&allocator, false));
     }

@@ -67,6 +67,12 @@ fn other_version(root: &Path, to: &Path) {
     for folder in ["src", "macros/src"] {
         copy_sources(&root.join(folder), &to.join(folder));
     }
+    // The manifest names the benchmarks.
+    let is_file = |entry: &fs::DirEntry| entry.file_type().unwrap().is_file();
+    fs::create_dir_all(to.join("benches")).unwrap();
+    for entry in fs::read_dir(root.join("benches")).unwrap().map(Result::unwrap).filter(is_file) {
+        fs::copy(entry.path(), to.join("benches").join(entry.file_name())).unwrap();
+    }
     for manifest in ["Cargo.toml", "macros/Cargo.toml"] {
         let text = fs::read_to_string(root.join(manifest)).unwrap();
         let changed = text.replace(env!("CARGO_PKG_VERSION"), "77.5.3");

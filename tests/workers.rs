@@ -62,7 +62,7 @@ fn what_cannot_be_pinned_never_runs_and_says_what_was_asked() {
 #[test]
 fn a_panic_is_carried_to_the_join() {
     let worker = WorkerBuilder::new().spawn(|| std::panic::resume_unwind(Box::new(7_u32)));
-    let payload = worker.unwrap().join().map(|()| ()).unwrap_err();
+    let payload = worker.unwrap().join().unwrap_err();
     assert_eq!(payload.downcast_ref(), Some(&7_u32));
 }
 

@@ -72,7 +72,7 @@ fn add_to(index: &RefCell<Index>, file: u32, found: &HashMap<String, Vec<u32>>) 
     let bytes = size_of_val(&*lines);
     let words = found.iter().map(|(word, lines)| (&**word, lines.len() as u32));
 
-    let mut add = |lines| index.borrow_mut().add_file(file, words.clone(), lines);
+    let add = |lines| index.borrow_mut().add_file(file, words.clone(), lines);
     let content =
         if bytes >= WORTH_MOVING_BYTES { Content::Moved { bytes } } else { Content::Copied };
     // The index grows in here, and what it makes for that is to stay: not in this context, then.

@@ -545,7 +545,7 @@ unsafe fn end_quarantine<S: Strategy>(header: Header) -> bool {
     }
     #[cfg(not(heapswitch_asan))]
     {
-        let _ = header;
+        let _ = (header, S::NAME);
         false
     }
 }
@@ -568,7 +568,7 @@ unsafe fn verify_sometimes<S: Strategy>(header: Header) {
             verify::<S>(header);
         }
     }
-    let _ = header;
+    let _ = (header, S::NAME);
 }
 
 /// Keeps an extent without blocks as the spare, or gives it back.

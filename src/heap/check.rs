@@ -33,8 +33,8 @@ pub fn handed_out(block: NonNull<u8>) {
 /// A block is being freed, by whomever.
 ///
 /// # Safety
-/// Unless the block is not allocated, which is found out here, `layout` fits it, and the caller frees
-/// it next.
+/// Unless the block is not allocated, which is found out here, `layout` fits it, and the caller
+/// frees it next.
 #[inline]
 pub unsafe fn freed(block: NonNull<u8>, layout: Layout) {
     #[cfg(heapswitch_check)]
