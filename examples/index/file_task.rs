@@ -16,7 +16,7 @@ const BLOCK_BYTES: usize = 16 << 10;
 
 /// A list that is at least a page long is moved to the index and pins its chunks there; a shorter one
 /// is copied, for its few bytes are not worth a chunk of 64 KiB.
-const WORTH_MOVING_BYTES: usize = 4096;
+const WORTH_MOVING_BYTES: usize = 8192;
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ fn add_to(index: &RefCell<Index>, file: u32, found: &HashMap<String, Vec<u32>>) 
     let bytes = size_of_val(&*lines);
     let words = found.iter().map(|(word, lines)| (&**word, lines.len() as u32));
 
-    let mut add = |lines| index.borrow_mut().add_file(file, words.clone(), lines);
+    let add = |lines| index.borrow_mut().add_file(file, words.clone(), lines);
     let content =
         if bytes >= WORTH_MOVING_BYTES { Content::Moved { bytes } } else { Content::Copied };
     // The index grows in here, and what it makes for that is to stay: not in this context, then.
