@@ -1,6 +1,23 @@
 //! heapswitch: a global allocator that threads and coroutines switch.
+//!
+//! Everything that a program names stands at the root; the modules hold the same, with what it is
+//! made of, lowest layer first.
+//!
+//! - To install the allocator: `global_thread_and_coroutine_switchable_allocator!`, or the ready-made
+//!   [`HeapSwitch`].
+//! - To give a context a heap of its own: [`Heap`], [`HeapBuilder`], [`Scope`], [`LifetimeHint`].
+//! - To use a strategy by itself, through the trait [`Allocator`]: [`BumpAllocator`],
+//!   [`BitSetAllocator`], [`MultipleBinarySearchTreeAllocator`], [`SlabAllocator`], the choice of the
+//!   first three by lifetime, [`ContextAllocator`], and [`MemoryMapAllocator`]. [`Locked`] lets
+//!   threads share one.
+//! - To give a strategy memory: [`MemoryMapSource`], [`ArenaMemorySource`], [`BorrowedSliceSource`],
+//!   [`FileMemorySource`], or a [`MemorySource`] of your own. To give a heap memory:
+//!   [`RegionMapSource`], or an arena on it.
+//! - To use an allocator through another's trait: [`AllocatorAdaptor`],
+//!   [`GlobalAllocToAllocatorAdaptor`].
 
 #![warn(missing_docs)]
+#![cfg_attr(feature = "nightly", feature(allocator_api))]
 
 pub mod adapt;
 pub mod allocator;
@@ -18,10 +35,29 @@ pub mod sync;
 pub mod sys;
 pub mod units;
 
+#[cfg(feature = "nightly")]
+pub use crate::adapt::{AllocToAllocatorAdaptor, AllocatorToAllocAdaptor};
+pub use crate::adapt::{AllocatorAdaptor, GlobalAllocToAllocatorAdaptor};
+pub use crate::allocator::{
+    AllocError, Allocator, LocalAllocator, MemoryRange, MemorySource, MemoryUsage,
+    MemoryUsageChange, RegionSource,
+};
 #[cfg(not(loom))]
 pub use crate::heap::EscapeReport;
 #[cfg(not(loom))]
-pub use crate::strategy::context::LifetimeHint;
+pub use crate::source::region_map::RegionMapSource;
+pub use crate::source::{
+    ArenaMemorySource, ArenaSettings, ArenaSizes, BorrowedSliceSource, FileMemorySource,
+    FileSettings, MemoryMapSettings, MemoryMapSource,
+};
+pub use crate::strategy::bit_set::BitSetAllocator;
+pub use crate::strategy::bump::BumpAllocator;
+pub use crate::strategy::context::{ContextAllocator, LifetimeHint};
+pub use crate::strategy::locked::Locked;
+pub use crate::strategy::memory_map::MemoryMapAllocator;
+pub use crate::strategy::slab::SlabAllocator;
+pub use crate::strategy::sourced::SourcedAllocator;
+pub use crate::strategy::trees::MultipleBinarySearchTreeAllocator;
 #[cfg(not(loom))]
 pub use crate::switch::*;
 #[cfg(all(feature = "macros", not(loom)))]
@@ -88,6 +124,15 @@ pub mod __private {
 #[cfg(not(loom))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeapSwitch;
+
+#[cfg(not(loom))]
+impl HeapSwitch {
+    /// Whether an address lies in the region, where all heaps are. What does not came from the global
+    /// allocator, or is no heap memory at all.
+    pub fn contains(&self, address: *const u8) -> bool {
+        region::contains(address)
+    }
+}
 
 // SAFETY: `global` is a static.
 #[cfg(not(loom))]

@@ -1,9 +1,19 @@
 //! Models of the lock-free structures, run by loom over the shipped source:
 //! `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
 //!
-//! Each line of `loom/weakenings.txt` is a name for `--cfg heapswitch_weaken="name"`, and with it some
-//! model here must fail: that shows that the model sees what the ordering is for.
+//! Each line of `loom/weakenings.txt` is a name for `--cfg heapswitch_weaken="name"`, and with it
+//! some model here must fail: that shows that the model sees what the ordering is for.
 #![cfg(loom)]
 
 #[path = "loom/arena.rs"]
 mod arena;
+#[path = "loom/heap.rs"]
+mod heap;
+
+/// Runs the model over every execution with at most three preemptions; each more multiplies the
+/// time.
+fn model(test: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(test);
+}

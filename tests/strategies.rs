@@ -6,19 +6,38 @@ mod battery;
 use std::alloc::Layout;
 
 use allocator_api2::alloc::Allocator;
-use battery::{TestSource, allocate, layout};
+use battery::{Limits, TestSource, allocate, layout};
 use heapswitch::allocator::LocalAllocator;
 use heapswitch::strategy::bit_set::{BitSetAllocator, Settings};
+use heapswitch::strategy::bump::BumpAllocator;
+use heapswitch::strategy::context::{ContextAllocator, LifetimeHint};
+use heapswitch::strategy::locked::Locked;
+use heapswitch::strategy::slab::SlabAllocator;
+use heapswitch::strategy::trees::MultipleBinarySearchTreeAllocator;
 
 fn bit_set(source: TestSource, block_bytes: usize) -> BitSetAllocator<TestSource> {
     BitSetAllocator::with_settings(Settings { block_bytes }, source)
 }
 
+/// What a slab documents that it serves.
+fn of_slab() -> Limits {
+    Limits { max_align: 32 << 10, max_size: 32 << 10, ..Limits::default() }
+}
+
+battery!(bump, BumpAllocator::<TestSource>::new);
+battery!(bump_of_zeroed_memory, |source| BumpAllocator::new(source.zeroed()));
 battery!(bit_set_default, BitSetAllocator::<TestSource>::new);
 battery!(bit_set_of_8, |source| bit_set(source, 8));
 battery!(bit_set_of_16, |source| bit_set(source, 16));
 battery!(bit_set_of_256, |source| bit_set(source, 256));
+battery!(bit_set_of_zeroed_memory, |source| bit_set(source.zeroed(), 32));
 battery!(bit_set_of_4096, |source| bit_set(source, 4096));
+battery!(trees, MultipleBinarySearchTreeAllocator::<TestSource>::new);
+battery!(slab, SlabAllocator::<TestSource>::new, of_slab());
+battery!(context_short, |source| ContextAllocator::new(LifetimeHint::Short, source));
+battery!(context_medium, |source| ContextAllocator::new(LifetimeHint::Medium, source));
+battery!(context_long, |source| ContextAllocator::new(LifetimeHint::Long, source));
+battery!(locked, |source| Locked::new(MultipleBinarySearchTreeAllocator::new(source)));
 
 /// What `SourcedAllocator` promises beyond the trait; one strategy stands for all.
 mod sourced {
@@ -57,6 +76,52 @@ mod sourced {
             allocate(&allocator, layout(1 << 20, 8), 1).free(&allocator, true);
         }
         kept.free(&allocator, false);
+    }
+
+    /// A bump had gone past it, and a slab had it for another size.
+    #[test]
+    fn what_is_empty_serves_any_request_again() {
+        fn fills_twice<A: Allocator>(make: impl Fn(TestSource) -> A) {
+            let source = TestSource::new(64 << 10);
+            let allocator = make(source.clone());
+            for size in [32, 32, 500, 2000, 32] {
+                let mut blocks = vec![];
+                while let Ok(bytes) = allocator.allocate(layout(size, 8)) {
+                    blocks.push(battery::Block::new(bytes, layout(size, 8), 3));
+                }
+                assert!(blocks.len() * size > 48 << 10, "{} of {size}", blocks.len());
+                blocks.into_iter().for_each(|block| block.free(&allocator, false));
+            }
+        }
+        fills_twice(BumpAllocator::new);
+        fills_twice(|source| bit_set(source, 32));
+        fills_twice(MultipleBinarySearchTreeAllocator::new);
+        fills_twice(SlabAllocator::new);
+    }
+
+    /// The spare stands in the way of a larger range.
+    #[test]
+    fn what_is_empty_goes_back_before_a_request_is_refused() {
+        let source = TestSource::new(1 << 20);
+        let allocator = MultipleBinarySearchTreeAllocator::new(source.clone());
+        allocate(&allocator, layout(300 << 10, 8), 1).free(&allocator, false);
+        assert_eq!(source.ranges(), 1);
+        allocate(&allocator, layout(900 << 10, 8), 1).free(&allocator, false);
+    }
+
+    /// Each of 40 size classes has ranges of its own: none may be half of what is held.
+    #[test]
+    fn a_slab_of_every_size_holds_little() {
+        let source = TestSource::new(64 << 20);
+        let allocator = SlabAllocator::new(source.clone());
+        let blocks: Vec<_> = (3..=15)
+            .flat_map(|shift| [4, 5, 6, 7].map(|quarter| quarter << shift >> 2))
+            .filter(|&size| size <= 32 << 10)
+            .map(|size| allocate(&allocator, layout(size, 1), 1))
+            .collect();
+        assert!(source.taken_bytes() <= 64 * blocks.len() << 10, "{}", source.taken_bytes());
+        allocator.verify();
+        blocks.into_iter().for_each(|block| block.free(&allocator, false));
     }
 
     #[test]

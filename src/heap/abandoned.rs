@@ -65,3 +65,20 @@ pub fn adopt(operations: &Operations, token: Token) -> Option<NonNull<HeapHeader
     }
     None
 }
+
+/// Takes what was freed in the heaps that wait, and gives their chunks without blocks back: nobody else
+/// does before a thread takes them over, which may be never.
+pub fn release_unused(token: Token) {
+    let list = LIST.lock();
+    let mut next = list.first;
+    while let Some(header) = next {
+        // SAFETY: heaps on the list are valid and run by nobody; the lock is held.
+        let this = unsafe { header.as_ref() };
+        next = this.next_in_list.get();
+        if this.runner.try_enter(token) {
+            // SAFETY: this thread runs the heap now.
+            unsafe { (this.operations.release_unused)(header, 0) };
+            this.runner.leave();
+        }
+    }
+}

@@ -10,6 +10,7 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::cell::free_orphan;
+use super::check;
 use super::foreign::{self, InBlocks};
 use super::header::HeapHeader;
 use crate::region::{self, ChunkEntry};
@@ -74,6 +75,7 @@ impl Batches {
     ) {
         // SAFETY: the block pins the header.
         if unsafe { owner.as_ref() }.runner.is_closed() {
+            check::freed_for_good(block, layout);
             // SAFETY: once the runner is closed, every free may go to the chunk's word.
             unsafe { free_orphan(owner, entry) };
             return;
@@ -158,6 +160,7 @@ unsafe fn push(owner: NonNull<HeapHeader>, first: BlockId, last: BlockId) {
         left = next != last;
         next = block.next;
         if let Some(entry) = region::entry_of(block.address.as_ptr()) {
+            check::freed_for_good(block.address, block.layout);
             // SAFETY: the stack is closed, and the block is one of the run's.
             unsafe { free_orphan(owner, entry) };
         }

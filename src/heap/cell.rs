@@ -21,6 +21,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_utils::CachePadded;
 
 use super::account::AccountHandle;
+use super::check;
 use super::foreign;
 use super::header::{FastPath, HeapHeader, Operations};
 use crate::allocator::{MemoryRange, MemoryUsage, RegionSource};
@@ -86,8 +87,8 @@ impl<S: Strategy + 'static> OperationsOf<S> {
     const TABLE: Operations = Operations {
         name: S::NAME,
         cell_bytes: size_of::<HeapCell<S>>(),
-        allocate: allocate::<S>,
-        free: free::<S>,
+        allocate: allocate_checked::<S>,
+        free: if cfg!(heapswitch_asan) { free_late::<S> } else { free::<S> },
         resize: resize::<S>,
         block_length: block_length::<S>,
         collect: collect::<S>,
@@ -148,6 +149,10 @@ fn create_with<S: Strategy + 'static>(
         remaining: AtomicUsize::new(0),
         account,
         next_in_list: Cell::new(None),
+        #[cfg(heapswitch_check)]
+        unverified_steps: Cell::new(0),
+        #[cfg(heapswitch_asan)]
+        quarantine: super::quarantine::Quarantine::default(),
     };
     let cell = memory.cast::<HeapCell<S>>();
     // SAFETY: metadata blocks are powers of two, aligned to their size up to a page: the cell, aligned to
@@ -266,6 +271,7 @@ unsafe fn return_run(header: Header, entry: &'static ChunkEntry) -> usize {
 /// No block of the run is allocated, and the caller alone reaches it.
 unsafe fn disown(this: &HeapHeader, entry: &'static ChunkEntry) -> usize {
     let run = run_of(entry);
+    check::run_returned(entry);
     for entry in run.entries() {
         entry.owner.store(core::ptr::null_mut(), Ordering::Relaxed);
         entry.tag.set(0);
@@ -356,6 +362,25 @@ unsafe fn give_back_metadata<S: Strategy>(strategy: &S, entry: &ChunkEntry) {
         if bytes != 0 {
             Metadata::give_back(extent.metadata(), bytes);
         }
+    }
+}
+
+/// # Safety
+/// As [`allocate`].
+unsafe fn allocate_checked<S: Strategy>(
+    header: Header,
+    layout: Layout,
+    is_zeroed: bool,
+) -> Option<NonNull<[u8]>> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        verify_sometimes::<S>(header);
+        let mut block = allocate::<S>(header, layout, is_zeroed);
+        if block.is_none() && end_quarantine::<S>(header) {
+            block = allocate::<S>(header, layout, is_zeroed);
+        }
+        check::handed_out(block?.cast());
+        block
     }
 }
 
@@ -467,6 +492,85 @@ unsafe fn free<S: Strategy>(
     }
 }
 
+/// As [`free`], when other blocks were freed after this one.
+///
+/// # Safety
+/// As [`free`].
+unsafe fn free_late<S: Strategy>(
+    header: Header,
+    entry: &'static ChunkEntry,
+    block: NonNull<u8>,
+    layout: Layout,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        #[cfg(heapswitch_asan)]
+        if entry.tag.get() == EXTENT {
+            let quarantine = &header_of(header).quarantine;
+            while let Some(freed) = quarantine.next_due() {
+                free_freed::<S>(header, freed);
+            }
+            if quarantine.admit(super::quarantine::Freed { block, layout }) {
+                return;
+            }
+        }
+        free::<S>(header, entry, block, layout);
+    }
+}
+
+/// # Safety
+/// The caller runs the heap and took the block from its quarantine.
+#[cfg(heapswitch_asan)]
+unsafe fn free_freed<S: Strategy>(header: Header, freed: super::quarantine::Freed) {
+    if let Some(entry) = region::entry_of(freed.block.as_ptr()) {
+        // SAFETY: the block was the program's until it was freed.
+        unsafe { free::<S>(header, entry, freed.block, freed.layout) };
+    }
+}
+
+/// Frees what waits in quarantine. Whether there was something.
+///
+/// # Safety
+/// The caller runs the heap.
+unsafe fn end_quarantine<S: Strategy>(header: Header) -> bool {
+    #[cfg(heapswitch_asan)]
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut is_any = false;
+        while let Some(freed) = header_of(header).quarantine.take() {
+            free_freed::<S>(header, freed);
+            is_any = true;
+        }
+        is_any
+    }
+    #[cfg(not(heapswitch_asan))]
+    {
+        let _ = header;
+        false
+    }
+}
+
+/// Checks every structure, in the `check` build, once in so many slow paths that the cost of each is
+/// that of a few chunks.
+///
+/// # Safety
+/// The caller runs the heap.
+#[inline]
+unsafe fn verify_sometimes<S: Strategy>(header: Header) {
+    #[cfg(heapswitch_check)]
+    // SAFETY: the caller's contract.
+    unsafe {
+        let this = header_of(header);
+        let steps = this.unverified_steps.get() + 1;
+        let is_due = steps * 4 * CHUNK_BYTES > this.held_bytes.get();
+        this.unverified_steps.set(if is_due { 0 } else { steps });
+        if is_due {
+            verify::<S>(header);
+        }
+    }
+    let _ = header;
+}
+
 /// Keeps an extent without blocks as the spare, or gives it back.
 ///
 /// # Safety
@@ -475,6 +579,7 @@ unsafe fn free<S: Strategy>(
 unsafe fn retire<S: Strategy>(header: Header, entry: &'static ChunkEntry) {
     // SAFETY: the caller's contract.
     unsafe {
+        verify_sometimes::<S>(header);
         remove_extent::<S>(header, entry);
         let this = header_of(header);
         if this.spares.get() < most_spares::<S>() {
@@ -586,7 +691,11 @@ unsafe fn block_length<S: Strategy>(header: Header, layout: Layout) -> Option<us
 /// The caller runs the heap.
 unsafe fn collect<S: Strategy>(header: Header) {
     // SAFETY: the caller's contract.
-    unsafe { free_chain::<S>(header, header_of(header).foreign.take_all()) };
+    unsafe {
+        free_chain::<S>(header, header_of(header).foreign.take_all());
+        end_quarantine::<S>(header);
+        verify_sometimes::<S>(header);
+    }
 }
 
 /// # Safety
@@ -603,6 +712,7 @@ unsafe fn free_chain<S: Strategy>(header: Header, first: BlockId) {
             corrupted();
         }
         next = block.next;
+        sys::poison::unpoison(block.address, block.layout.size());
         // SAFETY: the block is allocated as far as this heap knows, and of this run.
         unsafe { free::<S>(header, entry, block.address, block.layout) };
         blocks += 1;
@@ -635,14 +745,16 @@ fn runs(this: &HeapHeader) -> impl Iterator<Item = &'static ChunkEntry> {
 /// # Safety
 /// The caller runs the heap, and the run is the heap's.
 unsafe fn live_blocks<S: Strategy>(header: Header, entry: &'static ChunkEntry) -> u32 {
-    match entry.tag.get() {
+    let blocks = match entry.tag.get() {
         SPARE => 0,
         // SAFETY: the caller's contract.
         EXTENT if S::COUNTS_BLOCKS => unsafe {
             strategy_of::<S>(header).live_blocks(extent_of(entry))
         },
         _ => entry.live.get(),
-    }
+    };
+    check::counted(entry, blocks);
+    blocks
 }
 
 /// Collects, and gives back runs without blocks but for `kept`, which stay as spares; the bytes.
@@ -711,8 +823,10 @@ unsafe fn forget_blocks<S: Strategy>(header: Header) {
         let this = header_of(header);
         // What lies on the foreign stack is dropped with its chunks.
         this.foreign.take_all();
+        end_quarantine::<S>(header);
         let settings = header.cast::<HeapCell<S>>().as_ref().settings;
         for entry in runs(this) {
+            check::forgotten(entry);
             if entry.tag.get() == EXTENT {
                 give_back_metadata(strategy_of::<S>(header), entry);
             }
@@ -734,6 +848,7 @@ unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
     // SAFETY: the caller's contract; each step touches only what the module's description allows.
     unsafe {
         let this = header_of(header);
+        end_quarantine::<S>(header);
         this.runner.close();
         free_chain::<S>(header, this.foreign.close());
         report.returned_bytes = release_empty::<S>(header, 0);
@@ -835,6 +950,7 @@ pub(super) unsafe fn drop_remaining(header: Header) {
 unsafe fn usage<S: Strategy>(header: Header) -> MemoryUsage {
     // SAFETY: the caller's contract holds for each call below.
     unsafe {
+        end_quarantine::<S>(header);
         let this = header_of(header);
         let mut usage = MemoryUsage {
             committed_bytes: this.held_bytes.get(),

@@ -4,38 +4,58 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::cell::{is_direct, retire_emptied, strategy_of};
+use super::check;
 use super::header::{FastPath, HeapHeader};
 use crate::region::ChunkEntry;
 use crate::strategy::bump::Bump;
 use crate::strategy::extent_of;
 use crate::strategy::slab::Slab;
-use crate::strategy::slab::class::class_of;
+use crate::strategy::slab::class::{is_small, small_class_of};
 
-/// Allocates from the window of a heap whose fast path is [`FastPath::Bump`].
+/// Allocates from the window of a bump heap.
 ///
 /// # Safety
-/// The caller runs the heap, which has that fast path.
+/// The caller runs the heap, whose fast path is [`FastPath::Bump`].
 #[inline]
 pub unsafe fn try_bump(header: NonNull<HeapHeader>, layout: Layout) -> Option<NonNull<u8>> {
     if is_direct(layout) {
         return None;
     }
     // SAFETY: the caller runs the heap; the fast path tells the strategy.
-    unsafe { strategy_of::<Bump<true>>(header) }.allocate_in_window(layout)
+    let block = unsafe { strategy_of::<Bump<true>>(header) }.allocate_in_window(layout)?;
+    check::handed_out(block);
+    Some(block)
 }
 
-/// Allocates from the lists of a heap whose fast path is [`FastPath::Slab`].
+/// Allocates a small block from the lists of a slab heap.
 ///
 /// # Safety
-/// The caller runs the heap, which has that fast path.
+/// The caller runs the heap, whose fast path is [`FastPath::Slab`].
 #[inline]
 pub unsafe fn try_slab(header: NonNull<HeapHeader>, layout: Layout) -> Option<NonNull<u8>> {
-    if is_direct(layout) {
+    if !is_small(layout) {
         return None;
     }
-    let class = class_of(layout)?;
-    // SAFETY: the caller runs the heap; the fast path tells the strategy.
-    unsafe { strategy_of::<Slab<true>>(header) }.pop(class)
+    // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
+    let block = unsafe { strategy_of::<Slab<true>>(header).pop(small_class_of(layout)) }?;
+    check::handed_out(block);
+    Some(block)
+}
+
+/// Frees a small block to the lists of a slab heap.
+///
+/// # Safety
+/// The caller runs the heap, whose fast path is [`FastPath::Slab`]; the block is allocated, of this heap,
+/// and `layout`, which is small, fits it.
+#[inline]
+pub unsafe fn free_small_to_slab(header: NonNull<HeapHeader>, block: NonNull<u8>, layout: Layout) {
+    let class = small_class_of(layout);
+    // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
+    unsafe {
+        if strategy_of::<Slab<true>>(header).push(class, block) {
+            spill(header, class);
+        }
+    }
 }
 
 /// Allocates through the operations.
@@ -67,31 +87,6 @@ pub unsafe fn allocate(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
             None => allocate_slow(header, layout),
         }
     }
-}
-
-/// Frees a block of a heap whose fast path is [`FastPath::Slab`].
-///
-/// # Safety
-/// As [`free`].
-#[inline]
-pub unsafe fn free_slab(
-    header: NonNull<HeapHeader>,
-    entry: &'static ChunkEntry,
-    block: NonNull<u8>,
-    layout: Layout,
-) {
-    if !is_direct(layout)
-        && let Some(class) = class_of(layout)
-    {
-        // SAFETY: the caller runs the heap; the fast path tells the strategy.
-        if unsafe { strategy_of::<Slab<true>>(header).push(class, block) } {
-            // SAFETY: the caller runs the heap.
-            unsafe { spill(header, class) };
-        }
-        return;
-    }
-    // SAFETY: the caller's contract.
-    unsafe { free_slow(header, entry, block, layout) }
 }
 
 /// # Safety
@@ -136,13 +131,15 @@ pub unsafe fn free(
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
         match header.as_ref().fast_path {
+            // Blocks have to wait in quarantine.
+            _ if cfg!(heapswitch_asan) => free_slow(header, entry, block, layout),
             FastPath::Bump if !is_direct(layout) => {
                 let strategy = strategy_of::<Bump<true>>(header);
                 if strategy.free_counted(extent_of(entry), block, layout) {
                     bump_page_emptied(header, entry);
                 }
             }
-            FastPath::Slab => free_slab(header, entry, block, layout),
+            FastPath::Slab if is_small(layout) => free_small_to_slab(header, block, layout),
             _ => free_slow(header, entry, block, layout),
         }
     }

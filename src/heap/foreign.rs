@@ -17,6 +17,9 @@ use crate::sync::Links;
 use crate::sync::foreign_stack::BlockId;
 use crate::units::MIN_BLOCK_BYTES;
 
+/// The bytes that are used of a block while it waits.
+pub const LINK_BYTES: usize = size_of::<u64>();
+
 const LINK_BITS: u32 = 37;
 const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
 const ALIGN_BITS: u32 = 5;

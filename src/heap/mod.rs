@@ -29,12 +29,15 @@ pub mod abandoned;
 pub mod account;
 pub mod batch;
 pub mod cell;
+pub mod check;
 pub mod fast;
 pub mod foreign;
 
 pub mod header;
 pub mod kind;
 pub mod pins;
+#[cfg(heapswitch_asan)]
+pub mod quarantine;
 
 pub use account::{Account, AccountHandle, AccountUsage};
 pub use cell::EscapeReport;

@@ -1,9 +1,9 @@
 //! Pins: contexts that are put aside name heaps that nobody runs meanwhile.
 //!
-//! A pinned heap may be entered, also closed, but only by the thread that it is bound to: the guard that
-//! a waiting coroutine holds borrows the heap, so that thread is where the handle is, too. Only where the
-//! guard was forgotten can the handle be elsewhere; it is then refused there. So two threads never enter
-//! at once, and a header outlives every context that names it.
+//! A pinned heap may be entered, also closed, but only by the thread that it is bound to: the guard
+//! that a waiting coroutine holds borrows the heap, so that thread is where the handle is, too.
+//! Only where the guard was forgotten can the handle be elsewhere; it is then refused there. So two
+//! threads never enter at once, and a header outlives every context that names it.
 
 use core::ptr::NonNull;
 
@@ -42,12 +42,12 @@ pub unsafe fn is_closed(header: NonNull<HeapHeader>) -> bool {
     this.runner.is_closed()
 }
 
-/// Takes the pin back and makes the thread of `token` the runner; false, and the pin stays, if the heap
-/// runs or is closed.
+/// Takes the pin back and makes the thread of `token` the runner; false, and the pin stays, if the
+/// heap runs or is closed.
 ///
 /// # Safety
-/// The caller has a pin, is the thread of `token`, and is the thread of `bound` or was sent the context by
-/// that thread.
+/// The caller has a pin, is the thread of `token`, and is the thread of `bound` or was sent the
+/// context by that thread.
 pub unsafe fn unpin_and_enter(header: NonNull<HeapHeader>, bound: Token, token: Token) -> bool {
     // SAFETY: the pin keeps the header.
     let this = unsafe { header.as_ref() };

@@ -110,7 +110,8 @@ impl NodeSet {
         (0..Node::LIMIT).filter_map(Node::new).filter(|node| self.contains(*node))
     }
 
-    /// One bit a node, the lowest number in the lowest bit of the first word: what the kernel takes.
+    /// One bit a node, the lowest number in the lowest bit of the first word: what the kernel
+    /// takes.
     pub const fn as_words(&self) -> &[u64; WORDS] {
         &self.words
     }
@@ -258,7 +259,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn printing_and_reading_are_inverse(numbers in prop::collection::vec(0_usize..1024, 0..64)) {
+        fn printing_and_reading_are_inverse(numbers in prop::collection::vec(0_usize..1024, 0..9)) {
             let set = NodeSet::from_numbers(&numbers).unwrap();
             prop_assert_eq!(set.to_string().parse::<NodeSet>(), Ok(set));
             for node in set.iter() {

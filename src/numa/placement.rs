@@ -105,10 +105,10 @@ impl Placement {
 
     /// Asks the kernel for it, for the whole pages of `bytes` from `start`.
     ///
-    /// It never fails: a kernel without NUMA (`ENOSYS`), without the policy or the nodes (`EINVAL`),
-    /// or a sandbox that forbids the call (`EPERM`) leaves the thread's policy in force, or an older
-    /// one (preferred-many: the first node preferred; weighted interleave: interleave), and the
-    /// outcome says which.
+    /// It never fails: a kernel without NUMA (`ENOSYS`), without the policy or the nodes
+    /// (`EINVAL`), or a sandbox that forbids the call (`EPERM`) leaves the thread's policy in
+    /// force, or an older one (preferred-many: the first node preferred; weighted interleave:
+    /// interleave), and the outcome says which.
     pub fn apply(&self, start: NonNull<u8>, bytes: usize) -> Outcome {
         if self.policy == Policy::Default && !self.is_strict {
             return Outcome::AsAsked;
@@ -135,7 +135,8 @@ mod tests {
 
     const BYTES: usize = 1 << 20;
 
-    /// What `/proc/self/numa_maps` says of the mapping at `start`; `None` where there is no such file.
+    /// What `/proc/self/numa_maps` says of the mapping at `start`; `None` where there is no such
+    /// file.
     fn numa_maps_line(start: NonNull<u8>) -> Option<String> {
         let maps = std::fs::read_to_string("/proc/self/numa_maps").ok()?;
         let address = std::format!("{:08x} ", start.addr());

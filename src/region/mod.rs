@@ -19,14 +19,18 @@
 //!
 //! Chunk 0 is never handed out, so offset 0 can mean "none" in compressed links.
 
+#[cfg(heapswitch_check)]
+mod block_bits;
 mod entry;
 mod kinds;
 mod metadata;
 mod runs;
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
+#[cfg(heapswitch_check)]
+pub use block_bits::BlockBits;
 pub use entry::{ChunkEntry, ENTRY_BYTES, RecordSpace};
 pub use kinds::{HugePages, KindSettings, MAX_KINDS, SegmentKind, register_kind};
 use kinds::{kind_locks, lock_of};
@@ -39,8 +43,10 @@ use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS, roun
 /// The largest region, in bytes: 1 TiB, a 128th of what x86-64 gives a process.
 pub const MAX_REGION_BYTES: usize = 1 << 40;
 
-/// The smallest region that is worth having, in bytes.
-pub const MIN_REGION_BYTES: usize = 256 << 20;
+/// The smallest region that is worth having, in bytes: two segments. Under a limit of 1 GiB of address
+/// space a quarter of what is left is still above this. Without any region each thread would make the
+/// C library reserve an arena of 64 MiB, and soon no stack could be mapped.
+pub const MIN_REGION_BYTES: usize = 64 << 20;
 
 const MAX_SEGMENTS: usize = MAX_REGION_BYTES / SEGMENT_BYTES;
 
@@ -60,13 +66,15 @@ static BOUNDS: Bounds =
 /// The kind of each segment plus one, or `UNCOMMITTED`.
 static SEGMENTS: [AtomicU8; MAX_SEGMENTS] = [const { AtomicU8::new(UNCOMMITTED) }; MAX_SEGMENTS];
 
-/// Where the next segment is committed, and whether reserving was tried.
+/// Where the next segment is committed.
 struct Frontier {
     next_segment: usize,
-    was_tried: bool,
 }
 
-static FRONTIER: Lock<Frontier> = Lock::new(Frontier { next_segment: 0, was_tried: false });
+static FRONTIER: Lock<Frontier> = Lock::new(Frontier { next_segment: 0 });
+
+/// Whether reserving was tried; changed under the frontier's lock.
+static WAS_TRIED: AtomicBool = AtomicBool::new(false);
 
 /// The most that may be reserved, in bytes; lowered by settings before the first use.
 static WANTED_BYTES: AtomicUsize = AtomicUsize::new(MAX_REGION_BYTES);
@@ -79,7 +87,7 @@ pub(crate) fn for_each_lock(mut visit: impl FnMut(&'static sys::lock::RawLock)) 
     visit(metadata::metadata_lock());
 }
 
-/// Asks for a region of at most `bytes` (rounded down to a power of two, from 256 MiB to 1 TiB).
+/// Asks for a region of at most `bytes` (rounded down to a power of two, from 64 MiB to 1 TiB).
 /// Without effect once the region is reserved.
 pub fn limit_bytes(bytes: usize) {
     let bytes = bytes.clamp(MIN_REGION_BYTES, MAX_REGION_BYTES);
@@ -91,11 +99,19 @@ pub fn ensure_reserved() -> bool {
     if BOUNDS.bytes.load(Ordering::Relaxed) != 0 {
         return true;
     }
-    let mut frontier = FRONTIER.lock();
-    if frontier.was_tried {
+    // Acquire pairs with the Release below: where nothing could be reserved, every request comes here,
+    // and none may wait for another.
+    if WAS_TRIED.load(Ordering::Acquire) {
         return BOUNDS.bytes.load(Ordering::Relaxed) != 0;
     }
-    frontier.was_tried = true;
+    let _frontier = FRONTIER.lock();
+    let is_reserved = WAS_TRIED.load(Ordering::Relaxed) || reserve();
+    WAS_TRIED.store(true, Ordering::Release);
+    is_reserved && BOUNDS.bytes.load(Ordering::Relaxed) != 0
+}
+
+/// Reserves the region, as large as can be had. Under the frontier's lock.
+fn reserve() -> bool {
     let left = sys::address_space_limit().saturating_sub(sys::address_space_used());
     let mut bytes = WANTED_BYTES.load(Ordering::Relaxed);
     while bytes >= MIN_REGION_BYTES {
@@ -215,6 +231,7 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
         memory::commit(table, table_bytes).ok()?;
         memory::commit(start, data_bytes).ok()?;
         kind.prepare(start, data_bytes);
+        sys::poison::seek_pointers_in(start, data_bytes);
     }
     frontier.next_segment = end;
     for segment in SEGMENTS.get(first..end)? {
@@ -225,12 +242,22 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
 }
 
 /// Takes a run of `chunks` chunks whose start is aligned to `align_chunks` chunks, a power of two.
-/// `None` where the region is full or the system refuses.
+/// `None` where the region is full, the system refuses, or the run would be longer than the machine's
+/// memory.
 pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option<Run> {
-    if !ensure_reserved() {
+    if !ensure_reserved() || !is_plausible(chunks.checked_add(align_chunks)?) {
         return None;
     }
-    lock_of(kind).lock().take(kind, chunks, align_chunks)
+    let run = lock_of(kind).lock().take(kind, chunks, align_chunks)?;
+    sys::poison::unpoison(run.start(), run.bytes());
+    Some(run)
+}
+
+/// Whether the machine could hold a run. The kernel refuses mappings that it obviously could not,
+/// unless told to overcommit always; of reserved memory it takes anything, and each chunk costs an
+/// entry of the table at once. What is refused here the global allocator maps, or not.
+fn is_plausible(chunks: usize) -> bool {
+    chunks <= sys::physical_bytes() >> CHUNK_SHIFT
 }
 
 /// Gives a run back.
@@ -239,6 +266,7 @@ pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option
 /// The run was taken, nothing uses its memory or entries any more, and this is the only time.
 pub unsafe fn return_run(run: Run) {
     let Some(kind) = kind_of_chunk(run.first_chunk()) else { return };
+    sys::poison::poison(run.start(), run.bytes());
     // SAFETY: the caller's contract.
     unsafe { lock_of(kind).lock().give_back(run) };
 }
@@ -248,9 +276,14 @@ pub unsafe fn return_run(run: Run) {
 /// # Safety
 /// The run was taken and not given back. On success the old run counts as given back.
 pub unsafe fn grow_run(run: Run, chunks: usize) -> Option<Run> {
+    if !is_plausible(chunks) {
+        return None;
+    }
     let kind = kind_of_chunk(run.first_chunk())?;
     // SAFETY: the caller's contract.
-    unsafe { lock_of(kind).lock().grow(run, chunks) }
+    let run = unsafe { lock_of(kind).lock().grow(run, chunks) }?;
+    sys::poison::unpoison(run.start(), run.bytes());
+    Some(run)
 }
 
 /// Gives all memory of free runs back to the kernel; the bytes.

@@ -25,6 +25,10 @@ const DECAY_MILLISECONDS: u64 = 1000;
 /// Between two looks at the clock.
 const OPERATIONS_PER_TICK: u32 = 16;
 
+/// Between two checks of every bin, in the `check` build.
+#[cfg(heapswitch_check)]
+const OPERATIONS_PER_CHECK: u32 = 64;
+
 /// The most segments that are committed at once beyond what is needed: 1 GiB.
 const MAX_GROWTH_SEGMENTS: usize = 32;
 
@@ -112,6 +116,14 @@ const fn bin_of(chunks: u32) -> usize {
     let exponent = chunks.ilog2() as usize;
     let quarter = (chunks >> (exponent - 2)) as usize & 3;
     EXACT_BINS + (exponent - 4) * 4 + quarter
+}
+
+/// The first chunk from `first` on whose address is aligned. The region itself starts at a segment's
+/// boundary, so beyond that its chunks' numbers say nothing about alignment.
+fn aligned_chunk(first: u32, align_chunks: u32) -> u32 {
+    let before_region = super::base().addr().get() >> CHUNK_SHIFT;
+    let number = before_region + first as usize;
+    (number.next_multiple_of(align_chunks as usize) - before_region) as u32
 }
 
 /// The free runs of one set, by length.
@@ -260,7 +272,7 @@ impl Runs {
         let (bins, edge) =
             if is_zeroed { (&mut self.clean, CLEAN) } else { (&mut self.dirty, DIRTY) };
         let available = bins.remove(first);
-        let start = first.next_multiple_of(align_chunks);
+        let start = aligned_chunk(first, align_chunks);
         let (before, after) = (start - first, available - (start - first) - chunks);
         if before != 0 {
             bins.insert(first, before, edge);
@@ -358,6 +370,10 @@ impl Runs {
     #[inline]
     fn tick(&mut self) {
         self.operations = self.operations.wrapping_add(1);
+        #[cfg(heapswitch_check)]
+        if self.operations.is_multiple_of(OPERATIONS_PER_CHECK) {
+            self.verify();
+        }
         if self.operations.is_multiple_of(OPERATIONS_PER_TICK) && self.dirty.chunks != 0 {
             self.decay();
         }

@@ -5,11 +5,12 @@
 //!   first ─────────────────▲ next, length └──────▲
 //! ```
 //! The free parts are a list in the order of their addresses, kept in the free parts themselves:
-//! where the next one is, and how long this one is. The first that fits serves a request; a part that
-//! comes back joins its free neighbours at once, so no two free parts ever touch.
+//! where the next one is, and how long this one is. The first that fits serves a request; a part
+//! that comes back joins its free neighbours at once, so no two free parts ever touch.
 //!
-//! Costs: taking and giving back walk the list, O(free parts). It is for few large ranges, or for one
-//! request's scratch memory; put an [arena](super::ArenaMemorySource) on it for many equal ones.
+//! Costs: taking and giving back walk the list, O(free parts). It is for few large ranges, or for
+//! one request's scratch memory; put an [arena](super::ArenaMemorySource) on it for many equal
+//! ones.
 
 use core::alloc::Layout;
 use core::cell::Cell;
@@ -49,8 +50,8 @@ struct Free {
 /// ```
 ///
 /// # Invariants
-/// The list's parts lie in the slice, ascend, never overlap or touch each other or a taken range, are
-/// multiples of 16 bytes long and aligned to 16.
+/// The list's parts lie in the slice, ascend, never overlap or touch each other or a taken range,
+/// are multiples of 16 bytes long and aligned to 16.
 #[derive(Debug)]
 pub struct BorrowedSliceSource<'a> {
     first: Cell<Option<NonNull<Free>>>,
@@ -83,8 +84,8 @@ impl<'a> BorrowedSliceSource<'a> {
             slice: PhantomData,
         };
         if usable_bytes > 0 {
-            // SAFETY: `front` is less than the slice's length, for something is left behind it; what
-            // is left is aligned, and the source's alone for `'a`.
+            // SAFETY: `front` is less than the slice's length, for something is left behind it;
+            // what is left is aligned, and the source's alone for `'a`.
             unsafe {
                 let part = pointers::forward(start, front).cast::<Free>();
                 part.write(Free { next: None, length: usable_bytes });
@@ -130,8 +131,9 @@ impl<'a> BorrowedSliceSource<'a> {
     fn cut(&self, place: Place, part: NonNull<Free>, front: usize, length: usize) -> NonNull<u8> {
         let Free { mut next, length: whole } = read(part);
         let back = whole - front - length;
-        // SAFETY: `front + length + back` is the part's length, each a multiple of the granule; what
-        // is written to stays free, and an end is only written to where something is left there.
+        // SAFETY: `front + length + back` is the part's length, each a multiple of the granule;
+        // what is written to stays free, and an end is only written to where something is left
+        // there.
         unsafe {
             let start = pointers::forward(part.cast(), front);
             if back > 0 {
@@ -162,9 +164,9 @@ fn end(part: NonNull<Free>) -> NonNull<u8> {
     unsafe { pointers::forward(part.cast(), read(part).length) }
 }
 
-// SAFETY: a range is cut from a free part, which overlaps no taken range, and leaves the list whole;
-// its memory is the slice's, which is lent for longer than the source lives. Nothing allocates or
-// unwinds.
+// SAFETY: a range is cut from a free part, which overlaps no taken range, and leaves the list
+// whole; its memory is the slice's, which is lent for longer than the source lives. Nothing
+// allocates or unwinds.
 unsafe impl MemorySource for BorrowedSliceSource<'_> {
     fn take(&self, request: Layout) -> Result<MemoryRange, AllocError> {
         let length = round_up(request.size().max(1), GRANULE).ok_or(AllocError)?;
@@ -187,8 +189,8 @@ unsafe impl MemorySource for BorrowedSliceSource<'_> {
         self.free_bytes.set(self.free_bytes.get() + range.length);
         let part = range.start.cast::<Free>();
         let mut free = Free { next: after, length: range.length };
-        // SAFETY: the range is taken and nothing uses it, so it is the source's; its end and those of
-        // its neighbours lie in, or at the end of, the slice.
+        // SAFETY: the range is taken and nothing uses it, so it is the source's; its end and those
+        // of its neighbours lie in, or at the end of, the slice.
         unsafe {
             if let Some(after) = after
                 && pointers::forward(range.start, range.length) == after.cast()

@@ -1,21 +1,23 @@
 //! Memory sources: where heaps and strategies get their ranges from.
 //!
-//! | source | its ranges | threads | exhausted |
-//! |---|---|---|---|
-//! | [`MemoryMapSource`] | mappings, each with huge pages, locking, placement ... as set | any | when the system is |
-//! | [`ArenaMemorySource`] | fixed-size blocks cut from another source's ranges; taken and given back in O(1) without a lock | any | at its maximum |
-//! | [`BorrowedSliceSource`] | parts of a slice | one at a time | when the slice is |
-//! | `RegionMapSource` | runs of chunks of the region: the only kind that heaps draw from | any | when the region is full |
-//! | `FileMemorySource` | parts of a file, which keep their contents | any | at its maximum, or when the disk is full |
+//! - [`MemoryMapSource`]: mappings, each with huge pages, locking, placement ... as set. Any
+//!   thread; exhausted when the system is.
+//! - [`ArenaMemorySource`]: fixed-size blocks cut from another source's ranges, taken and given
+//!   back in O(1) without a lock. Any thread; exhausted at its maximum.
+//! - [`BorrowedSliceSource`]: parts of a slice. One thread at a time; exhausted when the slice is.
+//! - [`FileMemorySource`]: parts of a file, which keep their contents. Any thread; exhausted at its
+//!   maximum, or when the disk is full.
+//! - [`RegionMapSource`](region_map): runs of chunks of the region, the only kind that heaps draw
+//!   from. Any thread; exhausted when the region is full.
 
 pub mod arena;
 pub mod borrowed_slice;
-//pub mod file;
+pub mod file;
 pub mod memory_map;
 #[cfg(not(loom))]
 pub mod region_map;
 
 pub use arena::{ArenaMemorySource, ArenaSettings, ArenaSettingsError, ArenaSizes};
 pub use borrowed_slice::BorrowedSliceSource;
-//pub use file::{FileMemorySource, FileSettings, FileSourceError};
+pub use file::{FileMemorySource, FileSettings, FileSourceError};
 pub use memory_map::{HugePages, MemoryMapSettings, MemoryMapSettingsError, MemoryMapSource};

@@ -23,10 +23,15 @@ use core::alloc::Layout;
 use core::cell::Cell;
 use core::ptr::NonNull;
 
+use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
 use crate::allocator::AllocError;
 use crate::pointers::{self, block};
 use crate::units::{MIN_BLOCK_BYTES, PAGE_BYTES, PAGE_SHIFT, round_up};
+
+/// A cursor on a memory source, for use through the allocator trait. What is freed comes back when it
+/// was the last block, or when its whole range is empty.
+pub type BumpAllocator<M> = SourcedAllocator<Bump<false>, M>;
 
 /// Counts kept by page: 16, a chunk's.
 const PAGES: usize = crate::units::CHUNK_BYTES / PAGE_BYTES;
@@ -260,11 +265,11 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
 
     #[inline]
     fn block_length(&self, layout: Layout) -> Result<usize, AllocError> {
-        Ok(length_of(layout.size()))
-    }
-
-    fn length_with((): (), layout: Layout) -> Result<usize, AllocError> {
-        Ok(length_of(layout.size()))
+        match length_of(layout.size()) {
+            // No block is longer than a layout can say: the length has to fit one itself.
+            length if length <= isize::MAX.unsigned_abs() => Ok(length),
+            _ => Err(AllocError),
+        }
     }
 
     #[inline]
@@ -403,6 +408,13 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
             self.set_cursor(extent, 0);
         }
         is_empty
+    }
+
+    unsafe fn became_empty(&mut self, extent: &Extent) {
+        if !COUNTED && self.is_current(extent) {
+            self.clean_from = later(self.clean_from, self.cursor);
+            self.set_cursor(extent, 0);
+        }
     }
 
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {

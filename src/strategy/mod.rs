@@ -2,7 +2,7 @@
 //!
 //! A strategy is a data structure over **extents**, ranges that somebody gives it and takes away
 //! again. It knows no source, no thread, no budget and no switching. Two owners run strategies: the
-//! [`SourcedAllocator`](crate::allocator) for use through the allocator trait alone, and the heap.
+//! [`SourcedAllocator`](sourced::SourcedAllocator) for use through the allocator trait alone, and the heap.
 //!
 //! ```text
 //!   owner                                  strategy
@@ -21,6 +21,8 @@
 pub mod bit_set;
 pub mod bump;
 pub mod context;
+pub mod locked;
+pub mod memory_map;
 pub mod slab;
 pub mod sourced;
 pub mod trees;
@@ -144,6 +146,10 @@ pub unsafe trait Strategy: Sized {
     /// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES).
     const EXTENT_ALIGN: usize = 16;
 
+    /// Outside a heap a new extent is at least so large a part of what is held: 2 means half. More
+    /// where extents serve different sizes, so that one that serves few costs little.
+    const EXTENT_DIVISOR: usize = 2;
+
     /// A strategy without extents.
     fn new(settings: Self::Settings) -> Self;
 
@@ -200,6 +206,21 @@ pub unsafe trait Strategy: Sized {
         // SAFETY: the caller's contract.
         unsafe { self.deallocate(extent, block, layout) };
         false
+    }
+
+    /// As [`free`](Self::free), of a block that another thread freed long ago: the strategy need not
+    /// expect that it is wanted again soon.
+    ///
+    /// # Safety
+    /// As [`deallocate`](Self::deallocate).
+    unsafe fn free_collected(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) -> bool {
+        // SAFETY: the caller's contract.
+        unsafe { self.free(extent, block, layout) }
     }
 
     /// The start of an extent that a `free` found empty, each once, until it is `None`.
@@ -271,6 +292,15 @@ pub unsafe trait Strategy: Sized {
     fn rewind(&mut self, extent: &Extent) -> bool {
         let _ = extent;
         false
+    }
+
+    /// The extent's last block was freed, and the extent is kept. For strategies that do not count
+    /// blocks themselves, and where the owner does.
+    ///
+    /// # Safety
+    /// As [`remove_extent`](Self::remove_extent).
+    unsafe fn became_empty(&mut self, extent: &Extent) {
+        let _ = extent;
     }
 
     /// Calls `visit` with ranges of the extent that hold no block and nothing the strategy needs, so

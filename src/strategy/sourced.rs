@@ -10,15 +10,17 @@
 //! ```
 //!
 //! # When ranges come and go
-//! A range is at least half as long as all that is held, so n bytes are held in O(log n) ranges and
-//! the source is asked rarely; where the source has less, half of that is asked for, down to what
-//! the request needs. One range without a block is kept, the longest met, so that a program that
-//! frees its last block and allocates again does not go to the source each time;
-//! [`release_unused`](LocalAllocator::release_unused) gives that back too.
+//! A range is at least half as long as all that is held (a slab's 1/64: each size class has ranges of
+//! its own), so n bytes are held in O(log n) ranges and the source is asked rarely; where the source
+//! has less, half of that is asked for, down to what the request needs. One range without a block
+//! is kept, the longest met, so that a program that frees its last block and allocates again does not
+//! go to the source each time; [`release_unused`](LocalAllocator::release_unused) gives that back too,
+//! as does a request that the source refuses.
 //!
 //! # Costs
-//! Beside the strategy's: finding the block's extent, one compare if it is that of the call before,
-//! else O(log n) of the number of ranges; and the counts.
+//! Beside the strategy's: the counts, and finding the block's extent. That is one compare if the
+//! last block whose address agrees in bits 16 to 19 was in the same range, else O(log n) of the
+//! number of ranges.
 
 mod records;
 
@@ -33,15 +35,24 @@ use crate::allocator::{
     AllocError, Allocator, LocalAllocator, MemoryRange, MemorySource, MemoryUsage,
 };
 use crate::pointers;
-use crate::units::{CHUNK_BYTES, round_down, round_up};
+use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, round_down, round_up};
 
 /// The alignment of extents, metadata and records.
 const ALIGN: usize = 16;
 
+/// Records that are remembered.
+const FOUND: usize = 16;
+
+/// Where the record of the extent of `block` is remembered: neighbouring chunks' differ.
+#[inline]
+fn slot_of(block: NonNull<u8>) -> usize {
+    (block.addr().get() >> CHUNK_SHIFT) % FOUND
+}
+
 /// A strategy on a memory source.
 ///
-/// It serves blocks while it is borrowed, so collections take `&SourcedAllocator` and cannot outlive
-/// it. It is `Send` and not `Sync`. Dropping it gives every range back.
+/// It serves blocks while it is borrowed, so collections take `&SourcedAllocator` and cannot
+/// outlive it. It is `Send` and not `Sync`. Dropping it gives every range back.
 ///
 /// Requests of zero bytes are answered with a dangling pointer and a length of zero.
 pub struct SourcedAllocator<S: Strategy, M: MemorySource> {
@@ -54,8 +65,8 @@ pub struct SourcedAllocator<S: Strategy, M: MemorySource> {
 struct State<S> {
     strategy: S,
     records: Records,
-    /// The record that was last found: that of an extent that is held.
-    last: Option<NonNull<Record>>,
+    /// Records of extents that are held, each where [`slot_of`] its blocks' addresses says.
+    found: [Option<NonNull<Record>>; FOUND],
     /// The one extent without a block that is kept, if there is one.
     spare: Option<NonNull<Record>>,
     usage: MemoryUsage,
@@ -82,7 +93,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         let state = State {
             strategy: S::new(settings),
             records: Records::default(),
-            last: None,
+            found: [None; FOUND],
             spare: None,
             usage: MemoryUsage::default(),
         };
@@ -100,7 +111,8 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
     }
 
     /// Calls `visit` with ranges that hold no block and nothing that is needed, so that their pages
-    /// may be dropped: they may then read as zero or as before. `visit` must not use this allocator.
+    /// may be dropped: they may then read as zero or as before. `visit` must not use this
+    /// allocator.
     pub fn visit_idle(&mut self, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         let state = self.state.get_mut();
         state.records.visit(&mut |record| state.strategy.visit_idle(&record.extent, visit));
@@ -198,11 +210,11 @@ impl<S: Strategy> State<S> {
     /// The record of the extent that a block is in.
     #[inline]
     fn record_of(&mut self, block: NonNull<u8>) -> Option<NonNull<Record>> {
-        if let Some(last) = self.last {
+        if let Some(Some(record)) = self.found.get(slot_of(block))
             // SAFETY: the extent is held, so its record is valid.
-            if unsafe { last.as_ref() }.extent.contains(block) {
-                return Some(last);
-            }
+            && unsafe { record.as_ref() }.extent.contains(block)
+        {
+            return Some(*record);
         }
         self.find_record(block)
     }
@@ -210,7 +222,9 @@ impl<S: Strategy> State<S> {
     #[cold]
     fn find_record(&mut self, block: NonNull<u8>) -> Option<NonNull<Record>> {
         let found = self.records.find(block)?;
-        self.last = Some(found);
+        if let Some(slot) = self.found.get_mut(slot_of(block)) {
+            *slot = Some(found);
+        }
         Some(found)
     }
 
@@ -228,22 +242,71 @@ impl<S: Strategy> State<S> {
         }
     }
 
-    /// Takes a range from which `layout` can surely be served, and gives it to the strategy.
+    /// Makes room from which `layout` can surely be served: in the spare, or a new range.
     #[cold]
     fn extend(&mut self, source: &impl MemorySource, layout: Layout) -> Result<(), AllocError> {
         let needed = self.strategy.extent_bytes(layout).ok_or(AllocError)?;
+        if self.renew_spare(needed) {
+            return Ok(());
+        }
         let least = self.range_bytes(needed, source.granule()).ok_or(AllocError)?;
-        let range = self.take(source, least)?;
+        let range = match self.take(source, least) {
+            Err(_) if self.release_spare(source) => self.take(source, least)?,
+            result => result?,
+        };
+        // SAFETY: `take` gave the range, at least as long as asked.
+        unsafe { self.divide(range) };
+        self.usage.committed_bytes += range.length;
+        let usage = &mut self.usage;
+        usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
+        Ok(())
+    }
+
+    /// Gives the spare to the strategy anew if it is `needed` bytes long. A strategy that did not
+    /// find room in an extent without a block had gone past it (bump), or had it for another size
+    /// (slab). Whether it did.
+    fn renew_spare(&mut self, needed: usize) -> bool {
+        let Some(pointer) = self.spare else { return false };
+        // SAFETY: the spare is held, so its record is valid, and no block in it is allocated; the
+        // record is read for the last time before it is written anew, at the same place.
+        unsafe {
+            let record = pointer.as_ref();
+            if record.extent.length() < needed {
+                return false;
+            }
+            let range = MemoryRange { is_zeroed: false, ..record.range };
+            self.records.remove(record);
+            self.strategy.remove_extent(&record.extent);
+            self.divide(range);
+        }
+        true
+    }
+
+    /// Gives the spare back to the source. Whether there was one.
+    fn release_spare(&mut self, source: &impl MemorySource) -> bool {
+        let Some(spare) = self.spare.take() else { return false };
+        // SAFETY: the spare is held and has no block, and it is the spare no more.
+        unsafe { self.release(source, spare) };
+        true
+    }
+
+    /// Divides a range into extent, metadata and record, and gives the extent to the strategy.
+    ///
+    /// # Safety
+    /// The range is this allocator's alone, in no extent of the strategy, and at least as long as
+    /// [`range_bytes`](Self::range_bytes) of some extent.
+    unsafe fn divide(&mut self, range: MemoryRange) {
         let end = range.length - size_of::<Record>();
         // The record is aligned by going down from the range's end, all else by going up.
         // SAFETY: `range_bytes` left room for the record in every range at least as long.
         let slot = unsafe { pointers::forward(range.start, end) };
         let record_at = end - (slot.addr().get() & (ALIGN - 1));
-        let metadata_bytes = self.metadata_bytes(range.length).ok_or(AllocError)?;
+        // `range_bytes` found room for the metadata of a range as long.
+        let metadata_bytes = self.metadata_bytes(range.length).unwrap_or(record_at);
         let metadata_at = round_down(record_at - metadata_bytes, ALIGN);
         // SAFETY: all parts lie in the range, which is this allocator's alone, in the order extent,
-        // metadata, record; each is aligned to 16. The metadata is zeroed and the record valid until
-        // the range is given back, which only happens after the extent was removed.
+        // metadata, record; each is aligned to 16. The metadata is zeroed and the record valid
+        // until the range is given back, which only happens after the extent was removed.
         unsafe {
             let metadata = pointers::forward(range.start, metadata_at);
             if !range.is_zeroed {
@@ -254,19 +317,17 @@ impl<S: Strategy> State<S> {
             record.write(Record::new(extent, range));
             self.records.insert(record);
             self.strategy.add_extent(&record.as_ref().extent);
-            self.last = Some(record);
         }
-        self.usage.committed_bytes += range.length;
-        let usage = &mut self.usage;
-        usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
-        Ok(())
     }
 
-    /// Takes a range of at least `least` bytes: half of what is held if the source gives as much.
+    /// Takes a range of at least `least` bytes: if the source gives as much, of that part of what is
+    /// held that the strategy says.
     fn take(&self, source: &impl MemorySource, least: usize) -> Result<MemoryRange, AllocError> {
         let align = S::EXTENT_ALIGN.max(ALIGN);
         let granule = source.granule();
-        let mut bytes = (self.usage.committed_bytes / 2).max(CHUNK_BYTES);
+        let part = self.usage.committed_bytes / S::EXTENT_DIVISOR;
+        // Whole chunks, so that ranges that must start at one follow each other without a gap.
+        let mut bytes = round_down(part, CHUNK_BYTES).max(CHUNK_BYTES);
         while bytes > least {
             let rounded = round_up(bytes, granule).ok_or(AllocError)?;
             let request = Layout::from_size_align(rounded, align).map_err(|_| AllocError)?;
@@ -304,15 +365,18 @@ impl<S: Strategy> State<S> {
     /// An extent's last block was freed: keeps it or the spare, the longer, and releases the other.
     #[cold]
     fn became_empty(&mut self, source: &impl MemorySource, emptied: NonNull<Record>) {
-        let Some(spare) = self.spare else {
-            self.spare = Some(emptied);
-            return;
-        };
-        // SAFETY: both extents are held, so their records are valid, and neither has a block.
+        // SAFETY: the extents are held, so their records are valid, and neither has a block.
         unsafe {
-            let is_longer = emptied.as_ref().range.length > spare.as_ref().range.length;
-            self.spare = Some(if is_longer { emptied } else { spare });
-            self.release(source, if is_longer { spare } else { emptied });
+            let length = |record: NonNull<Record>| record.as_ref().range.length;
+            match self.spare {
+                Some(spare) if length(spare) >= length(emptied) => {
+                    return self.release(source, emptied);
+                }
+                Some(spare) => self.release(source, spare),
+                None => {}
+            }
+            self.spare = Some(emptied);
+            self.strategy.became_empty(&emptied.as_ref().extent);
         }
     }
 
@@ -321,8 +385,10 @@ impl<S: Strategy> State<S> {
     /// # Safety
     /// It is held, no block in it is allocated, and it is not the spare.
     unsafe fn release(&mut self, source: &impl MemorySource, pointer: NonNull<Record>) {
-        if self.last == Some(pointer) {
-            self.last = None;
+        for slot in &mut self.found {
+            if *slot == Some(pointer) {
+                *slot = None;
+            }
         }
         // SAFETY: the record is valid until its range is given back. That is the last thing done,
         // with a copy of what the record says of it.
@@ -448,11 +514,7 @@ unsafe impl<S: Strategy, M: MemorySource> LocalAllocator for SourcedAllocator<S,
     }
 
     fn release_unused(&self) {
-        let state = self.state();
-        if let Some(spare) = state.spare.take() {
-            // SAFETY: the spare is held and has no block, and it is the spare no more.
-            unsafe { state.release(&self.source, spare) };
-        }
+        self.state().release_spare(&self.source);
     }
 }
 

@@ -8,23 +8,25 @@
 //!               heap ──────────────────────────────────────────▶ }
 //! ```
 //!
-//! The heap is entered by every [`resume`](Coroutine::resume) before the switch, and left after the switch
-//! back: when the body suspends, returns, panics, or is unwound because the coroutine is dropped. So are
-//! the scopes that the body is suspended within. All of that happens in the resumer, around the switch;
-//! see [`saved`](super::saved). The `Coroutine` lies where its owner puts it, the body's captured values on
-//! its stack: neither in its heap.
+//! The heap is entered by every [`resume`](Coroutine::resume) before the switch, and left after the
+//! switch back: when the body suspends, returns, panics, or is unwound because the coroutine is
+//! dropped. So are the scopes that the body is suspended within. All of that happens in the
+//! resumer, around the switch; see [`saved`](super::saved). The `Coroutine` lies where its owner
+//! puts it, the body's captured values on its stack: neither in its heap.
 //!
 //! # Panics and unwinding
-//! A panic in the body comes out of `resume`, in the resumer's context; its payload was allocated in the
-//! coroutine's heap and stays valid, as any block that outlives its heap. Dropping a suspended coroutine
-//! unwinds its stack in its own contexts, by a panic that runs no hook. A program built with
-//! `panic = "abort"` has no unwinding: there a panic in a body ends the process, as anywhere; so does
-//! dropping a coroutine that is **suspended**. Resuming, returning, dropping coroutines that have ended
-//! or were never resumed work there too. Resume such a program's coroutines to their end, or forget them.
+//! A panic in the body comes out of `resume`, in the resumer's context; its payload was allocated
+//! in the coroutine's heap and stays valid, as any block that outlives its heap. Dropping a
+//! suspended coroutine unwinds its stack in its own contexts, by a panic that runs no hook. A
+//! program built with `panic = "abort"` has no unwinding: there a panic in a body ends the process,
+//! as anywhere; so does dropping a coroutine that is **suspended**. Resuming, returning, dropping
+//! coroutines that have ended or were never resumed work there too. Resume such a program's
+//! coroutines to their end, or forget them.
 //!
 //! # What it costs
-//! A resume and suspend: corosensei's two switches and, in their shade, an enter and a leave. Nothing is
-//! allocated, and no lock taken, but at the making and at the end: those of the stack's pool.
+//! A resume and suspend: corosensei's two switches and, in their shade, an enter and a leave.
+//! Nothing is allocated, and no lock taken, but at the making and at the end: those of the stack's
+//! pool.
 
 use core::fmt;
 
@@ -142,11 +144,12 @@ pub struct Yielder<'a, Input, Yield> {
 impl<Input, Yield> Yielder<'_, Input, Yield> {
     /// Suspends the coroutine: its resumer gets `value`. Returns what the next resume gives.
     ///
-    /// Scopes that are entered here are left for as long, innermost first, and entered again in order.
+    /// Scopes that are entered here are left for as long, innermost first, and entered again in
+    /// order.
     ///
     /// # Panics
-    /// When the coroutine is dropped while it is suspended, with a payload that runs no panic hook: so
-    /// its stack is unwound. A body that catches it must return, or go on unwinding.
+    /// When the coroutine is dropped while it is suspended, with a payload that runs no panic hook:
+    /// so its stack is unwound. A body that catches it must return, or go on unwinding.
     #[inline]
     pub fn suspend(&self, value: Yield) -> Input {
         self.raw.suspend(value)
@@ -160,8 +163,8 @@ impl<Input, Yield> fmt::Debug for Yielder<'_, Input, Yield> {
 }
 
 impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Return> {
-    /// A coroutine that runs `body` in `heap` when it is first resumed, on a stack of 1 MiB of address
-    /// space from a pool that all threads share.
+    /// A coroutine that runs `body` in `heap` when it is first resumed, on a stack of 1 MiB of
+    /// address space from a pool that all threads share.
     ///
     /// # Errors
     /// The system's, where it refuses a stack; the heap is closed then.
@@ -184,12 +187,12 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
 }
 
 impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
-    /// Switches to the coroutine, in its heap and the scopes that it is within, until it suspends itself
-    /// or returns. Whatever was current before is current again afterwards.
+    /// Switches to the coroutine, in its heap and the scopes that it is within, until it suspends
+    /// itself or returns. Whatever was current before is current again afterwards.
     ///
     /// # Errors
-    /// It has ended; its heap, or that of a scope which it is within, is entered already; there is no
-    /// memory for the entries. It is not switched to then.
+    /// It has ended; its heap, or that of a scope which it is within, is entered already; there is
+    /// no memory for the entries. It is not switched to then.
     ///
     /// # Panics
     /// With what the body panics with. The coroutine has ended then.
@@ -206,7 +209,8 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
             Err(error) => return Err(ResumeError { error: Some(error), input }),
         };
         let entered = Entered { body: &mut self.body, mark: Some(mark) };
-        // Nothing of the thread's state is held across this: the body may resume, and be resumed, anywhere.
+        // Nothing of the thread's state is held across this: the body may resume, and be resumed,
+        // anywhere.
         let result = entered.body.raw.resume(input);
         drop(entered);
         Ok(match result {
@@ -230,8 +234,8 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
         &self.heap
     }
 
-    /// Ends the coroutine and hands its heap back, with everything in it. A coroutine that is suspended
-    /// is unwound first, as if dropped.
+    /// Ends the coroutine and hands its heap back, with everything in it. A coroutine that is
+    /// suspended is unwound first, as if dropped.
     pub fn into_heap(self) -> Heap {
         let Self { body, heap } = self;
         drop(body);
@@ -244,14 +248,15 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
     ///
     /// # Safety
     /// Whenever it is sent while it is suspended, and when it is sent before its first resume:
-    /// - every value on its stack, and all that `body` captured, is `Send`. Guards of this crate's scopes
-    ///   are excepted;
-    /// - no heap of a scope that it is within, but its own, is used by anybody else until it is resumed
-    ///   or dropped where it was sent to;
-    /// - it is not within `LocalKey::with` or any other code that holds on to a thread-local variable, and
-    ///   the function that suspends has not read a `thread_local!` which it reads again afterwards: the
-    ///   compiler may keep the variable's address from the thread before (LLVM issue 98479). Reads in
-    ///   functions that are never inlined into one that suspends are safe;
+    /// - every value on its stack, and all that `body` captured, is `Send`. Guards of this crate's
+    ///   scopes are excepted;
+    /// - no heap of a scope that it is within, but its own, is used by anybody else until it is
+    ///   resumed or dropped where it was sent to;
+    /// - it is not within `LocalKey::with` or any other code that holds on to a thread-local
+    ///   variable, and the function that suspends has not read a `thread_local!` which it reads
+    ///   again afterwards: the compiler may keep the variable's address from the thread before
+    ///   (LLVM issue 98479). Reads in functions that are never inlined into one that suspends are
+    ///   safe;
     /// - it is not within a destructor that runs because of a panic, nor holds a lock that must be
     ///   released on the thread that took it.
     pub unsafe fn assume_send(self) -> SendCoroutine<Input, Yield, Return> {
@@ -310,7 +315,7 @@ impl<Input, Yield, Return> fmt::Debug for Coroutine<Input, Yield, Return> {
 ///     yielder.suspend(());
 ///     text
 /// })?;
-/// // SAFETY: a `String` and the yielder are all that it holds, and it reads no thread-local variable.
+/// // SAFETY: it holds a `String` and the yielder, and reads no thread-local variable.
 /// let mut coroutine = unsafe { coroutine.assume_send() };
 /// coroutine.resume(())?;
 /// let there = std::thread::spawn(move || coroutine.resume(()).ok()?.as_return());
@@ -322,8 +327,8 @@ pub struct SendCoroutine<Input, Yield, Return> {
     coroutine: Coroutine<Input, Yield, Return>,
 }
 
-// SAFETY: the caller of `assume_send` said so. The heap is `Send`; the saved context binds the heaps in it
-// to this thread, and takes them to the next as the contract there allows.
+// SAFETY: the caller of `assume_send` said so. The heap is `Send`; the saved context binds the
+// heaps in it to this thread, and takes them to the next as the contract there allows.
 unsafe impl<Input: Send, Yield: Send, Return: Send> Send for SendCoroutine<Input, Yield, Return> {}
 
 impl<Input, Yield, Return> SendCoroutine<Input, Yield, Return> {

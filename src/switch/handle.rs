@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use super::configuration::{GLOBAL_COUNTERS, installed, source_for};
+use super::configuration::{GLOBAL_COUNTERS, installed, settle, source_for};
 use super::in_use::CurrentAllocatorInUse;
 use super::life;
 use super::state::{Phase, state};
@@ -87,7 +87,11 @@ impl core::error::Error for HeapError {}
 pub(super) fn token() -> Result<Token, HeapError> {
     let state = state();
     if state.phase.get() == Phase::Fresh {
-        life::arm_exit(state);
+        settle();
+        // The probe may have set the thread up.
+        if state.phase.get() == Phase::Fresh {
+            life::arm_exit(state);
+        }
     }
     match state.token.get() {
         Token::NOBODY => Err(HeapError::ThreadEnded),
@@ -127,6 +131,7 @@ impl<'a> HeapBuilder<'a> {
     /// # Errors
     /// [`HeapError::NoMemory`].
     pub fn build(self) -> Result<Heap, HeapError> {
+        settle();
         let source =
             self.source.unwrap_or_else(|| source_for(CurrentAllocatorInUse::CoroutineLocal));
         let parent = self.parent.map(|parent| &parent.header().account);
@@ -143,6 +148,7 @@ impl<'a> HeapBuilder<'a> {
     /// # Errors
     /// [`HeapError::NoMemory`].
     pub fn build_kind<K: HeapKind>(self, settings: K::Settings) -> Result<Heap, HeapError> {
+        settle();
         let source =
             self.source.unwrap_or_else(|| source_for(CurrentAllocatorInUse::CoroutineLocal));
         let parent: Option<&AccountHandle> = self.parent.map(|parent| &parent.header().account);
@@ -270,6 +276,7 @@ impl Heap {
     /// # Errors
     /// [`HeapError::Running`] on another thread.
     pub fn release_unused(&self) -> Result<usize, HeapError> {
+        flush_own_frees();
         // SAFETY: called as the runner.
         self.as_runner(|header| unsafe { (header.as_ref().operations.release_unused)(header, 0) })
     }
@@ -290,11 +297,8 @@ impl Heap {
     /// [`HeapError::Running`]; [`HeapError::NoMemory`] where something survives and there is no memory
     /// for new records: the heap is then unchanged.
     pub fn reset(&mut self) -> Result<EscapeReport, HeapError> {
+        flush_own_frees();
         let token = token()?;
-        // What this thread freed while the heap was not entered did not survive.
-        if state().batches.is_pending() {
-            state().batches.flush();
-        }
         if !self.header().runner.try_enter(token) {
             return Err(HeapError::Running);
         }
@@ -344,6 +348,15 @@ impl Heap {
     }
 }
 
+/// Hands over what this thread freed while it did not run the heap: to whoever asks for the heap's end,
+/// that is freed, and waiting in a batch it would pin the heap's chunks.
+fn flush_own_frees() {
+    let batches = &state().batches;
+    if batches.is_pending() {
+        batches.flush();
+    }
+}
+
 /// Closes a heap whose handle is gone.
 ///
 /// # Safety
@@ -351,14 +364,10 @@ impl Heap {
 pub(super) unsafe fn close_raw(header: NonNull<HeapHeader>) -> EscapeReport {
     // SAFETY: the heap is not closed, so its header is valid.
     let this = unsafe { header.as_ref() };
-    let state = state();
-    // What this thread freed while the heap was not entered is no escapee.
-    if state.batches.is_pending() {
-        state.batches.flush();
-    }
+    flush_own_frees();
     let may_close = match token() {
         Ok(token) if this.runner.is(token) => {
-            state.unlink(header);
+            state().unlink(header);
             true
         }
         Ok(token) => this.runner.try_enter(token),

@@ -7,6 +7,7 @@ use super::handle::Heap;
 use super::route::free_at;
 use super::state::state;
 use crate::allocator::{AllocError, Allocator};
+use crate::heap::check;
 use crate::pointers;
 use crate::region;
 
@@ -68,6 +69,7 @@ impl Heap {
             let (old_length, new_length) = (self.block_length(old), self.block_length(new));
             return (old_length == new_length).then_some(new_length.ok()?);
         }
+        check::resized(block);
         self.as_runner(|header| {
             // SAFETY: the block is one of this heap's; called as the runner.
             unsafe {

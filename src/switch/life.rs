@@ -8,8 +8,8 @@ use std::sync::Once;
 use super::configuration::{self, Configuration};
 use super::in_use::CurrentAllocatorInUse;
 use super::stack::Hold;
-use super::state::{Phase, Route, ThreadState, state};
-use crate::heap::{HeapHeader, HeapKind, abandoned};
+use super::state::{Phase, ThreadState, state};
+use crate::heap::{FastPath, HeapHeader, HeapKind, abandoned};
 use crate::sync::Token;
 use crate::sys::thread::{self, ExitKey};
 use crate::{heap, region};
@@ -50,9 +50,6 @@ pub fn start_thread<C: Configuration>(state: &ThreadState) {
 /// The thread's own heap, made or adopted at its first use. `None` where there is no memory.
 pub fn thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<HeapHeader>> {
     if let Some(heap) = state.thread_heap.get() {
-        if state.route.get() == Route::Slow {
-            state.apply_top();
-        }
         return Some(heap);
     }
     make_thread_heap::<C>(state)
@@ -91,7 +88,10 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
             heap
         }
     };
+    // SAFETY: the thread runs the heap.
+    let is_slab = unsafe { heap.as_ref() }.fast_path == FastPath::Slab;
     state.thread_heap.set(Some(heap));
+    state.own_slab.set(is_slab.then_some(heap));
     state.apply_top();
     Some(heap)
 }
@@ -106,14 +106,15 @@ unsafe extern "C" fn end_thread(_: *mut c_void) {
         return;
     }
     state.phase.set(Phase::Busy);
-    state.route.set(Route::Slow);
+    state.own_slab.set(None);
     state.leave_above(0);
     close_owned_heap(state);
     state.contexts.give_back();
     state.batches.flush();
     state.heap.set(None);
     state.in_use.set(CurrentAllocatorInUse::Global);
-    state.route.set(Route::Slow);
+    state.slab.set(None);
+    state.bump.set(None);
     state.phase.set(Phase::Ended);
     if let Some(heap) = state.thread_heap.take() {
         // SAFETY: the thread runs the heap, and after `publish` touches it no more.

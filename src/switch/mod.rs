@@ -8,6 +8,7 @@ pub mod handle;
 pub mod heap_allocator;
 pub mod in_use;
 pub mod life;
+pub mod lookup;
 pub mod pool;
 pub mod route;
 pub mod saved;
@@ -19,12 +20,13 @@ pub mod state;
 pub mod usage;
 pub mod worker;
 
-pub use configuration::{Configuration, Settings};
+pub use configuration::{Configuration, Settings, is_installed};
 #[cfg(feature = "corosensei")]
 pub use coroutine::{Coroutine, CoroutineResult, ResumeError, SendCoroutine, Yielder};
 pub use future::{FutureExt, InHeap};
 pub use handle::{Heap, HeapBuilder, HeapError};
 pub use in_use::CurrentAllocatorInUse;
+pub use lookup::{HeapId, owner_of, thread_heap_id, usable_size};
 pub use pool::{HeapPool, PooledHeap};
 pub use saved::{ContextMark, SavedContext};
 pub use scope::{

@@ -10,9 +10,10 @@ use core::sync::atomic::Ordering;
 use super::configuration::{Configuration, GLOBAL_COUNTERS};
 use super::in_use::CurrentAllocatorInUse;
 use super::life;
-use super::state::{Phase, Route, ThreadState, state};
-use crate::heap::{HeapHeader, batch, fast};
+use super::state::{Phase, ThreadState, state};
+use crate::heap::{HeapHeader, batch, check, fast};
 use crate::region::{self, ChunkEntry};
+use crate::strategy::slab::class::{is_small, small_class_of};
 
 /// Allocates.
 ///
@@ -30,14 +31,12 @@ pub unsafe fn alloc<C: Configuration>(layout: Layout) -> *mut u8 {
 /// The inline paths.
 #[inline]
 fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
-    // SAFETY: the state's heaps are run by this thread; the route tells that the heap exists and its
-    // fast path.
+    // SAFETY: the state's heaps are run by this thread and have the fast path that their place says.
     unsafe {
-        match state.route.get() {
-            Route::Slab => fast::try_slab(state.thread_heap.get().unwrap_unchecked(), layout),
-            Route::Bump => fast::try_bump(state.heap.get().unwrap_unchecked(), layout),
-            Route::Slow => None,
+        if let Some(heap) = state.slab.get() {
+            return fast::try_slab(heap, layout);
         }
+        fast::try_bump(state.bump.get()?, layout)
     }
 }
 
@@ -161,13 +160,29 @@ unsafe fn owner_of(entry: &ChunkEntry) -> NonNull<HeapHeader> {
     unsafe { NonNull::new_unchecked(owner.cast()) }
 }
 
-/// Frees a block of the region, whoever owns it.
+/// Frees a block of the region, whoever owns it. Inline: a small block of the thread's own heap.
 ///
 /// # Safety
 /// The block is allocated, `offset` is its distance from the region's base, and `layout` fits it.
 #[inline]
 pub unsafe fn free_at(block: NonNull<u8>, offset: usize, layout: Layout) {
     // SAFETY: the block is allocated, so it pins its chunk and the chunk its owner's header.
+    unsafe {
+        check::freed(block, layout);
+        let owner = owner_of(region::entry_at(offset));
+        if !cfg!(heapswitch_asan) && is_small(layout) && state().own_slab.get() == Some(owner) {
+            fast::free_small_to_slab(owner, block, layout);
+        } else {
+            free_other(block, offset, layout);
+        }
+    }
+}
+
+/// # Safety
+/// As [`free_at`].
+#[inline(never)]
+unsafe fn free_other(block: NonNull<u8>, offset: usize, layout: Layout) {
+    // SAFETY: as in `free_at`.
     unsafe {
         let entry = region::entry_at(offset);
         let owner = owner_of(entry);
@@ -233,6 +248,11 @@ unsafe fn realloc_at<C: Configuration>(
 ) -> *mut u8 {
     // SAFETY: by the contract of `realloc` the size, rounded up to the alignment, fits a layout.
     let new = unsafe { Layout::from_size_align_unchecked(size, old.align()) };
+    check::resized(block);
+    // SAFETY: the caller's contract.
+    if let Some(block) = unsafe { realloc_small(block, offset, old, new) } {
+        return block.as_ptr();
+    }
     // SAFETY: the block is allocated, so its owner is valid; what is for the runner is only called there.
     unsafe {
         let entry = region::entry_at(offset);
@@ -262,6 +282,38 @@ unsafe fn realloc_at<C: Configuration>(
         };
         copy_and_free(block, offset, old, moved, size);
         moved.as_ptr()
+    }
+}
+
+/// Small to small in the thread's own slab heap: strings and vectors that begin to grow. `None` where it
+/// is not that, or the new class's list is empty; nothing has changed then.
+///
+/// # Safety
+/// As [`realloc_at`].
+#[inline]
+unsafe fn realloc_small(
+    block: NonNull<u8>,
+    offset: usize,
+    old: Layout,
+    new: Layout,
+) -> Option<NonNull<u8>> {
+    if cfg!(heapswitch_asan) {
+        return None; // The old block has to wait in quarantine.
+    }
+    // SAFETY: the block is allocated, so its owner is valid; the thread runs its own heap.
+    unsafe {
+        let owner = owner_of(region::entry_at(offset));
+        if !is_small(old) || !is_small(new) || state().own_slab.get() != Some(owner) {
+            return None;
+        }
+        if small_class_of(old) == small_class_of(new) {
+            return Some(block);
+        }
+        let moved = fast::try_slab(owner, new)?;
+        moved.copy_from_nonoverlapping(block, old.size().min(new.size()));
+        check::freed(block, old);
+        fast::free_small_to_slab(owner, block, old);
+        Some(moved)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The context of a coroutine that is suspended: the hooks for any coroutine runtime.
 //!
-//! A thread's stack of contexts is the nesting of scopes on its machine stack. A coroutine takes its part of
-//! the machine stack away when it is suspended, so its part of the context stack has to go with it:
+//! A thread's stack of contexts is the nesting of scopes on its machine stack. A coroutine takes
+//! its part of the machine stack away when it is suspended, so its part of the context stack has to
+//! go with it:
 //!
 //! ```text
 //!   resumed                           suspended                 resumed elsewhere
@@ -14,11 +15,12 @@
 //!                                                               └ …              ┘
 //! ```
 //!
-//! [`SavedContext::resume`] puts the base and what was saved on top of the thread's stack and enters the
-//! heaps from the lowest up; [`SavedContext::suspend`] takes it off and leaves them from the topmost down.
-//! Both run on the thread that runs the coroutine, on whichever machine stack: a runtime calls them in the
-//! resumer before it switches to the coroutine and after the coroutine has switched back, or wraps the
-//! switch in [`SavedContext::run`], which also holds when a panic comes out of it.
+//! [`SavedContext::resume`] puts the base and what was saved on top of the thread's stack and
+//! enters the heaps from the lowest up; [`SavedContext::suspend`] takes it off and leaves them from
+//! the topmost down. Both run on the thread that runs the coroutine, on whichever machine stack: a
+//! runtime calls them in the resumer before it switches to the coroutine and after the coroutine
+//! has switched back, or wraps the switch in [`SavedContext::run`], which also holds when a panic
+//! comes out of it.
 //!
 //! # For a runtime of your own
 //!
@@ -39,17 +41,18 @@
 //!         context.run_in(heap, step)
 //!     }
 //! }
-//! # let mut task = Task { heap: Heap::new()?, context: SavedContext::new(), step: Box::new(|| ()) };
+//! # let (heap, context) = (Heap::new()?, SavedContext::new());
+//! # let mut task = Task { heap, context, step: Box::new(|| ()) };
 //! # task.resume()?;
 //! # Ok::<(), HeapError>(())
 //! ```
 //!
-//! A coroutine that ended leaves nothing behind but guards that it forgot: drop its `SavedContext`, or call
-//! [`SavedContext::discard`].
+//! A coroutine that ended leaves nothing behind but guards that it forgot: drop its `SavedContext`,
+//! or call [`SavedContext::discard`].
 //!
 //! # What it costs
-//! Nothing is allocated for up to three scopes that a coroutine is suspended within; from there on a block
-//! of the allocator's own metadata memory, never of a heap.
+//! Nothing is allocated for up to three scopes that a coroutine is suspended within; from there on
+//! a block of the allocator's own metadata memory, never of a heap.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -67,10 +70,11 @@ const INLINE: usize = 3;
 
 /// A coroutine's part of a thread's stack of contexts while the coroutine is suspended.
 ///
-/// `!Send`: what it was saved on, it is resumed on. A runtime whose coroutines change threads while they
-/// are suspended wraps it in a type with an `unsafe impl Send` and thereby promises that no heap which
-/// the coroutine is within a scope of is used by anybody else before the coroutine is resumed or dropped;
-/// the heap given to [`resume_in`](Self::resume_in) is not meant, it is entered anew each time.
+/// `!Send`: what it was saved on, it is resumed on. A runtime whose coroutines change threads while
+/// they are suspended wraps it in a type with an `unsafe impl Send` and thereby promises that no
+/// heap which the coroutine is within a scope of is used by anybody else before the coroutine is
+/// resumed or dropped; the heap given to [`resume_in`](Self::resume_in) is not meant, it is entered
+/// anew each time.
 ///
 /// ```compile_fail
 /// fn is_send<T: Send>() {}
@@ -78,8 +82,9 @@ const INLINE: usize = 3;
 /// ```
 ///
 /// # Invariants
-/// - `entries` below `length` are initialised. Each that is `Entered` has a pin of its heap, which is
-///   bound to the thread of `token`; each that is `Owned`, and `slot`, has its heap's only handle.
+/// - `entries` below `length` are initialised. Each that is `Entered` has a pin of its heap, which
+///   is bound to the thread of `token`; each that is `Owned`, and `slot`, has its heap's only
+///   handle.
 #[derive(Debug)]
 pub struct SavedContext {
     length: u32,
@@ -126,8 +131,8 @@ impl SavedContext {
         self.length as usize
     }
 
-    /// Enters the coroutine's contexts, on top of what is current here. To be called before the switch to
-    /// it.
+    /// Enters the coroutine's contexts, on top of what is current here. To be called before the
+    /// switch to it.
     ///
     /// # Errors
     /// [`HeapError::Running`] if a heap of a scope that it is within is entered already;
@@ -145,8 +150,8 @@ impl SavedContext {
         self.resume_at(Some(heap.raw()))
     }
 
-    /// Leaves the coroutine's contexts and keeps them. To be called after the coroutine has switched
-    /// back, or before it does, on the thread that called [`resume`](Self::resume).
+    /// Leaves the coroutine's contexts and keeps them. To be called after the coroutine has
+    /// switched back, or before it does, on the thread that called [`resume`](Self::resume).
     ///
     /// A mark that another thread or another context gave does no harm but to the contexts; without
     /// memory for more than three scopes, those above are forgotten.
@@ -167,8 +172,8 @@ impl SavedContext {
         state.apply_top();
     }
 
-    /// Calls `switch`, which switches to the coroutine and returns when that is suspended or ends, within
-    /// the coroutine's contexts. They are left, and kept, also when it panics.
+    /// Calls `switch`, which switches to the coroutine and returns when that is suspended or ends,
+    /// within the coroutine's contexts. They are left, and kept, also when it panics.
     ///
     /// # Errors
     /// As [`resume`](Self::resume); `switch` is not called then.
@@ -204,8 +209,8 @@ impl SavedContext {
         self.in_use = None;
     }
 
-    /// Enters as much as can be entered, so that the coroutine can be unwound in its contexts. `None` on
-    /// a thread that can enter nothing.
+    /// Enters as much as can be entered, so that the coroutine can be unwound in its contexts.
+    /// `None` on a thread that can enter nothing.
     pub(super) fn resume_to_unwind(&mut self, heap: NonNull<HeapHeader>) -> Option<ContextMark> {
         let token = token().ok()?;
         let state = state();
@@ -216,7 +221,7 @@ impl SavedContext {
         // SAFETY: the caller has the heap's handle.
         let is_entered = unsafe { heap.as_ref() }.runner.try_enter(token);
         let base = if is_entered { self.base_in(heap) } else { Entry::EMPTY };
-        Some(self.push_all(state, token, base))
+        self.push_all(state, token, base)
     }
 
     /// The caller has the handle of `heap`.
@@ -228,10 +233,7 @@ impl SavedContext {
         let token = token()?;
         let state = state();
         if self.length != 0 {
-            self.check_free()?;
-        }
-        if !state.contexts.reserve(self.length + 1) {
-            return Err(HeapError::NoMemory);
+            self.check_all(state)?;
         }
         let base = match heap.or(self.slot) {
             Some(heap) => {
@@ -248,7 +250,13 @@ impl SavedContext {
             }
             None => self.base_inherited(state),
         };
-        Ok(self.push_all(state, token, base))
+        match self.push_all(state, token, base) {
+            Some(mark) => Ok(mark),
+            None => {
+                self.leave_base(state, base);
+                Err(HeapError::NoMemory)
+            }
+        }
     }
 
     /// A base whose heap was just entered. A slot's heap now belongs to the entry.
@@ -271,16 +279,17 @@ impl SavedContext {
         Entry { heap: below.heap, in_use, ..Entry::EMPTY }.with_possible_use()
     }
 
-    /// Pushes the base, which is entered, and re-enters the rest. There is room.
+    /// Pushes the base, which is entered, and re-enters the rest, for which there is room. `None`
+    /// where there is none for the base.
     #[inline]
-    fn push_all(&mut self, state: &ThreadState, token: Token, base: Entry) -> ContextMark {
+    fn push_all(&mut self, state: &ThreadState, token: Token, base: Entry) -> Option<ContextMark> {
         let depth = state.contexts.depth();
-        let serial = state.contexts.push(base).unwrap_or_default();
+        let serial = state.contexts.push(base)?;
         if self.length != 0 {
             self.reenter_all(state, token);
         }
         state.apply_top();
-        ContextMark { depth, serial, not_send: PhantomData }
+        Some(ContextMark { depth, serial, not_send: PhantomData })
     }
 
     /// Pops the base's entry and keeps what the coroutine changed in it.
@@ -357,15 +366,19 @@ impl Drop for Resumed<'_> {
 
 /// The entries above the base.
 impl SavedContext {
-    /// Whether every heap can be entered. As nobody but this thread may enter them, none is entered
-    /// between this and [`reenter_all`](Self::reenter_all), which therefore has nothing to undo.
+    /// Whether there is room for every entry, and every heap can be entered. As nobody but this
+    /// thread may enter them, none is entered between this and [`reenter_all`](Self::reenter_all),
+    /// which therefore has nothing to undo.
     #[cold]
-    fn check_free(&self) -> Result<(), HeapError> {
+    fn check_all(&self, state: &ThreadState) -> Result<(), HeapError> {
+        if !state.contexts.reserve(self.length + 1) {
+            return Err(HeapError::NoMemory);
+        }
         for index in 0..self.length {
             let entry = self.get(index);
             if let (Hold::Entered, Some(heap)) = (entry.hold, entry.heap) {
-                // SAFETY: the entry has a pin; this is the thread that the heap is bound to, or was sent
-                // the context by it.
+                // SAFETY: the entry has a pin; this is the thread that the heap is bound to, or was
+                // sent the context by it.
                 let may_go_on = unsafe { pins::is_closed(heap) || pins::is_free(heap, self.token) };
                 if !may_go_on {
                     return Err(HeapError::Running);
@@ -392,8 +405,8 @@ impl SavedContext {
                 Entry { heap: state.contexts.top().heap, ..entry }.with_possible_use()
             }
             (Hold::Entered, Some(heap)) => {
-                // SAFETY: as in `check_free`; where the heap was not entered the pin is still there, and
-                // is not used after it was taken back.
+                // SAFETY: as in `check_all`; where the heap was not entered the pin is still
+                // there, and is not used after it was taken back.
                 unsafe {
                     if pins::unpin_and_enter(heap, self.token, token) {
                         return entry;
@@ -421,9 +434,10 @@ impl SavedContext {
         self.length = count.min(kept);
         for index in (0..count).rev() {
             let Some(entry) = state.contexts.pop() else { continue };
-            // SAFETY: an entry of the stack that holds a heap runs it.
             match (entry.hold, entry.heap) {
+                // SAFETY: an entry of the stack that holds a heap runs it.
                 (Hold::Entered, Some(heap)) => unsafe { pins::pin_and_leave(heap) },
+                // SAFETY: as above.
                 (Hold::Owned, Some(heap)) => unsafe { heap.as_ref() }.leave(),
                 _ => {}
             }
@@ -438,7 +452,7 @@ impl SavedContext {
     /// Gives up what a saved entry holds.
     fn release(&self, entry: Entry) {
         match (entry.hold, entry.heap) {
-            // SAFETY: the entry has a pin and is gone; the thread is as in `check_free`.
+            // SAFETY: the entry has a pin and is gone; the thread is as in `check_all`.
             (Hold::Entered, Some(heap)) => unsafe { pins::unpin(heap, self.token) },
             // SAFETY: the entry had the only handle and is gone.
             (Hold::Owned, Some(heap)) => drop(unsafe { Heap::from_raw(heap) }),

@@ -27,11 +27,7 @@ pub struct Scope<'a> {
 impl Drop for Scope<'_> {
     #[inline]
     fn drop(&mut self) {
-        let state = state();
-        if state.batches.is_pending() {
-            state.batches.flush();
-        }
-        state.pop_context(self.serial);
+        state().pop_context(self.serial);
     }
 }
 
@@ -58,40 +54,48 @@ impl<'a> WholeScope<'a> {
 impl Drop for WholeScope<'_> {
     #[inline]
     fn drop(&mut self) {
-        let state = state();
-        if state.batches.is_pending() {
-            state.batches.flush();
-        }
-        state.pop_context_and_above(self.0.serial);
+        state().pop_context_and_above(self.0.serial);
     }
 }
 
 /// Enters a heap: makes this thread its runner and it the thread's current one.
 #[inline]
 pub(super) fn enter_raw<'a>(header: NonNull<HeapHeader>) -> Result<Scope<'a>, HeapError> {
+    let state = state();
+    // SAFETY: the caller has the heap's handle, so its header is valid.
+    let this = unsafe { header.as_ref() };
+    // Where there is room, the thread has its token.
+    let is_plain = state.contexts.has_room() && this.foreign.is_empty();
+    let serial = if is_plain && this.runner.try_enter_idle(state.token.get()) {
+        // SAFETY: this thread runs the heap, and there is room.
+        unsafe { state.push_heap(header) }
+    } else {
+        enter_with_work(header)?;
+        self::state().contexts.top().serial
+    };
+    Ok(Scope { serial, not_send: PhantomData })
+}
+
+/// Sets the thread up, makes room for an entry, takes what others freed: whatever is needed.
+#[cold]
+#[inline(never)]
+fn enter_with_work(header: NonNull<HeapHeader>) -> Result<(), HeapError> {
     let token = token()?;
+    let state = state();
+    if !state.contexts.reserve(1) {
+        return Err(HeapError::NoMemory);
+    }
     // SAFETY: the caller has the heap's handle, so its header is valid.
     let this = unsafe { header.as_ref() };
     if !this.runner.try_enter(token) {
         return Err(HeapError::Running);
     }
-    if !this.foreign.is_empty() {
-        // SAFETY: this thread runs the heap now.
-        unsafe { (this.operations.collect)(header) };
+    // SAFETY: this thread runs the heap, and there is room.
+    unsafe {
+        (this.operations.collect)(header);
+        state.push_heap(header);
     }
-    let entry = Entry {
-        heap: Some(header),
-        in_use: CurrentAllocatorInUse::CoroutineLocal,
-        hold: Hold::Entered,
-        ..Entry::EMPTY
-    };
-    match Scope::push(state(), entry) {
-        Some(scope) => Ok(scope),
-        None => {
-            this.leave();
-            Err(HeapError::NoMemory)
-        }
-    }
+    Ok(())
 }
 
 impl Heap {
@@ -179,7 +183,7 @@ pub fn replace_current(in_use: CurrentAllocatorInUse) -> Result<CurrentAllocator
 
 /// Puts a heap into the innermost context's own slot as its coroutine-local heap, or none; the heap that
 /// was there, no longer current. A heap that is put in is in use at once; without one the thread's own
-/// heap is.
+/// heap is. What is in the slot when its context ends is closed.
 ///
 /// # Errors
 /// [`HeapError::Held`] where a guard or a wrapper holds the current heap, and [`HeapError::Running`]
@@ -191,7 +195,8 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
     };
     let state = state();
     let top = state.contexts.top();
-    if top.hold == Hold::Entered {
+    // An inherited heap is held by an entry below.
+    if top.hold == Hold::Entered || (top.hold == Hold::Inherited && top.heap.is_some()) {
         return Err(SwapError { error: HeapError::Held, heap });
     }
     if let Some(new) = &heap {

@@ -7,18 +7,20 @@
 //! whose entry is not in the stack, since it belongs to a suspended coroutine, does nothing.
 
 use core::cell::{Cell, UnsafeCell};
+use core::mem::offset_of;
 use core::ptr::NonNull;
 
 use super::in_use::CurrentAllocatorInUse;
-use super::state::{Route, ThreadState};
+use super::state::{ThreadState, state};
 use crate::heap::{FastPath, HeapHeader};
 use crate::region::Metadata;
 
-/// Entries that lie in the thread's state.
+/// Entries that lie in the thread's state, the base included.
 const INLINE: usize = 8;
 
 /// One context that was entered: what is current while it is on top.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Entry {
     /// The context's heap.
     pub heap: Option<NonNull<HeapHeader>>,
@@ -32,6 +34,20 @@ pub struct Entry {
     /// 2^32: a guard that is dropped out of order may then mark another entry than its own.
     pub serial: u32,
 }
+
+/// An [`Entry`] as the two words that it is written in: entering and leaving are bound by their stores.
+#[repr(C)]
+struct Words {
+    heap: Option<NonNull<HeapHeader>>,
+    rest: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Entry>() == size_of::<Words>());
+    assert!(offset_of!(Entry, in_use) == 8 && offset_of!(Entry, hold) == 9);
+    assert!(offset_of!(Entry, is_dead) == 10);
+    assert!(offset_of!(Entry, serial) == 12);
+};
 
 /// How an entry of the stack holds its heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +71,14 @@ impl Entry {
         serial: 0,
     };
 
+    /// What follows the heap, as the bytes lie in memory.
+    #[inline]
+    fn rest(self) -> u64 {
+        let [a, b, c, d] = self.serial.to_ne_bytes();
+        let (in_use, hold, is_dead) = (self.in_use as u8, self.hold as u8, self.is_dead as u8);
+        u64::from_ne_bytes([in_use, hold, is_dead, 0, a, b, c, d])
+    }
+
     /// The same without its heap, which is not to be used any more.
     #[must_use]
     pub fn without_heap(self) -> Self {
@@ -76,18 +100,22 @@ impl Entry {
 /// The stack.
 ///
 /// # Invariants
-/// - Entries at or above `length` are not read.
-/// - A heap stands in at most one entry that does not inherit it, and this thread runs it.
+/// - The slot at index 0 is the base: what is current while nothing was entered. The entry at depth `d`
+///   lies at index `d + 1`. Slots above `top` are not read.
+/// - `slots`, `top` and `last` are set, or none of them is: before the first use and after the last. Then
+///   the base is in `inline`.
+/// - A heap stands in at most one entry that does not inherit it, and this thread runs it. An entry that
+///   is `Entered` has a heap. The base never is.
 #[derive(Debug)]
 #[repr(C)]
 pub struct ContextStack {
-    length: Cell<u32>,
-    /// Of `spilled`, in entries; 0: the inline ones serve.
-    capacity: Cell<u32>,
-    spilled: Cell<Option<NonNull<Entry>>>,
+    /// The slot of the top entry.
+    top: Cell<*mut Entry>,
+    /// The last slot.
+    last: Cell<*mut Entry>,
+    /// The slots: `inline`, or metadata memory.
+    slots: Cell<Option<NonNull<Entry>>>,
     next_serial: Cell<u32>,
-    /// What is current while nothing was entered.
-    base: Cell<Entry>,
     inline: UnsafeCell<[Entry; INLINE]>,
 }
 
@@ -95,11 +123,10 @@ impl ContextStack {
     /// An empty stack.
     pub const fn new() -> Self {
         Self {
-            length: Cell::new(0),
-            capacity: Cell::new(0),
-            spilled: Cell::new(None),
+            top: Cell::new(core::ptr::null_mut()),
+            last: Cell::new(core::ptr::null_mut()),
+            slots: Cell::new(None),
             next_serial: Cell::new(0),
-            base: Cell::new(Entry::EMPTY),
             inline: UnsafeCell::new([Entry::EMPTY; INLINE]),
         }
     }
@@ -107,51 +134,80 @@ impl ContextStack {
     /// How many contexts were entered and not left.
     #[inline]
     pub fn depth(&self) -> u32 {
-        self.length.get()
+        self.index_of(self.top.get())
+    }
+
+    fn inline(&self) -> NonNull<Entry> {
+        NonNull::from(&self.inline).cast()
+    }
+
+    fn slots(&self) -> NonNull<Entry> {
+        self.slots.get().unwrap_or_else(|| self.inline())
     }
 
     #[inline]
-    fn entries(&self) -> *mut Entry {
-        match self.spilled.get() {
-            None => self.inline.get().cast(),
-            Some(spilled) => spilled.as_ptr(),
-        }
+    fn index_of(&self, slot: *mut Entry) -> u32 {
+        let bytes = match NonNull::new(slot) {
+            Some(slot) => crate::pointers::distance(self.slots().cast(), slot.cast()),
+            None => 0,
+        };
+        (bytes / size_of::<Entry>()) as u32
+    }
+
+    /// The slot at an index up to that of `last`.
+    #[inline]
+    fn slot(&self, index: u32) -> NonNull<Entry> {
+        // SAFETY: there are as many slots.
+        unsafe { place_of(self.slots(), index) }
+    }
+
+    fn read(&self, index: u32) -> Entry {
+        // SAFETY: slots up to the top are initialised; the state is this thread's alone, and no
+        // reference into the slots is ever held.
+        unsafe { self.slot(index).read() }
+    }
+
+    fn write(&self, index: u32, entry: Entry) {
+        // SAFETY: as in `read`; a slot up to `last` may be written.
+        unsafe { self.slot(index).write(entry) };
+    }
+
+    fn set_depth(&self, depth: u32) {
+        self.top.set(self.slot(depth).as_ptr());
     }
 
     /// The entry at a depth; `None` at or above the top.
     #[inline]
     pub fn get(&self, depth: u32) -> Option<Entry> {
-        if depth >= self.length.get() {
-            return None;
-        }
-        // SAFETY: entries below the length are initialised; the state is this thread's alone, and no
-        // reference into the entries is ever held.
-        Some(unsafe { self.entries().add(depth as usize).read() })
-    }
-
-    /// Replaces the entry at a depth below the top.
-    fn set(&self, depth: u32, entry: Entry) {
-        if depth < self.length.get() {
-            // SAFETY: as in `get`.
-            unsafe { self.entries().add(depth as usize).write(entry) };
-        }
+        (depth < self.depth()).then(|| self.read(depth + 1))
     }
 
     /// What is current.
     #[inline]
     pub fn top(&self) -> Entry {
-        match self.length.get().checked_sub(1).and_then(|depth| self.get(depth)) {
-            Some(entry) => entry,
-            None => self.base.get(),
-        }
+        self.read(self.depth())
     }
 
-    /// Replaces what is current.
+    /// Replaces what is current; [`apply_top`](ThreadState::apply_top) is to follow.
     pub fn set_top(&self, entry: Entry) {
-        match self.length.get().checked_sub(1) {
-            Some(depth) => self.set(depth, entry),
-            None => self.base.set(entry),
+        self.write(self.depth(), entry);
+    }
+
+    /// Whether an entry can be pushed at once. Never in a thread that is not set up, or torn down.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.top.get() != self.last.get()
+    }
+
+    /// Makes room for so many more entries; false where there is no memory for them.
+    pub fn reserve(&self, more: u32) -> bool {
+        let Some(needed) = self.depth().checked_add(more) else { return false };
+        while self.slots.get().is_none() || needed > self.index_of(self.last.get()) {
+            if self.grow().is_none() {
+                return false;
+            }
         }
+        true
     }
 
     /// Pushes a new entry; its serial number. `None` where there is no memory for more entries.
@@ -163,71 +219,85 @@ impl ContextStack {
         Some(serial)
     }
 
-    /// Makes room for so many more entries; false where there is no memory for them.
-    pub fn reserve(&self, more: u32) -> bool {
-        let Some(needed) = self.length.get().checked_add(more) else { return false };
-        loop {
-            let capacity = self.capacity.get().max(INLINE as u32);
-            if needed <= capacity {
-                return true;
-            }
-            if self.grow(capacity).is_none() {
-                return false;
-            }
-        }
-    }
-
     /// Pushes an entry that has its serial number; its depth. `None` where there is no memory for more
     /// entries.
     #[inline]
     pub fn push_again(&self, entry: Entry) -> Option<u32> {
-        let depth = self.length.get();
-        let capacity = self.capacity.get().max(INLINE as u32);
-        if depth == capacity {
-            self.grow(capacity)?;
+        if !self.has_room() {
+            self.grow()?;
         }
-        // SAFETY: the depth is below the capacity; as in `get`.
-        unsafe { self.entries().add(depth as usize).write(entry) };
-        self.length.set(depth + 1);
+        let depth = self.depth();
+        self.write(depth + 1, entry);
+        self.set_depth(depth + 1);
         Some(depth)
     }
 
     /// The depth of the entry with a serial number; the uppermost, should there be two.
     pub fn find(&self, serial: u32) -> Option<u32> {
-        (0..self.length.get())
+        (0..self.depth())
             .rev()
             .find(|&depth| self.get(depth).is_some_and(|entry| entry.serial == serial))
     }
 
     #[cold]
-    fn grow(&self, capacity: u32) -> Option<()> {
-        let bytes = |capacity: u32| capacity as usize * size_of::<Entry>();
-        let more = Metadata::take(bytes(capacity.checked_mul(2)?))?.cast::<Entry>();
-        // SAFETY: the old entries are initialised up to the capacity, the new memory is longer.
-        unsafe { more.as_ptr().copy_from_nonoverlapping(self.entries(), capacity as usize) };
+    #[inline(never)]
+    fn grow(&self) -> Option<()> {
+        let (depth, slots) = (self.depth(), self.index_of(self.last.get()) + 1);
+        if self.slots.get().is_none() {
+            self.use_slots(self.inline(), INLINE as u32, 0);
+            return Some(());
+        }
+        let more = slots.checked_mul(2)?;
+        let memory = Metadata::take(bytes_of(more))?.cast::<Entry>();
+        // SAFETY: the old slots are initialised, the new ones twice as many.
+        unsafe { memory.copy_from_nonoverlapping(self.slots(), slots as usize) };
         self.give_back();
-        self.spilled.set(Some(more));
-        self.capacity.set(capacity * 2);
+        self.use_slots(memory, more, depth);
         Some(())
     }
 
-    /// Gives the metadata memory back; the entries in it are lost.
+    /// # Invariants
+    /// Those up to `depth` are initialised.
+    fn use_slots(&self, slots: NonNull<Entry>, count: u32, depth: u32) {
+        self.slots.set(Some(slots));
+        self.last.set(self.slot(count - 1).as_ptr());
+        self.set_depth(depth);
+    }
+
+    /// Gives the metadata memory back, and is as before the first use; the entries but the base are lost.
     pub fn give_back(&self) {
-        if let Some(spilled) = self.spilled.take() {
-            let bytes = self.capacity.replace(0) as usize * size_of::<Entry>();
+        let base = self.read(0);
+        let count = self.index_of(self.last.replace(core::ptr::null_mut())) + 1;
+        self.top.set(core::ptr::null_mut());
+        if let Some(slots) = self.slots.take()
+            && slots != self.inline()
+        {
             // SAFETY: the memory was taken by `grow` with this size.
-            unsafe { Metadata::give_back(spilled.cast(), bytes) };
+            unsafe { Metadata::give_back(slots.cast(), bytes_of(count)) };
         }
+        self.write(0, base);
     }
 
     /// Pops the top entry.
     #[inline]
     pub fn pop(&self) -> Option<Entry> {
-        let depth = self.length.get().checked_sub(1)?;
-        let entry = self.get(depth);
-        self.length.set(depth);
-        entry
+        let depth = self.depth().checked_sub(1)?;
+        let entry = self.top();
+        self.set_depth(depth);
+        Some(entry)
     }
+}
+
+const fn bytes_of(slots: u32) -> usize {
+    slots as usize * size_of::<Entry>()
+}
+
+/// # Safety
+/// The array at `slots` is longer than `index`.
+#[inline]
+unsafe fn place_of(slots: NonNull<Entry>, index: u32) -> NonNull<Entry> {
+    // SAFETY: the caller's contract.
+    unsafe { crate::pointers::forward(slots.cast(), bytes_of(index)) }.cast()
 }
 
 impl Default for ContextStack {
@@ -241,25 +311,24 @@ impl ThreadState {
     #[inline]
     pub fn apply_top(&self) {
         let top = self.contexts.top();
-        self.heap.set(top.heap);
-        self.in_use.set(top.in_use);
-        self.route.set(self.route_of(top));
+        self.apply(top);
     }
 
     #[inline]
-    fn route_of(&self, entry: Entry) -> Route {
-        let (heap, fast_path, route) = match entry.in_use {
-            CurrentAllocatorInUse::CoroutineLocal => (entry.heap, FastPath::Bump, Route::Bump),
-            CurrentAllocatorInUse::ThreadLocal => {
-                (self.thread_heap.get(), FastPath::Slab, Route::Slab)
-            }
-            CurrentAllocatorInUse::Global => return Route::Slow,
-        };
-        match heap {
+    fn apply(&self, top: Entry) {
+        self.heap.set(top.heap);
+        self.in_use.set(top.in_use);
+        let is_bump = |heap: NonNull<HeapHeader>| {
             // SAFETY: heaps that the state names are run by this thread, so they are valid.
-            Some(heap) if unsafe { heap.as_ref() }.fast_path == fast_path => route,
-            _ => Route::Slow,
-        }
+            (unsafe { heap.as_ref() }.fast_path == FastPath::Bump).then_some(heap)
+        };
+        let (slab, bump) = match top.in_use {
+            CurrentAllocatorInUse::CoroutineLocal => (None, top.heap.and_then(is_bump)),
+            CurrentAllocatorInUse::ThreadLocal => (self.own_slab.get(), None),
+            CurrentAllocatorInUse::Global => (None, None),
+        };
+        self.slab.set(slab);
+        self.bump.set(bump);
     }
 
     /// Enters a context; its serial number. `None` where there is no memory for the entry.
@@ -270,10 +339,71 @@ impl ThreadState {
         Some(serial)
     }
 
-    /// Leaves a context: pops it, and dead ones below it; marks it dead if others stand above it; does
+    /// As [`push_context`](Self::push_context), of a heap that was just entered.
+    ///
+    /// # Safety
+    /// This thread runs the heap, and the stack [has room](ContextStack::has_room).
+    #[inline]
+    pub unsafe fn push_heap(&self, heap: NonNull<HeapHeader>) -> u32 {
+        let serial = self.contexts.next_serial.get();
+        let entry = Entry {
+            heap: Some(heap),
+            in_use: CurrentAllocatorInUse::CoroutineLocal,
+            hold: Hold::Entered,
+            is_dead: false,
+            serial,
+        };
+        self.contexts.next_serial.set(serial.wrapping_add(1));
+        // SAFETY: there is room, so the top is set and not the last slot.
+        unsafe {
+            let slot = place_of(NonNull::new_unchecked(self.contexts.top.get()), 1);
+            slot.cast().write(Words { heap: entry.heap, rest: entry.rest() });
+            self.contexts.top.set(slot.as_ptr());
+        }
+        self.apply(entry);
+        serial
+    }
+
+    /// Hands over what the thread freed in heaps of others, and leaves a context: pops it, and dead ones below it; marks it dead if others stand above it; does
     /// nothing if it is not in the stack.
     #[inline]
     pub fn pop_context(&self, serial: u32) {
+        if self.batches.is_pending() || !self.pop_plain(serial) {
+            self.pop_any(serial);
+        }
+    }
+
+    /// Does what [`pop_any`](Self::pop_any) would, where a heap that was entered last is left, nothing
+    /// pins it, and what stands below is alive. False otherwise, and nothing is done.
+    #[inline]
+    fn pop_plain(&self, serial: u32) -> bool {
+        let Some(slot) = NonNull::new(self.contexts.top.get()) else { return false };
+        // SAFETY: the top slot is initialised.
+        let top = unsafe { slot.read() };
+        if top.serial != serial || top.hold != Hold::Entered {
+            return false;
+        }
+        // SAFETY: an entry that is `Entered` has a heap, which this thread runs; and as it is not the
+        // base, another slot is below.
+        let (header, slot, below) = unsafe {
+            let below = crate::pointers::backward(slot.cast(), bytes_of(1)).cast::<Entry>();
+            (top.heap.unwrap_unchecked().as_ref(), below, below.read())
+        };
+        if below.is_dead || header.pins.get() != 0 {
+            return false;
+        }
+        header.runner.leave();
+        self.contexts.top.set(slot.as_ptr());
+        self.apply(below);
+        true
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pop_any(&self, serial: u32) {
+        if self.batches.is_pending() {
+            self.batches.flush();
+        }
         if self.contexts.depth() == 0 || self.contexts.top().serial != serial {
             self.mark_dead(serial);
             return;
@@ -326,24 +456,24 @@ impl ThreadState {
             if cfg!(heapswitch_check) {
                 crate::sys::abort_with(&["guards of contexts were dropped in the wrong order"]);
             }
-            self.contexts.set(depth, Entry { is_dead: true, ..entry });
+            self.contexts.write(depth + 1, Entry { is_dead: true, ..entry });
         }
     }
 
     /// Takes a heap out of every entry that names it; this thread still runs it.
+    ///
+    /// A guard borrows the heap's handle. So whoever closes a heap that is entered leaked the guard, and
+    /// the entry ends here, or nothing ever ended it and what stands below.
     #[cold]
     pub fn unlink(&self, heap: NonNull<HeapHeader>) {
-        let base = self.contexts.base.get();
-        if base.heap == Some(heap) {
-            self.contexts.base.set(base.without_heap());
-        }
-        for depth in 0..self.contexts.depth() {
-            if let Some(entry) = self.contexts.get(depth)
-                && entry.heap == Some(heap)
-            {
-                self.contexts.set(depth, entry.without_heap());
+        for index in 0..=self.contexts.depth() {
+            let entry = self.contexts.read(index);
+            if entry.heap == Some(heap) {
+                let is_dead = entry.is_dead || entry.hold == Hold::Entered;
+                self.contexts.write(index, Entry { is_dead, ..entry.without_heap() });
             }
         }
+        self.pop_dead();
         self.apply_top();
     }
 
@@ -359,6 +489,8 @@ impl ThreadState {
 /// Closes a heap that was swapped in, with the slot that owned it.
 #[cold]
 fn close_owned(heap: NonNull<HeapHeader>) {
+    // What this thread freed in it before is no escapee.
+    state().batches.flush();
     // SAFETY: the slot ran the heap and had its only handle.
     unsafe { (heap.as_ref().operations.close)(heap) };
 }

@@ -1,12 +1,13 @@
 //! Stacks for coroutines, kept for the next ones.
 //!
-//! A stack is two mappings: a guard page and the stack proper. Mapping and unmapping one costs two to three
-//! system calls and, at its first use, a page fault for each page touched; a pool keeps those that come
-//! back, up to a bound. The bound and the number of coroutines alive together count towards the
-//! system's limit on mappings, 65,530 by default, which is reached at about 32,000 stacks.
+//! A stack is two mappings: a guard page and the stack proper. Mapping and unmapping one costs two
+//! to three system calls and, at its first use, a page fault for each page touched; a pool keeps
+//! those that come back, up to a bound. The bound and the number of coroutines alive together count
+//! towards the system's limit on mappings, 65,530 by default, which is reached at about 32,000
+//! stacks.
 //!
-//! A kept stack keeps the pages that its coroutines touched. Nothing is allocated: the list of the stacks
-//! that wait lies in those stacks.
+//! A kept stack keeps the pages that its coroutines touched. Nothing is allocated: the list of the
+//! stacks that wait lies in those stacks.
 
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
@@ -60,16 +61,16 @@ pub struct CoroutineStack {
     pool: &'static StackPool,
 }
 
-/// The pool of [`Coroutine::new`](crate::Coroutine::new): stacks of 1 MiB of address space, up to 64 of
-/// which wait.
+/// The pool of [`Coroutine::new`](crate::Coroutine::new): stacks of 1 MiB of address space, up to
+/// 64 of which wait.
 pub static DEFAULT_STACKS: StackPool = StackPool::new(1 << 20, 64);
 
 impl StackPool {
-    /// An empty pool of stacks of `stack_bytes` bytes, rounded up to pages and a page at least, beside the
-    /// guard page. Up to `max_waiting` are kept.
+    /// An empty pool of stacks of `stack_bytes` bytes, rounded up to pages and a page at least,
+    /// beside the guard page. Up to `max_waiting` are kept.
     ///
-    /// A stack that overflows ends the process with SIGSEGV. 16 KiB is little for code that prints or
-    /// panics, and for unoptimised code.
+    /// A stack that overflows ends the process with SIGSEGV. 16 KiB is little for code that prints
+    /// or panics, and for unoptimised code.
     pub const fn new(stack_bytes: usize, max_waiting: usize) -> Self {
         Self {
             stack_bytes,

@@ -15,18 +15,6 @@ use crate::heap::HeapHeader;
 use crate::heap::batch::Batches;
 use crate::sync::Token;
 
-/// Which inline path an allocation takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Route {
-    /// None: decided out of line.
-    Slow = 0,
-    /// The thread's own heap, whose fast path is the slab's.
-    Slab = 1,
-    /// The context's heap, whose fast path is the bump's.
-    Bump = 2,
-}
-
 /// How far the thread's life has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -44,14 +32,21 @@ pub enum Phase {
 /// A thread's state. All zero bytes are a valid value: a thread that never allocated.
 ///
 /// # Invariants
-/// - `route`, `heap` and `in_use` are what the top of `contexts` says; `route` may be `Slow` in any
-///   case.
-/// - `heap`, if any, is run by this thread. So is `thread_heap`.
+/// - `heap` and `in_use` are what the top of `contexts` says.
+/// - `slab` is the thread's own heap if that is in use and has the slab's fast path, `bump` the context's
+///   heap if that is in use and has the bump's. Either may be none in any case: the slow path decides
+///   then.
+/// - `own_slab` is the thread's own heap if it has the slab's fast path.
+/// - All of these are run by this thread.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct ThreadState {
-    /// Which inline path an allocation takes.
-    pub route: Cell<Route>,
+    /// Where allocations are served from inline, if from lists.
+    pub slab: Cell<Option<NonNull<HeapHeader>>>,
+    /// Where allocations are served from inline, if under a cursor.
+    pub bump: Cell<Option<NonNull<HeapHeader>>>,
+    /// Where frees go inline.
+    pub own_slab: Cell<Option<NonNull<HeapHeader>>>,
     /// How far the thread's life has come.
     pub phase: Cell<Phase>,
     /// Which allocator is in use.
@@ -195,7 +190,9 @@ impl ThreadState {
     /// The state of a thread that never allocated; the same as all zero bytes.
     pub const fn new() -> Self {
         Self {
-            route: Cell::new(Route::Slow),
+            slab: Cell::new(None),
+            bump: Cell::new(None),
+            own_slab: Cell::new(None),
             phase: Cell::new(Phase::Fresh),
             in_use: Cell::new(CurrentAllocatorInUse::ThreadLocal),
             heap: Cell::new(None),

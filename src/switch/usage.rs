@@ -74,14 +74,18 @@ pub fn flush_foreign_frees() {
     state().batches.flush();
 }
 
-/// Takes what other threads freed in this thread's own heap, gives its chunks without blocks back, and all
-/// free memory of the region back to the kernel; the bytes that went to the kernel.
+/// Takes what other threads freed in this thread's own heap and in those of ended threads, gives their
+/// chunks without blocks back, and all free memory of the region back to the kernel; the bytes that went
+/// to the kernel.
 pub fn purge() -> usize {
     let state = state();
     state.batches.flush();
     if let Some(heap) = state.thread_heap.get() {
         // SAFETY: the thread runs its own heap.
         unsafe { (heap.as_ref().operations.release_unused)(heap, 0) };
+    }
+    if let Ok(token) = super::handle::token() {
+        heap::abandoned::release_unused(token);
     }
     region::purge()
 }

@@ -13,8 +13,8 @@
 //!
 //! # How to take part
 //! Keep a [`ForkEntry`] beside the lock, both `'static`, and call [`ForkEntry::register`] once. The
-//! entries are a list through themselves: registering allocates nothing of ours (`pthread_atfork` may).
-//! A thread must not fork while it holds a registered lock itself.
+//! entries are a list through themselves: registering allocates nothing of ours (`pthread_atfork`
+//! may). A thread must not fork while it holds a registered lock itself.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};

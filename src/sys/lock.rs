@@ -128,7 +128,12 @@ impl<T> Lock<T> {
     }
 }
 
-/// Opens the lock when dropped.
+/// Opens the lock when dropped. As shareable as the value:
+///
+/// ```compile_fail
+/// fn share<T: Sync>() {}
+/// share::<heapswitch::sys::lock::LockGuard<'static, core::cell::Cell<u8>>>();
+/// ```
 #[derive(Debug)]
 pub struct LockGuard<'a, T> {
     lock: &'a Lock<T>,
@@ -183,5 +188,15 @@ mod tests {
             }
         });
         assert_eq!(*lock.lock(), 40_000);
+    }
+
+    #[test]
+    fn is_tried_and_opened_again() {
+        let mut lock = Lock::new(1);
+        let guard = lock.try_lock();
+        assert!(guard.is_some() && lock.try_lock().is_none());
+        drop(guard);
+        *lock.try_lock().unwrap() += 1;
+        assert_eq!(*lock.get_mut(), 2);
     }
 }

@@ -8,6 +8,7 @@ pub mod file;
 pub mod fork;
 pub mod lock;
 pub mod memory;
+pub mod poison;
 pub mod policy;
 pub mod thread;
 
@@ -58,6 +59,25 @@ pub fn page_bytes() -> usize {
     }
 }
 
+/// The machine's memory in bytes; `usize::MAX` where it is not known.
+pub fn physical_bytes() -> usize {
+    static CACHED: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: every thread reads the same value from the system.
+    match CACHED.load(Ordering::Relaxed) {
+        0 => {
+            // SAFETY: sysconf reads a figure.
+            let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
+            let bytes = usize::try_from(pages)
+                .ok()
+                .filter(|&pages| pages != 0)
+                .map_or(usize::MAX, |pages| pages.saturating_mul(page_bytes()));
+            CACHED.store(bytes, Ordering::Relaxed);
+            bytes
+        }
+        bytes => bytes,
+    }
+}
+
 /// Writes `heapswitch: <parts>` to the standard error without allocating, and aborts.
 #[cold]
 #[inline(never)]
@@ -75,6 +95,22 @@ pub fn abort_with(parts: &[&str]) -> ! {
     // SAFETY: the buffer is valid for `length` bytes; descriptor 2 may be closed, which is harmless.
     unsafe { libc::write(2, buffer.as_ptr().cast(), length) };
     std::process::abort()
+}
+
+/// The bytes that [`hexadecimal`] writes.
+pub const HEXADECIMAL_BYTES: usize = 18;
+
+/// `0x` and 16 digits, for messages that must not allocate.
+pub fn hexadecimal(value: usize, buffer: &mut [u8; HEXADECIMAL_BYTES]) -> &str {
+    for (index, byte) in buffer.iter_mut().enumerate() {
+        let nibble = (value >> (4 * (HEXADECIMAL_BYTES - 1 - index)).min(60)) & 0xF;
+        *byte = match index {
+            0 => b'0',
+            1 => b'x',
+            _ => char::from_digit(nibble as u32, 16).map_or(b'?', |digit| digit as u8),
+        };
+    }
+    core::str::from_utf8(buffer).unwrap_or("?")
 }
 
 /// The process's limit on address space (`RLIMIT_AS`) in bytes; `usize::MAX` where there is none.

@@ -28,7 +28,8 @@ pub enum Mode {
 /// Bits in a set of nodes: what a kernel of x86-64 or aarch64 knows at most (`MAX_NUMNODES`).
 pub const NODE_BITS: usize = 1024;
 
-/// `MPOL_MF_STRICT | MPOL_MF_MOVE`: move the pages that are there, and fail where that is impossible.
+/// `MPOL_MF_STRICT | MPOL_MF_MOVE`: move the pages that are there, and fail where that is
+/// impossible.
 const STRICT: usize = 1 | 2;
 
 /// Sets the policy of the pages of a range (`mbind`). It changes neither contents nor access, so it

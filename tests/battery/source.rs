@@ -2,28 +2,35 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 use allocator_api2::alloc::AllocError;
 use heapswitch::allocator::{MemoryRange, MemorySource};
 
-/// Takes from the system's allocator up to a limit, and checks what is given back. Clones share
-/// their state, so that a test can watch the source that an allocator owns.
-#[derive(Clone, Debug)]
+/// Takes from the system's allocator, or from another source, up to a limit, and checks what is
+/// given back. Clones share their state, so that a test can watch the source that an allocator owns.
+#[derive(Clone)]
 pub struct TestSource(Rc<State>);
 
-#[derive(Debug)]
 struct State {
     left_bytes: Cell<usize>,
     /// Takes until one fails; 0 never.
     until_failure: Cell<usize>,
     is_zeroed: Cell<bool>,
+    inner: Cell<Option<&'static dyn MemorySource>>,
     taken: RefCell<Vec<(MemoryRange, Layout)>>,
 }
 
 /// What the ranges are multiples of.
 const GRANULE: usize = 64;
+
+impl fmt::Debug for TestSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TestSource").field("ranges", &self.ranges()).finish()
+    }
+}
 
 impl TestSource {
     /// A source of up to `bytes`.
@@ -32,6 +39,7 @@ impl TestSource {
             left_bytes: Cell::new(bytes),
             until_failure: Cell::new(0),
             is_zeroed: Cell::new(false),
+            inner: Cell::new(None),
             taken: RefCell::new(vec![]),
         }))
     }
@@ -39,6 +47,14 @@ impl TestSource {
     /// As this one, but its ranges are zeroed.
     pub fn zeroed(self) -> Self {
         self.0.is_zeroed.set(true);
+        self
+    }
+
+    /// As this one, but its ranges are another source's, and it allocates nothing from here on: so
+    /// it may serve a heap that is current.
+    pub fn on(self, inner: &'static dyn MemorySource) -> Self {
+        self.0.taken.borrow_mut().reserve_exact(self.0.left_bytes.get() / inner.granule());
+        self.0.inner.set(Some(inner));
         self
     }
 
@@ -76,6 +92,12 @@ unsafe impl MemorySource for TestSource {
             .map(|layout| layout.pad_to_align())
             .map_err(|_| AllocError)?;
         let left = self.0.left_bytes.get().checked_sub(layout.size()).ok_or(AllocError)?;
+        if let Some(inner) = self.0.inner.get() {
+            let range = inner.take(request)?;
+            self.0.left_bytes.set(self.0.left_bytes.get() - range.length);
+            self.0.taken.borrow_mut().push((range, layout));
+            return Ok(range);
+        }
         let is_zeroed = self.0.is_zeroed.get();
         // SAFETY: the size is not zero, and the dirt stays within the range.
         let start = unsafe {
@@ -100,11 +122,15 @@ unsafe impl MemorySource for TestSource {
             .expect("a range is given back that was not taken");
         let (known, layout) = taken.swap_remove(index);
         self.0.left_bytes.set(self.0.left_bytes.get() + known.length);
+        if let Some(inner) = self.0.inner.get() {
+            // SAFETY: taken above from that source, and no longer listed.
+            return unsafe { inner.give_back(known) };
+        }
         // SAFETY: allocated above with that layout, and no longer listed.
         unsafe { System.dealloc(known.start.as_ptr(), layout) };
     }
 
     fn granule(&self) -> usize {
-        GRANULE
+        self.0.inner.get().map_or(GRANULE, MemorySource::granule)
     }
 }

@@ -8,6 +8,8 @@ use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use loom::thread;
 
+use crate::model;
+
 struct Arena {
     stack: IndexStack,
     links: Table,
@@ -68,12 +70,6 @@ impl Arena {
         }
         seen.into_iter().filter(|seen| *seen).count()
     }
-}
-
-fn model(test: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(test);
 }
 
 #[test]

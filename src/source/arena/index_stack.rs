@@ -13,14 +13,14 @@
 //! is used: a thread that lags behind reads an old link, never freed memory.
 //!
 //! # Why the tag
-//! A thread reads top 4 and its link 9, and sleeps. Others pop 4 and 9 and push 4 back. The top is 4
-//! again, but 9 is in use; without the tag the sleeper would make it the top. Each pop makes the tag
-//! one larger, so the sleeper's comparison fails. The tag has 38 bits: it repeats only after 2^38
-//! pops within one thread's pop, above an hour at 50 million a second.
+//! A thread reads top 4 and its link 9, and sleeps. Others pop 4 and 9 and push 4 back. The top is
+//! 4 again, but 9 is in use; without the tag the sleeper would make it the top. Each pop makes the
+//! tag one larger, so the sleeper's comparison fails. The tag has 38 bits: it repeats only after
+//! 2^38 pops within one thread's pop, above an hour at 50 million a second.
 //!
 //! # Why the depth
-//! Each link knows how many lie below it, so that a push tells how many are free. A separate counter
-//! would be a second contended word, and never agree with the stack.
+//! Each link knows how many lie below it, so that a push tells how many are free. A separate
+//! counter would be a second contended word, and never agree with the stack.
 #![forbid(unsafe_code)]
 
 use crate::sync::{AtomicU64, Ordering};
@@ -29,13 +29,13 @@ use crate::sync::{AtomicU64, Ordering};
 mod orderings {
     use super::Ordering;
 
-    /// A pop or a push reads the head: pairs with [`PUSH`], so that the link of the top, and what its
-    /// last user wrote into the block, is seen.
+    /// A pop or a push reads the head: pairs with [`PUSH`], so that the link of the top, and what
+    /// its last user wrote into the block, is seen.
     pub(super) const READ_HEAD: Ordering =
         if cfg!(heapswitch_weaken = "arena_pop") { Ordering::Relaxed } else { Ordering::Acquire };
 
-    /// A push publishes its link and the block's contents: pairs with [`READ_HEAD`]. Pops in between
-    /// are read-modify-writes, so they carry it on.
+    /// A push publishes its link and the block's contents: pairs with [`READ_HEAD`]. Pops in
+    /// between are read-modify-writes, so they carry it on.
     pub(super) const PUSH: Ordering =
         if cfg!(heapswitch_weaken = "arena_push") { Ordering::Relaxed } else { Ordering::Release };
 
@@ -57,7 +57,8 @@ const DEPTH_SHIFT: u32 = 32;
 /// The most numbers: 0 up to this, exclusive.
 pub const MAXIMUM_INDICES: usize = (1 << INDEX_BITS) - 1;
 
-/// Where a stack keeps its links: one word for each number, zero at first, that nothing else writes.
+/// Where a stack keeps its links: one word for each number, zero at first, that nothing else
+/// writes.
 pub trait Links {
     /// The word of `index`, one of those that were pushed.
     fn link(&self, index: u32) -> &AtomicU64;

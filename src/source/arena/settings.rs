@@ -19,8 +19,8 @@ pub struct ArenaSizes {
     /// at least a block. It gives back only whole ranges.
     pub range_bytes: usize,
     /// The most that it takes from the inner source at any time, rounded down to whole ranges. The
-    /// arena's own tables take 16 to 32 bytes of address space for each block of this, of which only
-    /// what is used is touched.
+    /// arena's own tables take 16 to 32 bytes of address space for each block of this and 48 to 96
+    /// for each range, of which only what is used is touched.
     pub maximum_bytes: usize,
 }
 

@@ -13,8 +13,8 @@
 //! # Why a reader needs no lock
 //! Whoever looks for a block's slot holds that block, so the slot is taken and stays so. Every slot
 //! before it on the search's way was not null when it was inserted, and no slot ever becomes null
-//! again: a removed one is marked. At least half of the slots are not taken, and insertion takes the
-//! first that is free, so the way is short.
+//! again: a removed one is marked. At least half of the slots are not taken, and insertion takes
+//! the first that is free, so the way is short.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};

@@ -93,8 +93,8 @@ impl MemoryMapSource {
         if length > isize::MAX as usize { Err(AllocError) } else { Ok(length) }
     }
 
-    /// Resizes a range to `length`, a multiple of the granule, where it stands or, if it `may_move`,
-    /// elsewhere at a page's alignment. Bytes that are new are zero.
+    /// Resizes a range to `length`, a multiple of the granule, where it stands or, if it
+    /// `may_move`, elsewhere at a page's alignment. Bytes that are new are zero.
     ///
     /// # Errors
     /// The system refused; the range is unchanged.

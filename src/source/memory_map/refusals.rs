@@ -45,9 +45,7 @@ impl Step {
             Self::Prefault => "use Linux 5.14 or later, and see that memory is free",
             Self::CoreDump => "do not ask for it on explicit huge pages",
             Self::Name => "use Linux 5.17 or later with CONFIG_ANON_VMA_NAME",
-            Self::Placement => {
-                "see numactl --hardware for the nodes, and allow mbind in the sandbox"
-            }
+            Self::Placement => "see numactl --hardware, and allow mbind in the sandbox",
         }
     }
 }

@@ -84,8 +84,8 @@ impl MemoryMapSettings {
         }
     }
 
-    /// The unit of a mapping's length in bytes, a power of two of at least 4096. It is raised to the
-    /// system's page, and to the huge page where those are explicit.
+    /// The unit of a mapping's length in bytes, a power of two of at least 4096. It is raised to
+    /// the system's page, and to the huge page where those are explicit.
     #[must_use]
     pub const fn granule(mut self, bytes: usize) -> Self {
         self.granule = bytes;
@@ -159,6 +159,11 @@ impl MemoryMapSettings {
     pub const fn strict(mut self, is_strict: bool) -> Self {
         self.is_strict = is_strict;
         self
+    }
+
+    /// The least alignment of a mapping in bytes.
+    pub const fn minimum_alignment(&self) -> usize {
+        self.alignment
     }
 
     pub(super) const fn check(&self) -> Result<(), MemoryMapSettingsError> {

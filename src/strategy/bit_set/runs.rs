@@ -1,19 +1,26 @@
 //! The free runs of one extent: found by length through bins, by address through the edges.
 //!
 //! ```text
-//!   Extent::metadata                                       the extent
-//!   ┌──────────────────────────┬───────────────────┐       ┌───────┬────────────┬─────┬───────┬──
-//!   │ Header: bins' heads, ... │ cells of the Edges│       │ taken │ Link, free │taken│ Link  │ ...
-//!   └──────────────────────────┴───────────────────┘       └───────┴────────────┴─────┴───────┴──
-//!                                                                    └── the bin's list ──┘
+//!   Extent::metadata                               the extent
+//!   ┌───────────────────┬────────────────────┐     ┌───────┬────────────┬───────┬────────────┬──
+//!   │ Header: heads ... │ cells of the Edges │     │ taken │ Link, free │ taken │ Link, free │ ...
+//!   └───────────────────┴────────────────────┘     └───────┴────────────┴───────┴────────────┴──
+//!                 └───────────────────────────────────────────↑─── a bin's list ───↑
 //! ```
+//!
+//! The run that reaches the extent's end, the **tail**, is in no list: blocks are cut from its
+//! start when no other run holds them, so it stays whole and a block cut last can grow. From all
+//! other runs blocks are cut at the end, and freed blocks mostly join a run behind its start: as
+//! long as its bin stays the same, neither moves a link.
 //!
 //! The lists' links are the only thing in free memory: 8 bytes at a run's start, two indices of 32
 //! bits, so that they fit the smallest block. A run's length is not stored: it is the distance to
-//! the next edge. Links out of line would cost 8 bytes a block, a quarter of the memory; searching
-//! the bits alone (by ranks of each word's longest run) was tried and took twice the time.
+//! the next edge; storing it as well was tried and saved 2 % of the instructions. Links out of line
+//! would cost 8 bytes a block, a quarter of the memory; searching the bits alone (by ranks of each
+//! word's longest run) was tried and took twice the time.
 
 use core::cell::Cell;
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::bins::{self, BINS};
@@ -45,7 +52,7 @@ struct Link {
 /// What the strategy keeps about an extent, at the start of its metadata.
 ///
 /// # Invariants
-/// - Every free run is in the list of its length's bin, and nothing else is in any.
+/// - Every free run but the tail is in the list of its length's bin, and nothing else is in any.
 /// - `occupied` has the bits of the bins whose list is not empty.
 #[repr(C, align(16))]
 #[derive(Debug)]
@@ -57,6 +64,8 @@ pub(super) struct Header {
     block_shift: u32,
     /// The shelf that the extent is on.
     pub(super) shelf: Cell<usize>,
+    /// Where the tail starts; `blocks` if the last block is taken.
+    tail: Cell<usize>,
     /// The blocks from here on were never allocated.
     pub(super) fresh: Cell<usize>,
     /// The neighbours in the list of the shelf.
@@ -109,7 +118,7 @@ impl<'a> Runs<'a> {
             let header = metadata.cast::<Header>().as_ref();
             let cells = pointers::forward(metadata, size_of::<Header>()).cast::<Cell<u64>>();
             let cells = NonNull::slice_from_raw_parts(cells, header.shape.cells).as_ref();
-            Self { header, edges: Edges::new(cells, header.shape) }
+            Self { header, edges: Edges::new(cells, &header.shape) }
         }
     }
 
@@ -127,6 +136,7 @@ impl<'a> Runs<'a> {
             blocks,
             block_shift,
             shelf: Cell::new(0),
+            tail: Cell::new(0),
             fresh: Cell::new(0),
             next: Cell::new(None),
             previous: Cell::new(None),
@@ -140,45 +150,50 @@ impl<'a> Runs<'a> {
             Self::of(extent)
         };
         if blocks > 0 {
-            let _ = (runs.edges.flip(0), runs.edges.flip(blocks));
-            runs.push(0, blocks);
+            let _ = runs.edges.flip_both(0, blocks);
         }
         runs
     }
 
     /// The bin of the longest run, 0 if there is no run.
-    #[inline]
     pub(super) fn top_bin(&self) -> usize {
-        63 - (self.header.occupied.get() | 1).leading_zeros() as usize
+        let listed = 63 - (self.header.occupied.get() | 1).leading_zeros() as usize;
+        listed.max(bins::of(self.header.blocks - self.header.tail.get()))
     }
 
     /// Takes `blocks` adjacent free blocks; their first index.
-    #[inline]
+    // Measured: see `BitSet::cut_from`.
+    #[inline(always)]
     pub(super) fn take(&self, blocks: usize) -> Option<usize> {
-        let bin = bins::holding(blocks);
-        let holding = self.header.occupied.get() & u64::MAX.checked_shl(bin as u32).unwrap_or(0);
-        if holding == 0 {
-            return self.take_from_bin(blocks);
-        }
-        let bin = holding.trailing_zeros() as usize;
+        let bin = bins::of(blocks);
         let start = self.head(bin);
-        let end = self.edges.after(start);
-        self.pop(bin, start);
-        self.split(start, blocks, end);
-        Some(start)
+        if start != NONE as usize {
+            let end = self.edges.after(start);
+            if end - start >= blocks {
+                return Some(self.cut_end(start, blocks, end));
+            }
+        }
+        let above = self.header.occupied.get() & (u64::MAX << bin << 1);
+        if above != 0 {
+            let start = self.head(above.trailing_zeros() as usize);
+            return Some(self.cut_end(start, blocks, self.edges.after(start)));
+        }
+        let tail = self.header.tail.get();
+        if self.header.blocks - tail >= blocks {
+            self.cut_tail(tail, blocks);
+            return Some(tail);
+        }
+        self.take_from_bin(blocks)
     }
 
-    /// Takes from the one bin that holds both shorter and longer runs, or from the last.
+    /// Takes from the one bin that holds both shorter and longer runs.
     #[cold]
     fn take_from_bin(&self, blocks: usize) -> Option<usize> {
-        let bin = bins::of(blocks);
-        let mut start = self.head(bin);
+        let mut start = self.head(bins::of(blocks));
         while start != NONE as usize {
             let end = self.edges.after(start);
             if end - start >= blocks {
-                self.unlink(start, end - start);
-                self.split(start, blocks, end);
-                return Some(start);
+                return Some(self.cut_end(start, blocks, end));
             }
             start = self.link(start).next as usize;
         }
@@ -186,23 +201,33 @@ impl<'a> Runs<'a> {
     }
 
     /// As [`take`](Self::take), at an aligned index.
+    #[cold]
     pub(super) fn take_aligned(&self, blocks: usize, alignment: Alignment) -> Option<usize> {
-        // Runs that surely hold it come first, else every run that is long enough is tried.
+        // Runs that surely hold it come first, then the tail; last all that are long enough.
         let surely = bins::holding(blocks.saturating_add(alignment.stride - 1));
-        let first = bins::of(blocks);
-        (surely..BINS).chain(first..surely.min(BINS)).find_map(|bin| {
+        self.take_aligned_from(surely..BINS, blocks, alignment)
+            .or_else(|| self.take_aligned_from_tail(blocks, alignment))
+            .or_else(|| {
+                self.take_aligned_from(bins::of(blocks)..surely.min(BINS), blocks, alignment)
+            })
+    }
+
+    fn take_aligned_from(
+        &self,
+        mut bins: Range<usize>,
+        blocks: usize,
+        alignment: Alignment,
+    ) -> Option<usize> {
+        bins.find_map(|bin| {
             let mut start = self.head(bin);
             while start != NONE as usize {
                 let end = self.edges.after(start);
                 let index = alignment.first_from(start);
                 if index < end && end - index >= blocks {
-                    self.unlink(start, end - start);
-                    if index > start {
-                        let _ = self.edges.flip(index);
-                        self.push(start, index - start);
-                        self.cut_off(index + blocks, end);
-                    } else {
-                        self.split(start, blocks, end);
+                    let _ = self.edges.flip_both(index, index + blocks);
+                    self.shorten(start, end - start, index - start);
+                    if index + blocks < end {
+                        self.push(index + blocks, end - (index + blocks));
                     }
                     return Some(index);
                 }
@@ -212,56 +237,113 @@ impl<'a> Runs<'a> {
         })
     }
 
+    fn take_aligned_from_tail(&self, blocks: usize, alignment: Alignment) -> Option<usize> {
+        let tail = self.header.tail.get();
+        let index = alignment.first_from(tail);
+        if index > self.header.blocks || self.header.blocks - index < blocks {
+            return None;
+        }
+        self.cut_tail(index, blocks);
+        if index > tail {
+            self.push(tail, index - tail);
+        }
+        Some(index)
+    }
+
     /// Takes the `blocks` from `index` on if all are free; the block before is taken.
     #[inline]
     pub(super) fn take_at(&self, index: usize, blocks: usize) -> bool {
-        if !self.edges.has(index) || index >= self.header.blocks {
+        if index == self.header.tail.get() {
+            let fits = self.header.blocks - index >= blocks;
+            if fits {
+                self.cut_tail(index, blocks);
+            }
+            return fits;
+        }
+        if !self.edges.has(index) {
             return false;
         }
         let end = self.edges.after(index);
         if end - index < blocks {
             return false;
         }
-        self.unlink(index, end - index);
-        self.split(index, blocks, end);
+        let _ = self.edges.flip_both(index, index + blocks);
+        self.unlink(index, bins::of(end - index));
+        if index + blocks < end {
+            self.push(index + blocks, end - (index + blocks));
+        }
         true
     }
 
-    /// Marks the first `blocks` of a run that is in no list as taken.
+    /// Marks the last `blocks` of a listed run as taken; where they start.
     #[inline]
-    fn split(&self, start: usize, blocks: usize, end: usize) {
-        let _ = self.edges.flip(start);
-        self.cut_off(start + blocks, end);
+    fn cut_end(&self, start: usize, blocks: usize, end: usize) -> usize {
+        let index = end - blocks;
+        let _ = self.edges.flip_both(index, end);
+        self.shorten(start, end - start, index - start);
+        index
     }
 
-    /// Puts the rest of a run, from `start` on, back, if there is any.
+    /// Marks blocks of the tail as taken, and lets it start behind them.
     #[inline]
-    fn cut_off(&self, start: usize, end: usize) {
-        let _ = self.edges.flip(start);
-        if start < end {
-            self.push(start, end - start);
-        }
-        if start > self.header.fresh.get() {
-            self.header.fresh.set(start);
+    fn cut_tail(&self, index: usize, blocks: usize) {
+        let end = index + blocks;
+        let _ = self.edges.flip_both(index, end);
+        // INVARIANT: the tail starts behind what was cut; only from it blocks are cut that never
+        // were.
+        self.header.tail.set(end);
+        self.header.fresh.set(self.header.fresh.get().max(end));
+    }
+
+    /// Lists a run as one of `now` blocks that is listed as one of `before`; 0 for not at all.
+    #[inline]
+    fn shorten(&self, start: usize, before: usize, now: usize) {
+        let (before, bin) = (bins::of(before), bins::of(now));
+        if before != bin {
+            self.unlink(start, before);
+            if now != 0 {
+                self.push(start, now);
+            }
         }
     }
 
     /// Frees blocks; the bin of the run that they are in now.
-    #[inline]
+    // Measured: see `BitSet::cut_from`.
+    #[inline(always)]
     pub(super) fn give(&self, index: usize, blocks: usize) -> usize {
-        let (mut start, mut end) = (index, index + blocks);
-        let is_start = self.edges.flip(start);
-        let is_end = self.edges.flip(end);
+        let end = index + blocks;
+        let (is_start, is_end) = self.edges.flip_both(index, end);
+        if end == self.header.tail.get() {
+            return self.give_to_tail(index, is_start);
+        }
+        let mut run_end = end;
+        if !is_end {
+            run_end = self.edges.after(end);
+            self.unlink(end, bins::of(run_end - end));
+        }
+        if is_start {
+            return self.push(index, run_end - index);
+        }
+        let start = self.edges.before(index);
+        let (before, bin) = (bins::of(index - start), bins::of(run_end - start));
+        if before != bin {
+            self.unlink(start, before);
+            self.push(start, run_end - start);
+        }
+        bin
+    }
+
+    /// Lets the tail start at `index`, or where the run before starts; the tail's bin.
+    #[inline(never)]
+    fn give_to_tail(&self, index: usize, is_start: bool) -> usize {
+        let mut start = index;
         if !is_start {
             start = self.edges.before(index);
-            self.unlink(start, index - start);
+            self.unlink(start, bins::of(index - start));
         }
-        if !is_end {
-            let next = end;
-            end = self.edges.after(next);
-            self.unlink(next, end - next);
-        }
-        self.push(start, end - start)
+        // INVARIANT: the tail starts there now, and is in no list.
+        self.header.tail.set(start);
+        bins::of(self.header.blocks - start)
     }
 
     /// Puts a run into its bin's list; the bin.
@@ -281,26 +363,19 @@ impl<'a> Runs<'a> {
 
     /// Takes a run out of its bin's list.
     #[inline]
-    fn unlink(&self, start: usize, blocks: usize) {
-        let bin = bins::of(blocks);
-        if self.head(bin) == start {
-            return self.pop(bin, start);
-        }
+    fn unlink(&self, start: usize, bin: usize) {
         let link = self.link(start);
+        if self.head(bin) == start {
+            self.set_head(bin, link.next);
+            if link.next == NONE {
+                // INVARIANT: the list is empty now.
+                self.header.occupied.set(self.header.occupied.get() & !(1 << bin));
+            }
+            return;
+        }
         self.set_next(link.previous as usize, link.next);
         if link.next != NONE {
             self.set_previous(link.next as usize, link.previous);
-        }
-    }
-
-    /// Takes the first run, at `start`, out of a bin's list.
-    #[inline]
-    fn pop(&self, bin: usize, start: usize) {
-        let next = self.link(start).next;
-        self.set_head(bin, next);
-        if next == NONE {
-            // INVARIANT: the list is empty now.
-            self.header.occupied.set(self.header.occupied.get() & !(1 << bin));
         }
     }
 
@@ -351,7 +426,16 @@ impl<'a> Runs<'a> {
     pub(super) fn fault(&self) -> Option<&'static str> {
         let mut fault = self.edges.fault(self.header.blocks);
         let mut runs = 0usize;
-        self.edges.visit_runs(self.header.blocks, |_, _| runs += 1);
+        let mut tail = self.header.blocks;
+        self.edges.visit_runs(self.header.blocks, |start, blocks| {
+            runs += 1;
+            if start + blocks == self.header.blocks {
+                tail = start;
+            }
+        });
+        if tail != self.header.tail.get() {
+            return Some("the run at the end starts elsewhere");
+        }
         for bin in 0..BINS {
             let mut start = self.head(bin);
             if (start == NONE as usize) == (self.header.occupied.get() >> bin & 1 != 0) {
@@ -374,6 +458,7 @@ impl<'a> Runs<'a> {
                 start = link.next as usize;
             }
         }
-        if fault.is_none() && runs != 0 { Some("a free run is in no bin") } else { fault }
+        let listed = runs == usize::from(tail < self.header.blocks);
+        if fault.is_none() && !listed { Some("a free run is in no bin") } else { fault }
     }
 }

@@ -18,10 +18,11 @@ const TABLE_BYTES: usize = 1024;
 /// Classes in steps of 8 bytes.
 const LINEAR: usize = 8;
 
-const TABLE: [u8; TABLE_BYTES / 8 + 1] = {
-    let mut table = [0; TABLE_BYTES / 8 + 1];
+/// The class by size in steps of 8 bytes; padded to a power of two, so that a mask keeps an index inside.
+static TABLE: [u8; TABLE_BYTES / 4] = {
+    let mut table = [0; TABLE_BYTES / 4];
     let mut index = 1;
-    while index < table.len() {
+    while index <= TABLE_BYTES / 8 {
         table[index] = computed_class(index * 8) as u8;
         index += 1;
     }
@@ -43,7 +44,7 @@ const BLOCK_BYTES: [u16; CLASSES] = {
 /// The class of a size of 1 to `MAX_BLOCK_BYTES`.
 const fn computed_class(size: usize) -> usize {
     if size <= LINEAR * 8 {
-        return (size + 7) / 8 - 1;
+        return size.div_ceil(8) - 1;
     }
     let exponent = (size - 1).ilog2() as usize;
     LINEAR + (exponent - 6) * 4 + (((size - 1) >> (exponent - 2)) & 3)
@@ -66,28 +67,38 @@ pub fn block_bytes(class: usize) -> usize {
     }
 }
 
-/// The class that serves a layout; `None` above `MAX_BLOCK_BYTES`. Below `CLASSES`.
+/// Whether [`small_class_of`] serves a layout: two comparisons, none where the layout is constant.
+#[inline]
+pub const fn is_small(layout: Layout) -> bool {
+    layout.size() <= TABLE_BYTES && layout.align() <= 16
+}
+
+/// The class of a small layout, without a branch. Below [`CLASSES`].
 ///
 /// Blocks lie at multiples of their length from a chunk's start, so a class gives the largest power of
-/// two that divides its length as alignment: 8 always, 16 once the size is rounded up to 16. Beyond
-/// that the next power of two serves.
+/// two that divides its length as alignment: 8 always, 16 once the size is rounded up to 16.
+#[inline]
+pub fn small_class_of(layout: Layout) -> usize {
+    debug_assert!(is_small(layout));
+    let size = (layout.size() + layout.align() - 1) & !(layout.align() - 1);
+    // The mask changes no index that a small layout has; it spares the test of the table's bound.
+    let index = size.div_ceil(8) & (TABLE.len() - 1);
+    TABLE[index] as usize
+}
+
+/// The class that serves a layout; `None` above `MAX_BLOCK_BYTES`. Below [`CLASSES`].
+///
+/// Beyond an alignment of 16 the next power of two serves.
 #[inline]
 pub fn class_of(layout: Layout) -> Option<usize> {
-    let align = layout.align();
-    let size = if align <= 8 {
-        layout.size()
-    } else if align == 16 {
-        (layout.size() + 15) & !15
-    } else {
-        layout.size().max(align).next_power_of_two()
-    };
-    if size <= TABLE_BYTES {
-        TABLE.get((size + 7) / 8).map(|&class| class as usize)
-    } else if size <= MAX_BLOCK_BYTES {
-        Some(computed_class(size))
-    } else {
-        None
+    if is_small(layout) {
+        return Some(small_class_of(layout));
     }
+    let size = match layout.align() {
+        ..=16 => layout.size(),
+        align => layout.size().max(align).next_power_of_two(),
+    };
+    (size <= MAX_BLOCK_BYTES).then(|| computed_class(size))
 }
 
 #[cfg(test)]

@@ -8,30 +8,44 @@
 //!                    │ words: free list, carved, used
 //! ```
 //!
-//! The fast paths are a pop from and a push to the list. A list is short, so that most of the order in
-//! which a program frees does not reach it: beyond that, blocks go back to their extent, and refills take
-//! them from one extent at a time, and new ones in order of address, which is what keeps objects that are
-//! used together close. An extent's `used` counts blocks that are allocated or in a list.
+//! The fast paths are a pop from and a push to the list. A list that grew too long gives its older half
+//! back to the extents, neighbours in the list that share an extent in one step; an empty one takes the
+//! whole free list of one extent in one step, or a batch of new blocks in order of address. So a block
+//! costs a few instructions beside its push and pop, and objects that are used together stay close. An
+//! extent's `used` counts blocks that are allocated or in a list.
 //!
 //! `LISTED` is the form for heaps, where a block's extent is found through the chunk table. Without lists
 //! (`Slab<false>`, for use on its own) every block goes to and comes from its extent.
 
 pub mod class;
+mod verify;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use self::class::{CLASSES, block_bytes, class_of};
+use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
 use crate::allocator::AllocError;
 use crate::pointers;
 use crate::units::CHUNK_BYTES;
 
-/// The bytes that are moved between a list and the extents at once, about; a list holds twice that.
-const BATCH_BYTES: usize = 2048;
+/// A slab on a memory source, for use through the allocator trait. It refuses what is larger, or aligned
+/// to more, than 32 KiB.
+pub type SlabAllocator<M> = SourcedAllocator<Slab<false>, M>;
 
-/// The most blocks that are moved at once.
-const MAX_BATCH: usize = 32;
+/// The bytes of new blocks that are carved at once, about.
+const BATCH_BYTES: usize = 4096;
+
+/// The most new blocks that are carved at once.
+const MAX_BATCH: usize = 64;
+
+/// The bytes that a list holds before it spills, about.
+const LIST_BYTES: usize = 16 << 10;
+
+/// The most blocks that a list holds before it spills, and the fewest.
+const MAX_LIST: usize = 256;
+const MIN_LIST: usize = 4;
 
 /// Which word of an extent holds what.
 const FREE: usize = 0;
@@ -50,7 +64,8 @@ type Link = Option<NonNull<u8>>;
 /// A short list of free blocks of one class.
 ///
 /// # Invariants
-/// `room` and the list's length add up to twice the batch.
+/// `room` is how many more blocks may be pushed than popped before the list spills. It is at most
+/// [`limit_of`] the class less the length, but for a list that took a long free list whole.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct List {
@@ -91,6 +106,10 @@ unsafe fn set_link(block: NonNull<u8>, link: Link) {
 
 fn batch_of(class: usize) -> usize {
     (BATCH_BYTES / block_bytes(class).max(1)).clamp(1, MAX_BATCH)
+}
+
+fn limit_of(class: usize) -> usize {
+    (LIST_BYTES / block_bytes(class).max(1)).clamp(MIN_LIST, MAX_LIST)
 }
 
 fn class_of_extent(extent: &Extent) -> usize {
@@ -141,9 +160,13 @@ fn as_pointer(extent: Option<&Extent>) -> *const Extent {
 
 impl<const LISTED: bool> Slab<LISTED> {
     /// Takes a block from the class's list. The fast path.
+    ///
+    /// # Safety
+    /// `class` is below [`CLASSES`].
     #[inline]
-    pub fn pop(&mut self, class: usize) -> Option<NonNull<u8>> {
-        let list = self.lists.get_mut(class)?;
+    pub unsafe fn pop(&mut self, class: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the caller's contract.
+        let list = unsafe { self.lists.get_unchecked_mut(class) };
         let block = list.head?;
         // SAFETY: blocks on a list are free and the strategy's alone.
         list.head = unsafe { link_of(block) };
@@ -155,11 +178,12 @@ impl<const LISTED: bool> Slab<LISTED> {
     /// has to be called. The fast path.
     ///
     /// # Safety
-    /// `block` was allocated from this class and is freed by this call.
+    /// `class` is below [`CLASSES`]; `block` was allocated from it and is freed by this call.
     #[inline]
     #[must_use]
     pub unsafe fn push(&mut self, class: usize, block: NonNull<u8>) -> bool {
-        let Some(list) = self.lists.get_mut(class) else { return false };
+        // SAFETY: the caller's contract.
+        let list = unsafe { self.lists.get_unchecked_mut(class) };
         // SAFETY: the block is free now.
         unsafe { set_link(block, list.head) };
         list.head = Some(block);
@@ -171,12 +195,13 @@ impl<const LISTED: bool> Slab<LISTED> {
     #[cold]
     #[inline(never)]
     pub fn spill(&mut self, class: usize) -> bool {
-        self.give_back_beyond(class, batch_of(class))
+        self.give_back_beyond(class, limit_of(class) / 2)
     }
 
     /// Gives all of a list but the `kept` newest blocks back to the extents.
     fn give_back_beyond(&mut self, class: usize, kept: usize) -> bool {
         let Some(list) = self.lists.get_mut(class) else { return false };
+        list.room = (limit_of(class) - kept) as i32;
         let mut rest = &mut list.head;
         for _ in 0..kept {
             let Some(block) = *rest else { return false };
@@ -185,30 +210,45 @@ impl<const LISTED: bool> Slab<LISTED> {
         }
         let mut next = rest.take();
         let mut is_any_empty = false;
-        while let Some(block) = next {
-            // SAFETY: the block is on the list, and its extent one of this strategy's.
-            let extent = unsafe {
-                next = link_of(block);
-                extent_of_block(block)
-            };
-            if let Some(list) = self.lists.get_mut(class) {
-                list.room += 1;
+        while let Some(first) = next {
+            let chunk = first.addr().get() / CHUNK_BYTES;
+            let (mut last, mut blocks) = (first, 1);
+            loop {
+                // SAFETY: the blocks are on the list.
+                next = unsafe { link_of(last) };
+                match next {
+                    Some(block) if block.addr().get() / CHUNK_BYTES == chunk => {
+                        last = block;
+                        blocks += 1;
+                    }
+                    _ => break,
+                }
             }
-            // SAFETY: the block is free and of this extent.
-            is_any_empty |= unsafe { self.give_back(extent, block) };
+            // SAFETY: the blocks are free, on no list any more, and of this extent of the strategy.
+            is_any_empty |= unsafe {
+                let extent = extent_of_block(first);
+                self.give_back(extent, first, last, blocks)
+            };
         }
         is_any_empty
     }
 
-    /// Puts a block on its extent's free list. Whether the extent became empty and was set aside.
+    /// Puts a chain of blocks on their extent's free list. Whether the extent became empty and was set
+    /// aside.
     ///
     /// # Safety
-    /// The block is free, on no list, and of the extent.
-    unsafe fn give_back(&mut self, extent: &Extent, block: NonNull<u8>) -> bool {
+    /// The blocks are free, linked from `first` to `last`, on no list, and of the extent.
+    unsafe fn give_back(
+        &mut self,
+        extent: &Extent,
+        first: NonNull<u8>,
+        last: NonNull<u8>,
+        blocks: usize,
+    ) -> bool {
         // SAFETY: the block is free.
-        unsafe { set_link(block, free_head(extent)) };
-        set_free_head(extent, Some(block));
-        change_used(extent, -1);
+        unsafe { set_link(last, free_head(extent)) };
+        set_free_head(extent, Some(first));
+        change_used(extent, -(blocks as isize));
         if extent.words[STATE].get() & IS_LISTED == 0 {
             self.list_partial(extent);
         }
@@ -216,7 +256,7 @@ impl<const LISTED: bool> Slab<LISTED> {
             return false;
         }
         self.unlist_partial(extent);
-        set_record(extent, NEXT, unsafe_deref(self.emptied));
+        set_record(extent, NEXT, record_at(self.emptied));
         self.emptied = extent;
         true
     }
@@ -227,7 +267,7 @@ impl<const LISTED: bool> Slab<LISTED> {
 
     fn list_partial(&mut self, extent: &Extent) {
         let Some(head) = self.partial.get_mut(class_of_extent(extent)) else { return };
-        let first = unsafe_deref(*head);
+        let first = record_at(*head);
         set_record(extent, NEXT, first);
         set_record(extent, PREVIOUS, None);
         if let Some(first) = first {
@@ -261,10 +301,10 @@ impl<const LISTED: bool> Slab<LISTED> {
 
     /// An extent of the class with a free block, if there is one or an unassigned extent.
     fn partial_extent(&mut self, class: usize) -> Option<&'static Extent> {
-        if let Some(extent) = unsafe_deref(*self.partial.get(class)?) {
+        if let Some(extent) = record_at(*self.partial.get(class)?) {
             return Some(extent);
         }
-        let extent = unsafe_deref(self.unassigned)?;
+        let extent = record_at(self.unassigned)?;
         // SAFETY: unassigned extents are linked by NEXT.
         self.unassigned = as_pointer(unsafe { record(extent, NEXT) });
         extent.words[NEXT].set(0);
@@ -273,57 +313,36 @@ impl<const LISTED: bool> Slab<LISTED> {
         Some(extent)
     }
 
-    /// Takes one block from an extent of the class.
-    fn take_from_extent(&mut self, extent: &Extent, class: usize) -> Option<NonNull<u8>> {
-        let block = match free_head(extent) {
-            Some(block) => {
-                // SAFETY: the block is on the extent's free list.
-                set_free_head(extent, unsafe { link_of(block) });
-                block
-            }
-            None => carve(extent, class)?,
-        };
-        change_used(extent, 1);
-        Some(block)
-    }
-
-    fn is_full(extent: &Extent, class: usize) -> bool {
-        free_head(extent).is_none() && !has_uncarved(extent, class)
-    }
-
-    /// Takes a batch of blocks from the extents: one is the result, the others fill the list.
+    /// Takes blocks from an extent of the class: one is the result, the others fill the list. Called when
+    /// the list is empty.
     #[cold]
     #[inline(never)]
     pub fn refill(&mut self, class: usize) -> Option<NonNull<u8>> {
         let extent = self.partial_extent(class)?;
-        let block = self.take_from_extent(extent, class);
-        if LISTED {
-            let mut tail: Link = None;
-            for _ in 1..batch_of(class) {
-                let Some(next) = self.take_from_extent(extent, class) else { break };
-                // SAFETY: the blocks are free and the strategy's alone. They are linked in the order
-                // in which they were taken, which for new ones is that of their addresses.
-                unsafe {
-                    set_link(next, None);
-                    match tail {
-                        Some(tail) => set_link(tail, Some(next)),
-                        None => {
-                            if let Some(list) = self.lists.get_mut(class) {
-                                list.head = Some(next);
-                            }
-                        }
-                    }
-                }
-                tail = Some(next);
-                if let Some(list) = self.lists.get_mut(class) {
-                    list.room -= 1;
-                }
+        let (chain, blocks) = match free_head(extent) {
+            Some(chain) if LISTED => {
+                set_free_head(extent, None);
+                (chain, extent.words[CARVED].get() / block_bytes(class) - used(extent))
             }
-        }
-        if Self::is_full(extent, class) {
+            Some(block) => {
+                // SAFETY: the block is on the extent's free list.
+                set_free_head(extent, unsafe { link_of(block) });
+                (block, 1)
+            }
+            None => carve(extent, class, if LISTED { batch_of(class) } else { 1 })?,
+        };
+        change_used(extent, blocks as isize);
+        if free_head(extent).is_none() && !has_uncarved(extent, class) {
             self.unlist_partial(extent);
         }
-        block
+        if LISTED && let Some(list) = self.lists.get_mut(class) {
+            // SAFETY: the chain's blocks are free; its last link is none.
+            list.head = unsafe { link_of(chain) };
+            // A list that took more than its limit may still be pushed to for a while.
+            let limit = limit_of(class);
+            list.room = limit.saturating_sub(blocks - 1).max(limit / 2) as i32;
+        }
+        Some(chain)
     }
 
     /// Gives every list back to the extents. Whether extents became empty.
@@ -334,7 +353,7 @@ impl<const LISTED: bool> Slab<LISTED> {
 }
 
 /// The record behind a pointer that the strategy keeps.
-fn unsafe_deref(pointer: *const Extent) -> Option<&'static Extent> {
+fn record_at(pointer: *const Extent) -> Option<&'static Extent> {
     // SAFETY: the strategy keeps records only from `add_extent` to `remove_extent`.
     unsafe { deref(pointer) }
 }
@@ -343,17 +362,28 @@ fn has_uncarved(extent: &Extent, class: usize) -> bool {
     extent.words[CARVED].get() + block_bytes(class) <= extent.length()
 }
 
-/// The next block of an extent that was never handed out: extents are carved lazily, in order of
-/// address, so that pages are touched only when they are needed.
-fn carve(extent: &Extent, class: usize) -> Option<NonNull<u8>> {
-    if !has_uncarved(extent, class) {
+/// Up to `most` blocks of an extent that were never handed out, linked: extents are carved lazily, in
+/// order of address, so that pages are touched only when they are needed.
+fn carve(extent: &Extent, class: usize, most: usize) -> Option<(NonNull<u8>, usize)> {
+    let bytes = block_bytes(class);
+    let carved = extent.words[CARVED].get();
+    let blocks = ((extent.length() - carved) / bytes).min(most);
+    if blocks == 0 {
         return None;
     }
-    let carved = &extent.words[CARVED];
-    let offset = carved.get();
-    carved.set(offset + block_bytes(class));
-    // SAFETY: the block lies in the extent, as just checked.
-    Some(unsafe { pointers::forward(extent.start(), offset) })
+    extent.words[CARVED].set(carved + blocks * bytes);
+    // SAFETY: the blocks lie in the extent, as just computed, and belong to nobody yet.
+    unsafe {
+        let first = pointers::forward(extent.start(), carved);
+        let mut block = first;
+        for _ in 1..blocks {
+            let next = pointers::forward(block, bytes);
+            set_link(block, Some(next));
+            block = next;
+        }
+        set_link(block, None);
+        Some((first, blocks))
+    }
 }
 
 /// The extent that a block of a heap lies in.
@@ -385,11 +415,12 @@ unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
     const COUNTS_BLOCKS: bool = true;
     const KEEPS_SPARES: bool = true;
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
+    const EXTENT_DIVISOR: usize = 64;
 
     fn new((): ()) -> Self {
         let mut lists = [List { head: None, room: 0 }; CLASSES];
         for (class, list) in lists.iter_mut().enumerate() {
-            list.room = 2 * batch_of(class) as i32;
+            list.room = limit_of(class) as i32;
         }
         Self {
             lists,
@@ -415,7 +446,8 @@ unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
     #[inline]
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let class = class_of(layout)?;
-        let block = match self.pop(class) {
+        // SAFETY: `class_of` gives classes only.
+        let block = match unsafe { self.pop(class) } {
             Some(block) => block,
             None => self.refill(class)?,
         };
@@ -430,15 +462,20 @@ unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
     unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
         if !LISTED {
             // SAFETY: the caller's contract.
-            return unsafe { self.give_back(extent, block) };
+            return unsafe { self.give_back(extent, block, block, 1) };
         }
         let Some(class) = class_of(layout) else { return false };
         // SAFETY: the caller's contract.
         unsafe { self.push(class, block) && self.spill(class) }
     }
 
+    unsafe fn free_collected(&mut self, extent: &Extent, block: NonNull<u8>, _: Layout) -> bool {
+        // SAFETY: the caller's contract.
+        unsafe { self.give_back(extent, block, block, 1) }
+    }
+
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {
-        let extent = unsafe_deref(self.emptied)?;
+        let extent = record_at(self.emptied)?;
         // SAFETY: emptied extents are linked by NEXT.
         self.emptied = as_pointer(unsafe { record(extent, NEXT) });
         extent.words[NEXT].set(0);
@@ -457,7 +494,7 @@ unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
     }
 
     unsafe fn add_extent(&mut self, extent: &Extent) {
-        set_record(extent, NEXT, unsafe_deref(self.unassigned));
+        set_record(extent, NEXT, record_at(self.unassigned));
         self.unassigned = extent;
     }
 
@@ -465,7 +502,7 @@ unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
         self.unlist_partial(extent);
         for list in [&mut self.unassigned, &mut self.emptied] {
             let mut previous: Option<&Extent> = None;
-            let mut next = unsafe_deref(*list);
+            let mut next = record_at(*list);
             while let Some(current) = next {
                 // SAFETY: both lists are linked by NEXT.
                 next = unsafe { record(current, NEXT) };
@@ -482,5 +519,9 @@ unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
         for word in &extent.words {
             word.set(0);
         }
+    }
+
+    fn verify(&self) {
+        self.verify_lists();
     }
 }

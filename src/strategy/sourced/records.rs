@@ -46,7 +46,8 @@ impl Record {
         self.extent.start().addr().get()
     }
 
-    /// The node with the larger one stands above; a hash of the key, so the keys' order is no guide.
+    /// The node with the larger one stands above; a hash of the key, so the keys' order is no
+    /// guide.
     fn priority(&self) -> usize {
         // Fibonacci hashing; the multiplication leaves the low bits regular, the rotation mends it.
         self.key().wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
@@ -57,8 +58,8 @@ impl Record {
 ///
 /// # Invariants
 /// - Every record in the tree is valid until it is removed, and in no other tree.
-/// - Keys below a node's lower link are less than its own, below its higher link greater; priorities
-///   do not grow downwards.
+/// - Keys below a node's lower link are less than its own, below its higher link greater.
+/// - Priorities do not grow downwards.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     root: Cell<Link>,
@@ -67,7 +68,8 @@ pub(super) struct Records {
 /// Reads a record.
 ///
 /// # Safety
-/// It is in the tree (or was just put there), so it is valid; the reference is not kept beyond that.
+/// It is in the tree (or was just put there), so it is valid; the reference is not kept beyond
+/// that.
 unsafe fn at<'a>(record: NonNull<Record>) -> &'a Record {
     // SAFETY: the caller's contract. All that changes in a record is in cells.
     unsafe { record.as_ref() }

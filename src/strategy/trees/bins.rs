@@ -1,31 +1,28 @@
 //! The free blocks of all extents: lists by size, and trees for what the lists cannot tell.
 //!
-//! Every free block is in the list of its bin, the newest first, but for the singles, which are in
-//! a list of their extent. A bit set says which bins hold blocks, so a block that surely fits is found
-//! in one instruction, and is the best fit where a bin holds one size.
+//! Every free block is in the list of its bin, the newest first. A bit set says which bins hold
+//! blocks, so the first bin that may serve a request is found in one instruction. Below 1 KiB a bin
+//! holds one size, so its first block is the best fit. Above, the first block of the request's own
+//! bin is taken if it fits, otherwise the first of the next bin that holds any, all of which fit.
 //!
-//! Only when no such block is left but the large ones does order matter: then the blocks of the
-//! request's own bin may or may not fit. Now they are **sorted**: put into the octave's red-black tree,
-//! besides their list, and the tree is searched for the least that fits. A block is sorted at most
-//! once between two frees, so a request costs O(log n) however many blocks there are, and most
-//! blocks are taken or coalesced before anybody wants their order, at the cost of a list.
-//! (Rejected: always in a tree. The searches mispredict, and freeing took twice as long.)
+//! Only when no bin is left but the request's own and the large blocks does the order in a bin matter.
+//! Now its blocks are **sorted**: put into the octave's red-black tree, besides their list, and the
+//! tree is searched for the least that fits. A block is sorted at most once between two frees, so a
+//! request costs O(log n) amortised however many blocks there are, and most blocks are taken or
+//! coalesced before anybody wants their order, at the cost of a list.
+//! (Rejected: every block in a tree at once. Four tree operations for a block that is allocated and
+//! freed, each with branches that are as often wrong as right, cost several times the lists.)
 
 use core::hint::select_unpredictable;
 use core::ptr::{self, NonNull};
 
 use super::free_block::{
-    self, FreeBlock, bin_if_first, first_of_bin, is_sorted, mark_sorted, next_of, tag_single,
-    untag_single, write_ends,
+    self, FreeBlock, bin_if_first, first_of_bin, is_sorted, mark_sorted, write_ends,
 };
 use super::record::Record;
 use super::red_black::RedBlackTree;
-use super::size_class::{
-    BINS, FIRST_RANGE, GRANULE, LARGE, TREES, bin_of, first_bin_that_fits, tree_of,
-};
-
-/// The bin of the singles, whose head in `heads` is not used: the records with singles are listed.
-pub(super) const SINGLES: usize = 1;
+use super::size_class::{BINS, FIRST_RANGE, LARGE, TREES, bin_of, tree_of};
+use super::verify::{Tally, check};
 
 /// The bits of all bins but that of the large blocks.
 const NOT_LARGE: u64 = (1 << LARGE) - 1;
@@ -41,19 +38,18 @@ pub(super) struct Taken {
 /// The free blocks of all extents.
 ///
 /// # Invariants
-/// 1. Bit `b` of `occupied` is set exactly where bin `b` holds a block.
-/// 2. A block of at least two granules is in the list of `bin_of` its length, a single in its
-///    record's list; a record is in the list `with_singles` exactly where its list is not empty.
-/// 3. The links of a list agree in both directions, the first's previous link is null.
-/// 4. In each list the blocks that are not sorted come first. The sorted are exactly those in the tree
-///    of their octave.
+/// 1. Bit `b` of `occupied` is set exactly where bin `b` holds a block, and then `heads[b]` is its
+///    first; otherwise that is null. Bin 0 never holds any.
+/// 2. A block is in the list of `bin_of` its length.
+/// 3. The links of a list agree in both directions; the first's previous link tells the bin.
+/// 4. In each list the blocks that are not sorted come first. The sorted ones are exactly those in the
+///    tree of their octave.
 ///
 /// The `SAFETY` comments below say "listed" for: in one of the lists, hence free, hence valid for
 /// reads and writes by the strategy alone.
 #[derive(Debug)]
 pub(super) struct Bins {
     occupied: u64,
-    with_singles: *mut Record,
     /// Where the previous link is written of a block that does not exist: a conditional move of the
     /// address costs less than a branch that is as often wrong as right. Never read.
     sink: [*mut FreeBlock; 2],
@@ -65,7 +61,6 @@ impl Bins {
     pub(super) const fn new() -> Self {
         Self {
             occupied: 0,
-            with_singles: ptr::null_mut(),
             sink: [ptr::null_mut(); 2],
             trees: [const { RedBlackTree::new() }; TREES],
             heads: [ptr::null_mut(); BINS],
@@ -85,9 +80,6 @@ impl Bins {
     ) {
         // SAFETY: the block is free by the contract, and the head of a list is listed.
         unsafe {
-            if length == GRANULE {
-                return self.insert_single(block, record);
-            }
             write_ends(block, length, record);
             let bin = bin_of(length) % BINS;
             let first = self.heads[bin];
@@ -102,54 +94,69 @@ impl Bins {
     /// Takes a block out of its list.
     ///
     /// # Safety
-    /// `block` is listed, `length` bytes long and in the extent of `record`.
+    /// `block` is listed.
     #[inline]
-    pub(super) unsafe fn remove(
-        &mut self,
-        block: NonNull<FreeBlock>,
-        length: usize,
-        record: NonNull<Record>,
-    ) {
+    pub(super) unsafe fn remove(&mut self, block: NonNull<FreeBlock>) {
         // SAFETY: the block is listed, and so are its neighbours in the list.
         unsafe {
-            if length == GRANULE {
-                return self.remove_single(block, record);
-            }
             if is_sorted(block) {
                 self.unsort(block);
             }
             let FreeBlock { next, previous, .. } = *block.as_ptr();
             let bin = bin_if_first(previous);
-            let head = (&raw mut self.heads[bin.unwrap_or(0)]).cast();
-            *next_of(select_unpredictable(bin.is_some(), head, previous)) = next;
+            let head = &raw mut self.heads[bin.unwrap_or(0)];
+            *select_unpredictable(bin.is_some(), head, previous.cast()) = next;
             (*self.or_sink(next)).previous = previous;
             self.clear_if(bin.unwrap_or(0), next.is_null() & bin.is_some());
         }
     }
 
-    /// Takes out a block of at least `length` bytes, a multiple of [`GRANULE`] above zero, but none of
+    /// Makes a listed block longer where it stands, unless that changes its bin or its place in a tree.
+    /// So a run of frees in order of address, such as a dropped vector of boxes, relinks seldom.
+    ///
+    /// # Safety
+    /// `block` is listed and in the extent of its record; `block..block + length` is free and no
+    /// other block listed begins in it.
+    #[inline]
+    pub(super) unsafe fn lengthen(&mut self, block: NonNull<FreeBlock>, length: usize) -> bool {
+        // SAFETY: the block is listed, and free as long as it becomes.
+        unsafe {
+            if bin_of(free_block::length(block)) != bin_of(length) || is_sorted(block) {
+                return false;
+            }
+            write_ends(block, length, (*block.as_ptr()).record);
+        }
+        true
+    }
+
+    /// Takes out a block of at least `length` bytes, a multiple of the granule above zero, but none of
     /// the large ones, and none that only a search would find.
     #[inline]
     pub(super) fn take(&mut self, length: usize) -> Option<Taken> {
-        let fitting = self.occupied & NOT_LARGE & (u64::MAX << first_bin_that_fits(length));
+        let mut fitting = self.occupied & NOT_LARGE & (u64::MAX << bin_of(length));
         if fitting == 0 {
             return None;
         }
-        let bin = fitting.trailing_zeros() as usize % BINS;
-        if bin == SINGLES {
-            return self.take_single();
-        }
-        let block = NonNull::new(self.heads[bin])?;
+        let mut bin = fitting.trailing_zeros() as usize % BINS;
+        let mut block = NonNull::new(self.heads[bin])?;
         // SAFETY: the head of a list is listed, and so is the next.
         unsafe {
+            // Only in the request's own bin.
+            if free_block::length(block) < length {
+                fitting &= fitting - 1;
+                if fitting == 0 {
+                    return None;
+                }
+                bin = fitting.trailing_zeros() as usize % BINS;
+                block = NonNull::new(self.heads[bin])?;
+            }
             if is_sorted(block) {
                 self.unsort(block);
             }
-            let next = (*block.as_ptr()).next;
+            let FreeBlock { next, record, .. } = *block.as_ptr();
             self.heads[bin] = next;
             (*self.or_sink(next)).previous = first_of_bin(bin);
             self.clear_if(bin, next.is_null());
-            let record = (*block.as_ptr()).record;
             Some(Taken { block, length: free_block::length(block), record })
         }
     }
@@ -157,22 +164,22 @@ impl Bins {
     /// Whether [`take_sorted`](Self::take_sorted) may find a block where [`take`](Self::take) found none.
     #[inline]
     pub(super) fn may_find_sorted(&self, length: usize) -> bool {
-        let own = (first_bin_that_fits(length) - 1).min(LARGE);
-        self.occupied & (1 << own | 1 << LARGE) != 0
+        self.occupied & (1 << bin_of(length) | 1 << LARGE) != 0
     }
 
     /// Takes out the least block that fits among the request's own bin and the large blocks.
     #[cold]
     pub(super) fn take_sorted(&mut self, length: usize) -> Option<Taken> {
         let own = bin_of(length);
-        let found = self
-            .search(own, length)
-            .or_else(|| if own == LARGE { None } else { self.search(LARGE, length) })?;
+        let block = match self.search(own, length) {
+            None if own != LARGE => self.search(LARGE, length)?,
+            found => found?,
+        };
         // SAFETY: what `search` finds is listed.
         unsafe {
-            let (length, record) = (free_block::length(found), (*found.as_ptr()).record);
-            self.remove(found, length, record);
-            Some(Taken { block: found, length, record })
+            self.remove(block);
+            let record = (*block.as_ptr()).record;
+            Some(Taken { block, length: free_block::length(block), record })
         }
     }
 
@@ -208,81 +215,6 @@ impl Bins {
         unsafe { self.trees[tree_of(bin_of(free_block::length(block)))].remove(block) }
     }
 
-    /// [`insert`](Self::insert) of a block of one granule.
-    ///
-    /// # Safety
-    /// As there.
-    unsafe fn insert_single(&mut self, block: NonNull<FreeBlock>, record: NonNull<Record>) {
-        let record = record.as_ptr();
-        // SAFETY: the block is free, the record valid, and the first single and record are listed.
-        unsafe {
-            let first = (*record).singles;
-            (*block.as_ptr()).next = first;
-            (*block.as_ptr()).previous = tag_single(ptr::null_mut());
-            (*record).singles = block.as_ptr();
-            if !first.is_null() {
-                (*first).previous = tag_single(block.as_ptr());
-                return;
-            }
-            (*record).next_with_singles = self.with_singles;
-            (*record).previous_with_singles = ptr::null_mut();
-            if !self.with_singles.is_null() {
-                (*self.with_singles).previous_with_singles = record;
-            }
-        }
-        self.with_singles = record;
-        self.occupied |= 1 << SINGLES;
-    }
-
-    /// [`remove`](Self::remove) of a block of one granule.
-    ///
-    /// # Safety
-    /// As there.
-    unsafe fn remove_single(&mut self, block: NonNull<FreeBlock>, record: NonNull<Record>) {
-        // SAFETY: the block is listed, and so are its neighbours in the list; the record is valid.
-        unsafe {
-            let FreeBlock { next, previous, .. } = *block.as_ptr();
-            let head = (&raw mut (*record.as_ptr()).singles).cast();
-            let before = untag_single(previous);
-            *next_of(select_unpredictable(before.is_null(), head, before)) = next;
-            (*self.or_sink(next)).previous = previous;
-            if (*record.as_ptr()).singles.is_null() {
-                self.unlist_record(record);
-            }
-        }
-    }
-
-    /// Takes out any single.
-    fn take_single(&mut self) -> Option<Taken> {
-        let record = NonNull::new(self.with_singles)?;
-        // SAFETY: a record in the list is valid, its first single is listed.
-        unsafe {
-            let block = NonNull::new((*record.as_ptr()).singles)?;
-            self.remove_single(block, record);
-            Some(Taken { block, length: GRANULE, record })
-        }
-    }
-
-    /// Takes a record out of the list of those with singles.
-    ///
-    /// # Safety
-    /// The record is in that list.
-    unsafe fn unlist_record(&mut self, record: NonNull<Record>) {
-        // SAFETY: the record and its neighbours in the list are valid.
-        unsafe {
-            let Record { next_with_singles: next, previous_with_singles: previous, .. } =
-                *record.as_ptr();
-            match NonNull::new(previous) {
-                Some(previous) => (*previous.as_ptr()).next_with_singles = next,
-                None => self.with_singles = next,
-            }
-            if !next.is_null() {
-                (*next).previous_with_singles = previous;
-            }
-        }
-        self.clear_if(SINGLES, self.with_singles.is_null());
-    }
-
     /// The block, or the sink if it is null. Only the previous link may be written there.
     #[inline]
     fn or_sink(&mut self, block: *mut FreeBlock) -> *mut FreeBlock {
@@ -293,5 +225,48 @@ impl Bins {
     #[inline]
     fn clear_if(&mut self, bin: usize, is_empty: bool) {
         self.occupied &= !(u64::from(is_empty) << bin);
+    }
+
+    /// Checks the invariants, aborts where one fails, and counts the blocks.
+    pub(super) fn verify(&self) -> Tally {
+        let mut tally = Tally::default();
+        // The trees first: what follows walks up in them.
+        let in_trees = self.trees.each_ref().map(RedBlackTree::verify);
+        let mut sorted = [0; TREES];
+        for bin in 0..BINS {
+            let is_occupied = self.occupied >> bin & 1 != 0;
+            check(is_occupied != self.heads[bin].is_null(), "a bin's bit and list disagree");
+            self.verify_list(bin, &mut tally, &mut sorted);
+        }
+        check(self.heads[0].is_null(), "the first bin holds a block");
+        check(in_trees == sorted, "a tree holds other blocks than are marked sorted");
+        tally
+    }
+
+    /// Checks and counts the blocks of one bin, and counts the sorted ones by tree.
+    fn verify_list(&self, bin: usize, tally: &mut Tally, sorted: &mut [usize; TREES]) {
+        let mut previous = first_of_bin(bin);
+        let mut previous_is_sorted = false;
+        let mut at = self.heads[bin];
+        while let Some(block) = NonNull::new(at) {
+            // SAFETY: the block is listed.
+            unsafe {
+                let length = free_block::length(block);
+                check((*at).previous == previous, "the links of a bin's list disagree");
+                check(bin_of(length) == bin, "a free block is in another bin than its length's");
+                let is_sorted = is_sorted(block);
+                check(is_sorted || !previous_is_sorted, "a block before is sorted, one behind not");
+                if is_sorted {
+                    check(bin >= FIRST_RANGE, "a block of an exact bin is sorted");
+                    let tree = tree_of(bin);
+                    sorted[tree] += 1;
+                    check(self.trees[tree].holds(block), "a sorted block is not in its tree");
+                }
+                tally.add(block.addr().get(), length);
+                previous_is_sorted = is_sorted;
+                previous = at;
+                at = (*at).next;
+            }
+        }
     }
 }

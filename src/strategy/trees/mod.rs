@@ -1,8 +1,46 @@
 //! `MultipleBinarySearchTree`: red-black trees of free blocks.
+//!
+//! A general-purpose strategy: any sizes and alignments, in any order, coalesced at once, split,
+//! grown and shrunk in place. It costs 1/256 of the memory for a map out of line, and rounds sizes up
+//! to 32 bytes; an allocated block has no header. For many objects of one size below 32 bytes the
+//! [bit set](super::bit_set) takes less memory; where nothing is freed before the end, a bump is faster.
+//!
+//! ```text
+//!   bins by size                                       trees of an octave
+//!   occupied  ..0100110                                        ○ 1,440
+//!                 │ ││                                       ╱   ╲
+//!      ┌──────────┘ │└────────┐                       1,280 ●     ● 1,984
+//!      ▼            ▼         ▼
+//!   1,024..       96 ─ 96    64                        only blocks whose order was needed
+//!      │
+//!      └─ list: 1,248 ─ 1,024 ─ 1,152, the newest first
+//!
+//!   extent   ████████░░░░████░░████████░░░░░░████████████████▒▒▒▒▒▒▒▒▒▒▒▒▒▒
+//!   map      0       1   1   1 1       1     1               0             0
+//!                    └ listed └ listed └ listed               └ the top: cut last
+//! ```
+//!
+//! - `size_class` says which bin a block belongs to,
+//! - `bins` keeps the lists, and the trees for what the lists cannot tell,
+//! - `red_black` is the tree, `free_block` its nodes and the ends of free blocks,
+//! - `record` keeps the map: where free and allocated memory meet,
+//! - `top` is the free block that is in no list, and cut where no other fits,
+//! - `cut` allocates and frees with all of these, and `verify` checks them.
+//!
+//! **Allocating** takes the first block of the first bin that fits, flips two bits, and lists what
+//! remains. **Freeing** flips two bits, whose old values say which neighbours are free; those leave
+//! their lists, and the whole joins one. **Growing** in place takes the free block behind, **shrinking**
+//! frees the tail. None of them searches, unless only the trees can tell whether a block fits.
+//!
+//! Extents may touch: no block is coalesced across, so that each can be removed alone.
+
 mod bins;
+mod cut;
 mod free_block;
 mod record;
 mod red_black;
+#[cfg(test)]
+mod sabotage;
 mod size_class;
 #[cfg(test)]
 mod tests;
@@ -13,17 +51,27 @@ use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
 use crate::allocator::AllocError;
-use crate::pointers::{block, distance, forward, padding};
+use crate::pointers::{block, distance, forward};
+use crate::strategy::sourced::SourcedAllocator;
 use crate::strategy::{Extent, Strategy};
-use crate::units::{PAGE_BYTES, round_down, round_up};
+use crate::units::{PAGE_BYTES, round_down};
 use bins::{Bins, Taken};
-use free_block::{HEAD_BYTES, TAIL_BYTES, before, length_of_any};
+use free_block::{HEAD_BYTES, TAIL_BYTES};
 use record::Record;
 use size_class::GRANULE;
 use top::Top;
 use verify::broken;
 
-/// See the [module](self).
+/// Trees on a memory source, for use through the allocator trait.
+pub type MultipleBinarySearchTreeAllocator<M> = SourcedAllocator<MultipleBinarySearchTree, M>;
+
+/// Red-black trees of free blocks by size, see the [module](self).
+///
+/// # Invariants
+/// 1. Every granule of an extent is in a block that is allocated, in a free block that is listed in
+///    `bins`, or in `top`.
+/// 2. No two free blocks of an extent touch, the top included.
+/// 3. `records` leads to the records of all extents that were added and not removed, linked both ways.
 #[derive(Debug)]
 pub struct MultipleBinarySearchTree {
     bins: Bins,
@@ -31,197 +79,20 @@ pub struct MultipleBinarySearchTree {
     records: *mut Record,
 }
 
-// SAFETY: the pointers lead to memory that is the strategy's alone, by the contract of `add_extent`.
+// SAFETY: the pointers lead to memory that is the strategy's alone, by the contract of `add_extent`,
+// and nothing in it belongs to a thread.
 unsafe impl Send for MultipleBinarySearchTree {}
 
-impl MultipleBinarySearchTree {
-    /// Cuts `length` bytes from the front of a block that was taken, and frees the rest.
-    ///
-    /// # Safety
-    /// The block was taken just now, is at least that long and marked in its map as one free block;
-    /// `length` is a multiple of [`GRANULE`] above zero.
-    #[inline]
-    unsafe fn cut_front(&mut self, taken: Taken, length: usize) -> NonNull<[u8]> {
-        let start = taken.block.cast::<u8>();
-        let rest = taken.length - length;
-        // SAFETY: the block lies in the extent of its record, and both parts in the block.
-        unsafe {
-            let map = taken.record.as_ref().map;
-            let end = forward(start, length);
-            map.flip(start.addr().get());
-            map.flip(end.addr().get());
-            if rest != 0 {
-                self.bins.insert(end.cast(), rest, taken.record);
-            }
-        }
-        block(start, length)
-    }
-
-    /// Allocates from the least block that a search finds, or else from the top.
-    #[cold]
-    fn allocate_sorted(&mut self, length: usize) -> Option<NonNull<[u8]>> {
-        let Some(taken) = self.bins.take_sorted(length) else { return self.top.cut(length) };
-        if taken.length - length <= self.top.length() {
-            // SAFETY: the block was taken and is as long as asked.
-            return Some(unsafe { self.cut_front(taken, length) });
-        }
-        // SAFETY: both tops are free blocks of their extents, the old one in no list.
-        unsafe {
-            self.release_top();
-            let start = taken.block.cast::<u8>();
-            let map = taken.record.as_ref().map;
-            map.flip(start.addr().get());
-            map.flip(start.addr().get() + taken.length);
-            self.top = Top::of(taken);
-        }
-        self.top.cut(length)
-    }
-
-    /// Makes the top a free block like others.
-    unsafe fn release_top(&mut self) {
-        let Some(Taken { block, length, record }) =
-            core::mem::replace(&mut self.top, Top::new()).taken()
-        else {
-            return;
-        };
-        // SAFETY: the top is a free block of its extent.
-        unsafe {
-            let map = record.as_ref().map;
-            map.flip(block.addr().get());
-            map.flip(block.addr().get() + length);
-            self.bins.insert(block, length, record);
-        }
-    }
-
-    /// Takes a block of at least `length` bytes out, wherever one is found.
-    fn take(&mut self, length: usize) -> Option<Taken> {
-        if let Some(taken) = self.bins.take(length) {
-            return Some(taken);
-        }
-        if let Some(taken) = self.bins.take_sorted(length) {
-            return Some(taken);
-        }
-        if length > self.top.length() {
-            return None;
-        }
-        let taken = core::mem::replace(&mut self.top, Top::new()).taken()?;
-        unsafe {
-            let map = taken.record.as_ref().map;
-            map.flip(taken.block.addr().get());
-            map.flip(taken.block.addr().get() + taken.length);
-        }
-        Some(taken)
-    }
-
-    /// [`free`](Self::free) beside the top, which is not marked in the map.
-    #[inline(never)]
-    unsafe fn free_beside_top(&mut self, extent: &Extent, start: NonNull<u8>, length: usize) {
-        let record = extent.metadata().cast::<Record>();
-        if !self.top.is_in(record) {
-            return unsafe { self.free_apart(extent, start, length) };
-        }
-        unsafe {
-            let map = record.as_ref().map;
-            let mut end = forward(start, length);
-            let mut first = start;
-            if map.is_set(end.addr().get()) {
-                let behind = length_of_any(end.cast());
-                self.bins.remove(end.cast(), behind, record);
-                map.flip(end.addr().get());
-                end = forward(end, behind);
-                map.flip(end.addr().get());
-            }
-            if map.is_set(start.addr().get()) {
-                let (block, ahead) = before(start);
-                self.bins.remove(block, ahead, record);
-                first = block.cast();
-                map.flip(first.addr().get());
-                map.flip(start.addr().get());
-            }
-            self.top.join(first, end);
-        }
-    }
-
-    /// Allocates where the granule's alignment does not do.
-    #[inline(never)]
-    fn allocate_aligned(&mut self, length: usize, alignment: usize) -> Option<NonNull<[u8]>> {
-        let mut taken = self.take(length.checked_add(alignment - GRANULE)?)?;
-        let start = taken.block.cast::<u8>();
-        let front = padding(start, alignment);
-        if front != 0 {
-            // SAFETY: the front is shorter than what the request was lengthened by, and so lies in the
-            // block. It stays marked at its start, gets its end and the block behind it a start.
-            unsafe {
-                let aligned = forward(start, front);
-                self.bins.insert(taken.block, front, taken.record);
-                taken.block = aligned.cast();
-                taken.length -= front;
-            }
-        }
-        // SAFETY: the block was taken, and is as long as asked behind its front.
-        Some(unsafe { self.cut_front(taken, length) })
-    }
-
-    /// Frees `start..start + length`, and coalesces it with the free blocks on either side.
-    ///
-    /// # Safety
-    /// These are whole granules of the extent, in no free block and no longer allocated; `start` has
-    /// the provenance of the extent.
-    #[inline]
-    unsafe fn free(&mut self, extent: &Extent, start: NonNull<u8>, length: usize) {
-        if self.top.touches(start, length) {
-            return unsafe { self.free_beside_top(extent, start, length) };
-        }
-        unsafe { self.free_apart(extent, start, length) }
-    }
-
-    #[inline]
-    unsafe fn free_apart(&mut self, extent: &Extent, start: NonNull<u8>, length: usize) {
-        let record = extent.metadata().cast::<Record>();
-        // SAFETY: the extent was added, so its record was written. Where a bit of the map beside the
-        // range is set, a free block ends or starts there, and is listed.
-        unsafe {
-            let map = record.as_ref().map;
-            let end = forward(start, length);
-            let (mut first, mut length) = (start.cast(), length);
-            if map.flip(end.addr().get()) {
-                let behind = length_of_any(end.cast());
-                self.bins.remove(end.cast(), behind, record);
-                length += behind;
-            }
-            if map.flip(start.addr().get()) {
-                let ahead;
-                (first, ahead) = before(start);
-                self.bins.remove(first, ahead, record);
-                length += ahead;
-            }
-            self.bins.insert(first, length, record);
-        }
-    }
-}
-
-/// The length of the block that serves a request of `size` bytes.
-#[inline]
-const fn rounded(size: usize) -> usize {
-    // A layout's size is at most `isize::MAX`, so this does not overflow.
-    (size + (GRANULE - 1)) & !(GRANULE - 1)
-}
-
-/// The pointer to `block` with the provenance of its extent.
-///
-/// # Safety
-/// `block` lies in `extent`.
-#[inline]
-unsafe fn in_extent(extent: &Extent, block: NonNull<u8>) -> NonNull<u8> {
-    // SAFETY: the block lies in the extent by the contract.
-    unsafe { forward(extent.start(), distance(extent.start(), block)) }
-}
-
-// SAFETY: TODO
+// SAFETY: blocks are cut from free memory of extents, see the type's invariants; they are rounded up
+// to the granule whatever the alignment, so every size from the requested one to the block's length
+// gives that length. A new extent is one free block, listed or the top, and found. Nothing
+// here unwinds but by a bug in it, and nothing allocates.
 unsafe impl Strategy for MultipleBinarySearchTree {
     type Settings = ();
 
     const NAME: &'static str = "MultipleBinarySearchTree";
+
+    const EXTENT_ALIGN: usize = GRANULE;
 
     fn new((): ()) -> Self {
         Self { bins: Bins::new(), top: Top::new(), records: ptr::null_mut() }
@@ -233,13 +104,14 @@ unsafe impl Strategy for MultipleBinarySearchTree {
 
     fn extent_bytes(&self, layout: Layout) -> Option<usize> {
         let length = self.block_length(layout).ok()?;
+        // What `cut_aligned` asks for.
         length.checked_add(layout.align().saturating_sub(GRANULE))
     }
 
     #[inline]
     fn block_length(&self, layout: Layout) -> Result<usize, AllocError> {
         match rounded(layout.size()) {
-            length if length <= isize::MAX as usize => Ok(length),
+            length if length <= isize::MAX.unsigned_abs() => Ok(length),
             _ => Err(AllocError),
         }
     }
@@ -248,21 +120,14 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let length = rounded(layout.size());
         if layout.align() > GRANULE {
-            return self.allocate_aligned(length, layout.align());
+            return self.cut_aligned(length, layout.align());
         }
-        if let Some(taken) = self.bins.take(length) {
-            // SAFETY: the block was taken and is as long as asked.
-            return Some(unsafe { self.cut_front(taken, length) });
-        }
-        if self.bins.may_find_sorted(length) {
-            return self.allocate_sorted(length);
-        }
-        self.top.cut(length)
+        self.cut(length)
     }
 
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
-        // SAFETY: the block is allocated, as long as `block_length` of any layout that fits it.
+        // SAFETY: the block is allocated, in the extent, and as long as any layout rounds to that fits.
         unsafe { self.free(extent, in_extent(extent, block), rounded(layout.size())) }
     }
 
@@ -276,22 +141,26 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         let (old_length, new_length) = (rounded(old.size()), rounded(new.size()));
         let more = new_length - old_length;
         let record = extent.metadata().cast::<Record>();
-        // SAFETY: the block lies in the extent, whose record was written; where the map says so, a
-        // free block starts at its end.
+        if more == 0 {
+            return Some(new_length);
+        }
+        // SAFETY: the block lies in the extent, whose record is valid; where the map says so, a free
+        // block follows it, and is listed.
         unsafe {
             let end = forward(in_extent(extent, block), old_length);
             if self.top.starts_at(end, record) {
                 return self.top.cut(more).map(|_| new_length);
             }
-            if !record.as_ref().map.is_set(end.addr().get()) {
+            if !record.as_ref().map().is_set(end.addr().get()) {
                 return None;
             }
-            let length = length_of_any(end.cast());
-            if length < more {
+            let behind =
+                Taken { block: end.cast(), length: free_block::length(end.cast()), record };
+            if behind.length < more {
                 return None;
             }
-            self.bins.remove(end.cast(), length, record);
-            self.cut_front(Taken { block: end.cast(), length, record }, more);
+            self.bins.remove(behind.block);
+            self.cut_front(behind, more);
         }
         Some(new_length)
     }
@@ -304,10 +173,12 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         new: Layout,
     ) -> Option<usize> {
         let (old_length, new_length) = (rounded(old.size()), rounded(new.size()));
-        // SAFETY: the tail lies in the block, which the caller gives up to its new length.
-        unsafe {
-            let tail = forward(in_extent(extent, block), new_length);
-            self.free(extent, tail, old_length - new_length);
+        if old_length != new_length {
+            // SAFETY: the tail is whole granules of the block, which the caller gives up.
+            unsafe {
+                let tail = forward(in_extent(extent, block), new_length);
+                self.free(extent, tail, old_length - new_length);
+            }
         }
         Some(new_length)
     }
@@ -322,23 +193,35 @@ unsafe impl Strategy for MultipleBinarySearchTree {
                 (*self.records).previous = record.as_ptr();
             }
             self.records = record.as_ptr();
-            self.free(extent, extent.start(), round_down(extent.length(), GRANULE));
+            // The map, all zero, says that the extent is allocated: as it should of the top.
+            let length = usable_length(extent);
+            if length > self.top.length() {
+                self.release_top();
+                self.top = Top::of(Taken { block: extent.start().cast(), length, record });
+            } else if length != 0 {
+                self.free(extent, extent.start(), length);
+            }
         }
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
         let record = extent.metadata().cast::<Record>();
+        if self.top.is_in(record) {
+            self.release_top();
+        }
+        let length = usable_length(extent);
         // SAFETY: the extent was added, so its record is in the list. Nothing in it is allocated, so
-        // all of it is one free block, by coalescing at once.
+        // all of it is one free block, which is listed.
         unsafe {
-            let length = round_down(extent.length(), GRANULE);
-            if self.top.is_in(record) {
-                self.release_top();
+            if length != 0 {
+                let whole = extent.start().cast();
+                if !record.as_ref().map().is_set(whole.addr().get())
+                    || free_block::length(whole) != length
+                {
+                    broken("an extent is removed that is not one free block");
+                }
+                self.bins.remove(whole);
             }
-            if length_of_any(extent.start().cast()) != length {
-                broken("an extent is removed that is not one free block");
-            }
-            self.bins.remove(extent.start().cast(), length, record);
             let Record { next, previous, .. } = *record.as_ptr();
             match NonNull::new(previous) {
                 Some(previous) => (*previous.as_ptr()).next = next,
@@ -352,13 +235,52 @@ unsafe impl Strategy for MultipleBinarySearchTree {
 
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         let record = extent.metadata().cast::<Record>();
-        // SAFETY: TODO
+        let mut visit_pages = |start: NonNull<u8>, length: usize| {
+            let into_page = start.addr().get().wrapping_neg() % PAGE_BYTES;
+            let pages = round_down(length.saturating_sub(into_page), PAGE_BYTES);
+            if pages != 0 {
+                // SAFETY: the pages lie in the free memory that was passed.
+                visit(block(unsafe { forward(start, into_page) }, pages));
+            }
+        };
+        // SAFETY: the record is valid where the extent was added, and a free block is at least as
+        // long as what is subtracted from it here.
         unsafe {
-            verify::for_each_free(record, |first, length| {
-                let start = distance(extent.start(), first.cast());
-                let _ = (start, length, PAGE_BYTES, HEAD_BYTES, TAIL_BYTES, round_up(1, 1));
-                let _ = &visit;
+            record.as_ref().for_each_free(&mut |free, length| {
+                if length > PAGE_BYTES {
+                    let start = forward(free.cast(), HEAD_BYTES);
+                    visit_pages(start, length - HEAD_BYTES - TAIL_BYTES);
+                }
             });
         }
+        if self.top.is_in(record) {
+            visit_pages(self.top.start(), self.top.length());
+        }
     }
+
+    fn verify(&self) {
+        self.verify_all();
+    }
+}
+
+/// The length of the block that serves a request of `size` bytes.
+#[inline]
+const fn rounded(size: usize) -> usize {
+    // A layout's size is at most `isize::MAX`, so this does not overflow.
+    (size + (GRANULE - 1)) & !(GRANULE - 1)
+}
+
+/// The whole granules of an extent, in bytes.
+const fn usable_length(extent: &Extent) -> usize {
+    round_down(extent.length(), GRANULE)
+}
+
+/// The pointer to `block` with the provenance of its extent.
+///
+/// # Safety
+/// `block` lies in `extent`.
+#[inline]
+unsafe fn in_extent(extent: &Extent, block: NonNull<u8>) -> NonNull<u8> {
+    // SAFETY: the block lies in the extent by the contract.
+    unsafe { forward(extent.start(), distance(extent.start(), block)) }
 }

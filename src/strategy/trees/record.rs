@@ -13,14 +13,16 @@
 //! whatever is allocated or freed, *both bits at its ends flip*: where the neighbour is free too,
 //! they coalesce and the boundary vanishes. No case needs to be told from another.
 //!
-//! One bit of 128: 520 bytes of map for a chunk of 64 KiB, and nothing beside an allocated block.
+//! One bit of 256: 264 bytes of map for a chunk of 64 KiB, and nothing beside an allocated block.
 
 use core::ptr::{self, NonNull};
 
-use super::free_block::FreeBlock;
+use super::free_block::{self, FreeBlock, before};
 use super::size_class::{GRANULE, GRANULE_SHIFT};
+use super::verify::broken;
 use crate::pointers::forward;
 use crate::strategy::Extent;
+use crate::units::round_down;
 
 /// log2 of the bytes of an extent that one word of the map stands for.
 const WORD_SHIFT: u32 = GRANULE_SHIFT + u64::BITS.ilog2();
@@ -29,12 +31,7 @@ const WORD_SHIFT: u32 = GRANULE_SHIFT + u64::BITS.ilog2();
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Record {
-    pub(super) map: Map,
-    /// The list of the extent's free blocks of one granule.
-    pub(super) singles: *mut FreeBlock,
-    /// The list of the records whose `singles` is not null.
-    pub(super) next_with_singles: *mut Record,
-    pub(super) previous_with_singles: *mut Record,
+    map: Map,
     /// The list of all records.
     pub(super) next: *mut Record,
     pub(super) previous: *mut Record,
@@ -49,6 +46,39 @@ pub(super) fn metadata_bytes(extent_bytes: usize) -> usize {
 }
 
 impl Record {
+    /// The map of the extent's boundaries.
+    #[inline]
+    pub(super) fn map(&self) -> Map {
+        self.map
+    }
+
+    /// Calls `visit` with every free block of the extent, in order of address, and its length; not
+    /// with the top, which the map calls allocated. Aborts where the map and a block's lengths differ.
+    ///
+    /// # Safety
+    /// The extent was added and not removed.
+    pub(super) unsafe fn for_each_free(&self, visit: &mut dyn FnMut(NonNull<FreeBlock>, usize)) {
+        // SAFETY: the extent is valid until it is removed. Every second boundary is the end of the
+        // free block that starts at the one before.
+        unsafe {
+            let (start, length) = ((*self.extent).start(), (*self.extent).length());
+            let last = start.addr().get() + round_down(length, GRANULE);
+            let mut from = start.addr().get();
+            while let Some(first) = self.map.next_set(from, last) {
+                let Some(end) = self.map.next_set(first + GRANULE, last) else {
+                    broken("the map has a free block without an end")
+                };
+                let block = forward(start, first - start.addr().get()).cast();
+                let (before_end, length) = before(forward(block.cast(), end - first));
+                if before_end != block || free_block::length(block) != length {
+                    broken("a free block's lengths differ from the map")
+                }
+                visit(block, length);
+                from = end + GRANULE;
+            }
+        }
+    }
+
     /// Writes the record of an extent into its metadata.
     ///
     /// # Safety
@@ -62,9 +92,6 @@ impl Record {
             let first_word = forward(extent.metadata(), size_of::<Self>());
             record.write(Self {
                 map: Map::new(first_word.cast(), extent.start()),
-                singles: ptr::null_mut(),
-                next_with_singles: ptr::null_mut(),
-                previous_with_singles: ptr::null_mut(),
                 next: ptr::null_mut(),
                 previous: ptr::null_mut(),
                 extent,
@@ -127,19 +154,18 @@ impl Map {
         }
     }
 
-    /// The first boundary from `address` on and before `end` that is set, for checks: it may read word by
-    /// word but need not be fast.
+    /// The first boundary from `address` on and up to `last` that is set.
     ///
     /// # Safety
-    /// `address..end` lies in the extent.
-    pub(super) unsafe fn next_set(self, mut address: usize, end: usize) -> Option<usize> {
-        while address < end {
-            // SAFETY: the address lies in the extent.
+    /// Both lie in the extent or at its end, unless `address` is above `last`.
+    unsafe fn next_set(self, mut address: usize, last: usize) -> Option<usize> {
+        while address <= last {
+            // SAFETY: the map has a word for every boundary of the extent.
             let rest = unsafe { *self.word(address) } & !(Self::bit(address) - 1);
-            let word_start = address >> WORD_SHIFT << WORD_SHIFT;
+            let word_start = round_down(address, 1 << WORD_SHIFT);
             if rest != 0 {
                 let found = word_start + rest.trailing_zeros() as usize * GRANULE;
-                return (found < end).then_some(found);
+                return (found <= last).then_some(found);
             }
             address = word_start + (1 << WORD_SHIFT);
         }

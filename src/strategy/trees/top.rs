@@ -1,43 +1,64 @@
-//! The top: the block that fresh memory is cut from.
+//! The top: the free block that is cut last.
+//!
+//! Where no listed block fits, blocks are cut one after another from the front of one large free
+//! block. To keep its ends, its bits in the map and its place in a list up to date at each cut would
+//! cost ten times the cut, so the top is none of that: nothing is written in it, the map says that it
+//! is allocated, and no list holds it. In exchange whoever frees a block compares its two ends with
+//! the top's.
 
+use core::mem;
 use core::ptr::NonNull;
 
 use super::bins::Taken;
-use super::free_block::FreeBlock;
 use super::record::Record;
-use super::size_class::GRANULE;
-use crate::pointers::{block, forward};
+use crate::pointers::{block, distance, forward};
 
 /// The top, see the [module](self).
+///
+/// # Invariants
+/// `start..end` is free memory of the extent of `record`, coalesced: no free block touches it. It is
+/// empty where `record` is none, and may be empty otherwise.
 #[derive(Debug)]
 pub(super) struct Top {
     start: NonNull<u8>,
-    end: usize,
+    end: NonNull<u8>,
     record: Option<NonNull<Record>>,
 }
 
 impl Top {
+    /// An empty top in no extent.
     pub(super) const fn new() -> Self {
-        let start = NonNull::<u128>::dangling().cast();
-        Self { start, end: GRANULE, record: None }
+        let nowhere = NonNull::dangling();
+        Self { start: nowhere, end: nowhere, record: None }
     }
 
-    pub(super) fn of(taken: Taken) -> Self {
-        let start = taken.block.cast::<u8>();
-        Self { start, end: start.addr().get() + taken.length, record: Some(taken.record) }
+    /// Makes a free block the top.
+    ///
+    /// # Safety
+    /// The block is free memory of the extent of its record, coalesced, and allocated as far as the
+    /// map and the lists say.
+    pub(super) unsafe fn of(taken: Taken) -> Self {
+        let start = taken.block.cast();
+        // SAFETY: the end of the block lies in its extent, or at its end.
+        let end = unsafe { forward(start, taken.length) };
+        Self { start, end, record: Some(taken.record) }
+    }
+
+    /// Empties the top, and gives what it was unless that was empty.
+    pub(super) fn take(&mut self) -> Option<Taken> {
+        let old = mem::replace(self, Self::new());
+        let record = old.record.filter(|_| old.length() > 0)?;
+        Some(Taken { block: old.start.cast(), length: old.length(), record })
     }
 
     #[inline]
     pub(super) fn length(&self) -> usize {
-        self.end - self.start.addr().get()
+        distance(self.start, self.end)
     }
 
-    pub(super) fn taken(&self) -> Option<Taken> {
-        let length = self.length();
-        if length == 0 {
-            return None;
-        }
-        self.record.map(|record| Taken { block: self.start.cast::<FreeBlock>(), length, record })
+    #[inline]
+    pub(super) fn start(&self) -> NonNull<u8> {
+        self.start
     }
 
     #[inline]
@@ -45,31 +66,47 @@ impl Top {
         self.record == Some(record)
     }
 
+    /// Whether the top starts at `end`, and in the extent of `record`.
+    #[inline]
+    pub(super) fn starts_at(&self, end: NonNull<u8>, record: NonNull<Record>) -> bool {
+        end == self.start && self.is_in(record)
+    }
+
+    /// Cuts `length` bytes from the front.
     #[inline]
     pub(super) fn cut(&mut self, length: usize) -> Option<NonNull<[u8]>> {
         if length > self.length() {
             return None;
         }
         let start = self.start;
+        // SAFETY: the top is at least that long.
         self.start = unsafe { forward(start, length) };
         Some(block(start, length))
     }
 
+    /// Whether `start..end` ends where the top starts, or the other way round. If so, whether it is
+    /// in the same extent is still to be asked: extents may touch.
     #[inline]
-    pub(super) fn touches(&self, start: NonNull<u8>, length: usize) -> bool {
-        (start.addr().get() + length == self.start.addr().get()) | (start.addr().get() == self.end)
+    pub(super) fn touches(&self, start: NonNull<u8>, end: NonNull<u8>) -> bool {
+        (end == self.start) | (start == self.end)
     }
 
+    /// Adds what lies between `start` and the top.
+    ///
+    /// # Safety
+    /// This is free memory of the same extent, allocated as far as the map and the lists say, and
+    /// with it the top is coalesced.
     #[inline]
-    pub(super) fn starts_at(&self, address: NonNull<u8>, record: NonNull<Record>) -> bool {
-        address == self.start && self.is_in(record)
+    pub(super) unsafe fn lower(&mut self, start: NonNull<u8>) {
+        self.start = start;
     }
 
-    pub(super) fn join(&mut self, first: NonNull<u8>, end: NonNull<u8>) {
-        if end.addr() == self.start.addr() {
-            self.start = first;
-        } else {
-            self.end = end.addr().get();
-        }
+    /// Adds what lies between the top and `end`.
+    ///
+    /// # Safety
+    /// As [`lower`](Self::lower).
+    #[inline]
+    pub(super) unsafe fn lengthen(&mut self, end: NonNull<u8>) {
+        self.end = end;
     }
 }

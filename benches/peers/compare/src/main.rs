@@ -19,7 +19,7 @@ use statistics::Quartiles;
 /// The one that is compared with the others.
 const SUBJECT: &str = "heapswitch";
 /// Whose programs are built and run, unless others are named: folders beside this one.
-const PEERS: &[&str] = &["mimalloc2", "mimalloc3", "snmalloc", "jemalloc", "rpmalloc", "system"];
+const PEERS: &[&str] = &["heapswitch", "mimalloc2", "mimalloc3", "snmalloc", "jemalloc", "rpmalloc", "system"];
 
 /// The seconds of every run, by workload and peer.
 type Times = BTreeMap<(String, String), Vec<f64>>;

@@ -23,6 +23,7 @@ use super::broken;
 pub(crate) type Link<N> = Option<NonNull<N>>;
 
 /// What a node keeps for the tree that it is in.
+#[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Links<N> {
     children: [Link<N>; 2],
@@ -165,27 +166,6 @@ impl<N: Node> RedBlackTree<N> {
             }
         }
         best
-    }
-
-    /// The node after `node` in order.
-    ///
-    /// # Safety
-    /// `node` is in this tree.
-    pub(crate) unsafe fn next(&self, node: NonNull<N>) -> Link<N> {
-        // SAFETY: `node` and what is linked from it are in the tree.
-        unsafe {
-            if let Some(right) = child(node, Side::Right) {
-                return Some(outermost(right, Side::Left));
-            }
-            let mut node = node;
-            while let Some(parent) = parent_of(node) {
-                if side_of(parent, node) == Side::Left {
-                    return Some(parent);
-                }
-                node = parent;
-            }
-            None
-        }
     }
 
     /// Restores invariant 3 where `node` is red and its parent may be too.

@@ -1,6 +1,10 @@
 //! The check of a red-black tree's invariants.
 
+use core::ptr::NonNull;
+
 use super::{Link, Node, RedBlackTree, Side, child, is_red, parent_of};
+#[cfg(test)]
+use super::{outermost, side_of};
 use crate::strategy::trees::broken;
 
 /// What is known about the nodes below some node, itself included.
@@ -24,6 +28,40 @@ impl<N: Node> RedBlackTree<N> {
             }
             verify_below(self.root).nodes
         }
+    }
+
+    /// The node after `node` in order.
+    ///
+    /// # Safety
+    /// `node` is in this tree.
+    #[cfg(test)]
+    pub(crate) unsafe fn next(&self, node: NonNull<N>) -> Link<N> {
+        // SAFETY: `node` and what is linked from it are in the tree.
+        unsafe {
+            if let Some(right) = child(node, Side::Right) {
+                return Some(outermost(right, Side::Left));
+            }
+            let mut node = node;
+            while let Some(parent) = parent_of(node) {
+                if side_of(parent, node) == Side::Left {
+                    return Some(parent);
+                }
+                node = parent;
+            }
+            None
+        }
+    }
+
+    /// Whether `node`, which is in some tree, is in this one: by its parents, in O(log n).
+    ///
+    /// # Safety
+    /// `node` is in a tree.
+    pub(crate) unsafe fn holds(&self, mut node: NonNull<N>) -> bool {
+        // SAFETY: the parent of a node in a tree is in it.
+        while let Some(parent) = unsafe { parent_of(node) } {
+            node = parent;
+        }
+        self.root == Some(node)
     }
 }
 

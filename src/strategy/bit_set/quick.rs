@@ -1,0 +1,151 @@
+//! Quick lists: blocks that were freed lately, by length, kept out of the bits.
+//!
+//! A block that waits here is marked as taken, so freeing it and handing it out again flips no
+//! edge, joins no run and splits none: that is most of what either costs. The price is that it does
+//! not join its neighbours meanwhile. So few blocks wait and only short ones; all are freed before
+//! the strategy says that nothing fits, and those of an extent when it is removed.
+//!
+//! The lists are linked through the blocks, 16 bytes at a block's start.
+
+use core::ptr::NonNull;
+
+use crate::strategy::Extent;
+
+/// Blocks shorter than this, in blocks, may wait.
+pub(super) const LENGTHS: usize = 32;
+
+/// How many of a length may wait.
+const fn limit(blocks: usize) -> u8 {
+    match blocks {
+        0 => 0,
+        1..4 => 8,
+        4..8 => 4,
+        8..16 => 2,
+        _ => 1,
+    }
+}
+
+/// A block that waits, in its own memory.
+#[repr(C)]
+struct Waiting {
+    next: Option<NonNull<Waiting>>,
+    extent: NonNull<Extent>,
+}
+
+/// The quick lists.
+///
+/// # Invariants
+/// - Every block in a list is of that list's length, free to its user, marked as taken, and in the
+///   extent that it names, which was added and not removed.
+/// - `room` is how many more of each length may wait.
+#[derive(Debug)]
+pub(super) struct Quick {
+    heads: [Option<NonNull<Waiting>>; LENGTHS],
+    room: [u8; LENGTHS],
+}
+
+impl Quick {
+    /// Empty lists for blocks of `1 << block_shift` bytes.
+    pub(super) const fn new(block_shift: u32) -> Self {
+        let mut room = [0; LENGTHS];
+        let mut blocks = 1;
+        while blocks < LENGTHS {
+            // A block that is too short to hold its link cannot wait.
+            if blocks << block_shift >= size_of::<Waiting>() {
+                room[blocks] = limit(blocks);
+            }
+            blocks += 1;
+        }
+        Self { heads: [None; LENGTHS], room }
+    }
+
+    /// Takes a block of `blocks` out.
+    #[inline]
+    pub(super) fn pop(&mut self, blocks: usize) -> Option<NonNull<u8>> {
+        let head = self.heads.get_mut(blocks)?;
+        let block = (*head)?;
+        // SAFETY: by the type's invariant the block is the strategy's, and `push` wrote its link.
+        *head = unsafe { block.as_ref() }.next;
+        if let Some(room) = self.room.get_mut(blocks) {
+            *room = room.wrapping_add(1);
+        }
+        Some(block.cast())
+    }
+
+    /// Lets a block wait if fewer than the most of its length do; whether it does.
+    ///
+    /// # Safety
+    /// The block is of this extent, `blocks` long, was just freed by its user and is marked as
+    /// taken; [`forget`](Self::forget) is called before the extent is removed.
+    #[inline]
+    pub(super) unsafe fn push(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        blocks: usize,
+    ) -> bool {
+        let Some((head, room)) = self.heads.get_mut(blocks).zip(self.room.get_mut(blocks)) else {
+            return false;
+        };
+        if *room == 0 {
+            return false;
+        }
+        let waiting = block.cast::<Waiting>();
+        // SAFETY: the block is the strategy's by the contract, and long enough: there is room only
+        // for lengths that are. Blocks are 8-aligned.
+        unsafe { waiting.write(Waiting { next: *head, extent: extent.into() }) };
+        // INVARIANT: the block is freed and still marked, and in the list of its length.
+        *head = Some(waiting);
+        *room -= 1;
+        true
+    }
+
+    /// Takes all blocks out, and calls `visit(extent, block, blocks)` for each.
+    pub(super) fn drain(&mut self, mut visit: impl FnMut(&Extent, NonNull<u8>, usize)) {
+        for blocks in 0..LENGTHS {
+            while let Some(head) = self.heads.get(blocks).copied().flatten() {
+                // SAFETY: as in `pop`; the extent was added and not removed.
+                let extent = unsafe { head.as_ref().extent.as_ref() };
+                if let Some(block) = self.pop(blocks) {
+                    visit(extent, block, blocks);
+                }
+            }
+        }
+    }
+
+    /// Calls `visit(extent, block, blocks)` for each block that waits.
+    pub(super) fn visit(&self, mut visit: impl FnMut(NonNull<Extent>, NonNull<u8>, usize)) {
+        for (blocks, &head) in self.heads.iter().enumerate() {
+            let mut next = head;
+            while let Some(waiting) = next {
+                // SAFETY: as in `pop`.
+                let link = unsafe { waiting.as_ref() };
+                next = link.next;
+                visit(link.extent, waiting.cast(), blocks);
+            }
+        }
+    }
+
+    /// Forgets the blocks of an extent, which stay marked as taken.
+    pub(super) fn forget(&mut self, extent: &Extent) {
+        let extent: NonNull<Extent> = extent.into();
+        for (head, room) in self.heads.iter_mut().zip(&mut self.room) {
+            let mut slot = head;
+            while let Some(mut waiting) = *slot {
+                // SAFETY: as in `pop`; the reference is to the link that the slot leads to.
+                let link = unsafe { waiting.as_mut() };
+                if link.extent == extent {
+                    *slot = link.next;
+                    *room = room.wrapping_add(1);
+                } else {
+                    slot = &mut link.next;
+                }
+            }
+        }
+    }
+
+    /// Whether no block waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.heads.iter().all(Option::is_none)
+    }
+}

@@ -1,0 +1,222 @@
+//! Cutting blocks from free blocks, and putting them back.
+
+use core::ptr::NonNull;
+
+use super::MultipleBinarySearchTree;
+use super::bins::Taken;
+use super::free_block::{self, before};
+use super::record::Record;
+use super::size_class::GRANULE;
+use super::top::Top;
+use crate::pointers::{block, forward, padding};
+use crate::strategy::Extent;
+
+impl MultipleBinarySearchTree {
+    /// Allocates `length` bytes, a multiple of the granule above zero.
+    #[inline]
+    pub(super) fn cut(&mut self, length: usize) -> Option<NonNull<[u8]>> {
+        if let Some(taken) = self.bins.take(length) {
+            // SAFETY: the block was taken and is as long as asked.
+            return Some(unsafe { self.cut_front(taken, length) });
+        }
+        if self.bins.may_find_sorted(length) {
+            return self.cut_sorted(length);
+        }
+        self.top.cut(length)
+    }
+
+    /// Allocates from the least block that a search finds, or else from the top.
+    ///
+    /// What remains of the block becomes the top where it is longer than the top that there is.
+    #[cold]
+    fn cut_sorted(&mut self, length: usize) -> Option<NonNull<[u8]>> {
+        let Some(taken) = self.bins.take_sorted(length) else { return self.top.cut(length) };
+        if taken.length - length <= self.top.length() {
+            // SAFETY: the block was taken and is as long as asked.
+            return Some(unsafe { self.cut_front(taken, length) });
+        }
+        self.release_top();
+        // SAFETY: the block was taken, and by the flips its map says that it is allocated.
+        unsafe {
+            flip_ends(taken);
+            self.top = Top::of(taken);
+        }
+        self.top.cut(length)
+    }
+
+    /// Allocates where the granule's alignment does not do: from a block so long that a multiple of
+    /// the alignment with `length` bytes behind it lies in it wherever it starts. What remains in
+    /// front and behind is free again. Out of line, for few requests need it.
+    #[inline(never)]
+    pub(super) fn cut_aligned(&mut self, length: usize, alignment: usize) -> Option<NonNull<[u8]>> {
+        let mut taken = self.take(length.checked_add(alignment - GRANULE)?)?;
+        let start = taken.block.cast();
+        let front = padding(start, alignment);
+        // SAFETY: the front is at most as long as what was added to the request, and so in the block.
+        // The map says that the block is free, and so says of its front what it should.
+        unsafe {
+            if front != 0 {
+                self.bins.insert(taken.block, front, taken.record);
+                taken.block = forward(start, front).cast();
+                taken.length -= front;
+            }
+            Some(self.cut_front(taken, length))
+        }
+    }
+
+    /// Takes a block of at least `length` bytes, wherever one is found.
+    fn take(&mut self, length: usize) -> Option<Taken> {
+        if let Some(taken) = self.bins.take(length) {
+            return Some(taken);
+        }
+        if let Some(taken) = self.bins.take_sorted(length) {
+            return Some(taken);
+        }
+        if length > self.top.length() {
+            return None;
+        }
+        let taken = self.top.take()?;
+        // SAFETY: the top was allocated as far as the map says.
+        unsafe { flip_ends(taken) };
+        Some(taken)
+    }
+
+    /// Allocates the first `length` bytes of a block that was taken, and frees the rest.
+    ///
+    /// # Safety
+    /// The block was taken just now, is at least that long and still free as far as the map says;
+    /// `length` is a multiple of [`GRANULE`] above zero.
+    #[inline]
+    pub(super) unsafe fn cut_front(&mut self, taken: Taken, length: usize) -> NonNull<[u8]> {
+        let start = taken.block.cast::<u8>();
+        // SAFETY: both parts lie in the block, and the block in the extent of its record.
+        unsafe {
+            let end = forward(start, length);
+            let map = taken.record.as_ref().map();
+            map.flip(start.addr().get());
+            map.flip(end.addr().get());
+            if taken.length != length {
+                self.bins.insert(end.cast(), taken.length - length, taken.record);
+            }
+        }
+        block(start, length)
+    }
+
+    /// Frees `start..start + length`, and coalesces it with what is free on either side.
+    ///
+    /// # Safety
+    /// These are whole granules of the extent, at least one, no part of a free block and no longer
+    /// allocated; `start` has the provenance of the extent.
+    #[inline]
+    pub(super) unsafe fn free(&mut self, extent: &Extent, start: NonNull<u8>, length: usize) {
+        let record = extent.metadata().cast::<Record>();
+        // SAFETY: the contract is the same but for the top, and the extent's record is valid. What was
+        // cut last is given back to the top at once, unless a free block lies before it.
+        unsafe {
+            if self.top.touches(start, forward(start, length)) {
+                let is_newest = self.top.starts_at(forward(start, length), record);
+                if is_newest && !record.as_ref().map().is_set(start.addr().get()) {
+                    return self.top.lower(start);
+                }
+                return self.free_beside_top(record, start, length);
+            }
+            self.free_apart(record, start, length);
+        }
+    }
+
+    /// [`free`](Self::free) of what does not touch the top.
+    ///
+    /// # Safety
+    /// As there, with the extent's record.
+    #[inline]
+    unsafe fn free_apart(&mut self, record: NonNull<Record>, start: NonNull<u8>, length: usize) {
+        // SAFETY: the extent was added, so its record is valid. Where a bit of the map was set, a
+        // free block of the extent lies beyond, and is listed.
+        unsafe {
+            let map = record.as_ref().map();
+            let end = forward(start, length);
+            let (mut first, mut length) = (start.cast(), length);
+            if map.flip(end.addr().get()) {
+                length += free_block::length(end.cast());
+                self.bins.remove(end.cast());
+            }
+            if map.flip(start.addr().get()) {
+                let ahead;
+                (first, ahead) = before(start);
+                length += ahead;
+                if self.bins.lengthen(first, length) {
+                    return;
+                }
+                self.bins.remove(first);
+            }
+            self.bins.insert(first, length, record);
+        }
+    }
+
+    /// [`free`](Self::free) of what touches the top, or the top of the extent next to its own.
+    ///
+    /// # Safety
+    /// As there, with the extent's record.
+    #[inline(never)]
+    unsafe fn free_beside_top(
+        &mut self,
+        record: NonNull<Record>,
+        start: NonNull<u8>,
+        length: usize,
+    ) {
+        // SAFETY: as in `free_apart`; what joins the top is allocated as far as the map says, by the
+        // flips, also the free block on the side away from the top. On the top's side is none, for
+        // the top is coalesced.
+        unsafe {
+            if !self.top.is_in(record) {
+                return self.free_apart(record, start, length);
+            }
+            let map = record.as_ref().map();
+            let end = forward(start, length);
+            if end != self.top.start() {
+                let mut end = end;
+                if map.is_set(end.addr().get()) {
+                    let (block, length) = (end.cast(), free_block::length(end.cast()));
+                    self.bins.remove(block);
+                    flip_ends(Taken { block, length, record });
+                    end = forward(end, length);
+                }
+                return self.top.lengthen(end);
+            }
+            let mut first = start;
+            if map.is_set(first.addr().get()) {
+                let (block, length) = before(first);
+                self.bins.remove(block);
+                flip_ends(Taken { block, length, record });
+                first = block.cast();
+            }
+            self.top.lower(first);
+        }
+    }
+
+    /// Makes the top a free block like others.
+    pub(super) fn release_top(&mut self) {
+        let Some(taken) = self.top.take() else { return };
+        // SAFETY: the top was free memory of its extent, coalesced, allocated as far as the map says,
+        // and in no list.
+        unsafe {
+            flip_ends(taken);
+            self.bins.insert(taken.block, taken.length, taken.record);
+        }
+    }
+}
+
+/// Has the map say of a block, which is not next to a free one, that it is free instead of allocated,
+/// or the other way round.
+///
+/// # Safety
+/// The block lies in the extent of its record, which is valid.
+unsafe fn flip_ends(taken: Taken) {
+    let start = taken.block.addr().get();
+    // SAFETY: both ends lie in the extent or at its end.
+    unsafe {
+        let map = taken.record.as_ref().map();
+        map.flip(start);
+        map.flip(start + taken.length);
+    }
+}

@@ -1,0 +1,149 @@
+//! What the `check` build finds: `RUSTFLAGS="--cfg heapswitch_check" cargo test --test check`.
+#![cfg(heapswitch_check)]
+
+mod child;
+
+use std::alloc::{Layout, dealloc};
+use std::hint::black_box;
+
+use child::fails_with;
+use heapswitch::__private::strategy;
+use heapswitch::{Heap, HeapSwitch, LifetimeHint};
+
+#[global_allocator]
+static GLOBAL: HeapSwitch = HeapSwitch;
+
+/// A heap of each kind, with its name.
+fn heaps() -> [(&'static str, Heap); 4] {
+    let hinted = |hint| Heap::with_hint(hint).unwrap();
+    [
+        ("bump", hinted(LifetimeHint::Short)),
+        ("bits", hinted(LifetimeHint::Medium)),
+        ("trees", hinted(LifetimeHint::Long)),
+        ("slab", Heap::builder().build_kind::<strategy::Slab>(()).unwrap()),
+    ]
+}
+
+const BLOCK: Layout = Layout::new::<[u64; 8]>();
+
+fn allocate_in(heap: &Heap) -> *mut u8 {
+    heap.run(|| Box::into_raw(Box::new(black_box([7_u64; 8]))).cast()).unwrap()
+}
+
+/// Frees, as nobody should.
+fn free(block: *mut u8) {
+    // SAFETY: none, which is what is tested: the process has to stop in here where this is unsound.
+    unsafe { dealloc(black_box(block), BLOCK) };
+}
+
+const NOT_ALLOCATED: &str = "a block is freed that is not allocated, perhaps freed before: 0x";
+
+#[test]
+fn a_second_free_stops_the_process() {
+    for (name, heap) in heaps() {
+        fails_with("a_second_free_stops_the_process", name, NOT_ALLOCATED, || {
+            heap.run(|| {
+                let block = Box::into_raw(Box::new([7_u64; 8])).cast();
+                let neighbour = Box::new([8_u64; 8]);
+                free(block);
+                free(block);
+                drop(neighbour);
+            })
+            .unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_second_free_by_another_thread_stops_the_process() {
+    for (name, heap) in heaps() {
+        let test = "a_second_free_by_another_thread_stops_the_process";
+        fails_with(test, name, NOT_ALLOCATED, || {
+            let block = allocate_in(&heap).addr();
+            let free_there = move || free(std::ptr::with_exposed_provenance_mut(block));
+            std::thread::spawn(free_there).join().unwrap();
+            std::thread::spawn(free_there).join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_second_free_after_the_close_stops_the_process() {
+    for (name, heap) in heaps() {
+        let test = "a_second_free_after_the_close_stops_the_process";
+        fails_with(test, name, NOT_ALLOCATED, || {
+            let (block, survivor) = (allocate_in(&heap), allocate_in(&heap));
+            heap.close();
+            free(block);
+            free(block);
+            free(survivor);
+        });
+    }
+}
+
+#[test]
+fn a_free_of_what_is_no_block_stops_the_process_and_names_it() {
+    for (name, heap) in heaps() {
+        let test = "a_free_of_what_is_no_block_stops_the_process_and_names_it";
+        let errors = child::failing(test, name, || {
+            let inside = allocate_in(&heap).wrapping_add(16);
+            eprintln!("freeing {:#018x}", inside.addr());
+            free(inside);
+        });
+        if let Some((_, freed)) = errors.split_once("freeing ") {
+            let address = &freed[..18];
+            assert!(errors.contains(&format!("{NOT_ALLOCATED}{}", &address[2..])), "{errors}");
+        }
+    }
+}
+
+#[test]
+#[cfg(not(heapswitch_asan))] // It reads freed memory.
+fn freed_memory_is_filled() {
+    for (name, heap) in heaps() {
+        heap.run(|| {
+            let block = Box::into_raw(Box::new([7_u64; 8])).cast::<u8>();
+            let neighbour = Box::new([8_u64; 8]);
+            free(block);
+            // SAFETY: the memory is still mapped, and nobody got it since.
+            let bytes = unsafe { std::slice::from_raw_parts(black_box(block), 64) };
+            assert!(bytes[40..56].iter().all(|&byte| byte == 0xDE), "{name}: {bytes:x?}");
+            drop(neighbour);
+        })
+        .unwrap();
+    }
+}
+
+/// A strategy whose links in free memory are overwritten says so at the next check, under its name.
+#[test]
+#[cfg(not(heapswitch_asan))] // It writes to freed memory.
+fn a_corrupted_structure_stops_the_process_and_is_named() {
+    let named = [
+        ("bits", "heapswitch: BitSet: "),
+        ("trees", "heapswitch: MultipleBinarySearchTree: "),
+        ("slab", "heapswitch: slab: "),
+    ];
+    for (name, heap) in heaps() {
+        let Some((_, message)) = named.iter().find(|(kind, _)| *kind == name) else { continue };
+        let test = "a_corrupted_structure_stops_the_process_and_is_named";
+        fails_with(test, name, message, || {
+            let blocks = [(); 3].map(|()| allocate_in(&heap));
+            heap.run(|| free(blocks[1])).unwrap();
+            // SAFETY: none: this is the use after free that is to be noticed.
+            unsafe { black_box(blocks[1]).write_bytes(0x55, 64) };
+            heap.verify().unwrap();
+        });
+    }
+}
+
+#[test]
+fn guards_dropped_in_the_wrong_order_stop_the_process() {
+    let test = "guards_dropped_in_the_wrong_order_stop_the_process";
+    fails_with(test, "guards", "guards of contexts were dropped in the wrong order", || {
+        let heaps = [(); 2].map(|()| Heap::new().unwrap());
+        let outer = heaps[0].enter().unwrap();
+        let inner = heaps[1].enter().unwrap();
+        drop(outer);
+        drop(inner);
+    });
+}

@@ -1,0 +1,143 @@
+//! What the sanitizers have to report with the allocator installed. The ignored tests are wrong on
+//! purpose: `.ci/break-detectors` runs each and wants the report.
+
+#[cfg(heapswitch_asan)]
+mod child;
+
+use std::hint::black_box;
+
+use heapswitch::{Heap, HeapSwitch};
+
+#[global_allocator]
+static GLOBAL: HeapSwitch = HeapSwitch;
+
+/// Reads a block of a context after its free. AddressSanitizer must report it.
+#[test]
+#[ignore = "wrong on purpose"]
+fn seeded_use_after_free() {
+    let heap = Heap::new().unwrap();
+    heap.run(|| {
+        let block = Box::into_raw(Box::new(black_box(7_u64)));
+        // SAFETY: the block is the box's; the read after its free is the seeded mistake.
+        let read = unsafe {
+            drop(Box::from_raw(block));
+            black_box(block).read_volatile()
+        };
+        black_box(read);
+    })
+    .unwrap();
+}
+
+/// Two threads change a block of a context without an order. ThreadSanitizer must report it.
+#[test]
+#[ignore = "wrong on purpose"]
+fn seeded_race() {
+    let heap = Heap::new().unwrap();
+    let mut block = heap.run(|| Box::new(0_u64)).unwrap();
+    let address = (&raw mut *block).expose_provenance();
+    let change = move || {
+        let shared = std::ptr::with_exposed_provenance_mut::<u64>(address);
+        for _ in 0..1000 {
+            // SAFETY: the block outlives both threads; the race is the seeded mistake.
+            unsafe { shared.write_volatile(shared.read_volatile() + 1) };
+        }
+    };
+    let threads = [std::thread::spawn(change), std::thread::spawn(change)];
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    black_box(block);
+}
+
+/// Each way for a block to be freed, in each kind of heap: a read of its first or last byte is
+/// reported.
+#[cfg(heapswitch_asan)]
+mod use_after_free {
+    use heapswitch::__private::strategy;
+    use heapswitch::LifetimeHint;
+
+    use super::*;
+
+    fn heaps() -> [(&'static str, Heap); 4] {
+        let hinted = |hint| Heap::with_hint(hint).unwrap();
+        [
+            ("bump", hinted(LifetimeHint::Short)),
+            ("bits", hinted(LifetimeHint::Medium)),
+            ("trees", hinted(LifetimeHint::Long)),
+            ("slab", Heap::builder().build_kind::<strategy::Slab>(()).unwrap()),
+        ]
+    }
+
+    const LENGTH: usize = 100;
+
+    fn text() -> Vec<u8> {
+        black_box(vec![7; LENGTH])
+    }
+
+    /// Reads what `free` freed: the byte at `index`.
+    fn is_reported(test: &str, index: usize, free: impl Fn(Heap, Vec<u8>)) {
+        for (name, heap) in heaps() {
+            let test = format!("use_after_free::{test}");
+            let case = format!("{name}-{index}");
+            child::fails_with(&test, &case, "use-after-poison", || {
+                let block = heap.run(text).unwrap();
+                let byte = block.as_ptr().wrapping_add(index);
+                free(heap, block);
+                // SAFETY: none: the process has to stop here.
+                black_box(unsafe { black_box(byte).read_volatile() });
+            });
+        }
+    }
+
+    #[test]
+    fn by_the_runner() {
+        for index in [0, LENGTH - 1] {
+            is_reported("by_the_runner", index, |heap, block| {
+                heap.run(|| drop(block)).unwrap();
+                std::mem::forget(heap);
+            });
+        }
+    }
+
+    #[test]
+    fn by_another_thread() {
+        // The first 8 bytes are the link to the next such block.
+        for index in [8, LENGTH - 1] {
+            is_reported("by_another_thread", index, |heap, block| {
+                std::thread::spawn(|| drop(block)).join().unwrap();
+                std::mem::forget(heap);
+            });
+        }
+    }
+
+    #[test]
+    fn by_another_thread_and_collected() {
+        for index in [0, LENGTH - 1] {
+            is_reported("by_another_thread_and_collected", index, |heap, block| {
+                std::thread::spawn(|| drop(block)).join().unwrap();
+                heap.release_unused().unwrap();
+                std::mem::forget(heap);
+            });
+        }
+    }
+
+    #[test]
+    fn in_a_closed_heap() {
+        for index in [0, LENGTH - 1] {
+            is_reported("in_a_closed_heap", index, |heap, block| {
+                let survivor = heap.run(text).unwrap();
+                heap.close();
+                drop(block);
+                std::mem::forget(survivor);
+            });
+        }
+    }
+
+    #[test]
+    fn with_the_heap() {
+        for index in [0, LENGTH - 1] {
+            is_reported("with_the_heap", index, |heap, block| {
+                heap.run(|| drop(block)).unwrap();
+                heap.close();
+            });
+        }
+    }
+}

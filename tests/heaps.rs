@@ -1,0 +1,306 @@
+//! Heaps of every kind through the battery, in every way in which a program reaches them, with the
+//! allocator really installed.
+#![cfg(not(any(heapswitch_pass_through, loom)))]
+
+#[macro_use]
+mod battery;
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::Cell;
+use std::ptr::NonNull;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use battery::{Limits, TestSource};
+use heapswitch::source::region_map::CONTEXT_SOURCE;
+use heapswitch::strategy::slab::Slab;
+use heapswitch::{
+    AllocError, Allocator, GlobalAllocToAllocatorAdaptor, Heap, HeapBuilder, HeapSwitch,
+    LifetimeHint, MemoryRange, MemorySource, RegionSource, flush_foreign_frees,
+};
+
+#[global_allocator]
+static GLOBAL: HeapSwitch = HeapSwitch;
+
+/// The battery's source over chunks of the region.
+#[derive(Debug)]
+struct InRegion(TestSource);
+
+// SAFETY: each is used by the one thread whose heap it serves: others only free into a heap that is
+// not closed, which goes to no source.
+unsafe impl Sync for InRegion {}
+
+// SAFETY: every method is that of the battery's source, which allocates nothing once it is on another.
+unsafe impl MemorySource for InRegion {
+    fn take(&self, request: Layout) -> Result<MemoryRange, AllocError> {
+        self.0.take(request)
+    }
+
+    unsafe fn give_back(&self, range: MemoryRange) {
+        // SAFETY: the caller's contract is the same.
+        unsafe { self.0.give_back(range) }
+    }
+
+    fn granule(&self) -> usize {
+        self.0.granule()
+    }
+}
+
+// SAFETY: ranges are those of the region's own source.
+unsafe impl RegionSource for InRegion {}
+
+/// How a heap is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Through the trait, not entered.
+    Apart,
+    /// Through the trait, entered.
+    Entered,
+    /// Through the global allocator, entered; half of the frees when it was left again.
+    Routed,
+    /// Through the trait; half of the frees on another thread.
+    Foreign,
+}
+
+type Freed = Option<(usize, Layout)>;
+
+/// Frees what it is sent; `None` makes it flush and answer.
+fn free_elsewhere(blocks: &Receiver<Freed>, flushed: &SyncSender<()>) {
+    while let Ok(freed) = blocks.recv() {
+        match freed {
+            Some((address, layout)) => {
+                let block = std::ptr::with_exposed_provenance_mut(address);
+                // SAFETY: the block is allocated, and the sender uses it no more.
+                unsafe { GLOBAL.dealloc(block, layout) };
+            }
+            None => {
+                flush_foreign_frees();
+                flushed.send(()).unwrap();
+            }
+        }
+    }
+}
+
+struct Elsewhere {
+    blocks: Option<SyncSender<Freed>>,
+    flushed: Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Elsewhere {
+    fn new() -> Self {
+        let (blocks, received) = sync_channel(256);
+        let (answer, flushed) = sync_channel(1);
+        let thread = std::thread::spawn(move || free_elsewhere(&received, &answer));
+        Self { blocks: Some(blocks), flushed, thread: Some(thread) }
+    }
+
+    fn send(&self, freed: Freed) {
+        self.blocks.as_ref().unwrap().send(freed).unwrap();
+    }
+
+    fn flush(&self) {
+        self.send(None);
+        self.flushed.recv().unwrap();
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.blocks = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// A heap that is checked after each step, as an allocator.
+struct Tested {
+    heap: Option<Heap>,
+    way: Way,
+    elsewhere: Option<Elsewhere>,
+    steps: Cell<usize>,
+    live_blocks: Cell<usize>,
+}
+
+impl Tested {
+    fn new(source: TestSource, way: Way, build: impl FnOnce(HeapBuilder<'static>) -> Heap) -> Self {
+        let source: &'static InRegion = Box::leak(Box::new(InRegion(source.on(&CONTEXT_SOURCE))));
+        Self {
+            heap: Some(build(Heap::builder().source(source))),
+            way,
+            elsewhere: (way == Way::Foreign).then(Elsewhere::new),
+            steps: Cell::new(0),
+            live_blocks: Cell::new(0),
+        }
+    }
+
+    fn heap(&self) -> &Heap {
+        self.heap.as_ref().unwrap()
+    }
+
+    /// Calls `act` with what allocates and frees.
+    fn with<T>(&self, act: impl FnOnce(&dyn Allocator) -> T) -> T {
+        match self.way {
+            Way::Apart | Way::Foreign => act(&self.heap()),
+            Way::Entered => self.heap().run(|| act(&self.heap())).unwrap(),
+            Way::Routed => {
+                self.heap().run(|| act(&GlobalAllocToAllocatorAdaptor::new(&GLOBAL))).unwrap()
+            }
+        }
+    }
+
+    /// Checks the heap after a step; of long runs, after some.
+    fn check(&self, more_blocks: isize) {
+        let steps = self.steps.replace(self.steps.get() + 1);
+        let live_blocks = self.live_blocks.get().wrapping_add_signed(more_blocks);
+        self.live_blocks.set(live_blocks);
+        if steps > 600 && steps % 127 != 0 {
+            return;
+        }
+        self.heap().verify().unwrap();
+        let usage = self.heap().memory_usage().unwrap();
+        assert!(usage.allocated_bytes <= usage.committed_bytes);
+        if matches!(self.way, Way::Apart | Way::Entered) {
+            assert_eq!(usage.allocated_blocks, live_blocks);
+        }
+    }
+
+    fn change(
+        &self,
+        old: Layout,
+        new: Layout,
+        act: impl FnOnce(&dyn Allocator) -> Result<NonNull<[u8]>, AllocError>,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        let changed = self.with(act);
+        let more = isize::from(new.size() != 0) - isize::from(old.size() != 0);
+        self.check(if changed.is_ok() { more } else { 0 });
+        changed
+    }
+}
+
+const EMPTY: Layout = Layout::new::<()>();
+
+// SAFETY: every method is that of the one heap, or of the global allocator, which frees by address.
+unsafe impl Allocator for Tested {
+    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        self.change(EMPTY, layout, |allocator| allocator.allocate(layout))
+    }
+
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        self.change(EMPTY, layout, |allocator| allocator.allocate_zeroed(layout))
+    }
+
+    unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
+        let is_other = self.steps.get() % 2 == 0 && layout.size() != 0;
+        match &self.elsewhere {
+            Some(elsewhere) if is_other => {
+                elsewhere.send(Some((block.as_ptr().expose_provenance(), layout)));
+            }
+            // SAFETY: the caller's contract.
+            None if is_other && self.way == Way::Routed => unsafe {
+                GLOBAL.dealloc(block.as_ptr(), layout);
+            },
+            // SAFETY: the caller's contract.
+            _ => self.with(|allocator| unsafe { allocator.deallocate(block, layout) }),
+        }
+        self.check(-isize::from(layout.size() != 0));
+    }
+
+    unsafe fn grow(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: the caller's contract is the same.
+        self.change(old, new, |allocator| unsafe { allocator.grow(block, old, new) })
+    }
+
+    unsafe fn grow_zeroed(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: the caller's contract is the same.
+        self.change(old, new, |allocator| unsafe { allocator.grow_zeroed(block, old, new) })
+    }
+
+    unsafe fn shrink(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: the caller's contract is the same.
+        self.change(old, new, |allocator| unsafe { allocator.shrink(block, old, new) })
+    }
+}
+
+impl Drop for Tested {
+    fn drop(&mut self) {
+        let Some(heap) = self.heap.take() else { return };
+        if std::thread::panicking() {
+            return;
+        }
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.flush();
+        }
+        flush_foreign_frees();
+        heap.release_unused().unwrap();
+        heap.verify().unwrap();
+        let usage = heap.memory_usage().unwrap();
+        assert_eq!(
+            (usage.allocated_blocks, usage.allocated_bytes, usage.committed_bytes),
+            (0, 0, 0)
+        );
+        let report = heap.close();
+        assert_eq!((report.blocks, report.kept_bytes), (0, 0));
+    }
+}
+
+fn hinted(source: TestSource, way: Way, hint: LifetimeHint) -> Tested {
+    Tested::new(source, way, |builder| builder.hint(hint).build().unwrap())
+}
+
+fn bump(source: TestSource, way: Way) -> Tested {
+    hinted(source, way, LifetimeHint::Short)
+}
+
+fn bits(source: TestSource, way: Way) -> Tested {
+    hinted(source, way, LifetimeHint::Medium)
+}
+
+fn trees(source: TestSource, way: Way) -> Tested {
+    hinted(source, way, LifetimeHint::Long)
+}
+
+fn slab(source: TestSource, way: Way) -> Tested {
+    Tested::new(source, way, |builder| builder.build_kind::<Slab<true>>(()).unwrap())
+}
+
+/// Where the heap has no more, the global allocator serves; what another thread frees comes late.
+fn of_plenty() -> Limits {
+    Limits { is_bounded: false, ..Limits::default() }
+}
+
+battery!(bump_apart, |source| bump(source, Way::Apart));
+battery!(bump_entered, |source| bump(source, Way::Entered));
+battery!(bump_routed, |source| bump(source, Way::Routed), of_plenty());
+battery!(bump_foreign, |source| bump(source, Way::Foreign), of_plenty());
+
+battery!(bits_apart, |source| bits(source, Way::Apart));
+battery!(bits_entered, |source| bits(source, Way::Entered));
+battery!(bits_routed, |source| bits(source, Way::Routed), of_plenty());
+battery!(bits_foreign, |source| bits(source, Way::Foreign), of_plenty());
+
+battery!(trees_apart, |source| trees(source, Way::Apart));
+battery!(trees_entered, |source| trees(source, Way::Entered));
+battery!(trees_routed, |source| trees(source, Way::Routed), of_plenty());
+battery!(trees_foreign, |source| trees(source, Way::Foreign), of_plenty());
+
+battery!(slab_apart, |source| slab(source, Way::Apart));
+battery!(slab_entered, |source| slab(source, Way::Entered));
+battery!(slab_routed, |source| slab(source, Way::Routed), of_plenty());
+battery!(slab_foreign, |source| slab(source, Way::Foreign), of_plenty());

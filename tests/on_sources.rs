@@ -1,0 +1,148 @@
+//! The battery over the sources that programs use, and over the allocators that need none.
+
+#[macro_use]
+mod battery;
+
+use std::alloc::{Layout, System};
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use battery::{Limits, TestSource};
+use heapswitch::{
+    AllocError, ArenaMemorySource, ArenaSettings, ArenaSizes, BitSetAllocator, BorrowedSliceSource,
+    BumpAllocator, ContextAllocator, FileMemorySource, FileSettings, GlobalAllocToAllocatorAdaptor,
+    LifetimeHint, Locked, MemoryMapAllocator, MemoryMapSource, MemoryRange, MemorySource,
+    MultipleBinarySearchTreeAllocator, SlabAllocator,
+};
+
+/// These take nothing of the battery's own source.
+fn of_plenty() -> Limits {
+    Limits { is_bounded: false, ..Limits::default() }
+}
+
+fn of_slab() -> Limits {
+    Limits { max_align: 32 << 10, max_size: 32 << 10, is_bounded: false }
+}
+
+/// With what alignment and records take, this fits in a block of 2 MiB.
+fn of_arena() -> Limits {
+    Limits { max_align: 64 << 10, max_size: 1 << 20, is_bounded: false }
+}
+
+fn maps(_: TestSource) -> MemoryMapSource {
+    MemoryMapSource::new()
+}
+
+fn arena(_: TestSource) -> ArenaMemorySource<MemoryMapSource> {
+    let sizes = ArenaSizes { block_bytes: 2 << 20, range_bytes: 8 << 20, maximum_bytes: 4 << 30 };
+    ArenaMemorySource::new(MemoryMapSource::new(), ArenaSettings::new(sizes).unwrap())
+}
+
+/// A file that has no name any more, so that it goes with its source.
+fn file_with(is_sparse: bool) -> FileMemorySource {
+    static FILES: AtomicUsize = AtomicUsize::new(0);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let name = format!("heapswitch-battery-{}-{number}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let source =
+        FileMemorySource::open(&path, FileSettings { is_sparse, ..FileSettings::default() });
+    std::fs::remove_file(&path).unwrap();
+    source.unwrap()
+}
+
+fn file(_: TestSource) -> FileMemorySource {
+    file_with(false)
+}
+
+fn sparse_file(_: TestSource) -> FileMemorySource {
+    file_with(true)
+}
+
+/// A slice with the source that borrows it, so that a constructor can return both.
+struct SliceSource {
+    source: BorrowedSliceSource<'static>,
+    memory: NonNull<[MaybeUninit<u8>]>,
+}
+
+fn slice_of(bytes: usize) -> SliceSource {
+    let memory: &'static mut [MaybeUninit<u8>] = Box::leak(Box::new_uninit_slice(bytes));
+    let pointer = NonNull::from(&mut *memory);
+    // SAFETY: the slice is used through the source alone until both are dropped.
+    let source = BorrowedSliceSource::new(unsafe { &mut *pointer.as_ptr() });
+    SliceSource { source, memory: pointer }
+}
+
+fn slice(_: TestSource) -> SliceSource {
+    slice_of(192 << 20)
+}
+
+impl Drop for SliceSource {
+    fn drop(&mut self) {
+        assert_eq!(self.source.free_bytes(), self.source.usable_bytes(), "ranges are missing");
+        // SAFETY: leaked in `slice_of`; no range is taken, and the source has no destructor.
+        drop(unsafe { Box::from_raw(self.memory.as_ptr()) });
+    }
+}
+
+// SAFETY: every method is the borrowed source's, whose slice lives as long.
+unsafe impl MemorySource for SliceSource {
+    fn take(&self, request: Layout) -> Result<MemoryRange, AllocError> {
+        self.source.take(request)
+    }
+
+    unsafe fn give_back(&self, range: MemoryRange) {
+        // SAFETY: the caller's contract is the same.
+        unsafe { self.source.give_back(range) }
+    }
+
+    fn granule(&self) -> usize {
+        self.source.granule()
+    }
+}
+
+battery!(bump_on_maps, |source| BumpAllocator::new(maps(source)), of_plenty());
+battery!(bump_in_an_arena, |source| BumpAllocator::new(arena(source)), of_arena());
+battery!(bump_in_a_slice, |source| BumpAllocator::new(slice(source)), of_plenty());
+battery!(bump_in_a_file, |source| BumpAllocator::new(sparse_file(source)), of_plenty());
+
+battery!(bits_on_maps, |source| BitSetAllocator::new(maps(source)), of_plenty());
+battery!(bits_in_an_arena, |source| BitSetAllocator::new(arena(source)), of_arena());
+battery!(bits_in_a_slice, |source| BitSetAllocator::new(slice(source)), of_plenty());
+battery!(bits_in_a_file, |source| BitSetAllocator::new(file(source)), of_plenty());
+
+fn trees<M: MemorySource>(source: M) -> MultipleBinarySearchTreeAllocator<M> {
+    MultipleBinarySearchTreeAllocator::new(source)
+}
+
+battery!(trees_on_maps, |source| trees(maps(source)), of_plenty());
+battery!(trees_in_an_arena, |source| trees(arena(source)), of_arena());
+battery!(trees_in_a_slice, |source| trees(slice(source)), of_plenty());
+battery!(trees_in_a_file, |source| trees(file(source)), of_plenty());
+
+battery!(slab_on_maps, |source| SlabAllocator::new(maps(source)), of_slab());
+battery!(slab_in_an_arena, |source| SlabAllocator::new(arena(source)), of_slab());
+battery!(slab_in_a_slice, |source| SlabAllocator::new(slice(source)), of_slab());
+battery!(slab_in_a_file, |source| SlabAllocator::new(sparse_file(source)), of_slab());
+
+battery!(
+    context_in_a_slice,
+    |source| ContextAllocator::new(LifetimeHint::Medium, slice(source)),
+    of_plenty()
+);
+battery!(
+    locked_context_on_maps,
+    |source| Locked::new(ContextAllocator::new(LifetimeHint::Long, maps(source))),
+    of_plenty()
+);
+
+// Every range is a block of 64 KiB.
+battery!(
+    trees_in_an_arena_of_chunks,
+    |source| trees(ArenaMemorySource::new(maps(source), ArenaSettings::DEFAULT)),
+    Limits { max_align: 4096, max_size: 48 << 10, is_bounded: false }
+);
+
+battery!(mappings, |_| MemoryMapAllocator::new(), of_plenty());
+battery!(locked_mappings, |_| Locked::new(MemoryMapAllocator::new()), of_plenty());
+battery!(system, |_| GlobalAllocToAllocatorAdaptor::new(&System), of_plenty());

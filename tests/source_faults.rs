@@ -1,0 +1,212 @@
+//! Every system call that a source makes, refused: nothing is lost, and the next call succeeds.
+//!
+//! Faults hold for the whole process, so this binary has no other tests, and these take turns.
+
+#![cfg_attr(feature = "nightly", feature(allocator_api))]
+
+use core::alloc::Layout;
+use std::sync::{Mutex, MutexGuard};
+
+use heapswitch::allocator::{AllocError, Allocator, MemorySource};
+use heapswitch::numa::{Node, NodeSet, Outcome, Placement, Policy};
+use heapswitch::source::memory_map::Step;
+use heapswitch::source::{
+    ArenaMemorySource, ArenaSettings, FileMemorySource, FileSettings, FileSourceError, HugePages,
+    MemoryMapSettings, MemoryMapSource,
+};
+use heapswitch::strategy::memory_map::MemoryMapAllocator;
+use heapswitch::sys::fault::{self, Call};
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// From the `nth` call on, `call` fails until this is dropped.
+struct Fault {
+    call: Call,
+}
+
+impl Drop for Fault {
+    fn drop(&mut self) {
+        fault::clear(self.call);
+    }
+}
+
+fn fail(call: Call, nth: u32) -> Fault {
+    fault::fail_from(call, nth);
+    Fault { call }
+}
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+const REQUEST: Layout = Layout::new::<[u8; 1 << 16]>();
+
+#[test]
+fn a_refused_mapping_is_an_error_and_counted() {
+    let _turn = turn();
+    let source = MemoryMapSource::new();
+    let refused = fail(Call::Map, 1);
+    assert_eq!(source.take(REQUEST), Err(AllocError));
+    assert_eq!(
+        source.refusals().map(|one| (one.step, one.times)).collect::<Vec<_>>(),
+        [(Step::Map, 1)]
+    );
+    drop(refused);
+    let range = source.take(REQUEST).unwrap();
+    // SAFETY: taken above.
+    unsafe { source.give_back(range) };
+    assert_eq!(source.mapping_count(), 0);
+}
+
+#[test]
+fn refused_settings_are_reported_and_the_range_is_given() {
+    let _turn = turn();
+    let bind = Placement::strict(Policy::Bind(NodeSet::of(Node::new(0).unwrap())));
+    let settings = MemoryMapSettings::new()
+        .huge_pages(HugePages::Transparent)
+        .kept_out_of_core_dumps(true)
+        .name(c"refused")
+        .locked(true)
+        .prefaulted(true)
+        .placement(bind);
+    let _faults = [Call::Advise, Call::Lock, Call::Policy].map(|call| fail(call, 1));
+    let source = MemoryMapSource::with_settings(settings).unwrap();
+    let range = source.take(REQUEST).unwrap();
+    let steps: Vec<_> = source.refusals().map(|refusal| refusal.step).collect();
+    let all = [Step::HugePages, Step::Lock, Step::Prefault, Step::CoreDump, Step::Name];
+    assert_eq!(steps, [all.as_slice(), &[Step::Placement]].concat());
+    for refusal in source.refusals() {
+        assert!(refusal.to_string().contains("refused"), "{refusal}");
+    }
+    // SAFETY: taken above.
+    unsafe {
+        range.start.write_bytes(1, range.length);
+        source.give_back(range);
+    }
+    let strict = MemoryMapSource::with_settings(settings.strict(true)).unwrap();
+    assert!(strict.take(REQUEST).is_err());
+    assert_eq!((strict.mapping_count(), strict.mapped_bytes()), (0, 0));
+}
+
+#[test]
+fn explicit_huge_pages_fall_back_to_others() {
+    let _turn = turn();
+    let settings = MemoryMapSettings::new().huge_pages(HugePages::Explicit { shift: 21 });
+    let source = MemoryMapSource::with_settings(settings).unwrap();
+    // Both mappings are refused: the huge one, then the plain one.
+    let refused = fail(Call::Map, 1);
+    assert!(source.take(REQUEST).is_err());
+    drop(refused);
+    let steps: Vec<_> = source.refusals().map(|refusal| refusal.step).collect();
+    assert_eq!(steps, [Step::Map, Step::HugePages]);
+    let range = source.take(REQUEST).unwrap();
+    assert_eq!(range.length, 2 << 20);
+    // SAFETY: taken above.
+    unsafe { source.give_back(range) };
+}
+
+#[test]
+fn a_placement_without_numa_is_refused_and_no_more() {
+    let _turn = turn();
+    let _fault = fail(Call::Policy, 1);
+    let mut page = [0_u8; 4096];
+    let start = core::ptr::NonNull::from(&mut page).cast();
+    let interleave = Policy::WeightedInterleave(NodeSet::of(Node::new(0).unwrap()));
+    for placement in [Placement::new(interleave), Placement::strict(interleave)] {
+        assert!(matches!(placement.apply(start, 4096), Outcome::Refused { .. }));
+    }
+}
+
+/// The first, second ... mapping is refused: the tables, then the range.
+#[test]
+fn an_arena_survives_each_refused_mapping() {
+    let _turn = turn();
+    let mapped = MemoryMapSource::new();
+    for nth in 1..=2 {
+        let arena = ArenaMemorySource::new(&mapped, ArenaSettings::DEFAULT);
+        let refused = fail(Call::Map, nth);
+        assert_eq!(arena.take(REQUEST), Err(AllocError));
+        assert_eq!((arena.held_bytes(), mapped.mapping_count()), (0, 0));
+        drop(refused);
+        let block = arena.take(REQUEST).unwrap();
+        // SAFETY: taken above.
+        unsafe {
+            block.start.write_bytes(1, block.length);
+            arena.give_back(block);
+        }
+        drop(arena);
+        assert_eq!(mapped.mapping_count(), 0);
+    }
+}
+
+#[test]
+fn a_mapped_block_that_cannot_be_remapped_is_copied() {
+    let _turn = turn();
+    let allocator = MemoryMapAllocator::new();
+    let (small, large) = (Layout::new::<[u8; 5000]>(), Layout::new::<[u8; 50_000]>());
+    let block = allocator.allocate(small).unwrap();
+    // SAFETY: the block is allocated with `small`, then `large`, then `small` again.
+    unsafe {
+        block.cast::<u8>().write_bytes(7, 5000);
+        let _fault = fail(Call::Remap, 1);
+        let grown = allocator.grow_zeroed(block.cast(), small, large).unwrap();
+        let (old, new) = grown.as_ref()[..50_000].split_at(5000);
+        assert!(old.iter().all(|byte| *byte == 7) && new.iter().all(|byte| *byte == 0));
+        let no_memory = fail(Call::Map, 1);
+        // Neither remapped nor mapped: the block stays as it was.
+        assert_eq!(
+            allocator.grow(grown.cast(), large, Layout::new::<[u8; 1 << 20]>()),
+            Err(AllocError)
+        );
+        assert_eq!(allocator.shrink(grown.cast(), large, small), Err(AllocError));
+        assert_eq!(allocator.last_map_refusal().map(|refusal| refusal.times), Some(2));
+        assert!(grown.as_ref()[..5000].iter().all(|byte| *byte == 7));
+        drop(no_memory);
+        let shrunk = allocator.shrink(grown.cast(), large, small).unwrap();
+        assert!(shrunk.as_ref()[..5000].iter().all(|byte| *byte == 7));
+        allocator.deallocate(shrunk.cast(), small);
+    }
+    assert_eq!((allocator.mapping_count(), allocator.mapped_bytes()), (0, 0));
+}
+
+#[test]
+fn a_file_survives_a_full_disk_and_refused_mappings() {
+    let _turn = turn();
+    let path = std::env::temp_dir().join(format!("heapswitch-faults-{}", std::process::id()));
+    let settings = FileSettings { granule: 4096, ..FileSettings::default() };
+    for nth in 1..=2 {
+        let _fault = fail(Call::Map, nth);
+        let error = FileMemorySource::open(&path, settings).map(|_| ()).unwrap_err();
+        assert!(matches!(error, FileSourceError::Reserve { .. }), "{error}");
+    }
+    let source = FileMemorySource::open(&path, settings).unwrap();
+    let request = Layout::new::<[u8; 4096]>();
+    let kept = source.take(request).unwrap();
+    for call in [Call::Truncate, Call::Map] {
+        let refused = fail(call, 1);
+        assert_eq!(source.take(request), Err(AllocError));
+        // SAFETY: taken above; it stays as it is when growing fails.
+        assert_eq!(unsafe { source.grow(kept, 8192) }, Err(AllocError));
+        let error = source.last_error().unwrap();
+        let is_right = match call {
+            Call::Truncate => matches!(error, FileSourceError::Grow { bytes: 8192, .. }),
+            _ => matches!(error, FileSourceError::Map { bytes: 4096, .. }),
+        };
+        assert!(is_right, "{error}");
+        drop(refused);
+        assert_eq!((source.file_bytes(), std::fs::metadata(&path).unwrap().len()), (4096, 4096));
+    }
+    // The file cannot be shortened: it works on, and what was in it is not taken for zeros.
+    let old = source.take(request).unwrap();
+    // SAFETY: taken above.
+    unsafe {
+        old.start.write_bytes(9, old.length);
+        source.give_back(old);
+    }
+    let refused = fail(Call::Truncate, 1);
+    assert!(matches!(source.release_unused(), Err(FileSourceError::Grow { .. })));
+    drop(refused);
+    assert!(!source.take(request).unwrap().is_zeroed);
+    drop(source);
+    std::fs::remove_file(path).unwrap();
+}

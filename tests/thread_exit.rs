@@ -1,0 +1,237 @@
+//! Threads that end: what they allocate and free while they are torn down, and who takes their heaps
+//! over. One process, so these run one after the other.
+#![cfg(not(any(heapswitch_pass_through, loom)))]
+
+#[path = "support/memory.rs"]
+mod memory;
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use heapswitch::CurrentAllocatorInUse::{self, Global, ThreadLocal};
+use heapswitch::{
+    Heap, HeapError, HeapSwitch, current, flush_foreign_frees, process_usage, purge,
+    swap_coroutine_local, use_allocator, with_global,
+};
+
+#[global_allocator]
+static GLOBAL: HeapSwitch = HeapSwitch;
+
+/// The figures asserted on are the process's.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const SCALE: usize = if cfg!(debug_assertions) { 1 } else { 10 };
+
+fn alone() -> impl Drop {
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Allocates when it is dropped, frees what it held, and notes what was in use.
+struct Late {
+    held: Vec<String>,
+    heap: Option<Heap>,
+}
+
+static IN_USE_LATE: Mutex<Vec<CurrentAllocatorInUse>> = Mutex::new(Vec::new());
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        let more: Vec<String> = self.held.iter().map(|text| text.repeat(3)).collect();
+        assert!(more.iter().zip(&self.held).all(|(long, text)| long.len() == 3 * text.len()));
+        self.held = more;
+        if let Some(heap) = &self.heap {
+            heap.run(|| self.held.push("in the heap, late".repeat(10))).unwrap();
+        }
+        IN_USE_LATE.lock().unwrap().push(current());
+    }
+}
+
+thread_local! {
+    static FIRST: RefCell<Option<Late>> = const { RefCell::new(None) };
+    static SECOND: RefCell<Option<Late>> = const { RefCell::new(None) };
+}
+
+#[test]
+fn thread_locals_allocate_and_free_while_they_are_dropped() {
+    let _alone = alone();
+    for _ in 0..100 {
+        thread::spawn(|| {
+            let late = || Late {
+                held: (0..100).map(|number| "x".repeat(number * 10)).collect(),
+                heap: Heap::new().ok(),
+            };
+            FIRST.set(Some(late()));
+            let heap = Heap::new().unwrap();
+            heap.run(|| SECOND.set(Some(late()))).unwrap();
+        })
+        .join()
+        .unwrap();
+    }
+    assert!(IN_USE_LATE.lock().unwrap().drain(..).all(|in_use| in_use == ThreadLocal));
+}
+
+static ROUNDS: AtomicUsize = AtomicUsize::new(0);
+static KEYS: Mutex<[libc::pthread_key_t; 2]> = Mutex::new([0; 2]);
+
+/// Runs before or after our own tear-down, and again in every round: allocates, frees blocks of ended
+/// and of running heaps, uses every entry point.
+unsafe extern "C" fn late_destructor(value: *mut c_void) {
+    // SAFETY: the value is a leaked box that the last round or the thread left.
+    let late = unsafe { Box::from_raw(value.cast::<(usize, Vec<String>, Heap)>()) };
+    let (round, held, heap) = *late;
+    let longer: Vec<String> = held.iter().map(|text| format!("{text} {round}")).collect();
+    drop(held);
+    assert!(longer.iter().all(|text| text.len() > 2));
+    match heap.enter() {
+        Ok(scope) => {
+            let inside = vec![1_u8; 100];
+            assert!(heap.contains(inside.as_ptr()));
+            drop(scope);
+        }
+        Err(error) => {
+            assert_eq!((error, current()), (HeapError::ThreadEnded, Global));
+            assert_eq!(use_allocator(ThreadLocal).unwrap_err(), HeapError::ThreadEnded);
+            assert_eq!(with_global(|| ()).unwrap_err(), HeapError::ThreadEnded);
+            assert_eq!(heap.verify().unwrap_err(), HeapError::ThreadEnded);
+            let refused = swap_coroutine_local(None).unwrap_err();
+            assert_eq!(refused.error, HeapError::ThreadEnded);
+            let _ = (purge(), process_usage());
+            flush_foreign_frees();
+        }
+    }
+    drop(heap);
+    let heap = Heap::new().unwrap();
+    let mut moved = Vec::with_capacity(10);
+    moved.extend(longer);
+    moved.shrink_to_fit();
+    moved.reserve(1000);
+    if round < 3 {
+        let again = Box::into_raw(Box::new((round + 1, moved, heap)));
+        // SAFETY: the key exists; the value is taken up by the next round.
+        unsafe { libc::pthread_setspecific(KEYS.lock().unwrap()[0], again.cast()) };
+    }
+    ROUNDS.fetch_add(1, Ordering::Relaxed);
+}
+
+#[test]
+fn destructors_of_the_system_run_before_and_after_our_tear_down() {
+    let _alone = alone();
+    let mut key = 0;
+    // SAFETY: `key` is valid for writes.
+    assert_eq!(unsafe { libc::pthread_key_create(&raw mut key, Some(late_destructor)) }, 0);
+    KEYS.lock().unwrap()[0] = key;
+    let threads = 50;
+    for _ in 0..threads {
+        thread::spawn(move || {
+            let heap = Heap::new().unwrap();
+            let held = heap.run(|| (0..50).map(|number| "y".repeat(number + 3)).collect()).unwrap();
+            let value: Box<(usize, Vec<String>, Heap)> = Box::new((0, held, heap));
+            // SAFETY: the key exists; the destructor takes the value up.
+            unsafe { libc::pthread_setspecific(key, Box::into_raw(value).cast()) };
+        })
+        .join()
+        .unwrap();
+    }
+    assert!(ROUNDS.load(Ordering::Relaxed) >= threads * 2);
+    // SAFETY: the key was made above and no thread has a value for it.
+    unsafe { libc::pthread_key_delete(key) };
+}
+
+#[test]
+fn a_guard_in_a_thread_local_is_dropped_before_the_tear_down() {
+    let _alone = alone();
+    thread_local! {
+        static GUARD: RefCell<Option<heapswitch::Scope<'static>>> = const { RefCell::new(None) };
+    }
+    let heap: &'static Mutex<Heap> = Box::leak(Box::new(Mutex::new(Heap::new().unwrap())));
+    thread::spawn(move || {
+        let locked: &'static _ = Box::leak(Box::new(heap.lock().unwrap()));
+        GUARD.set(Some(locked.enter().unwrap()));
+    })
+    .join()
+    .unwrap();
+    assert!(heap.try_lock().is_err(), "the lock was leaked, and with it the handle");
+}
+
+#[test]
+fn short_threads_inherit_heaps_and_memory_does_not_grow() {
+    let _alone = alone();
+    let threads = 2000 * SCALE;
+    let run = |count: usize| {
+        let (sender, receiver) = mpsc::channel::<Vec<Box<[u8]>>>();
+        for number in 0..count {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                let kept = (0..50).map(|size| vec![1; size * 40 + number % 7].into()).collect();
+                drop(vec![0_u8; 100_000]);
+                sender.send(kept).unwrap();
+            })
+            .join()
+            .unwrap();
+            // What is kept is freed by another thread than the one that made it, after its end.
+            drop(receiver.recv().unwrap());
+        }
+    };
+    run(threads / 10);
+    let (before, usage) = (memory::resident_bytes(), process_usage());
+    run(threads);
+    let (after, now) = (memory::resident_bytes(), process_usage());
+    println!("{threads} threads: {before} bytes before, {after} after; {now:?}");
+    // AddressSanitizer keeps what is freed, and stacks.
+    assert!(cfg!(heapswitch_asan) || after < before + (2 << 20), "{before} {after}");
+    assert!(now.abandoned_heaps <= usage.abandoned_heaps + 1);
+    assert!(now.region.taken_bytes <= usage.region.taken_bytes + (1 << 20));
+}
+
+#[test]
+fn what_ended_threads_left_comes_back_when_it_was_freed() {
+    let _alone = alone();
+    purge();
+    let before = process_usage().region.taken_bytes;
+    let kept: Vec<Vec<Vec<u8>>> = (0..16)
+        .map(|_| thread::spawn(|| (0..1000).map(|_| vec![1; 4000]).collect()))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|thread| thread.join().unwrap())
+        .collect();
+    assert!(process_usage().region.taken_bytes > before + (60 << 20));
+    drop(kept);
+    purge();
+    let after = process_usage().region.taken_bytes;
+    println!("{before} bytes taken before, {after} after");
+    assert!(after < before + (4 << 20), "{before} {after}");
+}
+
+#[test]
+fn one_allocates_and_another_frees_for_ever_in_bounded_memory() {
+    let _alone = alone();
+    for uses_heap in [false, true] {
+        let (sender, receiver) = mpsc::sync_channel::<Vec<Vec<u8>>>(16);
+        let producer = thread::spawn(move || {
+            let heap = Heap::new().unwrap();
+            let _scope = uses_heap.then(|| heap.enter().unwrap());
+            for round in 0..3000 * SCALE {
+                let batch = (0..50).map(|size| vec![round as u8; size * 30 + 1]).collect();
+                sender.send(batch).unwrap();
+            }
+        });
+        let mut most_after_warm_up = 0;
+        let mut warm = 0;
+        for (round, batch) in receiver.iter().enumerate() {
+            assert!(batch.iter().all(|block| block[0] == round as u8));
+            drop(batch);
+            if round == 500 {
+                warm = process_usage().region.taken_bytes;
+            } else if round > 500 {
+                most_after_warm_up = most_after_warm_up.max(process_usage().region.taken_bytes);
+            }
+        }
+        producer.join().unwrap();
+        println!("in a heap: {uses_heap}; {warm} bytes when warm, at most {most_after_warm_up}");
+        assert!(most_after_warm_up < warm + (8 << 20));
+    }
+}
