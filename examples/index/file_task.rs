@@ -16,7 +16,7 @@ const BLOCK_BYTES: usize = 16 << 10;
 
 /// A list that is at least a page long is moved to the index and pins its chunks there; a shorter one
 /// is copied, for its few bytes are not worth a chunk of 64 KiB.
-const WORTH_MOVING_BYTES: usize = 4096;
+const WORTH_MOVING_BYTES: usize = 8192;
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

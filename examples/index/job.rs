@@ -23,6 +23,8 @@ pub(crate) enum Switching {
 /// What the heaps of coroutines did.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Contexts {
+    /// What each held when its coroutine ended.
+    pub(crate) used_bytes: usize,
     pub(crate) escapees: usize,
     pub(crate) kept_bytes: usize,
     pub(crate) returned_bytes: usize,
@@ -118,6 +120,7 @@ fn merged(mut parts: Vec<Part>, paths: &[PathBuf]) -> Outcome {
         }
         all.binary_files += part.binary_files;
         all.unreadable.extend(part.unreadable);
+        all.contexts.used_bytes += part.contexts.used_bytes;
         all.contexts.escapees += part.contexts.escapees;
         all.contexts.kept_bytes += part.contexts.kept_bytes;
         all.contexts.returned_bytes += part.contexts.returned_bytes;

@@ -38,7 +38,7 @@ impl Summary {
             unreadable: outcome.unreadable.len(),
             words: outcome.index.words(),
             occurrences: outcome.index.occurrences(),
-            context_bytes: contexts.kept_bytes + contexts.returned_bytes,
+            context_bytes: contexts.used_bytes,
             thread_bytes: outcome.thread_bytes,
             global_bytes: outcome.global_bytes,
             peak_bytes: account.peak_bytes,

@@ -20,7 +20,7 @@ impl Splitter {
     /// Calls `visit` with each word that ends in `block`, in lower case, and its line from 1.
     pub(crate) fn split(&mut self, block: &[u8], mut visit: impl FnMut(String, u32)) {
         let mut rest = block;
-        while let Some(end) = rest.iter().position(|&byte| !is_of_word(byte)) {
+        while let Some(end) = rest.iter().position(|&byte| !IS_OF_WORD[usize::from(byte)]) {
             let (word, after) = rest.split_at(end);
             self.end_word(word, &mut visit);
             self.line += u32::from(after.starts_with(b"\n"));
@@ -48,12 +48,27 @@ impl Splitter {
 
     fn visit_word(&self, word: &[u8], visit: &mut impl FnMut(String, u32)) {
         if (1..=MAX_WORD_BYTES).contains(&word.len()) {
-            visit(String::from_utf8_lossy(word).to_lowercase(), self.line);
+            visit(lower_case(word), self.line);
         }
     }
 }
 
-/// Whether a byte belongs to a word; every byte of a character beyond ASCII does.
-fn is_of_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()
+fn lower_case(word: &[u8]) -> String {
+    match str::from_utf8(word) {
+        Ok(word) if word.is_ascii() => word.to_ascii_lowercase(),
+        Ok(word) => word.to_lowercase(),
+        Err(_) => String::from_utf8_lossy(word).to_lowercase(),
+    }
 }
+
+/// Whether a byte belongs to a word; every byte of a character beyond ASCII does.
+const IS_OF_WORD: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let character = byte as u8;
+        table[byte] = character.is_ascii_alphanumeric() || character == b'_' || byte > 127;
+        byte += 1;
+    }
+    table
+};

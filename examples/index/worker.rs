@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use heapswitch::units::CHUNK_BYTES;
-use heapswitch::{Coroutine, CoroutineStack, CurrentAllocatorInUse, EscapeReport, Heap, StackPool};
+use heapswitch::{
+    Coroutine, CoroutineStack, CurrentAllocatorInUse, EscapeReport, Heap, HeapError, StackPool,
+};
 
 use crate::file_task::{self, Content};
 use crate::job::{Contexts, Failure, Job, Part, Switching};
@@ -24,22 +26,28 @@ pub(crate) fn work(job: &Job, account: &Heap) -> Result<Part, Failure> {
     let before = heapswitch::usage_of(CurrentAllocatorInUse::ThreadLocal);
     let index = Rc::new(RefCell::new(Index::default()));
     let mut part = Part::default();
+    let mut heaps = Heaps { account, spare: Vec::with_capacity(RING) };
     let mut ring = VecDeque::with_capacity(RING);
     loop {
         while ring.len() < RING
             && let Some(file) = take_file(job)
         {
-            ring.push_back((file, FileTask::new(job, file, &index, account)?));
+            ring.push_back((file, FileTask::new(job, file, &index, &mut heaps)?));
         }
         let Some((file, mut task)) = ring.pop_front() else { break };
         match task.resume()? {
             None => ring.push_back((file, task)),
             Some(result) => {
-                part.add(file, result, task.close());
+                part.contexts.add_result(&result);
+                part.add(file, result);
+                if let Some(heap) = task.into_heap() {
+                    heaps.put(heap, &mut part.contexts)?;
+                }
                 job.finished.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
+    heaps.close(&mut part.contexts);
     let after = heapswitch::usage_of(CurrentAllocatorInUse::ThreadLocal);
     part.thread_bytes = after.since(&before).allocated_bytes;
     part.index = index.take();
@@ -68,7 +76,7 @@ impl FileTask {
         job: &Job,
         file: u32,
         index: &Rc<RefCell<Index>>,
-        account: &Heap,
+        heaps: &mut Heaps<'_>,
     ) -> Result<Self, Failure> {
         let (paths, index) = (Arc::clone(&job.paths), Rc::clone(index));
         let body =
@@ -76,7 +84,7 @@ impl FileTask {
         let stack = STACKS.take()?;
         Ok(match job.switching {
             Switching::On => {
-                let heap = Heap::builder().parent(account).build()?;
+                let heap = heaps.take()?;
                 Self::Switched(Coroutine::with_stack(heap, stack, move |yielder, ()| {
                     body(&|| yielder.suspend(()))
                 }))
@@ -100,18 +108,44 @@ impl FileTask {
         }
     }
 
-    /// Gives the context's memory back, all but what the escapees pin.
-    fn close(self) -> EscapeReport {
+    /// The heap that it ran in, with what is left in it.
+    fn into_heap(self) -> Option<Heap> {
         match self {
-            Self::Switched(coroutine) => coroutine.into_heap().close(),
-            Self::Bare(_) => EscapeReport::default(),
+            Self::Switched(coroutine) => Some(coroutine.into_heap()),
+            Self::Bare(_) => None,
         }
     }
 }
 
+/// Heaps that wait to be used again: the chunk that each keeps is still in the processor's cache.
+struct Heaps<'a> {
+    account: &'a Heap,
+    spare: Vec<Heap>,
+}
+
+impl Heaps<'_> {
+    fn take(&mut self) -> Result<Heap, HeapError> {
+        match self.spare.pop() {
+            Some(heap) => Ok(heap),
+            None => Heap::builder().parent(self.account).build(),
+        }
+    }
+
+    /// Ends what is in a heap: all its chunks but one go back, and those which escapees pin.
+    fn put(&mut self, mut heap: Heap, contexts: &mut Contexts) -> Result<(), HeapError> {
+        contexts.used_bytes += heap.memory_usage()?.committed_bytes;
+        contexts.add_report(heap.reset()?);
+        self.spare.push(heap);
+        Ok(())
+    }
+
+    fn close(self, contexts: &mut Contexts) {
+        self.spare.into_iter().for_each(|heap| contexts.add_report(heap.close()));
+    }
+}
+
 impl Part {
-    fn add(&mut self, file: u32, result: FileResult, report: EscapeReport) {
-        self.contexts.add(&result, report);
+    fn add(&mut self, file: u32, result: FileResult) {
         match result {
             Ok(Content::Binary) => self.binary_files += 1,
             Ok(Content::Copied | Content::Moved { .. }) => {}
@@ -121,10 +155,13 @@ impl Part {
 }
 
 impl Contexts {
-    fn add(&mut self, result: &FileResult, report: EscapeReport) {
+    fn add_report(&mut self, report: EscapeReport) {
         self.escapees += report.blocks;
         self.kept_bytes += report.kept_bytes;
         self.returned_bytes += report.returned_bytes;
+    }
+
+    fn add_result(&mut self, result: &FileResult) {
         self.explained_chunks += match result {
             // It may begin anywhere in its first chunk.
             Ok(Content::Moved { bytes }) => bytes.div_ceil(CHUNK_BYTES) + 1,
