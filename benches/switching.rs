@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use corosensei::{Coroutine, CoroutineResult};
-use heapswitch::{Heap, HeapPool, HeapSwitch};
+use heapswitch::{FutureExt, Heap, HeapPool, HeapSwitch};
 
 #[global_allocator]
 static GLOBAL: HeapSwitch = HeapSwitch;
@@ -77,8 +77,9 @@ fn main() {
             yielder.suspend(());
         }
     });
-    let mut plain = pin!(Never);
+    let (mut plain, mut wrapped) = (pin!(Never), pin!(Never.in_heap(Heap::new().unwrap())));
     let mut context = Context::from_waker(Waker::noop());
+    let mut context_in_heap = Context::from_waker(Waker::noop());
     let mut cases = vec![
         Case::new("an empty body", body),
         Case::new("enter, empty body, leave", || heap.run(body).unwrap()),
@@ -94,6 +95,9 @@ fn main() {
             pool.take().unwrap().run(|| drop(black_box(Box::new([1_u8; 64])))).unwrap();
         }),
         Case::new("poll a future", || assert!(plain.as_mut().poll(&mut context).is_pending())),
+        Case::new("poll a future in its heap", || {
+            assert!(wrapped.as_mut().poll(&mut context_in_heap).is_pending());
+        }),
     ];
     for _ in 0..ROUNDS {
         cases.iter_mut().for_each(Case::round);

@@ -118,7 +118,11 @@ fn freed_memory_is_filled() {
 #[test]
 #[cfg(not(heapswitch_asan))] // It writes to freed memory.
 fn a_corrupted_structure_stops_the_process_and_is_named() {
-    let named = [("bits", "heapswitch: BitSet: "), ("slab", "heapswitch: slab: ")];
+    let named = [
+        ("bits", "heapswitch: BitSet: "),
+        ("trees", "heapswitch: MultipleBinarySearchTree: "),
+        ("slab", "heapswitch: slab: "),
+    ];
     for (name, heap) in heaps() {
         let Some((_, message)) = named.iter().find(|(kind, _)| *kind == name) else { continue };
         let test = "a_corrupted_structure_stops_the_process_and_is_named";
@@ -130,4 +134,16 @@ fn a_corrupted_structure_stops_the_process_and_is_named() {
             heap.verify().unwrap();
         });
     }
+}
+
+#[test]
+fn guards_dropped_in_the_wrong_order_stop_the_process() {
+    let test = "guards_dropped_in_the_wrong_order_stop_the_process";
+    fails_with(test, "guards", "guards of contexts were dropped in the wrong order", || {
+        let heaps = [(); 2].map(|()| Heap::new().unwrap());
+        let outer = heaps[0].enter().unwrap();
+        let inner = heaps[1].enter().unwrap();
+        drop(outer);
+        drop(inner);
+    });
 }

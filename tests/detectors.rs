@@ -47,7 +47,8 @@ fn seeded_race() {
     black_box(block);
 }
 
-/// Each way for a block to be freed, in each kind of heap: a read of its first or last byte is reported.
+/// Each way for a block to be freed, in each kind of heap: a read of its first or last byte is
+/// reported.
 #[cfg(heapswitch_asan)]
 mod use_after_free {
     use heapswitch::__private::strategy;

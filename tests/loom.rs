@@ -10,7 +10,8 @@ mod arena;
 #[path = "loom/heap.rs"]
 mod heap;
 
-/// Runs the model over every execution with at most three preemptions; each more multiplies the time.
+/// Runs the model over every execution with at most three preemptions; each more multiplies the
+/// time.
 fn model(test: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);

@@ -7,7 +7,6 @@ mod memory;
 
 use std::cell::RefCell;
 use std::ffi::c_void;
-use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -182,7 +181,8 @@ fn short_threads_inherit_heaps_and_memory_does_not_grow() {
     run(threads);
     let (after, now) = (memory::resident_bytes(), process_usage());
     println!("{threads} threads: {before} bytes before, {after} after; {now:?}");
-    assert!(after < before + (2 << 20), "{before} {after}");
+    // AddressSanitizer keeps what is freed, and stacks.
+    assert!(cfg!(heapswitch_asan) || after < before + (2 << 20), "{before} {after}");
     assert!(now.abandoned_heaps <= usage.abandoned_heaps + 1);
     assert!(now.region.taken_bytes <= usage.region.taken_bytes + (1 << 20));
 }

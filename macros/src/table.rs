@@ -130,9 +130,8 @@ pub(crate) const KEYS: &[Key] = &[
     Key { name: "install", role: Role::Install(Takes::Flag), default: "true", example: "false" },
     Key {
         name: "region_bytes",
-        // Below 256 MiB the runtime reserves nothing; a process has 128 TiB of addresses, of which
-        // others need some.
-        role: Role::Setting("with_region_bytes", Takes::Size(256 * MIB, 64 * TIB)),
+        // The runtime's bounds: two segments, and what its links can address.
+        role: Role::Setting("with_region_bytes", Takes::Size(64 * MIB, TIB)),
         default: "1 TiB",
         example: "1 TiB",
     },

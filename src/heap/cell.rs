@@ -136,6 +136,7 @@ fn create_with<S: Strategy + 'static>(
     let header = HeapHeader {
         runner: Runner::new(),
         fast_path,
+        pins: Cell::new(0),
         operations: &OperationsOf::<S>::TABLE,
         source,
         first_run: Cell::new(0),
@@ -148,7 +149,6 @@ fn create_with<S: Strategy + 'static>(
         remaining: AtomicUsize::new(0),
         account,
         next_in_list: Cell::new(None),
-        entries: Cell::new(0),
         #[cfg(heapswitch_check)]
         unverified_steps: Cell::new(0),
         #[cfg(heapswitch_asan)]
@@ -852,7 +852,7 @@ unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
         this.runner.close();
         free_chain::<S>(header, this.foreign.close());
         report.returned_bytes = release_empty::<S>(header, 0);
-        let mut survivors = 1;
+        let mut survivors = 1 + this.pins.get() as usize;
         for entry in runs(this) {
             survivors += 1;
             report.blocks += live_blocks::<S>(header, entry) as usize;
@@ -927,9 +927,11 @@ unsafe fn return_orphan(header: Header, entry: &'static ChunkEntry) {
     }
 }
 
+/// Gives up one of the counts that keep a closed heap's header.
+///
 /// # Safety
 /// The caller holds one of the counts of `remaining` and touches the header no more.
-unsafe fn drop_remaining(header: Header) {
+pub(super) unsafe fn drop_remaining(header: Header) {
     // SAFETY: the count is held until the subtraction.
     let this = unsafe { header_of(header) };
     let bytes = this.operations.cell_bytes;

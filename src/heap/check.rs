@@ -1,7 +1,7 @@
 //! What the `check` build (`--cfg heapswitch_check`) watches: which blocks are allocated.
 //!
-//! A free of what is not allocated aborts and names the address, on the thread that makes it. What is
-//! freed is filled with [`FREED`], so that whoever reads it later reads that. With `--cfg
+//! A free of what is not allocated aborts and names the address, on the thread that makes it. What
+//! is freed is filled with [`FREED`], so that whoever reads it later reads that. With `--cfg
 //! heapswitch_asan` it is poisoned too, see [`quarantine`](super::quarantine). In other builds
 //! everything here is empty.
 

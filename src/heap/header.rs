@@ -51,8 +51,8 @@ pub struct Operations {
     pub collect: unsafe fn(NonNull<HeapHeader>),
     /// Gives back the runs without blocks but for so many; the bytes.
     pub release_unused: unsafe fn(NonNull<HeapHeader>, u32) -> usize,
-    /// Makes the heap as good as new, if no block is allocated, and keeps at most one run; the bytes
-    /// that went back. `Err` with those if a block is allocated.
+    /// Makes the heap as good as new, if no block is allocated, and keeps at most one run; the
+    /// bytes that went back. `Err` with those if a block is allocated.
     pub reset: unsafe fn(NonNull<HeapHeader>) -> Result<usize, usize>,
     /// Frees every block at once, also those in use.
     pub forget_blocks: unsafe fn(NonNull<HeapHeader>),
@@ -70,8 +70,8 @@ pub struct Operations {
 ///
 /// # Invariants
 /// - The cells belong to the runner.
-/// - `remaining` is only meaningful after the close: orphaned runs, and one for the closer until it is
-///   done. Who makes it zero frees the header.
+/// - `remaining` is only meaningful after the close: orphaned runs, pins, and one for the closer
+///   until it is done. Who makes it zero frees the header.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct HeapHeader {
@@ -79,6 +79,9 @@ pub struct HeapHeader {
     pub runner: Runner,
     /// Which fast path it has. Read by every allocation and free.
     pub fast_path: FastPath,
+    /// How many contexts that wait for their coroutine's resumption name it. While there are any,
+    /// it is bound to their thread, which alone changes this.
+    pub pins: Cell<u32>,
     /// What it can do.
     pub operations: &'static Operations,
     /// Where its chunks come from.
@@ -103,14 +106,24 @@ pub struct HeapHeader {
     pub account: AccountHandle,
     /// The next in a list of heaps that nobody runs: of ended threads, or of a pool.
     pub next_in_list: Cell<Option<NonNull<HeapHeader>>>,
-    /// How many entries of context stacks name it; changed by the runner.
-    pub entries: Cell<u32>,
     /// Slow paths since every structure was checked last.
     #[cfg(heapswitch_check)]
     pub unverified_steps: Cell<usize>,
     /// Blocks that were freed and that nobody gets yet.
     #[cfg(heapswitch_asan)]
     pub quarantine: super::quarantine::Quarantine,
+}
+
+impl HeapHeader {
+    /// Ends the run; if the heap is pinned, the next is this thread's too. Called by the runner.
+    #[inline]
+    pub fn leave(&self) {
+        if self.pins.get() == 0 {
+            self.runner.leave();
+        } else {
+            self.runner.leave_bound();
+        }
+    }
 }
 
 impl Operations {

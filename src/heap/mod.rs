@@ -35,6 +35,7 @@ pub mod foreign;
 
 pub mod header;
 pub mod kind;
+pub mod pins;
 #[cfg(heapswitch_asan)]
 pub mod quarantine;
 

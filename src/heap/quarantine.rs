@@ -1,10 +1,11 @@
-//! Blocks that were freed and that nobody gets yet, under AddressSanitizer (`--cfg heapswitch_asan`).
+//! Blocks that were freed and that nobody gets yet, under AddressSanitizer (`--cfg
+//! heapswitch_asan`).
 //!
-//! Strategies keep their links in free memory, so free memory cannot stay poisoned. Therefore a block
-//! that the runner frees first waits here, poisoned from end to end, and goes to the strategy when
-//! [`BLOCKS`] others or [`BYTES`] bytes were freed after it. To the strategy it is allocated until then.
-//! Blocks freed by others are poisoned but for their link until they are collected; free runs, and what
-//! is freed in closed heaps, for as long as they are free.
+//! Strategies keep their links in free memory, so free memory cannot stay poisoned. Therefore a
+//! block that the runner frees first waits here, poisoned from end to end, and goes to the strategy
+//! when [`BLOCKS`] others or [`BYTES`] bytes were freed after it. To the strategy it is allocated
+//! until then. Blocks freed by others are poisoned but for their link until they are collected;
+//! free runs, and what is freed in closed heaps, for as long as they are free.
 
 use core::alloc::Layout;
 use core::cell::Cell;

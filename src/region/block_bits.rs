@@ -1,4 +1,5 @@
-//! Where blocks start that are allocated, in the `check` build: one bit for each 8 bytes of a chunk.
+//! Where blocks start that are allocated, in the `check` build: one bit for each 8 bytes of a
+//! chunk.
 //!
 //! Set and cleared by whoever allocates and frees, whichever thread that is, so a second free is
 //! noticed when it is made and not when its heap's runner hears of it.

@@ -6,8 +6,8 @@ use core::mem::MaybeUninit;
 use crate::sync::{AtomicPtr, ChunkWord};
 
 /// The bytes of one entry: two cache lines, which processors prefetch as a pair. The first has what
-/// every free reads, the second the strategy's record. In the `check` build 1024 more, for the bits of
-/// the chunk's blocks.
+/// every free reads, the second the strategy's record. In the `check` build 1024 more, for the bits
+/// of the chunk's blocks.
 pub const ENTRY_BYTES: usize = if cfg!(heapswitch_check) { 128 + 1024 } else { 128 };
 
 /// Space for a strategy's record about the run that starts here.
@@ -16,9 +16,11 @@ pub type RecordSpace = UnsafeCell<MaybeUninit<[u64; 9]>>;
 /// What is known about one chunk.
 ///
 /// # Invariants
-/// - `owner` is null in a free chunk. In a taken run it is set in every chunk before the run's first
+/// - `owner` is null in a free chunk. In a taken run it is set in every chunk before the run's
+///   first
 ///   block is handed out, and cleared after its last one was freed.
-/// - The cells belong to whoever may change the chunk: the lock of the segment's kind while the chunk
+/// - The cells belong to whoever may change the chunk: the lock of the segment's kind while the
+///   chunk
 ///   is free, the thread that runs the owner while it is taken; after the owner's close, nobody.
 /// - All zero bytes are a valid entry: a chunk that was never used.
 #[repr(C, align(128))]

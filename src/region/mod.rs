@@ -27,7 +27,7 @@ mod metadata;
 mod runs;
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
 #[cfg(heapswitch_check)]
 pub use block_bits::BlockBits;
@@ -43,8 +43,10 @@ use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS, roun
 /// The largest region, in bytes: 1 TiB, a 128th of what x86-64 gives a process.
 pub const MAX_REGION_BYTES: usize = 1 << 40;
 
-/// The smallest region that is worth having, in bytes.
-pub const MIN_REGION_BYTES: usize = 256 << 20;
+/// The smallest region that is worth having, in bytes: two segments. Under a limit of 1 GiB of address
+/// space a quarter of what is left is still above this. Without any region each thread would make the
+/// C library reserve an arena of 64 MiB, and soon no stack could be mapped.
+pub const MIN_REGION_BYTES: usize = 64 << 20;
 
 const MAX_SEGMENTS: usize = MAX_REGION_BYTES / SEGMENT_BYTES;
 
@@ -64,13 +66,15 @@ static BOUNDS: Bounds =
 /// The kind of each segment plus one, or `UNCOMMITTED`.
 static SEGMENTS: [AtomicU8; MAX_SEGMENTS] = [const { AtomicU8::new(UNCOMMITTED) }; MAX_SEGMENTS];
 
-/// Where the next segment is committed, and whether reserving was tried.
+/// Where the next segment is committed.
 struct Frontier {
     next_segment: usize,
-    was_tried: bool,
 }
 
-static FRONTIER: Lock<Frontier> = Lock::new(Frontier { next_segment: 0, was_tried: false });
+static FRONTIER: Lock<Frontier> = Lock::new(Frontier { next_segment: 0 });
+
+/// Whether reserving was tried; changed under the frontier's lock.
+static WAS_TRIED: AtomicBool = AtomicBool::new(false);
 
 /// The most that may be reserved, in bytes; lowered by settings before the first use.
 static WANTED_BYTES: AtomicUsize = AtomicUsize::new(MAX_REGION_BYTES);
@@ -83,7 +87,7 @@ pub(crate) fn for_each_lock(mut visit: impl FnMut(&'static sys::lock::RawLock)) 
     visit(metadata::metadata_lock());
 }
 
-/// Asks for a region of at most `bytes` (rounded down to a power of two, from 256 MiB to 1 TiB).
+/// Asks for a region of at most `bytes` (rounded down to a power of two, from 64 MiB to 1 TiB).
 /// Without effect once the region is reserved.
 pub fn limit_bytes(bytes: usize) {
     let bytes = bytes.clamp(MIN_REGION_BYTES, MAX_REGION_BYTES);
@@ -95,11 +99,19 @@ pub fn ensure_reserved() -> bool {
     if BOUNDS.bytes.load(Ordering::Relaxed) != 0 {
         return true;
     }
-    let mut frontier = FRONTIER.lock();
-    if frontier.was_tried {
+    // Acquire pairs with the Release below: where nothing could be reserved, every request comes here,
+    // and none may wait for another.
+    if WAS_TRIED.load(Ordering::Acquire) {
         return BOUNDS.bytes.load(Ordering::Relaxed) != 0;
     }
-    frontier.was_tried = true;
+    let _frontier = FRONTIER.lock();
+    let is_reserved = WAS_TRIED.load(Ordering::Relaxed) || reserve();
+    WAS_TRIED.store(true, Ordering::Release);
+    is_reserved && BOUNDS.bytes.load(Ordering::Relaxed) != 0
+}
+
+/// Reserves the region, as large as can be had. Under the frontier's lock.
+fn reserve() -> bool {
     let left = sys::address_space_limit().saturating_sub(sys::address_space_used());
     let mut bytes = WANTED_BYTES.load(Ordering::Relaxed);
     while bytes >= MIN_REGION_BYTES {
@@ -219,6 +231,7 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
         memory::commit(table, table_bytes).ok()?;
         memory::commit(start, data_bytes).ok()?;
         kind.prepare(start, data_bytes);
+        sys::poison::seek_pointers_in(start, data_bytes);
     }
     frontier.next_segment = end;
     for segment in SEGMENTS.get(first..end)? {

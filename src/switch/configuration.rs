@@ -1,7 +1,7 @@
 //! What the macro configures, and the one configuration that a process has installed.
 
 use core::alloc::GlobalAlloc;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use super::in_use::CurrentAllocatorInUse;
 use crate::allocator::RegionSource;
@@ -120,6 +120,44 @@ pub fn install<C: Configuration>() {
 pub fn installed() -> Option<&'static Installed> {
     // Acquire pairs with the Release in `install`. SAFETY: only references to statics are stored.
     unsafe { INSTALLED.load(Ordering::Acquire).as_ref() }
+}
+
+/// Lets the program's allocator install itself, if it is one of this crate and nothing was allocated
+/// yet: in constructors that run before `main`, a heap may be the first thing that is asked for.
+///
+/// Not to be called from within the allocator.
+#[inline]
+pub(super) fn settle() {
+    if INSTALLED.load(Ordering::Relaxed).is_null() {
+        probe();
+    }
+}
+
+/// Allocates once a process, for the allocator's sake.
+#[cold]
+fn probe() {
+    static WAS_PROBED: AtomicBool = AtomicBool::new(false);
+    // Relaxed: a second probe does no harm.
+    if !WAS_PROBED.load(Ordering::Relaxed) {
+        drop(core::hint::black_box(std::boxed::Box::new(0_u64)));
+        WAS_PROBED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether an allocator of this crate is the program's, or serves by hand: true from its first
+/// allocation on. Until then heaps and scopes work, and route nothing.
+///
+/// ```
+/// #[global_allocator]
+/// static GLOBAL: heapswitch::HeapSwitch = heapswitch::HeapSwitch;
+///
+/// # fn main() {
+/// drop(Box::new(1));
+/// assert!(heapswitch::is_installed());
+/// # }
+/// ```
+pub fn is_installed() -> bool {
+    installed().is_some()
 }
 
 /// The source of contexts or of threads' heaps, with the huge pages that were configured.

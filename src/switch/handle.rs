@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use super::configuration::{GLOBAL_COUNTERS, installed, source_for};
+use super::configuration::{GLOBAL_COUNTERS, installed, settle, source_for};
 use super::in_use::CurrentAllocatorInUse;
 use super::life;
 use super::state::{Phase, state};
@@ -87,7 +87,11 @@ impl core::error::Error for HeapError {}
 pub(super) fn token() -> Result<Token, HeapError> {
     let state = state();
     if state.phase.get() == Phase::Fresh {
-        life::arm_exit(state);
+        settle();
+        // The probe may have set the thread up.
+        if state.phase.get() == Phase::Fresh {
+            life::arm_exit(state);
+        }
     }
     match state.token.get() {
         Token::NOBODY => Err(HeapError::ThreadEnded),
@@ -127,6 +131,7 @@ impl<'a> HeapBuilder<'a> {
     /// # Errors
     /// [`HeapError::NoMemory`].
     pub fn build(self) -> Result<Heap, HeapError> {
+        settle();
         let source =
             self.source.unwrap_or_else(|| source_for(CurrentAllocatorInUse::CoroutineLocal));
         let parent = self.parent.map(|parent| &parent.header().account);
@@ -143,6 +148,7 @@ impl<'a> HeapBuilder<'a> {
     /// # Errors
     /// [`HeapError::NoMemory`].
     pub fn build_kind<K: HeapKind>(self, settings: K::Settings) -> Result<Heap, HeapError> {
+        settle();
         let source =
             self.source.unwrap_or_else(|| source_for(CurrentAllocatorInUse::CoroutineLocal));
         let parent: Option<&AccountHandle> = self.parent.map(|parent| &parent.header().account);
@@ -182,6 +188,12 @@ impl Heap {
         self.header
     }
 
+    /// Whether contexts of suspended coroutines name it, so that it is bound to their thread. For who
+    /// could enter it just now.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.header().pins.get() != 0
+    }
+
     fn header(&self) -> &HeapHeader {
         // SAFETY: the handle's heap is not closed, so its header is valid.
         unsafe { self.header.as_ref() }
@@ -218,7 +230,7 @@ impl Heap {
         }
         // `act` is the crate's own, and neither unwinds nor enters the heap.
         let result = act(self.header);
-        runner.leave();
+        self.header().leave();
         Ok(result)
     }
 
@@ -295,13 +307,13 @@ impl Heap {
         unsafe {
             let returned_bytes = match (operations.reset)(self.header) {
                 Ok(returned_bytes) => {
-                    self.header().runner.leave();
+                    self.header().leave();
                     return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
                 }
                 Err(returned_bytes) => returned_bytes,
             };
             let Some(successor) = (operations.recreate)(self.header) else {
-                self.header().runner.leave();
+                self.header().leave();
                 return Err(HeapError::NoMemory);
             };
             let mut report = (operations.close)(self.header);

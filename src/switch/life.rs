@@ -107,7 +107,7 @@ unsafe extern "C" fn end_thread(_: *mut c_void) {
     }
     state.phase.set(Phase::Busy);
     state.own_slab.set(None);
-    state.end_all();
+    state.leave_above(0);
     close_owned_heap(state);
     state.contexts.give_back();
     state.batches.flush();

@@ -1,6 +1,9 @@
 //! Switching: which heap serves this thread, from moment to moment.
 
 pub mod configuration;
+#[cfg(feature = "corosensei")]
+pub mod coroutine;
+pub mod future;
 pub mod handle;
 pub mod heap_allocator;
 pub mod in_use;
@@ -8,20 +11,29 @@ pub mod life;
 pub mod lookup;
 pub mod pool;
 pub mod route;
+pub mod saved;
 pub mod scope;
 pub mod stack;
+#[cfg(feature = "corosensei")]
+pub mod stack_pool;
 pub mod state;
 pub mod usage;
 pub mod worker;
 
-pub use configuration::{Configuration, Settings};
+pub use configuration::{Configuration, Settings, is_installed};
+#[cfg(feature = "corosensei")]
+pub use coroutine::{Coroutine, CoroutineResult, ResumeError, SendCoroutine, Yielder};
+pub use future::{FutureExt, InHeap};
 pub use handle::{Heap, HeapBuilder, HeapError};
 pub use in_use::CurrentAllocatorInUse;
 pub use lookup::{HeapId, owner_of, thread_heap_id, usable_size};
 pub use pool::{HeapPool, PooledHeap};
+pub use saved::{ContextMark, SavedContext};
 pub use scope::{
     Scope, SwapError, current, replace_current, swap_coroutine_local, usage_change, use_allocator,
     with_global, with_thread_local,
 };
+#[cfg(feature = "corosensei")]
+pub use stack_pool::{CoroutineStack, StackPool};
 pub use usage::{ProcessUsage, flush_foreign_frees, process_usage, purge, usage_of};
 pub use worker::{ScopedWorker, Worker, WorkerBuilder, WorkerError, processors};

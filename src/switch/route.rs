@@ -170,7 +170,7 @@ pub unsafe fn free_at(block: NonNull<u8>, offset: usize, layout: Layout) {
     unsafe {
         check::freed(block, layout);
         let owner = owner_of(region::entry_at(offset));
-        if is_small(layout) && state().own_slab.get() == Some(owner) {
+        if !cfg!(heapswitch_asan) && is_small(layout) && state().own_slab.get() == Some(owner) {
             fast::free_small_to_slab(owner, block, layout);
         } else {
             free_other(block, offset, layout);
@@ -297,6 +297,9 @@ unsafe fn realloc_small(
     old: Layout,
     new: Layout,
 ) -> Option<NonNull<u8>> {
+    if cfg!(heapswitch_asan) {
+        return None; // The old block has to wait in quarantine.
+    }
     // SAFETY: the block is allocated, so its owner is valid; the thread runs its own heap.
     unsafe {
         let owner = owner_of(region::entry_at(offset));

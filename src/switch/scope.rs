@@ -1,6 +1,7 @@
 //! Scopes: entering and leaving by guard and by closure; the allocator in use; swapping.
 
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use super::handle::{Heap, HeapError, token};
@@ -12,60 +13,89 @@ use crate::heap::HeapHeader;
 
 /// Ends a scope when dropped: what was in use before it is in use again.
 ///
-/// `!Send`: it belongs to its thread's stack of contexts and holds a depth, not a heap. One that is
-/// dropped before those made after it takes effect when they are gone.
+/// `!Send`: it belongs to its thread's stack of contexts and holds the number of its entry there, not a
+/// heap. One that is dropped before those made after it takes effect when they are gone. One that is moved
+/// out of a coroutine and dropped while that is suspended does nothing; the heap that it entered is left
+/// when the coroutine ends.
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the scope"]
 pub struct Scope<'a> {
-    depth: u32,
+    serial: u32,
     not_send: PhantomData<(&'a Heap, *mut ())>,
 }
 
 impl Drop for Scope<'_> {
     #[inline]
     fn drop(&mut self) {
-        let state = state();
-        if state.batches.is_pending() {
-            state.batches.flush();
-        }
-        state.pop_context(self.depth);
+        state().pop_context(self.serial);
     }
 }
 
 impl Scope<'_> {
     #[inline]
     fn push(state: &ThreadState, entry: Entry) -> Option<Self> {
-        let depth = state.push_context(entry)?;
-        Some(Self { depth, not_send: PhantomData })
+        let serial = state.push_context(entry)?;
+        Some(Self { serial, not_send: PhantomData })
+    }
+}
+
+/// As [`Scope`], and ends with it every scope that was entered since and not left: guards that a
+/// future keeps across an await.
+#[derive(Debug)]
+pub(super) struct WholeScope<'a>(ManuallyDrop<Scope<'a>>);
+
+impl<'a> WholeScope<'a> {
+    #[inline]
+    pub(super) fn enter(heap: &'a Heap) -> Result<Self, HeapError> {
+        heap.enter().map(|scope| Self(ManuallyDrop::new(scope)))
+    }
+}
+
+impl Drop for WholeScope<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        state().pop_context_and_above(self.0.serial);
     }
 }
 
 /// Enters a heap: makes this thread its runner and it the thread's current one.
 #[inline]
 pub(super) fn enter_raw<'a>(header: NonNull<HeapHeader>) -> Result<Scope<'a>, HeapError> {
+    let state = state();
+    // SAFETY: the caller has the heap's handle, so its header is valid.
+    let this = unsafe { header.as_ref() };
+    // Where there is room, the thread has its token.
+    let is_plain = state.contexts.has_room() && this.foreign.is_empty();
+    let serial = if is_plain && this.runner.try_enter_idle(state.token.get()) {
+        // SAFETY: this thread runs the heap, and there is room.
+        unsafe { state.push_heap(header) }
+    } else {
+        enter_with_work(header)?;
+        self::state().contexts.top().serial
+    };
+    Ok(Scope { serial, not_send: PhantomData })
+}
+
+/// Sets the thread up, makes room for an entry, takes what others freed: whatever is needed.
+#[cold]
+#[inline(never)]
+fn enter_with_work(header: NonNull<HeapHeader>) -> Result<(), HeapError> {
     let token = token()?;
+    let state = state();
+    if !state.contexts.reserve(1) {
+        return Err(HeapError::NoMemory);
+    }
     // SAFETY: the caller has the heap's handle, so its header is valid.
     let this = unsafe { header.as_ref() };
     if !this.runner.try_enter(token) {
         return Err(HeapError::Running);
     }
-    if !this.foreign.is_empty() {
-        // SAFETY: this thread runs the heap now.
-        unsafe { (this.operations.collect)(header) };
+    // SAFETY: this thread runs the heap, and there is room.
+    unsafe {
+        (this.operations.collect)(header);
+        state.push_heap(header);
     }
-    let entry = Entry {
-        heap: Some(header),
-        in_use: CurrentAllocatorInUse::CoroutineLocal,
-        hold: Hold::Entered,
-        is_dead: false,
-    };
-    match Scope::push(state(), entry) {
-        Some(scope) => Ok(scope),
-        None => {
-            this.runner.leave();
-            Err(HeapError::NoMemory)
-        }
-    }
+    Ok(())
 }
 
 impl Heap {
@@ -108,7 +138,7 @@ pub fn use_allocator(in_use: CurrentAllocatorInUse) -> Result<Scope<'static>, He
     if in_use == CurrentAllocatorInUse::CoroutineLocal && heap.is_none() {
         return Err(HeapError::NoHeap);
     }
-    let entry = Entry { heap, in_use, hold: Hold::Inherited, is_dead: false };
+    let entry = Entry { heap, in_use, hold: Hold::Inherited, ..Entry::EMPTY };
     Scope::push(state, entry).ok_or(HeapError::NoMemory)
 }
 
@@ -180,9 +210,9 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
             heap: Some(heap.into_raw()),
             in_use: CurrentAllocatorInUse::CoroutineLocal,
             hold: Hold::Owned,
-            is_dead: top.is_dead,
+            ..top
         },
-        None => Entry { is_dead: top.is_dead, ..Entry::EMPTY },
+        None => Entry { is_dead: top.is_dead, serial: top.serial, ..Entry::EMPTY },
     };
     state.contexts.set_top(entry);
     state.apply_top();
@@ -190,7 +220,7 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
         (Hold::Owned, Some(old)) => {
             // SAFETY: the slot ran the heap and owned its only handle.
             unsafe {
-                old.as_ref().runner.leave();
+                old.as_ref().leave();
                 Ok(Some(Heap::from_raw(old)))
             }
         }

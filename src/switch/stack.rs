@@ -1,22 +1,26 @@
 //! The stack of contexts of a thread: what to restore, and which heaps are run meanwhile.
 //!
 //! Entering pushes an entry, leaving pops it. The entries lie in the thread's state, and from the ninth
-//! on in metadata memory. Guards name their entry by depth. One that is dropped while others stand above
-//! it only marks its entry dead; the stack is popped to the newest live entry when those have gone.
+//! on in metadata memory. Guards name their entry by its serial number, which it keeps where a coroutine
+//! is suspended at one depth and resumed at another. One that is dropped while others stand above its
+//! entry only marks that dead; the stack is popped to the newest live entry when those have gone. One
+//! whose entry is not in the stack, since it belongs to a suspended coroutine, does nothing.
 
 use core::cell::{Cell, UnsafeCell};
+use core::mem::offset_of;
 use core::ptr::NonNull;
 
 use super::in_use::CurrentAllocatorInUse;
-use super::state::ThreadState;
+use super::state::{ThreadState, state};
 use crate::heap::{FastPath, HeapHeader};
 use crate::region::Metadata;
 
-/// Entries that lie in the thread's state.
+/// Entries that lie in the thread's state, the base included.
 const INLINE: usize = 8;
 
 /// One context that was entered: what is current while it is on top.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Entry {
     /// The context's heap.
     pub heap: Option<NonNull<HeapHeader>>,
@@ -26,7 +30,24 @@ pub struct Entry {
     pub hold: Hold,
     /// Whether its guard was dropped before those above it.
     pub is_dead: bool,
+    /// Which entry of its thread it is, in the order of entering. Given by the stack. Comes round after
+    /// 2^32: a guard that is dropped out of order may then mark another entry than its own.
+    pub serial: u32,
 }
+
+/// An [`Entry`] as the two words that it is written in: entering and leaving are bound by their stores.
+#[repr(C)]
+struct Words {
+    heap: Option<NonNull<HeapHeader>>,
+    rest: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Entry>() == size_of::<Words>());
+    assert!(offset_of!(Entry, in_use) == 8 && offset_of!(Entry, hold) == 9);
+    assert!(offset_of!(Entry, is_dead) == 10);
+    assert!(offset_of!(Entry, serial) == 12);
+};
 
 /// How an entry of the stack holds its heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,23 +68,54 @@ impl Entry {
         in_use: CurrentAllocatorInUse::ThreadLocal,
         hold: Hold::Inherited,
         is_dead: false,
+        serial: 0,
     };
+
+    /// What follows the heap, as the bytes lie in memory.
+    #[inline]
+    fn rest(self) -> u64 {
+        let [a, b, c, d] = self.serial.to_ne_bytes();
+        let (in_use, hold, is_dead) = (self.in_use as u8, self.hold as u8, self.is_dead as u8);
+        u64::from_ne_bytes([in_use, hold, is_dead, 0, a, b, c, d])
+    }
+
+    /// The same without its heap, which is not to be used any more.
+    #[must_use]
+    pub fn without_heap(self) -> Self {
+        Self { heap: None, hold: Hold::Inherited, ..self }.with_possible_use()
+    }
+
+    /// The same; but the coroutine-local heap is in use only if there is one.
+    #[must_use]
+    pub fn with_possible_use(self) -> Self {
+        match (self.in_use, self.heap) {
+            (CurrentAllocatorInUse::CoroutineLocal, None) => {
+                Self { in_use: CurrentAllocatorInUse::ThreadLocal, ..self }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// The stack.
 ///
 /// # Invariants
-/// - Entries at or above `length` are not read.
-/// - A heap stands in at most one entry that does not inherit it, and this thread runs it.
+/// - The slot at index 0 is the base: what is current while nothing was entered. The entry at depth `d`
+///   lies at index `d + 1`. Slots above `top` are not read.
+/// - `slots`, `top` and `last` are set, or none of them is: before the first use and after the last. Then
+///   the base is in `inline`.
+/// - A heap stands in at most one entry that does not inherit it, and this thread runs it. An entry that
+///   is `Entered` has a heap. The base never is.
 #[derive(Debug)]
 #[repr(C)]
 pub struct ContextStack {
-    length: Cell<u32>,
-    /// Of `spilled`, in entries; 0: the inline ones serve.
-    capacity: Cell<u32>,
-    spilled: Cell<Option<NonNull<Entry>>>,
-    /// What is current while nothing was entered.
-    base: Cell<Entry>,
+    /// The slot of the top entry.
+    top: Cell<*mut Entry>,
+    /// The last slot.
+    last: Cell<*mut Entry>,
+    /// The slots: `inline`, or metadata memory.
+    slots: Cell<Option<NonNull<Entry>>>,
+    next_serial: Cell<u32>,
     inline: UnsafeCell<[Entry; INLINE]>,
 }
 
@@ -71,10 +123,10 @@ impl ContextStack {
     /// An empty stack.
     pub const fn new() -> Self {
         Self {
-            length: Cell::new(0),
-            capacity: Cell::new(0),
-            spilled: Cell::new(None),
-            base: Cell::new(Entry::EMPTY),
+            top: Cell::new(core::ptr::null_mut()),
+            last: Cell::new(core::ptr::null_mut()),
+            slots: Cell::new(None),
+            next_serial: Cell::new(0),
             inline: UnsafeCell::new([Entry::EMPTY; INLINE]),
         }
     }
@@ -82,96 +134,170 @@ impl ContextStack {
     /// How many contexts were entered and not left.
     #[inline]
     pub fn depth(&self) -> u32 {
-        self.length.get()
+        self.index_of(self.top.get())
+    }
+
+    fn inline(&self) -> NonNull<Entry> {
+        NonNull::from(&self.inline).cast()
+    }
+
+    fn slots(&self) -> NonNull<Entry> {
+        self.slots.get().unwrap_or_else(|| self.inline())
     }
 
     #[inline]
-    fn entries(&self) -> *mut Entry {
-        match self.spilled.get() {
-            None => self.inline.get().cast(),
-            Some(spilled) => spilled.as_ptr(),
-        }
+    fn index_of(&self, slot: *mut Entry) -> u32 {
+        let bytes = match NonNull::new(slot) {
+            Some(slot) => crate::pointers::distance(self.slots().cast(), slot.cast()),
+            None => 0,
+        };
+        (bytes / size_of::<Entry>()) as u32
+    }
+
+    /// The slot at an index up to that of `last`.
+    #[inline]
+    fn slot(&self, index: u32) -> NonNull<Entry> {
+        // SAFETY: there are as many slots.
+        unsafe { place_of(self.slots(), index) }
+    }
+
+    fn read(&self, index: u32) -> Entry {
+        // SAFETY: slots up to the top are initialised; the state is this thread's alone, and no
+        // reference into the slots is ever held.
+        unsafe { self.slot(index).read() }
+    }
+
+    fn write(&self, index: u32, entry: Entry) {
+        // SAFETY: as in `read`; a slot up to `last` may be written.
+        unsafe { self.slot(index).write(entry) };
+    }
+
+    fn set_depth(&self, depth: u32) {
+        self.top.set(self.slot(depth).as_ptr());
     }
 
     /// The entry at a depth; `None` at or above the top.
     #[inline]
     pub fn get(&self, depth: u32) -> Option<Entry> {
-        if depth >= self.length.get() {
-            return None;
-        }
-        // SAFETY: entries below the length are initialised; the state is this thread's alone, and no
-        // reference into the entries is ever held.
-        Some(unsafe { self.entries().add(depth as usize).read() })
-    }
-
-    /// Replaces the entry at a depth below the top.
-    fn set(&self, depth: u32, entry: Entry) {
-        if depth < self.length.get() {
-            // SAFETY: as in `get`.
-            unsafe { self.entries().add(depth as usize).write(entry) };
-        }
+        (depth < self.depth()).then(|| self.read(depth + 1))
     }
 
     /// What is current.
     #[inline]
     pub fn top(&self) -> Entry {
-        match self.length.get().checked_sub(1).and_then(|depth| self.get(depth)) {
-            Some(entry) => entry,
-            None => self.base.get(),
-        }
+        self.read(self.depth())
     }
 
-    /// Replaces what is current.
+    /// Replaces what is current; [`apply_top`](ThreadState::apply_top) is to follow.
     pub fn set_top(&self, entry: Entry) {
-        match self.length.get().checked_sub(1) {
-            Some(depth) => self.set(depth, entry),
-            None => self.base.set(entry),
-        }
+        self.write(self.depth(), entry);
     }
 
-    /// Pushes an entry; its depth. `None` where there is no memory for more entries.
+    /// Whether an entry can be pushed at once. Never in a thread that is not set up, or torn down.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.top.get() != self.last.get()
+    }
+
+    /// Makes room for so many more entries; false where there is no memory for them.
+    pub fn reserve(&self, more: u32) -> bool {
+        let Some(needed) = self.depth().checked_add(more) else { return false };
+        while self.slots.get().is_none() || needed > self.index_of(self.last.get()) {
+            if self.grow().is_none() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Pushes a new entry; its serial number. `None` where there is no memory for more entries.
     #[inline]
     pub fn push(&self, entry: Entry) -> Option<u32> {
-        let depth = self.length.get();
-        let capacity = self.capacity.get().max(INLINE as u32);
-        if depth == capacity {
-            self.grow(capacity)?;
+        let serial = self.next_serial.get();
+        self.push_again(Entry { serial, ..entry })?;
+        self.next_serial.set(serial.wrapping_add(1));
+        Some(serial)
+    }
+
+    /// Pushes an entry that has its serial number; its depth. `None` where there is no memory for more
+    /// entries.
+    #[inline]
+    pub fn push_again(&self, entry: Entry) -> Option<u32> {
+        if !self.has_room() {
+            self.grow()?;
         }
-        // SAFETY: the depth is below the capacity; as in `get`.
-        unsafe { self.entries().add(depth as usize).write(entry) };
-        self.length.set(depth + 1);
+        let depth = self.depth();
+        self.write(depth + 1, entry);
+        self.set_depth(depth + 1);
         Some(depth)
     }
 
+    /// The depth of the entry with a serial number; the uppermost, should there be two.
+    pub fn find(&self, serial: u32) -> Option<u32> {
+        (0..self.depth())
+            .rev()
+            .find(|&depth| self.get(depth).is_some_and(|entry| entry.serial == serial))
+    }
+
     #[cold]
-    fn grow(&self, capacity: u32) -> Option<()> {
-        let bytes = |capacity: u32| capacity as usize * size_of::<Entry>();
-        let more = Metadata::take(bytes(capacity.checked_mul(2)?))?.cast::<Entry>();
-        // SAFETY: the old entries are initialised up to the capacity, the new memory is longer.
-        unsafe { more.as_ptr().copy_from_nonoverlapping(self.entries(), capacity as usize) };
+    #[inline(never)]
+    fn grow(&self) -> Option<()> {
+        let (depth, slots) = (self.depth(), self.index_of(self.last.get()) + 1);
+        if self.slots.get().is_none() {
+            self.use_slots(self.inline(), INLINE as u32, 0);
+            return Some(());
+        }
+        let more = slots.checked_mul(2)?;
+        let memory = Metadata::take(bytes_of(more))?.cast::<Entry>();
+        // SAFETY: the old slots are initialised, the new ones twice as many.
+        unsafe { memory.copy_from_nonoverlapping(self.slots(), slots as usize) };
         self.give_back();
-        self.spilled.set(Some(more));
-        self.capacity.set(capacity * 2);
+        self.use_slots(memory, more, depth);
         Some(())
     }
 
-    /// Gives the metadata memory back; the entries in it are lost.
+    /// # Invariants
+    /// Those up to `depth` are initialised.
+    fn use_slots(&self, slots: NonNull<Entry>, count: u32, depth: u32) {
+        self.slots.set(Some(slots));
+        self.last.set(self.slot(count - 1).as_ptr());
+        self.set_depth(depth);
+    }
+
+    /// Gives the metadata memory back, and is as before the first use; the entries but the base are lost.
     pub fn give_back(&self) {
-        if let Some(spilled) = self.spilled.take() {
-            let bytes = self.capacity.replace(0) as usize * size_of::<Entry>();
+        let base = self.read(0);
+        let count = self.index_of(self.last.replace(core::ptr::null_mut())) + 1;
+        self.top.set(core::ptr::null_mut());
+        if let Some(slots) = self.slots.take()
+            && slots != self.inline()
+        {
             // SAFETY: the memory was taken by `grow` with this size.
-            unsafe { Metadata::give_back(spilled.cast(), bytes) };
+            unsafe { Metadata::give_back(slots.cast(), bytes_of(count)) };
         }
+        self.write(0, base);
     }
 
     /// Pops the top entry.
     #[inline]
     pub fn pop(&self) -> Option<Entry> {
-        let depth = self.length.get().checked_sub(1)?;
-        let entry = self.get(depth);
-        self.length.set(depth);
-        entry
+        let depth = self.depth().checked_sub(1)?;
+        let entry = self.top();
+        self.set_depth(depth);
+        Some(entry)
     }
+}
+
+const fn bytes_of(slots: u32) -> usize {
+    slots as usize * size_of::<Entry>()
+}
+
+/// # Safety
+/// The array at `slots` is longer than `index`.
+#[inline]
+unsafe fn place_of(slots: NonNull<Entry>, index: u32) -> NonNull<Entry> {
+    // SAFETY: the caller's contract.
+    unsafe { crate::pointers::forward(slots.cast(), bytes_of(index)) }.cast()
 }
 
 impl Default for ContextStack {
@@ -185,6 +311,11 @@ impl ThreadState {
     #[inline]
     pub fn apply_top(&self) {
         let top = self.contexts.top();
+        self.apply(top);
+    }
+
+    #[inline]
+    fn apply(&self, top: Entry) {
         self.heap.set(top.heap);
         self.in_use.set(top.in_use);
         let is_bump = |heap: NonNull<HeapHeader>| {
@@ -200,63 +331,132 @@ impl ThreadState {
         self.bump.set(bump);
     }
 
-    /// Enters a context. `None` where there is no memory for the entry.
+    /// Enters a context; its serial number. `None` where there is no memory for the entry.
     #[inline]
     pub fn push_context(&self, entry: Entry) -> Option<u32> {
-        let depth = self.contexts.push(entry)?;
+        let serial = self.contexts.push(entry)?;
         self.apply_top();
-        Some(depth)
+        Some(serial)
     }
 
-    /// Leaves the context at `depth`: pops it, and dead ones below it; marks it dead if others stand
-    /// above it.
+    /// As [`push_context`](Self::push_context), of a heap that was just entered.
+    ///
+    /// # Safety
+    /// This thread runs the heap, and the stack [has room](ContextStack::has_room).
     #[inline]
-    pub fn pop_context(&self, depth: u32) {
-        if depth + 1 != self.contexts.depth() {
-            self.mark_dead(depth);
+    pub unsafe fn push_heap(&self, heap: NonNull<HeapHeader>) -> u32 {
+        let serial = self.contexts.next_serial.get();
+        let entry = Entry {
+            heap: Some(heap),
+            in_use: CurrentAllocatorInUse::CoroutineLocal,
+            hold: Hold::Entered,
+            is_dead: false,
+            serial,
+        };
+        self.contexts.next_serial.set(serial.wrapping_add(1));
+        // SAFETY: there is room, so the top is set and not the last slot.
+        unsafe {
+            let slot = place_of(NonNull::new_unchecked(self.contexts.top.get()), 1);
+            slot.cast().write(Words { heap: entry.heap, rest: entry.rest() });
+            self.contexts.top.set(slot.as_ptr());
+        }
+        self.apply(entry);
+        serial
+    }
+
+    /// Hands over what the thread freed in heaps of others, and leaves a context: pops it, and dead ones below it; marks it dead if others stand above it; does
+    /// nothing if it is not in the stack.
+    #[inline]
+    pub fn pop_context(&self, serial: u32) {
+        if self.batches.is_pending() || !self.pop_plain(serial) {
+            self.pop_any(serial);
+        }
+    }
+
+    /// Does what [`pop_any`](Self::pop_any) would, where a heap that was entered last is left, nothing
+    /// pins it, and what stands below is alive. False otherwise, and nothing is done.
+    #[inline]
+    fn pop_plain(&self, serial: u32) -> bool {
+        let Some(slot) = NonNull::new(self.contexts.top.get()) else { return false };
+        // SAFETY: the top slot is initialised.
+        let top = unsafe { slot.read() };
+        if top.serial != serial || top.hold != Hold::Entered {
+            return false;
+        }
+        // SAFETY: an entry that is `Entered` has a heap, which this thread runs; and as it is not the
+        // base, another slot is below.
+        let (header, slot, below) = unsafe {
+            let below = crate::pointers::backward(slot.cast(), bytes_of(1)).cast::<Entry>();
+            (top.heap.unwrap_unchecked().as_ref(), below, below.read())
+        };
+        if below.is_dead || header.pins.get() != 0 {
+            return false;
+        }
+        header.runner.leave();
+        self.contexts.top.set(slot.as_ptr());
+        self.apply(below);
+        true
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pop_any(&self, serial: u32) {
+        if self.batches.is_pending() {
+            self.batches.flush();
+        }
+        if self.contexts.depth() == 0 || self.contexts.top().serial != serial {
+            self.mark_dead(serial);
             return;
         }
-        self.pop_and_end();
+        self.pop_and_leave();
         self.pop_dead();
         self.apply_top();
     }
 
-    /// Pops what has ended and stood below others.
+    /// Leaves a context, all above it, and dead ones below it; does nothing if it is not in the stack.
     #[inline]
-    fn pop_dead(&self) {
-        while self.contexts.top().is_dead {
-            self.pop_and_end();
+    pub fn pop_context_and_above(&self, serial: u32) {
+        if self.contexts.top().serial != serial {
+            self.pop_above(serial);
         }
-    }
-
-    /// Ends the context on top: leaves its heap, or closes it if the entry owns it, for nobody has a
-    /// handle of that.
-    #[inline]
-    fn pop_and_end(&self) {
-        if let Some(Entry { hold: Hold::Owned, heap: Some(heap), .. }) = self.pop_and_leave() {
-            close_owned(heap);
-        }
-    }
-
-    #[inline]
-    fn pop_and_leave(&self) -> Option<Entry> {
-        let entry = self.contexts.pop()?;
-        if entry.hold != Hold::Inherited
-            && let Some(heap) = entry.heap
-        {
-            // SAFETY: the entry holds the heap, so this thread runs it.
-            unsafe { heap.as_ref() }.runner.leave();
-        }
-        Some(entry)
+        self.pop_context(serial);
     }
 
     #[cold]
-    fn mark_dead(&self, depth: u32) {
-        if let Some(entry) = self.contexts.get(depth) {
+    fn pop_above(&self, serial: u32) {
+        if let Some(depth) = self.contexts.find(serial) {
+            self.leave_above(depth + 1);
+        }
+    }
+
+    /// Pops what stands on top and is dead.
+    #[inline]
+    pub fn pop_dead(&self) {
+        while self.contexts.top().is_dead {
+            self.pop_and_leave();
+        }
+    }
+
+    #[inline]
+    fn pop_and_leave(&self) {
+        let Some(entry) = self.contexts.pop() else { return };
+        match (entry.hold, entry.heap) {
+            // SAFETY: the entry holds the heap, so this thread runs it.
+            (Hold::Entered, Some(heap)) => unsafe { heap.as_ref() }.leave(),
+            (Hold::Owned, Some(heap)) => close_owned(heap),
+            _ => {}
+        }
+    }
+
+    #[cold]
+    fn mark_dead(&self, serial: u32) {
+        if let Some(depth) = self.contexts.find(serial)
+            && let Some(entry) = self.contexts.get(depth)
+        {
             if cfg!(heapswitch_check) {
                 crate::sys::abort_with(&["guards of contexts were dropped in the wrong order"]);
             }
-            self.contexts.set(depth, Entry { is_dead: true, ..entry });
+            self.contexts.write(depth + 1, Entry { is_dead: true, ..entry });
         }
     }
 
@@ -266,54 +466,31 @@ impl ThreadState {
     /// the entry ends here, or nothing ever ended it and what stands below.
     #[cold]
     pub fn unlink(&self, heap: NonNull<HeapHeader>) {
-        let without = |entry: Entry| {
-            let is_coroutine = entry.in_use == CurrentAllocatorInUse::CoroutineLocal;
-            let in_use =
-                if is_coroutine { CurrentAllocatorInUse::ThreadLocal } else { entry.in_use };
-            let is_dead = entry.is_dead || entry.hold == Hold::Entered;
-            Entry { heap: None, hold: Hold::Inherited, in_use, is_dead }
-        };
-        let base = self.contexts.base.get();
-        if base.heap == Some(heap) {
-            self.contexts.base.set(without(base));
-        }
-        for depth in 0..self.contexts.depth() {
-            if let Some(entry) = self.contexts.get(depth)
-                && entry.heap == Some(heap)
-            {
-                self.contexts.set(depth, without(entry));
+        for index in 0..=self.contexts.depth() {
+            let entry = self.contexts.read(index);
+            if entry.heap == Some(heap) {
+                let is_dead = entry.is_dead || entry.hold == Hold::Entered;
+                self.contexts.write(index, Entry { is_dead, ..entry.without_heap() });
             }
         }
         self.pop_dead();
         self.apply_top();
     }
 
-    /// Ends every context, innermost first. For the thread's end.
-    #[cold]
-    pub fn end_all(&self) {
-        while self.contexts.depth() != 0 {
-            self.pop_and_end();
-        }
-        self.apply_top();
-    }
-
-    /// Pops the top entry, and leaves its heap, as long as the stack is deeper than `depth`. For a
-    /// suspension: the entries, innermost first, are handed to `save`.
-    pub fn suspend_above(&self, depth: u32, mut save: impl FnMut(Entry)) {
+    /// Leaves every context but those below `depth`.
+    pub fn leave_above(&self, depth: u32) {
         while self.contexts.depth() > depth {
-            if let Some(entry) = self.pop_and_leave() {
-                save(entry);
-            }
+            self.pop_and_leave();
         }
         self.apply_top();
     }
 }
 
-/// Closes a heap that an entry owned and that was just left.
+/// Closes a heap that was swapped in, with the slot that owned it.
 #[cold]
-#[inline(never)]
 fn close_owned(heap: NonNull<HeapHeader>) {
-    // SAFETY: the entry had the only right to the heap, and is gone; the heap is left, so that whoever
-    // closes it may run it.
-    unsafe { super::handle::close_raw(heap) };
+    // What this thread freed in it before is no escapee.
+    state().batches.flush();
+    // SAFETY: the slot ran the heap and had its only handle.
+    unsafe { (heap.as_ref().operations.close)(heap) };
 }

@@ -11,8 +11,8 @@ impl Token {
     /// Of a thread that has none yet, or no more: it runs nothing. Never stored in a [`Runner`].
     pub const NOBODY: Self = Self(0);
 
-    /// Of a thread that is torn down and closes a heap that nobody runs. The close lets nobody else in,
-    /// so several threads may use it at once, each for a heap of its own.
+    /// Of a thread that is torn down and closes a heap that nobody runs. The close lets nobody else
+    /// in, so several threads may use it at once, each for a heap of its own.
     pub const CLOSER: Self = Self(CLOSED - 1);
 
     /// The `number`-th token, from 0 up.
@@ -21,11 +21,13 @@ impl Token {
     }
 }
 
-/// In a heap's header while nobody runs it. Not 0, which a thread without a token would take for its
-/// own.
+/// In a heap's header while nobody runs it. Not 0, which a thread without a token would take for
+/// its own.
 const IDLE: u64 = 1;
 /// The first token.
 const FIRST: u64 = 2;
+/// Set beside a token: nobody runs the heap, and only that token's thread may.
+const BOUND: u64 = 1 << 63;
 /// In a heap's header when it is closed.
 const CLOSED: u64 = u64::MAX;
 
@@ -37,9 +39,9 @@ const LEAVE: Ordering =
 ///
 /// # Invariants
 /// - Only the thread whose token it holds reads or writes what belongs to the runner.
-/// - Calls of `try_enter`, `leave` and `close` on one `Runner` never overlap: the heap's handle is
-///   `Send` and not `Sync`, so types exclude two entries at once. Therefore a load and a plain store
-///   do; a compare-and-swap would cost seven times as much.
+/// - Calls of `try_enter`, `leave` and `close` (and of those for bound heaps) on one `Runner` never
+///   overlap: the heap's handle is `Send` and not `Sync`, so types exclude two entries at once.
+///   Therefore a load and a plain store do; a compare-and-swap would cost seven times as much.
 #[derive(Debug)]
 pub struct Runner {
     token: AtomicU64,
@@ -58,8 +60,8 @@ impl Runner {
         Self { token: AtomicU64::new(IDLE) }
     }
 
-    /// Whether the thread of `token` runs the heap. Only that thread can see its own token there, so
-    /// a relaxed load suffices: it reads its own store, or another's value, which differs.
+    /// Whether the thread of `token` runs the heap. Only that thread can see its own token there,
+    /// so a relaxed load suffices: it reads its own store, or another's value, which differs.
     #[inline]
     pub fn is(&self, token: Token) -> bool {
         self.token.load(Ordering::Relaxed) == token.0
@@ -80,12 +82,43 @@ impl Runner {
     /// Makes the thread of `token` the runner, unless somebody is.
     #[inline]
     pub fn try_enter(&self, token: Token) -> bool {
+        self.try_enter_idle(token) || self.try_enter_bound(token, token)
+    }
+
+    /// As [`try_enter`](Self::try_enter), unless the heap is bound to a thread.
+    #[inline]
+    pub fn try_enter_idle(&self, token: Token) -> bool {
         // Acquire pairs with the Release in `leave`: what the last runner did is seen.
         if self.token.load(Ordering::Acquire) != IDLE {
             return false;
         }
         self.token.store(token.0, Ordering::Relaxed);
         true
+    }
+
+    /// Makes the thread of `token` the runner of a heap that is bound to `bound`. Called by the
+    /// thread of `bound`, or by one that has what binds the heap from there.
+    #[cold]
+    pub fn try_enter_bound(&self, bound: Token, token: Token) -> bool {
+        // Acquire pairs with the Release in `leave_bound`.
+        if self.token.load(Ordering::Acquire) != bound.0 | BOUND {
+            return false;
+        }
+        self.token.store(token.0, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether nobody runs the heap, and it is bound to the thread of `bound`.
+    pub fn is_bound(&self, bound: Token) -> bool {
+        self.token.load(Ordering::Relaxed) == bound.0 | BOUND
+    }
+
+    /// Ends the run, and lets nobody but this thread begin the next. Called by the runner.
+    #[cold]
+    pub fn leave_bound(&self) {
+        let token = self.token.load(Ordering::Relaxed);
+        // Release pairs with the Acquire in `try_enter_bound`.
+        self.token.store(token | BOUND, LEAVE);
     }
 
     /// Ends the run. Called by the runner.

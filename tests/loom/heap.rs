@@ -142,8 +142,8 @@ impl Heap {
     }
 }
 
-/// A block that one thread frees, the runner may reuse: what was written to it before the free comes
-/// first, and no block is lost or comes twice. Single blocks and chains.
+/// A block that one thread frees, the runner may reuse: what was written to it before the free
+/// comes first, and no block is lost or comes twice. Single blocks and chains.
 #[test]
 fn what_others_free_the_runner_reuses() {
     for chains in [[&[1][..], &[2][..]], [&[1, 2][..], &[3][..]]] {
@@ -163,8 +163,8 @@ fn what_others_free_the_runner_reuses() {
     }
 }
 
-/// The close against frees by two others: the run goes back once, by whoever comes last, when nobody
-/// uses its blocks any more.
+/// The close against frees by two others: the run goes back once, by whoever comes last, when
+/// nobody uses its blocks any more.
 #[test]
 fn a_closed_heap_gives_its_run_back_once() {
     for chains in [[&[1][..], &[2][..]], [&[1, 2][..], &[3][..]]] {
@@ -225,7 +225,8 @@ fn batches_meet_collection_and_close() {
 }
 
 /// One thread leaves the heap and publishes that by nothing but the runner's word: who enters sees
-/// what it did. A heap whose guard was leaked and whose handle is shared that way has no other order.
+/// what it did. A heap whose guard was leaked and whose handle is shared that way has no other
+/// order.
 #[test]
 fn who_enters_sees_what_the_last_runner_did() {
     model(|| {

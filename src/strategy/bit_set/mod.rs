@@ -275,6 +275,16 @@ impl BitSet {
         }
     }
 
+    /// Whether that is one of the extents, found without reading it.
+    fn is_shelved(&self, extent: NonNull<Extent>) -> bool {
+        self.shelves.iter().any(|&head| {
+            // SAFETY: every extent in a shelf's list was added and not removed.
+            let next =
+                |pointer: &NonNull<Extent>| unsafe { Runs::of(pointer.as_ref()).header.next.get() };
+            core::iter::successors(head, next).any(|shelved| shelved == extent)
+        })
+    }
+
     /// The index of a block.
     #[inline]
     fn index_of(&self, runs: Runs<'_>, block: NonNull<u8>) -> usize {
@@ -474,7 +484,11 @@ unsafe impl Strategy for BitSet {
     fn verify(&self) {
         let mut found_current = self.current.is_none();
         self.quick.visit(|extent, block, blocks| {
-            // SAFETY: a quick list's extents were added and not removed.
+            // The pointer lies in freed memory, where the program may have written to it.
+            if !self.is_shelved(extent) {
+                abort_with(&["BitSet: a block in a quick list was written to after it was freed"]);
+            }
+            // SAFETY: extents on a shelf were added and not removed.
             let runs = unsafe { Runs::of(extent.as_ref()) };
             let index = self.index_of(runs, block);
             if runs.edges.is_free(index) || runs.edges.has_between(index, index + blocks) {

@@ -49,12 +49,12 @@ impl<const LISTED: bool> Slab<LISTED> {
     pub(super) fn verify_lists(&self) {
         for class in 0..CLASSES {
             let Some(list) = self.lists.get(class) else { return };
+            // A list that took an extent's free blocks whole is longer than its limit.
             let limit = limit_of(class);
-            // A list may take all free blocks of an extent, and be pushed to after that.
-            let most = MOST_BLOCKS + limit;
+            let most = limit + MOST_BLOCKS;
             let length = chain_length(list.head, most, |block| is_listed_block(block, class));
-            // Pops and pushes keep the sum; what sets `room` anew sets it to no less.
-            if list.room < 0 || length + (list.room as usize) < limit {
+            let sum = length as i64 + i64::from(list.room);
+            if LISTED && !(limit as i64..=most as i64).contains(&sum) {
                 broken("a list's room disagrees with its length");
             }
             self.verify_partial(class);

@@ -1,0 +1,59 @@
+//! Words, cut from a text that arrives in blocks.
+
+/// Longer ones are encoded data, hardly words; in bytes.
+const MAX_WORD_BYTES: usize = 64;
+
+/// Cuts a text into words: letters, digits and underscores. A word may begin in one block and end in
+/// the next.
+#[derive(Debug)]
+pub(crate) struct Splitter {
+    /// The end of the last block, if that may be the beginning of a word.
+    begun: Vec<u8>,
+    line: u32,
+}
+
+impl Splitter {
+    pub(crate) fn new() -> Self {
+        Self { begun: Vec::new(), line: 1 }
+    }
+
+    /// Calls `visit` with each word that ends in `block`, in lower case, and its line from 1.
+    pub(crate) fn split(&mut self, block: &[u8], mut visit: impl FnMut(String, u32)) {
+        let mut rest = block;
+        while let Some(end) = rest.iter().position(|&byte| !is_of_word(byte)) {
+            let (word, after) = rest.split_at(end);
+            self.end_word(word, &mut visit);
+            self.line += u32::from(after.starts_with(b"\n"));
+            rest = &after[1..];
+        }
+        // One byte too many tells that the word is too long; more would only take memory.
+        let room = (MAX_WORD_BYTES + 1).saturating_sub(self.begun.len());
+        self.begun.extend_from_slice(&rest[..rest.len().min(room)]);
+    }
+
+    /// Calls `visit` with the text's last word, if no other byte followed it.
+    pub(crate) fn finish(mut self, mut visit: impl FnMut(String, u32)) {
+        self.end_word(&[], &mut visit);
+    }
+
+    fn end_word(&mut self, end: &[u8], visit: &mut impl FnMut(String, u32)) {
+        if self.begun.is_empty() {
+            self.visit_word(end, visit);
+        } else {
+            let mut word = std::mem::take(&mut self.begun);
+            word.extend_from_slice(end);
+            self.visit_word(&word, visit);
+        }
+    }
+
+    fn visit_word(&self, word: &[u8], visit: &mut impl FnMut(String, u32)) {
+        if (1..=MAX_WORD_BYTES).contains(&word.len()) {
+            visit(String::from_utf8_lossy(word).to_lowercase(), self.line);
+        }
+    }
+}
+
+/// Whether a byte belongs to a word; every byte of a character beyond ASCII does.
+fn is_of_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()
+}

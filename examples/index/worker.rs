@@ -1,0 +1,136 @@
+//! One worker: a ring of coroutines, one a file, each resumed in turn.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use heapswitch::units::CHUNK_BYTES;
+use heapswitch::{Coroutine, CoroutineStack, CurrentAllocatorInUse, EscapeReport, Heap, StackPool};
+
+use crate::file_task::{self, Content};
+use crate::job::{Contexts, Failure, Job, Part, Switching};
+use crate::postings::Index;
+
+/// How many files a worker has open at once.
+const RING: usize = 16;
+
+static STACKS: StackPool = StackPool::new(256 << 10, 64);
+
+/// Indexes files until none is left. Their heaps are children of `account`.
+pub(crate) fn work(job: &Job, account: &Heap) -> Result<Part, Failure> {
+    let before = heapswitch::usage_of(CurrentAllocatorInUse::ThreadLocal);
+    let index = Rc::new(RefCell::new(Index::default()));
+    let mut part = Part::default();
+    let mut ring = VecDeque::with_capacity(RING);
+    loop {
+        while ring.len() < RING
+            && let Some(file) = take_file(job)
+        {
+            ring.push_back((file, FileTask::new(job, file, &index, account)?));
+        }
+        let Some((file, mut task)) = ring.pop_front() else { break };
+        match task.resume()? {
+            None => ring.push_back((file, task)),
+            Some(result) => {
+                part.add(file, result, task.close());
+                job.finished.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+    let after = heapswitch::usage_of(CurrentAllocatorInUse::ThreadLocal);
+    part.thread_bytes = after.since(&before).allocated_bytes;
+    part.index = index.take();
+    Ok(part)
+}
+
+/// The number of a file that no worker has taken.
+fn take_file(job: &Job) -> Option<u32> {
+    // Relaxed: nothing but the number passes between workers.
+    let file = job.next.fetch_add(1, Ordering::Relaxed);
+    (file < job.paths.len()).then_some(file as u32)
+}
+
+type FileResult = io::Result<Content>;
+
+/// A file's coroutine.
+enum FileTask {
+    /// In a heap of its own.
+    Switched(Coroutine<(), (), FileResult>),
+    /// In the thread's heap, on the same kind of stack: a bare coroutine, nothing of the switching.
+    Bare(corosensei::Coroutine<(), (), FileResult, CoroutineStack>),
+}
+
+impl FileTask {
+    fn new(
+        job: &Job,
+        file: u32,
+        index: &Rc<RefCell<Index>>,
+        account: &Heap,
+    ) -> Result<Self, Failure> {
+        let (paths, index) = (Arc::clone(&job.paths), Rc::clone(index));
+        let body =
+            move |pause: &dyn Fn()| file_task::run(&paths[file as usize], file, &index, pause);
+        let stack = STACKS.take()?;
+        Ok(match job.switching {
+            Switching::On => {
+                let heap = Heap::builder().parent(account).build()?;
+                Self::Switched(Coroutine::with_stack(heap, stack, move |yielder, ()| {
+                    body(&|| yielder.suspend(()))
+                }))
+            }
+            Switching::Off => {
+                Self::Bare(corosensei::Coroutine::with_stack(stack, move |yielder, ()| {
+                    body(&|| yielder.suspend(()))
+                }))
+            }
+        })
+    }
+
+    /// Lets the coroutine run to its next suspension; what its body returned, if it ended.
+    fn resume(&mut self) -> Result<Option<FileResult>, Failure> {
+        match self {
+            Self::Switched(coroutine) => Ok(coroutine.resume(())?.as_return()),
+            Self::Bare(coroutine) => Ok(match coroutine.resume(()) {
+                corosensei::CoroutineResult::Yield(()) => None,
+                corosensei::CoroutineResult::Return(result) => Some(result),
+            }),
+        }
+    }
+
+    /// Gives the context's memory back, all but what the escapees pin.
+    fn close(self) -> EscapeReport {
+        match self {
+            Self::Switched(coroutine) => coroutine.into_heap().close(),
+            Self::Bare(_) => EscapeReport::default(),
+        }
+    }
+}
+
+impl Part {
+    fn add(&mut self, file: u32, result: FileResult, report: EscapeReport) {
+        self.contexts.add(&result, report);
+        match result {
+            Ok(Content::Binary) => self.binary_files += 1,
+            Ok(Content::Copied | Content::Moved { .. }) => {}
+            Err(error) => self.unreadable.push((file, error)),
+        }
+    }
+}
+
+impl Contexts {
+    fn add(&mut self, result: &FileResult, report: EscapeReport) {
+        self.escapees += report.blocks;
+        self.kept_bytes += report.kept_bytes;
+        self.returned_bytes += report.returned_bytes;
+        self.explained_chunks += match result {
+            // It may begin anywhere in its first chunk.
+            Ok(Content::Moved { bytes }) => bytes.div_ceil(CHUNK_BYTES) + 1,
+            // An error may hold a message of its own.
+            Err(_) => 1,
+            Ok(_) => 0,
+        };
+    }
+}

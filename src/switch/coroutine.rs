@@ -1,0 +1,369 @@
+//! A coroutine with a heap of its own, on corosensei's stacks.
+//!
+//! ```text
+//!   the resumer's stack            the coroutine's stack         its heap
+//!
+//!   Coroutine { raw ─────────────▶ body's frames and values ──▶ what the body allocates
+//!               context              scopes entered by the body
+//!               heap ──────────────────────────────────────────▶ }
+//! ```
+//!
+//! The heap is entered by every [`resume`](Coroutine::resume) before the switch, and left after the
+//! switch back: when the body suspends, returns, panics, or is unwound because the coroutine is
+//! dropped. So are the scopes that the body is suspended within. All of that happens in the
+//! resumer, around the switch; see [`saved`](super::saved). The `Coroutine` lies where its owner
+//! puts it, the body's captured values on its stack: neither in its heap.
+//!
+//! # Panics and unwinding
+//! A panic in the body comes out of `resume`, in the resumer's context; its payload was allocated
+//! in the coroutine's heap and stays valid, as any block that outlives its heap. Dropping a
+//! suspended coroutine unwinds its stack in its own contexts, by a panic that runs no hook. A
+//! program built with `panic = "abort"` has no unwinding: there a panic in a body ends the process,
+//! as anywhere; so does dropping a coroutine that is **suspended**. Resuming, returning, dropping
+//! coroutines that have ended or were never resumed work there too. Resume such a program's
+//! coroutines to their end, or forget them.
+//!
+//! # What it costs
+//! A resume and suspend: corosensei's two switches and, in their shade, an enter and a leave.
+//! Nothing is allocated, and no lock taken, but at the making and at the end: those of the stack's
+//! pool.
+
+use core::fmt;
+
+use super::handle::{Heap, HeapError};
+use super::saved::{ContextMark, SavedContext};
+use super::stack_pool::{CoroutineStack, DEFAULT_STACKS};
+use crate::sys::SystemError;
+
+type Raw<Input, Yield, Return> = corosensei::Coroutine<Input, Yield, Return, CoroutineStack>;
+
+/// A stackful coroutine whose allocations come from its own heap.
+///
+/// ```
+/// use heapswitch::{Coroutine, CoroutineResult, Heap};
+///
+/// let mut words = Coroutine::new(Heap::new()?, |yielder, first: String| {
+///     let second = yielder.suspend(first + " world");
+///     format!("{second}!")
+/// })?;
+/// let CoroutineResult::Yield(greeting) = words.resume("hello".to_owned())? else { panic!() };
+/// let farewell = words.resume("bye".to_owned())?.as_return();
+/// drop(words);
+/// assert_eq!((&*greeting, farewell.as_deref()), ("hello world", Some("bye!")));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// `!Send`, whatever its body holds: see [`assume_send`](Self::assume_send).
+///
+/// ```compile_fail
+/// fn is_send<T: Send>() {}
+/// is_send::<heapswitch::Coroutine<(), (), ()>>();
+/// ```
+///
+/// Nor `Sync`, as its heap:
+///
+/// ```compile_fail
+/// fn is_sync<T: Sync>() {}
+/// is_sync::<heapswitch::Coroutine<(), (), ()>>();
+/// ```
+pub struct Coroutine<Input, Yield, Return> {
+    // Dropped first: it is unwound in the heap.
+    body: Body<Input, Yield, Return>,
+    heap: Heap,
+}
+
+/// What runs, without the heap.
+///
+/// # Invariants
+/// - `heap` is the one that lies beside it.
+struct Body<Input, Yield, Return> {
+    raw: Raw<Input, Yield, Return>,
+    context: SavedContext,
+    heap: core::ptr::NonNull<crate::heap::HeapHeader>,
+}
+
+/// What a coroutine gave back to its resumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CoroutineResult<Yield, Return> {
+    /// It is suspended, and gave this to [`Yielder::suspend`].
+    Yield(Yield),
+    /// It has ended, and its body returned this.
+    Return(Return),
+}
+
+impl<Yield, Return> CoroutineResult<Yield, Return> {
+    /// What it gave when it was suspended.
+    pub fn as_yield(self) -> Option<Yield> {
+        match self {
+            Self::Yield(value) => Some(value),
+            Self::Return(_) => None,
+        }
+    }
+
+    /// What its body returned.
+    pub fn as_return(self) -> Option<Return> {
+        match self {
+            Self::Yield(_) => None,
+            Self::Return(value) => Some(value),
+        }
+    }
+}
+
+/// Why a coroutine was not resumed, with what was to be given to it. It is as it was.
+pub struct ResumeError<Input> {
+    /// The reason; `None`: it has ended.
+    pub error: Option<HeapError>,
+    /// What was to be given to it.
+    pub input: Input,
+}
+
+impl<Input> fmt::Debug for ResumeError<Input> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ResumeError").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<Input> fmt::Display for ResumeError<Input> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.error {
+            Some(error) => write!(formatter, "a coroutine was to be resumed: {error}"),
+            None => {
+                formatter.write_str("a coroutine was to be resumed and has ended; make another")
+            }
+        }
+    }
+}
+
+impl<Input> core::error::Error for ResumeError<Input> {}
+
+/// The body's way to suspend its coroutine.
+pub struct Yielder<'a, Input, Yield> {
+    raw: &'a corosensei::Yielder<Input, Yield>,
+}
+
+impl<Input, Yield> Yielder<'_, Input, Yield> {
+    /// Suspends the coroutine: its resumer gets `value`. Returns what the next resume gives.
+    ///
+    /// Scopes that are entered here are left for as long, innermost first, and entered again in
+    /// order.
+    ///
+    /// # Panics
+    /// When the coroutine is dropped while it is suspended, with a payload that runs no panic hook:
+    /// so its stack is unwound. A body that catches it must return, or go on unwinding.
+    #[inline]
+    pub fn suspend(&self, value: Yield) -> Input {
+        self.raw.suspend(value)
+    }
+}
+
+impl<Input, Yield> fmt::Debug for Yielder<'_, Input, Yield> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Yielder")
+    }
+}
+
+impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Return> {
+    /// A coroutine that runs `body` in `heap` when it is first resumed, on a stack of 1 MiB of
+    /// address space from a pool that all threads share.
+    ///
+    /// # Errors
+    /// The system's, where it refuses a stack; the heap is closed then.
+    pub fn new<F>(heap: Heap, body: F) -> Result<Self, SystemError>
+    where
+        F: FnOnce(&Yielder<'_, Input, Yield>, Input) -> Return + 'static,
+    {
+        Ok(Self::with_stack(heap, DEFAULT_STACKS.take()?, body))
+    }
+
+    /// As [`new`](Self::new), on a stack of a pool of one's own.
+    pub fn with_stack<F>(heap: Heap, stack: CoroutineStack, body: F) -> Self
+    where
+        F: FnOnce(&Yielder<'_, Input, Yield>, Input) -> Return + 'static,
+    {
+        let raw = Raw::with_stack(stack, move |raw, input| body(&Yielder { raw }, input));
+        let body = Body { raw, context: SavedContext::new(), heap: heap.raw() };
+        Self { body, heap }
+    }
+}
+
+impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
+    /// Switches to the coroutine, in its heap and the scopes that it is within, until it suspends
+    /// itself or returns. Whatever was current before is current again afterwards.
+    ///
+    /// # Errors
+    /// It has ended; its heap, or that of a scope which it is within, is entered already; there is
+    /// no memory for the entries. It is not switched to then.
+    ///
+    /// # Panics
+    /// With what the body panics with. The coroutine has ended then.
+    #[inline]
+    pub fn resume(
+        &mut self,
+        input: Input,
+    ) -> Result<CoroutineResult<Yield, Return>, ResumeError<Input>> {
+        if self.body.raw.done() {
+            return Err(ResumeError { error: None, input });
+        }
+        let mark = match self.body.context.resume_at(Some(self.body.heap)) {
+            Ok(mark) => mark,
+            Err(error) => return Err(ResumeError { error: Some(error), input }),
+        };
+        let entered = Entered { body: &mut self.body, mark: Some(mark) };
+        // Nothing of the thread's state is held across this: the body may resume, and be resumed,
+        // anywhere.
+        let result = entered.body.raw.resume(input);
+        drop(entered);
+        Ok(match result {
+            corosensei::CoroutineResult::Yield(value) => CoroutineResult::Yield(value),
+            corosensei::CoroutineResult::Return(value) => CoroutineResult::Return(value),
+        })
+    }
+
+    /// Whether the body has returned or panicked.
+    pub fn is_done(&self) -> bool {
+        self.body.raw.done()
+    }
+
+    /// Whether it was resumed at least once.
+    pub fn is_started(&self) -> bool {
+        self.body.raw.started()
+    }
+
+    /// Its heap. A guard of it that is forgotten makes the next resume fail.
+    pub fn heap(&self) -> &Heap {
+        &self.heap
+    }
+
+    /// Ends the coroutine and hands its heap back, with everything in it. A coroutine that is
+    /// suspended is unwound first, as if dropped.
+    pub fn into_heap(self) -> Heap {
+        let Self { body, heap } = self;
+        drop(body);
+        heap
+    }
+
+    /// The same coroutine, which may be sent to other threads.
+    ///
+    /// Its heap goes with it; the memory stays where it is, also on the node where it is.
+    ///
+    /// # Safety
+    /// Whenever it is sent while it is suspended, and when it is sent before its first resume:
+    /// - every value on its stack, and all that `body` captured, is `Send`. Guards of this crate's
+    ///   scopes are excepted;
+    /// - no heap of a scope that it is within, but its own, is used by anybody else until it is
+    ///   resumed or dropped where it was sent to;
+    /// - it is not within `LocalKey::with` or any other code that holds on to a thread-local
+    ///   variable, and the function that suspends has not read a `thread_local!` which it reads
+    ///   again afterwards: the compiler may keep the variable's address from the thread before
+    ///   (LLVM issue 98479). Reads in functions that are never inlined into one that suspends are
+    ///   safe;
+    /// - it is not within a destructor that runs because of a panic, nor holds a lock that must be
+    ///   released on the thread that took it.
+    pub unsafe fn assume_send(self) -> SendCoroutine<Input, Yield, Return> {
+        SendCoroutine { coroutine: self }
+    }
+}
+
+/// Leaves the contexts when dropped: after the switch back, and when a panic comes out of it.
+struct Entered<'a, Input, Yield, Return> {
+    body: &'a mut Body<Input, Yield, Return>,
+    mark: Option<ContextMark>,
+}
+
+impl<Input, Yield, Return> Drop for Entered<'_, Input, Yield, Return> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(mark) = self.mark.take() {
+            self.body.context.suspend(mark);
+        }
+        if self.body.raw.done() {
+            // Guards that the body forgot.
+            self.body.context.discard();
+        }
+    }
+}
+
+impl<Input, Yield, Return> Drop for Body<Input, Yield, Return> {
+    fn drop(&mut self) {
+        if self.raw.done() {
+            return;
+        }
+        let mark = self.context.resume_to_unwind(self.heap);
+        let entered = Entered { body: self, mark };
+        entered.body.raw.force_unwind();
+        drop(entered);
+    }
+}
+
+impl<Input, Yield, Return> fmt::Debug for Coroutine<Input, Yield, Return> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Coroutine")
+            .field("is_done", &self.is_done())
+            .field("heap", &self.heap)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A [`Coroutine`] whose maker promised that it may change threads while it is suspended.
+///
+/// ```
+/// use heapswitch::{Coroutine, Heap};
+///
+/// let coroutine = Coroutine::new(Heap::new()?, |yielder, ()| {
+///     let text = String::from("made here");
+///     yielder.suspend(());
+///     text
+/// })?;
+/// // SAFETY: it holds a `String` and the yielder, and reads no thread-local variable.
+/// let mut coroutine = unsafe { coroutine.assume_send() };
+/// coroutine.resume(())?;
+/// let there = std::thread::spawn(move || coroutine.resume(()).ok()?.as_return());
+/// assert_eq!(there.join().unwrap().as_deref(), Some("made here"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct SendCoroutine<Input, Yield, Return> {
+    coroutine: Coroutine<Input, Yield, Return>,
+}
+
+// SAFETY: the caller of `assume_send` said so. The heap is `Send`; the saved context binds the
+// heaps in it to this thread, and takes them to the next as the contract there allows.
+unsafe impl<Input: Send, Yield: Send, Return: Send> Send for SendCoroutine<Input, Yield, Return> {}
+
+impl<Input, Yield, Return> SendCoroutine<Input, Yield, Return> {
+    /// As [`Coroutine::resume`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    #[inline]
+    pub fn resume(
+        &mut self,
+        input: Input,
+    ) -> Result<CoroutineResult<Yield, Return>, ResumeError<Input>> {
+        self.coroutine.resume(input)
+    }
+
+    /// Whether the body has returned or panicked.
+    pub fn is_done(&self) -> bool {
+        self.coroutine.is_done()
+    }
+
+    /// Its heap.
+    pub fn heap(&self) -> &Heap {
+        self.coroutine.heap()
+    }
+
+    /// As [`Coroutine::into_heap`].
+    pub fn into_heap(self) -> Heap {
+        self.coroutine.into_heap()
+    }
+
+    /// The same coroutine, which stays on this thread.
+    pub fn into_local(self) -> Coroutine<Input, Yield, Return> {
+        self.coroutine
+    }
+}

@@ -1,0 +1,159 @@
+//! Futures that run in a heap of their own, on any executor.
+//!
+//! ```text
+//!   executor ──poll──▶ InHeap ──enter──▶ ┌───────────────────────┐
+//!                                        │ inner future: poll    │ allocates in its heap
+//!   executor ◀─Poll─── InHeap ◀─leave─── └───────────────────────┘
+//! ```
+//!
+//! The heap is entered for each poll and for the inner future's drop, and left after it, also by a panic.
+//! Between polls nothing of it is current, so the task may move to another thread.
+//!
+//! The inner future is dropped, in its heap, as soon as it is done. Its output may live in the heap and
+//! outlive it. What the executor allocates for the task lies outside.
+//!
+//! A guard that the inner future keeps across an `.await` ends with the poll: the context that it
+//! entered is not current in the next one, and dropping it does nothing. Guards are not `Send`, so this
+//! concerns only futures that stay on their thread.
+
+use core::borrow::Borrow;
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+
+use super::handle::{Heap, HeapError};
+use super::scope::WholeScope;
+
+/// A future that runs in a heap. See [`Heap::wrap`] and [`FutureExt::in_heap`].
+///
+/// `Send` where the future is. Its output is the future's, or the error that kept the heap from being
+/// entered.
+#[derive(Debug)]
+#[must_use = "a future does nothing unless it is polled"]
+pub struct InHeap<F, H: Borrow<Heap> = Heap> {
+    /// `None` once it is done. Pinned with the wrapper.
+    inner: Option<F>,
+    heap: H,
+}
+
+impl Heap {
+    /// Makes a future run in this heap, which closes when the wrapper is dropped.
+    ///
+    /// ```
+    /// use heapswitch::Heap;
+    /// # use std::future::Future;
+    /// # fn block_on<F: Future>(future: F) -> F::Output {
+    /// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// #     match std::pin::pin!(future).poll(&mut context) {
+    /// #         std::task::Poll::Ready(output) => output,
+    /// #         std::task::Poll::Pending => unreachable!(),
+    /// #     }
+    /// # }
+    ///
+    /// let answer = Heap::new()?.wrap(async { format!("{}", 6 * 7) });
+    /// assert_eq!(block_on(answer)?, "42");
+    /// # Ok::<(), heapswitch::HeapError>(())
+    /// ```
+    #[inline]
+    pub fn wrap<F: Future>(self, future: F) -> InHeap<F> {
+        InHeap::new(self, future)
+    }
+}
+
+/// [`in_heap`](Self::in_heap) for every future.
+pub trait FutureExt: Future + Sized {
+    /// Makes the future run in a heap: an owned one, a borrowed one, or a [`PooledHeap`].
+    ///
+    /// [`PooledHeap`]: crate::PooledHeap
+    ///
+    /// ```
+    /// use heapswitch::{FutureExt, HeapPool};
+    ///
+    /// static POOL: HeapPool = HeapPool::new();
+    ///
+    /// let task = async { vec![1, 2, 3].len() }.in_heap(POOL.take()?);
+    /// # fn spawn<F: Future + Send + 'static>(_: F) {}
+    /// # use std::future::Future;
+    /// spawn(task); // On any executor.
+    /// # Ok::<(), heapswitch::HeapError>(())
+    /// ```
+    #[inline]
+    fn in_heap<H: Borrow<Heap>>(self, heap: H) -> InHeap<Self, H> {
+        InHeap::new(heap, self)
+    }
+}
+
+impl<F: Future> FutureExt for F {}
+
+impl<F: Future, H: Borrow<Heap>> InHeap<F, H> {
+    /// Makes `future` run in `heap`.
+    #[inline]
+    pub const fn new(heap: H, future: F) -> Self {
+        Self { inner: Some(future), heap }
+    }
+}
+
+impl<F, H: Borrow<Heap>> InHeap<F, H> {
+    /// The heap that it runs in.
+    #[inline]
+    pub fn heap(&self) -> &Heap {
+        self.heap.borrow()
+    }
+
+    /// Whether the inner future is done, and dropped.
+    #[inline]
+    pub const fn is_done(&self) -> bool {
+        self.inner.is_none()
+    }
+
+    /// The inner future, pinned as the wrapper is, and the heap.
+    #[inline]
+    fn project(self: Pin<&mut Self>) -> (Pin<&mut Option<F>>, &Heap) {
+        // SAFETY: `inner` is pinned with the wrapper: nothing moves it out, and `drop` drops it in
+        // place. The heap is never pinned.
+        unsafe {
+            let this = self.get_unchecked_mut();
+            (Pin::new_unchecked(&mut this.inner), this.heap.borrow())
+        }
+    }
+}
+
+impl<F: Future, H: Borrow<Heap>> Future for InHeap<F, H> {
+    type Output = Result<F::Output, HeapError>;
+
+    /// # Panics
+    /// As the inner future does; and if it is polled again when it was done.
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let (mut inner, heap) = self.project();
+        let Some(future) = inner.as_mut().as_pin_mut() else { polled_when_done() };
+        let _scope = match WholeScope::enter(heap) {
+            Ok(scope) => scope,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        let result = future.poll(context);
+        if result.is_ready() {
+            inner.set(None);
+        }
+        result.map(Ok)
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn polled_when_done() -> ! {
+    panic!("a future in a heap was polled after it was done")
+}
+
+impl<F, H: Borrow<Heap>> Drop for InHeap<F, H> {
+    fn drop(&mut self) {
+        if self.is_done() {
+            return;
+        }
+        // SAFETY: the wrapper is not moved from here to its end.
+        let (mut inner, heap) = unsafe { Pin::new_unchecked(self) }.project();
+        // Where the heap cannot be entered, the future is dropped in the current context.
+        let _scope = WholeScope::enter(heap);
+        inner.set(None);
+    }
+}

@@ -1,0 +1,158 @@
+//! Stacks for coroutines, kept for the next ones.
+//!
+//! A stack is two mappings: a guard page and the stack proper. Mapping and unmapping one costs two
+//! to three system calls and, at its first use, a page fault for each page touched; a pool keeps
+//! those that come back, up to a bound. The bound and the number of coroutines alive together count
+//! towards the system's limit on mappings, 65,530 by default, which is reached at about 32,000
+//! stacks.
+//!
+//! A kept stack keeps the pages that its coroutines touched. Nothing is allocated: the list of the
+//! stacks that wait lies in those stacks.
+
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
+
+use corosensei::stack::{DefaultStack, Stack, StackPointer};
+
+use crate::sys::SystemError;
+use crate::sys::fork::{ForkEntry, Rank};
+use crate::sys::lock::Lock;
+
+/// A bounded pool of stacks of one size, shared by all threads.
+///
+/// ```
+/// use heapswitch::{Coroutine, Heap, StackPool};
+///
+/// static STACKS: StackPool = StackPool::new(64 << 10, 100);
+///
+/// let stack = STACKS.take()?;
+/// let mut coroutine = Coroutine::<_, (), _>::with_stack(Heap::new()?, stack, |_, ()| "returned");
+/// assert_eq!(coroutine.resume(())?.as_return(), Some("returned"));
+/// drop(coroutine);
+/// assert_eq!(STACKS.waiting(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct StackPool {
+    stack_bytes: usize,
+    max_waiting: usize,
+    waiting: Lock<Waiting>,
+    fork: ForkEntry,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    first: Option<NonNull<Node>>,
+    length: usize,
+}
+
+// SAFETY: stacks that wait are in no use, and reached under the lock alone.
+unsafe impl Send for Waiting {}
+
+/// At the base of a stack that waits.
+struct Node {
+    stack: DefaultStack,
+    next: Option<NonNull<Node>>,
+}
+
+/// The stack of one coroutine; goes back to its pool when dropped.
+pub struct CoroutineStack {
+    stack: ManuallyDrop<DefaultStack>,
+    pool: &'static StackPool,
+}
+
+/// The pool of [`Coroutine::new`](crate::Coroutine::new): stacks of 1 MiB of address space, up to
+/// 64 of which wait.
+pub static DEFAULT_STACKS: StackPool = StackPool::new(1 << 20, 64);
+
+impl StackPool {
+    /// An empty pool of stacks of `stack_bytes` bytes, rounded up to pages and a page at least,
+    /// beside the guard page. Up to `max_waiting` are kept.
+    ///
+    /// A stack that overflows ends the process with SIGSEGV. 16 KiB is little for code that prints
+    /// or panics, and for unoptimised code.
+    pub const fn new(stack_bytes: usize, max_waiting: usize) -> Self {
+        Self {
+            stack_bytes,
+            max_waiting,
+            waiting: Lock::new(Waiting { first: None, length: 0 }),
+            fork: ForkEntry::new(),
+        }
+    }
+
+    /// A stack that waits, or a new one.
+    ///
+    /// # Errors
+    /// The system's, where it refuses the mappings: `ENOMEM`, also at the limit on mappings.
+    pub fn take(&'static self) -> Result<CoroutineStack, SystemError> {
+        let stack = match self.take_waiting() {
+            Some(stack) => stack,
+            None => {
+                self.fork.register(self.waiting.raw(), Rank::Source)?;
+                DefaultStack::new(self.stack_bytes).map_err(|error| {
+                    error.raw_os_error().map_or(SystemError::NO_MEMORY, SystemError)
+                })?
+            }
+        };
+        Ok(CoroutineStack { stack: ManuallyDrop::new(stack), pool: self })
+    }
+
+    /// How many stacks wait to be used again.
+    pub fn waiting(&self) -> usize {
+        self.waiting.lock().length
+    }
+
+    fn take_waiting(&self) -> Option<DefaultStack> {
+        let mut waiting = self.waiting.lock();
+        let first = waiting.first?;
+        // SAFETY: nodes in the list are whole and the pool's; this one is taken off.
+        let node = unsafe { first.read() };
+        waiting.first = node.next;
+        waiting.length -= 1;
+        Some(node.stack)
+    }
+
+    /// Keeps a stack, or returns it for want of room.
+    fn keep(&self, stack: DefaultStack) -> Option<DefaultStack> {
+        let mut waiting = self.waiting.lock();
+        if waiting.length >= self.max_waiting {
+            return Some(stack);
+        }
+        let place = stack.base().get() - size_of::<Node>().next_multiple_of(align_of::<Node>());
+        let place = core::ptr::with_exposed_provenance_mut::<Node>(place);
+        let Some(node) = NonNull::new(place) else { return Some(stack) };
+        // SAFETY: the stack is mapped, at least a page long, aligned at its base, and in no use.
+        unsafe { node.write(Node { stack, next: waiting.first }) };
+        waiting.first = Some(node);
+        waiting.length += 1;
+        None
+    }
+}
+
+impl Drop for CoroutineStack {
+    fn drop(&mut self) {
+        // SAFETY: not used afterwards.
+        let stack = unsafe { ManuallyDrop::take(&mut self.stack) };
+        drop(self.pool.keep(stack));
+    }
+}
+
+// SAFETY: the stack within keeps the contract: it has a guard page and never moves.
+unsafe impl Stack for CoroutineStack {
+    #[inline]
+    fn base(&self) -> StackPointer {
+        self.stack.base()
+    }
+
+    #[inline]
+    fn limit(&self) -> StackPointer {
+        self.stack.limit()
+    }
+}
+
+impl core::fmt::Debug for CoroutineStack {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let range = self.limit().get()..self.base().get();
+        write!(formatter, "CoroutineStack({range:x?})")
+    }
+}

@@ -1,0 +1,145 @@
+//! Coroutines that change threads while they are suspended. To be run with fat LTO, too, which lets
+//! the compiler see, and keep, what it would otherwise have to load anew after a switch: `cargo
+//! test --profile lto --test coroutine_migration`.
+
+use std::sync::mpsc;
+use std::thread;
+
+use heapswitch::{
+    Coroutine, CurrentAllocatorInUse, Heap, HeapSwitch, LifetimeHint, SendCoroutine, StackPool,
+    current, use_allocator,
+};
+
+#[global_allocator]
+static GLOBAL: HeapSwitch = HeapSwitch;
+
+static STACKS: StackPool = StackPool::new(64 << 10, 100);
+
+const HINTS: [LifetimeHint; 3] = [LifetimeHint::Short, LifetimeHint::Medium, LifetimeHint::Long];
+const THREADS: usize = 4;
+const COROUTINES: usize = 300;
+const ROUNDS: u64 = 40;
+
+type Task = SendCoroutine<u64, (usize, usize), u64>;
+
+fn is_in(heap: &Heap, address: usize) -> bool {
+    heap.contains(core::ptr::without_provenance(address))
+}
+
+/// Suspends at the base, and within one and two scopes, with blocks made in each.
+fn task(hint: LifetimeHint) -> Task {
+    let heap = Heap::with_hint(hint).unwrap();
+    let coroutine = Coroutine::with_stack(heap, STACKS.take().unwrap(), |yielder, first: u64| {
+        let mut sum = first;
+        let inner = Heap::new().unwrap();
+        let mut strings = Vec::with_capacity(8);
+        for round in 0..ROUNDS {
+            let text = format!("round {round}");
+            sum += yielder.suspend((text.as_ptr().addr(), 0));
+            strings.push(text);
+            {
+                let _scope = inner.enter().unwrap();
+                let block = Box::new(round);
+                assert!(inner.contains((&raw const *block).cast()));
+                sum += yielder.suspend((0, (&raw const *block).addr()));
+                let _global = use_allocator(CurrentAllocatorInUse::Global).unwrap();
+                let elsewhere = Box::new(round);
+                sum += yielder.suspend((0, 0));
+                assert!(!inner.contains((&raw const *elsewhere).cast()));
+                assert_eq!(current(), CurrentAllocatorInUse::Global);
+                assert_eq!((*block, *elsewhere), (round, round));
+            }
+            assert_eq!(current(), CurrentAllocatorInUse::CoroutineLocal);
+            if strings.len() == 8 {
+                strings.clear();
+            }
+        }
+        sum
+    });
+    // SAFETY: what the body holds when it is suspended is `Send` but for the guards; it uses no
+    // thread-local variable; its inner heap is its own.
+    unsafe { coroutine.assume_send() }
+}
+
+/// Resumes what comes in once, and hands it on.
+fn work(
+    inbox: mpsc::Receiver<(Task, u64)>,
+    next: mpsc::Sender<(Task, u64)>,
+    done: mpsc::Sender<u64>,
+) {
+    while let Ok((mut task, sum)) = inbox.recv() {
+        let mine = Box::new([sum; 20]);
+        match task.resume(1).unwrap() {
+            heapswitch::CoroutineResult::Yield((at_base, in_scope)) => {
+                assert!(at_base == 0 || is_in(task.heap(), at_base));
+                assert!(in_scope == 0 || !is_in(task.heap(), in_scope));
+                assert_eq!(current(), CurrentAllocatorInUse::ThreadLocal);
+                assert!(!is_in(task.heap(), mine.as_ptr().addr()));
+                let _ = next.send((task, sum + 1));
+            }
+            heapswitch::CoroutineResult::Return(total) => {
+                assert_eq!(total, sum + 1);
+                let heap = task.into_heap();
+                heap.verify().unwrap();
+                assert_eq!(heap.close().blocks, 0);
+                done.send(total).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn around_a_ring_of_threads() {
+    let (senders, inboxes): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| mpsc::channel()).unzip();
+    let (done, all_done) = mpsc::channel();
+    let threads: Vec<_> = inboxes
+        .into_iter()
+        .enumerate()
+        .map(|(index, inbox)| {
+            let next = senders[(index + 1) % THREADS].clone();
+            let done = done.clone();
+            thread::spawn(move || work(inbox, next, done))
+        })
+        .collect();
+    for index in 0..COROUTINES {
+        senders[index % THREADS].send((task(HINTS[index % 3]), 0)).unwrap();
+    }
+    for _ in 0..COROUTINES {
+        assert_eq!(all_done.recv().unwrap(), 3 * ROUNDS + 1);
+    }
+    // The ring holds its senders itself; the threads wait for ever, and end with the process.
+    drop((senders, threads));
+}
+
+#[test]
+fn dropped_on_another_thread_it_unwinds_there() {
+    for hint in HINTS {
+        for resumes in 0..7 {
+            let mut task = task(hint);
+            for _ in 0..resumes {
+                task.resume(1).unwrap();
+            }
+            thread::spawn(move || {
+                drop(task);
+                assert_eq!(current(), CurrentAllocatorInUse::ThreadLocal);
+            })
+            .join()
+            .unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_memory_stays_where_it_was() {
+    let mut task = task(LifetimeHint::Short);
+    let address = task.resume(1).unwrap().as_yield().unwrap().0;
+    let chunks = task.heap().memory_usage().unwrap().committed_bytes;
+    thread::spawn(move || {
+        assert!(is_in(task.heap(), address));
+        assert_eq!(task.heap().memory_usage().unwrap().committed_bytes, chunks);
+        let task = task.into_local();
+        assert!(is_in(&task.into_heap(), address));
+    })
+    .join()
+    .unwrap();
+}
