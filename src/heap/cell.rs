@@ -379,6 +379,15 @@ unsafe fn allocate_checked<S: Strategy>(
         if block.is_none() && end_quarantine::<S>(header) {
             block = allocate::<S>(header, layout, is_zeroed);
         }
+        // What is held without a block may be what the source or the budget lacks. To look for it
+        // takes a look at each run, too much for each small request of a heap that stays full.
+        let may_hold_more = || {
+            let this = header_of(header);
+            is_direct(layout) || this.spares.get() != 0 || !this.foreign.is_empty()
+        };
+        if block.is_none() && may_hold_more() && release_unused::<S>(header, 0) != 0 {
+            block = allocate::<S>(header, layout, is_zeroed);
+        }
         check::handed_out(block?.cast());
         block
     }
@@ -404,6 +413,10 @@ unsafe fn allocate<S: Strategy>(
             if let Some(block) = cut::<S>(header, layout, is_zeroed) {
                 return Some(block);
             }
+        }
+        // Blocks that are longer than a chunk, if the settings say so, never fit.
+        if strategy_of::<S>(header).block_length(layout).ok()? > CHUNK_BYTES {
+            return None;
         }
         add_extent::<S>(header)?;
         cut::<S>(header, layout, is_zeroed)
@@ -684,7 +697,7 @@ unsafe fn block_length<S: Strategy>(header: Header, layout: Layout) -> Option<us
     }
     // SAFETY: the settings do not change, so anyone may read them.
     let settings = unsafe { header.cast::<HeapCell<S>>().as_ref().settings };
-    S::length_with(settings, layout).ok()
+    S::length_with(settings, layout).ok().filter(|&length| length <= CHUNK_BYTES)
 }
 
 /// # Safety

@@ -27,9 +27,10 @@ impl RegionMapSource {
     }
 }
 
+/// The run of a range that is given back: what it says of zeros was true when it was taken.
 fn run_of(range: MemoryRange) -> Option<Run> {
     let offset = region::offset_of(range.start.as_ptr())?;
-    Some(Run::at_offset(offset, range.length >> CHUNK_SHIFT, range.is_zeroed))
+    Some(Run::at_offset(offset, range.length >> CHUNK_SHIFT, false))
 }
 
 fn range_of(run: Run) -> MemoryRange {

@@ -116,7 +116,14 @@ impl<'a> HeapBuilder<'a> {
     }
 
     /// Where its chunks come from. Only sources inside the region can back a heap; the type system
-    /// refuses any other.
+    /// refuses any other:
+    ///
+    /// ```compile_fail,E0277
+    /// use heapswitch::{Heap, MemoryMapSource};
+    ///
+    /// static SOURCE: MemoryMapSource = MemoryMapSource::new();
+    /// let heap = Heap::builder().source(&SOURCE).build();
+    /// ```
     pub fn source(self, source: &'static dyn RegionSource) -> Self {
         Self { source: Some(source), ..self }
     }
