@@ -192,7 +192,10 @@ pub unsafe fn entry_at(offset: usize) -> &'static ChunkEntry {
     let distance = ((offset >> CHUNK_SHIFT) + 1) * ENTRY_BYTES;
     // SAFETY: the table of a committed segment is committed; entries are valid when zeroed, live for
     // ever, and all their fields are atomics or cells.
-    unsafe { crate::pointers::backward(base(), distance).cast::<ChunkEntry>().as_ref() }
+    unsafe {
+        let base = NonNull::new_unchecked(BOUNDS.base.load(Ordering::Relaxed));
+        crate::pointers::backward(base, distance).cast::<ChunkEntry>().as_ref()
+    }
 }
 
 /// The entry of the chunk that `address` lies in, for any address at all.

@@ -114,16 +114,19 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         let start = block.addr().get();
         let is_in_window = start >= self.limit.addr().wrapping_sub(PAGE_BYTES);
         if start + length == self.cursor.addr() && is_in_window {
-            self.clean_from = later(self.clean_from, self.cursor);
+            if self.cursor.addr() > self.clean_from.addr() {
+                self.clean_from = self.cursor;
+            }
             self.cursor = block.as_ptr();
             self.count -= 1;
             return false;
         }
-        let offset = pointers::distance(extent.start(), block);
         if (start & (PAGE_BYTES - 1)) + length > PAGE_BYTES {
+            let offset = pointers::distance(extent.start(), block);
             return uncover(extent, offset, offset, offset + length);
         }
-        let count = page_count(extent, offset);
+        // A counted extent is a chunk, aligned: the address tells the page as the offset does.
+        let count = page_count(extent, start);
         add(count, -1);
         count.get() == 0
     }
@@ -246,6 +249,7 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
 
     const NAME: &'static str = "bump";
     const COUNTS_BLOCKS: bool = COUNTED;
+    const EXTENT_ALIGN: usize = if COUNTED { crate::units::CHUNK_BYTES } else { 16 };
 
     fn new((): ()) -> Self {
         Self {

@@ -13,7 +13,6 @@ use super::life;
 use super::state::{Phase, ThreadState, state};
 use crate::heap::{HeapHeader, batch, check, fast};
 use crate::region::{self, ChunkEntry};
-use crate::strategy::slab::class::{is_small, small_class_of};
 
 /// Allocates.
 ///
@@ -169,41 +168,55 @@ pub unsafe fn free_at(block: NonNull<u8>, offset: usize, layout: Layout) {
     // SAFETY: the block is allocated, so it pins its chunk and the chunk its owner's header.
     unsafe {
         check::freed(block, layout);
-        let owner = owner_of(region::entry_at(offset));
-        if !cfg!(heapswitch_asan) && is_small(layout) && state().own_slab.get() == Some(owner) {
+        let entry = region::entry_at(offset);
+        let owner = owner_of(entry);
+        if !cfg!(heapswitch_asan) && fast::is_small(layout) && state().own_slab.get() == Some(owner)
+        {
             fast::free_small_to_slab(owner, block, layout);
         } else {
-            free_other(block, offset, layout);
+            free_other(block, entry, owner, layout);
         }
     }
 }
 
+/// Frees what is not a small block of the thread's own heap: in a context's heap, large, or foreign.
+///
 /// # Safety
-/// As [`free_at`].
+/// As [`free_at`]; the entry is the block's, and names the owner.
 #[inline(never)]
-unsafe fn free_other(block: NonNull<u8>, offset: usize, layout: Layout) {
-    // SAFETY: as in `free_at`.
+unsafe fn free_other(
+    block: NonNull<u8>,
+    entry: &'static ChunkEntry,
+    owner: NonNull<HeapHeader>,
+    layout: Layout,
+) {
+    let state = state();
+    // SAFETY: as in `free_at`; a heap in `bump` is run by this thread and has that fast path.
     unsafe {
-        let entry = region::entry_at(offset);
-        let owner = owner_of(entry);
-        if owner.as_ref().runner.is(state().token.get()) {
+        if state.bump.get() == Some(owner) {
+            fast::free_to_bump(owner, entry, block, layout);
+        } else if owner.as_ref().runner.is(state.token.get()) {
             fast::free(owner, entry, block, layout);
         } else {
-            free_foreign(block, offset, layout);
+            free_foreign(block, entry, owner, layout);
         }
     }
 }
 
 /// # Safety
-/// As [`free_at`], and this thread does not run the owner.
+/// As [`free_other`], and this thread does not run the owner.
 #[cold]
 #[inline(never)]
-unsafe fn free_foreign(block: NonNull<u8>, offset: usize, layout: Layout) {
+unsafe fn free_foreign(
+    block: NonNull<u8>,
+    entry: &'static ChunkEntry,
+    owner: NonNull<HeapHeader>,
+    layout: Layout,
+) {
     let state = state();
+    let Some(offset) = region::offset_of(block.as_ptr()) else { return };
     // SAFETY: the caller's contract.
     unsafe {
-        let entry = region::entry_at(offset);
-        let owner = owner_of(entry);
         if state.phase.get() == Phase::Ended {
             batch::free_at_once(owner, block, offset, layout);
         } else {
@@ -303,10 +316,10 @@ unsafe fn realloc_small(
     // SAFETY: the block is allocated, so its owner is valid; the thread runs its own heap.
     unsafe {
         let owner = owner_of(region::entry_at(offset));
-        if !is_small(old) || !is_small(new) || state().own_slab.get() != Some(owner) {
+        if !fast::is_small(old) || !fast::is_small(new) || state().own_slab.get() != Some(owner) {
             return None;
         }
-        if small_class_of(old) == small_class_of(new) {
+        if fast::are_of_one_class(old, new) {
             return Some(block);
         }
         let moved = fast::try_slab(owner, new)?;

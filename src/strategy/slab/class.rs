@@ -82,7 +82,7 @@ pub fn small_class_of(layout: Layout) -> usize {
     debug_assert!(is_small(layout));
     let size = (layout.size() + layout.align() - 1) & !(layout.align() - 1);
     // The mask changes no index that a small layout has; it spares the test of the table's bound.
-    let index = size.div_ceil(8) & (TABLE.len() - 1);
+    let index = ((size + 7) >> 3) & (TABLE.len() - 1);
     TABLE[index] as usize
 }
 
