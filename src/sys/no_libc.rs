@@ -1,12 +1,14 @@
 //! What `sys` uses of libc, for systems other than Linux: the names are there, and what would map
 //! memory or touch a thread's placement is refused (`ENOSYS`).
 //!
-//! So no region is ever reserved, every allocation goes to the declared global allocator, sources of
-//! mapped memory report errors, and workers cannot be pinned. Exits of threads are noticed by a
+//! So no region is ever reserved, every allocation goes to the declared global allocator, sources
+//! of mapped memory report errors, and workers cannot be pinned. Exits of threads are noticed by a
 //! thread-local's destructor; there is no `fork`.
 //!
 //! On Linux `--cfg heapswitch_pass_through` uses this file, so that the tests run it.
-#![expect(non_camel_case_types, non_snake_case, non_upper_case_globals, reason = "libc's names")]
+#![expect(non_camel_case_types, reason = "libc's names")]
+#![expect(non_snake_case, reason = "libc's names")]
+#![expect(non_upper_case_globals, reason = "libc's names")]
 #![expect(dead_code, reason = "what a refused call would fill in is not read")]
 
 use core::cell::Cell;
