@@ -210,7 +210,7 @@ mod strays {
         let mut within = coroutine(|yielder, ()| {
             let heap = Heap::new().unwrap();
             std::mem::forget(heap.enter().unwrap());
-            let block = Box::new(5);
+            let block = std::hint::black_box(Box::new(5));
             yielder.suspend(heap);
             *block
         });

@@ -69,9 +69,10 @@ unsafe fn alloc_slow<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut 
     if state.batches.is_pending() {
         state.batches.flush();
     }
-    let heap = match state.in_use.get() {
+    let top = state.contexts.top();
+    let heap = match top.in_use {
         _ if state.phase.get() != Phase::Running => None,
-        CurrentAllocatorInUse::CoroutineLocal => state.heap.get(),
+        CurrentAllocatorInUse::CoroutineLocal => top.heap,
         CurrentAllocatorInUse::ThreadLocal => life::thread_heap::<C>(state),
         CurrentAllocatorInUse::Global => {
             // SAFETY: the caller's contract.

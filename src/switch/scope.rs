@@ -124,7 +124,7 @@ impl Heap {
 
 /// Which allocator serves this thread's allocations now.
 pub fn current() -> CurrentAllocatorInUse {
-    state().in_use.get()
+    state().contexts.top().in_use
 }
 
 /// Uses another allocator until the guard is dropped. The coroutine-local heap stays current, so it

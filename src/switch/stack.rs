@@ -319,8 +319,6 @@ impl ThreadState {
 
     #[inline]
     fn apply(&self, top: Entry) {
-        self.heap.set(top.heap);
-        self.in_use.set(top.in_use);
         let is_bump = |heap: NonNull<HeapHeader>| {
             // SAFETY: heaps that the state names are run by this thread, so they are valid.
             (unsafe { heap.as_ref() }.fast_path == FastPath::Bump).then_some(heap)

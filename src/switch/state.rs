@@ -9,7 +9,6 @@
 use core::cell::Cell;
 use core::ptr::NonNull;
 
-use super::in_use::CurrentAllocatorInUse;
 use super::stack::ContextStack;
 use crate::heap::HeapHeader;
 use crate::heap::batch::Batches;
@@ -32,7 +31,7 @@ pub enum Phase {
 /// A thread's state. All zero bytes are a valid value: a thread that never allocated.
 ///
 /// # Invariants
-/// - `heap` and `in_use` are what the top of `contexts` says.
+/// - The top of `contexts` says what is current.
 /// - `slab` is the thread's own heap if that is in use and has the slab's fast path, `bump` the context's
 ///   heap if that is in use and has the bump's. Either may be none in any case: the slow path decides
 ///   then.
@@ -49,10 +48,6 @@ pub struct ThreadState {
     pub own_slab: Cell<Option<NonNull<HeapHeader>>>,
     /// How far the thread's life has come.
     pub phase: Cell<Phase>,
-    /// Which allocator is in use.
-    pub in_use: Cell<CurrentAllocatorInUse>,
-    /// The current context's heap.
-    pub heap: Cell<Option<NonNull<HeapHeader>>>,
     /// The thread's own heap, from its first allocation from there.
     pub thread_heap: Cell<Option<NonNull<HeapHeader>>>,
     /// The thread's token; none before it is set up.
@@ -194,8 +189,6 @@ impl ThreadState {
             bump: Cell::new(None),
             own_slab: Cell::new(None),
             phase: Cell::new(Phase::Fresh),
-            in_use: Cell::new(CurrentAllocatorInUse::ThreadLocal),
-            heap: Cell::new(None),
             thread_heap: Cell::new(None),
             token: Cell::new(Token::NOBODY),
             contexts: ContextStack::new(),

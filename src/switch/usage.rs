@@ -23,7 +23,7 @@ fn usage_of_heap(heap: Option<NonNull<HeapHeader>>) -> MemoryUsage {
 pub fn usage_of(allocator: CurrentAllocatorInUse) -> MemoryUsage {
     let state = state();
     match allocator {
-        CurrentAllocatorInUse::CoroutineLocal => usage_of_heap(state.heap.get()),
+        CurrentAllocatorInUse::CoroutineLocal => usage_of_heap(state.contexts.top().heap),
         CurrentAllocatorInUse::ThreadLocal => usage_of_heap(state.thread_heap.get()),
         CurrentAllocatorInUse::Global => {
             let counted = |counter: &core::sync::atomic::AtomicU64| {
