@@ -1,6 +1,6 @@
-//! Heaps while the system refuses: each request is served, by the heap or by the global allocator, or
-//! it is an error; nothing is lost, and when the system gives again, everything works. A program of
-//! its own, for the faults strike every thread of it.
+//! Heaps while the system refuses: each request is served, by the heap or by the global allocator,
+//! or it is an error; nothing is lost, and when the system gives again, everything works. A program
+//! of its own, for the faults strike every thread of it.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
 use std::alloc::Layout;

@@ -1,4 +1,4 @@
-//! The strategies and their peers, each on one buffer, behind the three calls that all of them have.
+//! The strategies and their peers, each on one buffer, behind the three calls that all have.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::mem::MaybeUninit;

@@ -115,8 +115,8 @@ pub fn pairs(peer: &impl Peer, addresses: &Range<usize>, bytes: usize) -> Durati
     start.elapsed()
 }
 
-/// buddy's thread test, after Hoard's: each of two threads allocates 3000 objects of 8 bytes and frees
-/// them, 50 times, from one shared allocator.
+/// buddy's thread test, after Hoard's: each of two threads allocates 3000 objects of 8 bytes and
+/// frees them, 50 times, from one shared allocator.
 pub fn threads(peer: &(impl Peer + Sync), addresses: &Range<usize>) -> Duration {
     const OBJECTS: usize = 3000;
     let start = Instant::now();
