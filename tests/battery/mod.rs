@@ -79,8 +79,27 @@ pub struct Block {
     pub seed: u8,
 }
 
-fn pattern(seed: u8, index: usize) -> u8 {
-    seed.wrapping_mul(31).wrapping_add(index as u8).wrapping_add((index >> 8) as u8)
+/// The pattern's period: a prime, so that no shift by pages or powers of two goes unseen.
+const PERIOD: usize = 4093;
+
+/// Twice the pattern, so that a period from any place in it is one slice: comparing slices is fast
+/// in slow builds too.
+static PATTERN: [u8; 2 * PERIOD] = {
+    let mut bytes = [0; 2 * PERIOD];
+    let mut state = 1u32;
+    let mut index = 0;
+    while index < PERIOD {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        bytes[index] = (state >> 24) as u8;
+        bytes[index + PERIOD] = bytes[index];
+        index += 1;
+    }
+    bytes
+};
+
+/// What a block with this seed is filled with, again and again.
+fn pattern(seed: u8) -> &'static [u8] {
+    &PATTERN[usize::from(seed) * 16..][..PERIOD]
 }
 
 impl Block {
@@ -105,17 +124,17 @@ impl Block {
     pub fn fill(&mut self) {
         // SAFETY: the block is allocated and this test's alone.
         let bytes = unsafe { self.bytes.as_mut() };
-        let seed = self.seed;
-        bytes.iter_mut().enumerate().for_each(|(index, byte)| *byte = pattern(seed, index));
+        let pattern = pattern(self.seed);
+        bytes.chunks_mut(PERIOD).for_each(|part| part.copy_from_slice(&pattern[..part.len()]));
     }
 
     /// Checks the first `length` bytes.
     pub fn check(&self, length: usize) {
+        let pattern = pattern(self.seed);
         let wrong = self.contents()[..length]
-            .iter()
-            .enumerate()
-            .find(|&(index, &byte)| byte != pattern(self.seed, index));
-        assert_eq!(wrong, None, "the contents of {self:?} were changed");
+            .chunks(PERIOD)
+            .position(|part| *part != pattern[..part.len()]);
+        assert_eq!(wrong, None, "the contents of {self:?} were changed, by {PERIOD} bytes");
     }
 
     /// The layout with the returned length: the other end of what fits.
