@@ -158,7 +158,7 @@ impl Tested {
         let live_blocks = self.live_blocks.get().wrapping_add_signed(more_blocks);
         self.live_blocks.set(live_blocks);
         let checked_each = if cfg!(debug_assertions) { 300 } else { 600 };
-        if steps > checked_each && steps % 509 != 0 {
+        if steps > checked_each && !steps.is_multiple_of(509) {
             return;
         }
         self.heap().verify().unwrap();
@@ -195,7 +195,7 @@ unsafe impl Allocator for Tested {
     }
 
     unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
-        let is_other = self.steps.get() % 2 == 0 && layout.size() != 0;
+        let is_other = self.steps.get().is_multiple_of(2) && layout.size() != 0;
         match &self.elsewhere {
             Some(elsewhere) if is_other => {
                 elsewhere.send(Some((block.as_ptr().expose_provenance(), layout)));
