@@ -115,7 +115,7 @@ mod sourced {
         let source = TestSource::new(64 << 20);
         let allocator = SlabAllocator::new(source.clone());
         let blocks: Vec<_> = (3..=15)
-            .flat_map(|shift| [4, 5, 6, 7].map(|quarter| quarter << shift >> 2))
+            .flat_map(|shift| [4, 5, 6, 7].map(|quarter| (quarter << shift) >> 2))
             .filter(|&size| size <= 32 << 10)
             .map(|size| allocate(&allocator, layout(size, 1), 1))
             .collect();
