@@ -1,8 +1,8 @@
 //! What switching costs: entering and leaving a heap, beside a corosensei resume and suspend; a
 //! pooled heap used for one allocation; polling a future in a heap.
 //!
-//! Run with `cargo bench --bench switching`, or with `--profile lto`. Each figure is the fastest of many
-//! rounds, in nanoseconds: on a shared machine the fastest is what repeats. The rounds of all
+//! Run with `cargo bench --bench switching`, or with `--profile lto`. Each figure is the fastest of
+//! many rounds, in nanoseconds: on a shared machine the fastest is what repeats. The rounds of all
 //! cases are interleaved, so that a change of the processor's clock meets all alike.
 
 use std::future::Future;

@@ -1,6 +1,6 @@
 //! The lengths of blocks, for all layouts to 1 MiB by 4 KiB: they never fall as the size grows, and
-//! each maps to itself. So every size from the requested one to the returned length has that length,
-//! and a block may be freed with any of them.
+//! each maps to itself. So every size from the requested one to the returned length has that
+//! length, and a block may be freed with any of them.
 
 use std::alloc::Layout;
 

@@ -31,7 +31,8 @@ struct InRegion(TestSource);
 // not closed, which goes to no source.
 unsafe impl Sync for InRegion {}
 
-// SAFETY: every method is that of the battery's source, which allocates nothing once it is on another.
+// SAFETY: every method is that of the battery's source, which allocates nothing once it is on
+// another.
 unsafe impl MemorySource for InRegion {
     fn take(&self, request: Layout) -> Result<MemoryRange, AllocError> {
         self.0.take(request)

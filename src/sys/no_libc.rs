@@ -1,8 +1,8 @@
 //! What `sys` uses of libc, for systems other than Linux: the names are there, and what would map
 //! memory or touch a thread's placement is refused (`ENOSYS`).
 //!
-//! So no region is ever reserved, every allocation goes to the declared global allocator, sources of
-//! mapped memory report errors, and workers cannot be pinned. Exits of threads are noticed by a
+//! So no region is ever reserved, every allocation goes to the declared global allocator, sources
+//! of mapped memory report errors, and workers cannot be pinned. Exits of threads are noticed by a
 //! thread-local's destructor; there is no `fork`.
 //!
 //! On Linux `--cfg heapswitch_pass_through` uses this file, so that the tests run it.

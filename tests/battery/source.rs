@@ -10,7 +10,8 @@ use allocator_api2::alloc::AllocError;
 use heapswitch::allocator::{MemoryRange, MemorySource};
 
 /// Takes from the system's allocator, or from another source, up to a limit, and checks what is
-/// given back. Clones share their state, so that a test can watch the source that an allocator owns.
+/// given back. Clones share their state, so that a test can watch the source that an allocator
+/// owns.
 #[derive(Clone)]
 pub struct TestSource(Rc<State>);
 

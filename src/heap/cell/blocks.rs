@@ -126,8 +126,8 @@ unsafe fn allocate_direct(
 }
 
 /// # Safety
-/// The caller runs the heap, which is of strategy `S`; the block is of the run that starts at `entry`,
-/// and `layout` fits it.
+/// The caller runs the heap, which is of strategy `S`; the block is of the run that starts at
+/// `entry`, and `layout` fits it.
 pub(super) unsafe fn free<S: Strategy>(
     header: Header,
     entry: &'static ChunkEntry,

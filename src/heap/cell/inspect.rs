@@ -54,8 +54,8 @@ pub(super) unsafe fn verify<S: Strategy>(header: Header) {
     }
 }
 
-/// Checks every structure, in the `check` build, once in so many slow paths that the cost of each is
-/// that of a few chunks.
+/// Checks every structure, in the `check` build, once in so many slow paths that the cost of each
+/// is that of a few chunks.
 ///
 /// # Safety
 /// The caller runs the heap.

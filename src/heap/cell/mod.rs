@@ -38,7 +38,8 @@ use crate::strategy::Strategy;
 use crate::sync::{ForeignStack, Runner};
 use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 
-/// The largest request in bytes that a strategy serves inside a heap; larger ones take a run of chunks.
+/// The largest request in bytes that a strategy serves inside a heap; larger ones take a run of
+/// chunks.
 pub const MAX_STRATEGY_BYTES: usize = CHUNK_BYTES / 2;
 
 /// The largest alignment that a strategy serves inside a heap.
@@ -63,7 +64,8 @@ pub const fn is_direct(layout: Layout) -> bool {
 pub struct EscapeReport {
     /// Blocks that were still allocated.
     pub blocks: usize,
-    /// At most so many bytes of them, rounded up to whole chunks: what stays charged to the account.
+    /// At most so many bytes of them, rounded up to whole chunks: what stays charged to the
+    /// account.
     pub kept_bytes: usize,
     /// Bytes that went back to the source.
     pub returned_bytes: usize,
@@ -154,8 +156,8 @@ fn create_with<S: Strategy + 'static>(
         quarantine: super::quarantine::Quarantine::default(),
     };
     let cell = memory.cast::<HeapCell<S>>();
-    // SAFETY: metadata blocks are powers of two, aligned to their size up to a page: the cell, aligned to
-    // 128 at most, fits.
+    // SAFETY: metadata blocks are powers of two, aligned to their size up to a page: the cell,
+    // aligned to 128 at most, fits.
     unsafe {
         cell.write(HeapCell { header, strategy: UnsafeCell::new(S::new(settings)), settings })
     };
@@ -165,8 +167,8 @@ fn create_with<S: Strategy + 'static>(
 /// The strategy of a heap.
 ///
 /// # Safety
-/// The header is the start of a `HeapCell<S>`; the caller runs the heap and holds no other reference
-/// to the strategy.
+/// The header is the start of a `HeapCell<S>`; the caller runs the heap and holds no other
+/// reference to the strategy.
 #[inline]
 pub unsafe fn strategy_of<'a, S: Strategy>(header: Header) -> &'a mut S {
     // SAFETY: by the contract the cell is of that type and the reference the only one.
