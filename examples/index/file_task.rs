@@ -14,8 +14,8 @@ use crate::words::Splitter;
 /// How much is read between two suspensions.
 const BLOCK_BYTES: usize = 16 << 10;
 
-/// A list that is at least a page long is moved to the index and pins its chunks there; a shorter one
-/// is copied, for its few bytes are not worth a chunk of 64 KiB.
+/// A list that is at least a page long is moved to the index and pins its chunks there; a shorter
+/// one is copied, for its few bytes are not worth a chunk of 64 KiB.
 const WORTH_MOVING_BYTES: usize = 8192;
 
 /// What became of a file.
@@ -32,8 +32,9 @@ pub(crate) enum Content {
 /// Reads a file and adds it to the index; calls `pause` after each block.
 ///
 /// Everything here is scratch memory of the file's context: the block that was read, each word, the
-/// map from words to lines. It goes back whole when the context ends. Two things outlive it: the words
-/// and postings, which are made in the thread's heap, and the list of all lines, which may escape.
+/// map from words to lines. It goes back whole when the context ends. Two things outlive it: the
+/// words and postings, which are made in the thread's heap, and the list of all lines, which may
+/// escape.
 pub(crate) fn run(
     path: &Path,
     file: u32,

@@ -83,7 +83,8 @@ pub(crate) fn run(
         let (ended, all_ended) = mpsc::channel::<()>();
         let mut workers = Vec::new();
         for processor in heapswitch::processors()? {
-            // A heap may be sent but not shared, so each worker gets a child to charge its files' to.
+            // A heap may be sent but not shared, so each worker gets a child to charge its files'
+            // to.
             let account = Heap::builder().parent(root).build()?;
             let (job, ended) = (&job, ended.clone());
             let body = move || {

@@ -12,7 +12,8 @@ struct Posting {
 }
 
 /// The words of some files. The words and their postings belong to all files and lie in the heap of
-/// the thread that makes the index; the lines belong to one file each and lie wherever they were made.
+/// the thread that makes the index; the lines belong to one file each and lie wherever they were
+/// made.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     words: HashMap<String, Vec<Posting>>,

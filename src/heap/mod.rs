@@ -12,18 +12,18 @@
 //! ```
 //!
 //! # Life of a block
-//! The runner allocates and frees in the strategy, without atomics. Anybody else who frees a block finds
-//! its owner in the chunk table and pushes the block on the owner's foreign stack; the runner takes
-//! the stack on its slow path, on entering and on closing.
+//! The runner allocates and frees in the strategy, without atomics. Anybody else who frees a block
+//! finds its owner in the chunk table and pushes the block on the owner's foreign stack; the runner
+//! takes the stack on its slow path, on entering and on closing.
 //!
 //! # Pinning
-//! A block that is allocated pins its run; a run pins the header and the source; the header pins the
-//! account. A block on a foreign stack or in a thread's batch counts as allocated.
+//! A block that is allocated pins its run; a run pins the header and the source; the header pins
+//! the account. A block on a foreign stack or in a thread's batch counts as allocated.
 //!
 //! # Close
-//! Empty runs go back at once. A run with survivors becomes an orphan: its count moves into the entry's
-//! [`ChunkWord`](crate::sync::ChunkWord) and every later free counts down there. The last one gives
-//! the run back, and the last run takes the header with it. See [`cell`].
+//! Empty runs go back at once. A run with survivors becomes an orphan: its count moves into the
+//! entry's [`ChunkWord`](crate::sync::ChunkWord) and every later free counts down there. The last
+//! one gives the run back, and the last run takes the header with it. See [`cell`].
 
 pub mod abandoned;
 pub mod account;

@@ -1,8 +1,8 @@
 //! Memory for the allocator's own records: heap headers, bit maps, stacks of contexts.
 //!
-//! It lies outside the region, so no overflow in user memory reaches it, and is never unmapped, so a
-//! record's memory only ever holds records. Blocks are powers of two from 64 bytes up, one free list a
-//! size, behind one lock; a chunk or a heap takes one or two, at its making.
+//! It lies outside the region, so no overflow in user memory reaches it, and is never unmapped, so
+//! a record's memory only ever holds records. Blocks are powers of two from 64 bytes up, one free
+//! list a size, behind one lock; a chunk or a heap takes one or two, at its making.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -90,7 +90,8 @@ impl Metadata {
 
 impl Pool {
     fn cut(&mut self, bytes: usize) -> Option<NonNull<u8>> {
-        // The cursor stays aligned to 64; larger blocks skip to their own alignment, a page at most.
+        // The cursor stays aligned to 64; larger blocks skip to their own alignment, a page at
+        // most.
         let alignment = bytes.min(crate::units::PAGE_BYTES);
         let padding = self.cursor.map_or(0, |cursor| crate::pointers::padding(cursor, alignment));
         if self.cursor.is_none() || self.left < padding + bytes {

@@ -2,7 +2,8 @@
 //!
 //! A strategy is a data structure over **extents**, ranges that somebody gives it and takes away
 //! again. It knows no source, no thread, no budget and no switching. Two owners run strategies: the
-//! [`SourcedAllocator`](sourced::SourcedAllocator) for use through the allocator trait alone, and the heap.
+//! [`SourcedAllocator`](sourced::SourcedAllocator) for use through the allocator trait alone, and
+//! the heap.
 //!
 //! ```text
 //!   owner                                  strategy
@@ -38,10 +39,10 @@ use crate::allocator::AllocError;
 /// # Invariants
 /// - The record's address does not change, and the record is valid, from `add_extent` to
 ///   `remove_extent`, so a strategy may link records with each other.
-/// - `start` is aligned to [`Strategy::EXTENT_ALIGN`] and `length` is a multiple of 4096 inside a heap
-///   (of 16 in a `SourcedAllocator`).
-/// - `metadata` points to [`Strategy::metadata_bytes`] bytes, zeroed when the extent is added, aligned
-///   to 16, outside `start..start + length`; it is dangling if that is zero.
+/// - `start` is aligned to [`Strategy::EXTENT_ALIGN`] and `length` is a multiple of 4096 inside a
+///   heap (of 16 in a `SourcedAllocator`).
+/// - `metadata` points to [`Strategy::metadata_bytes`] bytes, zeroed when the extent is added,
+///   aligned to 16, outside `start..start + length`; it is dangling if that is zero.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Extent {
@@ -119,14 +120,16 @@ const _: () = assert!(size_of::<Extent>() <= size_of::<crate::region::RecordSpac
 /// A way to cut extents up into blocks.
 ///
 /// # Safety
-/// - A block that `allocate` returned lies in one extent that was added and not removed, overlaps no
-///   other block that is currently allocated, is aligned as asked and exactly
+/// - A block that `allocate` returned lies in one extent that was added and not removed, overlaps
+///   no other block that is currently allocated, is aligned as asked and exactly
 ///   [`block_length`](Self::block_length) of its layout long, at least `layout.size()`.
 /// - `block_length` depends on nothing but the layout and the constructor's settings; it does not
 ///   fall as the size grows, and `block_length` of (any size from the requested one to the returned
 ///   length, same alignment) is the same length: a block may be freed with any of those.
-/// - The strategy writes nowhere but in free parts of its extents, their `words` and their `metadata`.
-/// - After an `add_extent` of a range of at least `extent_bytes(layout)`, `allocate(layout)` succeeds.
+/// - The strategy writes nowhere but in free parts of its extents, their `words` and their
+///   `metadata`.
+/// - After an `add_extent` of a range of at least `extent_bytes(layout)`, `allocate(layout)`
+///   succeeds.
 /// - Nothing unwinds, and nothing allocates.
 pub unsafe trait Strategy: Sized {
     /// What can be chosen when it is made.
@@ -304,8 +307,8 @@ pub unsafe trait Strategy: Sized {
         let _ = extent;
     }
 
-    /// Calls `visit` with ranges of the extent that hold no block and nothing the strategy needs, so
-    /// that their pages may be dropped (they then read as zero or as before).
+    /// Calls `visit` with ranges of the extent that hold no block and nothing the strategy needs,
+    /// so that their pages may be dropped (they then read as zero or as before).
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         let _ = (extent, visit);
     }

@@ -98,8 +98,8 @@ fn pass_through(layout: Layout, is_zeroed: bool) -> Result<NonNull<[u8]>, AllocE
     Ok(pointers::block(start, layout.size()))
 }
 
-// SAFETY: blocks are the heap's strategy's; they stay valid until freed, also when the heap is moved or
-// dropped, and every handle of the heap frees by address.
+// SAFETY: blocks are the heap's strategy's; they stay valid until freed, also when the heap is
+// moved or dropped, and every handle of the heap frees by address.
 unsafe impl Allocator for &Heap {
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
         self.allocate_block(layout, false)

@@ -136,9 +136,10 @@ fn close_owned_heap(state: &ThreadState) {
     }
 }
 
-/// Every lock is taken before a fork, in one order (a lock that another may be taken under comes later),
-/// and opened on both sides, so that the child finds the structures whole. The child's heaps of other
-/// threads are never entered: their tokens belong to no thread there. What is freed to them is leaked.
+/// Every lock is taken before a fork, in one order (a lock that another may be taken under comes
+/// later), and opened on both sides, so that the child finds the structures whole. The child's
+/// heaps of other threads are never entered: their tokens belong to no thread there. What is freed
+/// to them is leaked.
 fn watch_forks() {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {

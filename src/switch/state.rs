@@ -1,10 +1,10 @@
 //! What each thread keeps: which heap is current, its own heap, its token, its stack of contexts.
 //!
-//! It lies in the thread's static TLS block under a symbol of its own, read by two instructions. The
-//! standard `thread_local!` would do in an executable, but calls `__tls_get_addr` in a shared library
-//! (measured 2.3 times slower), and lets the compiler keep the address across a stack switch, after
-//! which a coroutine may run on another thread. The symbol carries the crate's version, so that two
-//! versions in one program keep two states.
+//! It lies in the thread's static TLS block under a symbol of its own, read by two instructions.
+//! The standard `thread_local!` would do in an executable, but calls `__tls_get_addr` in a shared
+//! library (measured 2.3 times slower), and lets the compiler keep the address across a stack
+//! switch, after which a coroutine may run on another thread. The symbol carries the crate's
+//! version, so that two versions in one program keep two states.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -32,9 +32,9 @@ pub enum Phase {
 ///
 /// # Invariants
 /// - The top of `contexts` says what is current.
-/// - `slab` is the thread's own heap if that is in use and has the slab's fast path, `bump` the context's
-///   heap if that is in use and has the bump's. Either may be none in any case: the slow path decides
-///   then.
+/// - `slab` is the thread's own heap if that is in use and has the slab's fast path, `bump` the
+///   context's heap if that is in use and has the bump's. Either may be none in any case: the slow
+///   path decides then.
 /// - `own_slab` is the thread's own heap if it has the slab's fast path.
 /// - All of these are run by this thread.
 #[derive(Debug)]
@@ -88,13 +88,14 @@ mod storage {
         bytes = const size_of::<ThreadState>(),
     );
 
-    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user code.
+    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user
+    /// code.
     #[inline(always)] // measured: two instructions; a call would double the fast path
     pub fn state<'a>() -> &'a ThreadState {
         let address: *const ThreadState;
-        // SAFETY: reads the thread pointer and the symbol's offset from it. Not `pure`: after a stack
-        // switch the same code may run on another thread. The linker makes the offset a constant in
-        // executables.
+        // SAFETY: reads the thread pointer and the symbol's offset from it. Not `pure`: after a
+        // stack switch the same code may run on another thread. The linker makes the offset a
+        // constant in executables.
         unsafe {
             core::arch::asm!(
                 "mov {address}, qword ptr fs:[0]",
@@ -137,7 +138,8 @@ mod storage {
         bytes = const size_of::<ThreadState>(),
     );
 
-    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user code.
+    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user
+    /// code.
     #[inline(always)] // as on x86-64; not measured here
     pub fn state<'a>() -> &'a ThreadState {
         let address: *const ThreadState;
@@ -165,7 +167,8 @@ mod storage {
 mod storage {
     use super::ThreadState;
 
-    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user code.
+    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user
+    /// code.
     pub fn state<'a>() -> &'a ThreadState {
         std::thread_local! {
             static STATE: core::mem::ManuallyDrop<ThreadState> = const {

@@ -1,7 +1,7 @@
 //! A mutual-exclusion lock that neither allocates nor unwinds and can be taken across `fork`.
 //!
-//! Futex based: spin a little, then sleep. The standard library's `Mutex` cannot be unlocked without
-//! its guard, which `pthread_atfork` handlers would need.
+//! Futex based: spin a little, then sleep. The standard library's `Mutex` cannot be unlocked
+//! without its guard, which `pthread_atfork` handlers would need.
 
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
@@ -60,7 +60,8 @@ impl RawLock {
     /// Opens the lock.
     ///
     /// # Safety
-    /// The caller holds it: it called [`lock`](Self::lock), or its parent process did before `fork`.
+    /// The caller holds it: it called [`lock`](Self::lock), or its parent process did before
+    /// `fork`.
     #[inline]
     pub unsafe fn unlock(&self) {
         // Release pairs with the Acquire in `lock`.
@@ -115,7 +116,8 @@ impl<T> Lock<T> {
         Self { raw: RawLock::new(), value: UnsafeCell::new(value) }
     }
 
-    /// Waits for the lock; it opens when the guard is dropped. Must not be taken twice by one thread.
+    /// Waits for the lock; it opens when the guard is dropped. Must not be taken twice by one
+    /// thread.
     #[inline]
     pub fn lock(&self) -> LockGuard<'_, T> {
         self.raw.lock();

@@ -318,8 +318,8 @@ pub unsafe fn move_pages(
 /// Unmaps a mapping outside the region.
 ///
 /// # Safety
-/// The range is whole pages of mappings that are the caller's alone, outside the region, and nothing
-/// uses it any more.
+/// The range is whole pages of mappings that are the caller's alone, outside the region, and
+/// nothing uses it any more.
 pub unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
     // SAFETY: the caller's contract. It fails only for arguments that break it, or at the limit on
     // mappings where a hole is cut: the memory is then kept, which is a leak and no unsoundness.

@@ -1,5 +1,5 @@
-//! The only user of libc: mappings, locks, thread exit, fork. Each call that the kernel may refuse can
-//! be made to fail by [`fault`], so that tests reach every error path.
+//! The only user of libc: mappings, locks, thread exit, fork. Each call that the kernel may refuse
+//! can be made to fail by [`fault`], so that tests reach every error path.
 //!
 //! Nothing here allocates or unwinds. Errors are the system's error numbers.
 
@@ -101,7 +101,8 @@ pub fn abort_with(parts: &[&str]) -> ! {
             }
         }
     }
-    // SAFETY: the buffer is valid for `length` bytes; descriptor 2 may be closed, which is harmless.
+    // SAFETY: the buffer is valid for `length` bytes; descriptor 2 may be closed, which is
+    // harmless.
     unsafe { libc::write(2, buffer.as_ptr().cast(), length) };
     std::process::abort()
 }

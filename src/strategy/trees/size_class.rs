@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Up to 992 bytes a bin holds one size, so its first block is the best fit. Above, sizes in a bin
-//! differ by up to a quarter; there trees find the best fit, one tree for the four bins of an octave.
+//! differ by up to a quarter; there trees find the best fit, one tree for the four bins of an
+//! octave.
 #![forbid(unsafe_code)]
 
 /// The unit of every length and address of a block, in bytes.

@@ -14,7 +14,8 @@ use std::time::Instant;
 /// How a program wraps each request of the workload `request`.
 static REQUEST_SCOPE: OnceLock<fn(&mut dyn FnMut())> = OnceLock::new();
 
-/// Wraps each request of the workload `request`: for an allocator that gives each a heap of its own.
+/// Wraps each request of the workload `request`: for an allocator that gives each a heap of its
+/// own.
 pub fn set_request_scope(scope: fn(&mut dyn FnMut())) {
     REQUEST_SCOPE.get_or_init(|| scope);
 }
