@@ -47,8 +47,8 @@ pub unsafe fn try_slab(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
 /// Frees a small block to the lists of a slab heap.
 ///
 /// # Safety
-/// The caller runs the heap, whose fast path is [`FastPath::Slab`]; the block is allocated, of this heap,
-/// and `layout`, which is small, fits it.
+/// The caller runs the heap, whose fast path is [`FastPath::Slab`]; the block is allocated, of this
+/// heap, and `layout`, which is small, fits it.
 #[inline]
 pub unsafe fn free_small_to_slab(header: NonNull<HeapHeader>, block: NonNull<u8>, layout: Layout) {
     let class = small_class_of(layout);
@@ -69,8 +69,8 @@ pub fn are_of_one_class(first: Layout, second: Layout) -> bool {
 /// Frees a block of a bump heap.
 ///
 /// # Safety
-/// The caller runs the heap, whose fast path is [`FastPath::Bump`]; the block is allocated, of the run
-/// that starts at `entry`, and `layout` fits it.
+/// The caller runs the heap, whose fast path is [`FastPath::Bump`]; the block is allocated, of the
+/// run that starts at `entry`, and `layout` fits it.
 #[inline]
 pub unsafe fn free_to_bump(
     header: NonNull<HeapHeader>,
@@ -149,8 +149,8 @@ unsafe fn free_slow(
 /// Frees as the runner.
 ///
 /// # Safety
-/// The caller runs the heap; the block is allocated, of the run that starts at `entry`, and `layout`
-/// fits it.
+/// The caller runs the heap; the block is allocated, of the run that starts at `entry`, and
+/// `layout` fits it.
 #[inline]
 pub unsafe fn free(
     header: NonNull<HeapHeader>,

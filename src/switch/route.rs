@@ -1,7 +1,7 @@
 //! The global allocator's four functions.
 //!
-//! Allocating looks at the thread's state, freeing at the address. See ARCHITECTURE.md for one allocation
-//! and one foreign free followed step by step.
+//! Allocating looks at the thread's state, freeing at the address. See ARCHITECTURE.md for one
+//! allocation and one foreign free followed step by step.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
@@ -30,7 +30,8 @@ pub unsafe fn alloc<C: Configuration>(layout: Layout) -> *mut u8 {
 /// The inline paths.
 #[inline]
 fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
-    // SAFETY: the state's heaps are run by this thread and have the fast path that their place says.
+    // SAFETY: the state's heaps are run by this thread and have the fast path that their place
+    // says.
     unsafe {
         if let Some(heap) = state.slab.get() {
             return fast::try_slab(heap, layout);
@@ -45,7 +46,8 @@ fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
 /// As [`GlobalAlloc::alloc_zeroed`].
 #[inline]
 pub unsafe fn alloc_zeroed<C: Configuration>(layout: Layout) -> *mut u8 {
-    // Large requests may get memory that is known to be zero; for others the inline path is cheaper.
+    // Large requests may get memory that is known to be zero; for others the inline path is
+    // cheaper.
     if layout.size() <= 1024
         && let Some(block) = try_fast(state(), layout)
     {
@@ -180,7 +182,8 @@ pub unsafe fn free_at(block: NonNull<u8>, offset: usize, layout: Layout) {
     }
 }
 
-/// Frees what is not a small block of the thread's own heap: in a context's heap, large, or foreign.
+/// Frees what is not a small block of the thread's own heap: in a context's heap, large, or
+/// foreign.
 ///
 /// # Safety
 /// As [`free_at`]; the entry is the block's, and names the owner.
@@ -267,7 +270,8 @@ unsafe fn realloc_at<C: Configuration>(
     if let Some(block) = unsafe { realloc_small(block, offset, old, new) } {
         return block.as_ptr();
     }
-    // SAFETY: the block is allocated, so its owner is valid; what is for the runner is only called there.
+    // SAFETY: the block is allocated, so its owner is valid; what is for the runner is only called
+    // there.
     unsafe {
         let entry = region::entry_at(offset);
         let owner = owner_of(entry);
@@ -299,8 +303,8 @@ unsafe fn realloc_at<C: Configuration>(
     }
 }
 
-/// Small to small in the thread's own slab heap: strings and vectors that begin to grow. `None` where it
-/// is not that, or the new class's list is empty; nothing has changed then.
+/// Small to small in the thread's own slab heap: strings and vectors that begin to grow. `None`
+/// where it is not that, or the new class's list is empty; nothing has changed then.
 ///
 /// # Safety
 /// As [`realloc_at`].
