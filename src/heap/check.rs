@@ -2,7 +2,7 @@
 //!
 //! A free of what is not allocated aborts and names the address, on the thread that makes it. What
 //! is freed is filled with [`FREED`], so that whoever reads it later reads that. With `--cfg
-//! heapswitch_asan` it is poisoned too, see [`quarantine`](super::quarantine). In other builds
+//! heapswitch_asan` it is poisoned too, see `heap::quarantine`. In other builds
 //! everything here is empty.
 
 use core::alloc::Layout;

@@ -32,7 +32,6 @@ pub mod cell;
 pub mod check;
 pub mod fast;
 pub mod foreign;
-
 pub mod header;
 pub mod kind;
 pub mod pins;
@@ -41,7 +40,9 @@ pub mod quarantine;
 
 pub use account::{Account, AccountHandle, AccountUsage};
 pub use cell::EscapeReport;
-
-pub use crate::strategy::context::LifetimeHint;
 pub use header::{FastPath, HeapHeader};
 pub use kind::HeapKind;
+
+// What a context's heap is for. Its strategies' layer defines it; the layers above take it from
+// here, and so name no strategy.
+pub use crate::strategy::context::LifetimeHint;

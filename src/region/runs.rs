@@ -80,7 +80,7 @@ impl Run {
 
     /// Its distance from the region's base, in bytes.
     #[inline]
-    pub fn offset(self) -> usize {
+    pub fn offset_bytes(self) -> usize {
         self.first_chunk() << CHUNK_SHIFT
     }
 
@@ -88,7 +88,7 @@ impl Run {
     #[inline]
     pub fn start(self) -> core::ptr::NonNull<u8> {
         // SAFETY: a run lies in the region.
-        unsafe { at(self.offset()) }
+        unsafe { at(self.offset_bytes()) }
     }
 
     /// The entry of its first chunk.

@@ -67,8 +67,8 @@ const fn length_of(size: usize) -> usize {
     (size + (MIN_BLOCK_BYTES - 1)) & !(MIN_BLOCK_BYTES - 1)
 }
 
-/// The count of the extent's page that `offset`, or an address that differs from it by whole extents,
-/// lies in.
+/// The count of the extent's page that `offset` lies in, or an address that differs by whole
+/// extents.
 #[inline]
 fn page_count(extent: &Extent, offset: usize) -> &Cell<i16> {
     let index = (offset >> PAGE_SHIFT) & (PAGES - 1);

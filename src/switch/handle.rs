@@ -12,9 +12,8 @@ use super::life;
 use super::state::{Phase, state};
 use crate::allocator::{AllocError, MemoryUsage, RegionSource};
 use crate::heap::kind::ContextChoice;
-use crate::heap::{AccountHandle, AccountUsage, EscapeReport, HeapHeader, HeapKind};
+use crate::heap::{AccountHandle, AccountUsage, EscapeReport, HeapHeader, HeapKind, LifetimeHint};
 use crate::region;
-use crate::strategy::context::LifetimeHint;
 use crate::sync::Token;
 
 /// A heap of its own for a coroutine, a task, a request.
@@ -65,16 +64,16 @@ impl core::fmt::Display for HeapError {
         formatter.write_str(match self {
             Self::NoMemory => "a heap's records need memory and the system has none; free some",
             Self::Running => {
-                "the heap was to be entered and runs already; leave it first, here or on the thread \
-                 where it runs"
+                "the heap was to be entered and runs already; leave it first, here or on the \
+                 thread where it runs"
             }
             Self::Held => {
                 "the coroutine-local heap was to be swapped and a guard or wrapper holds it; drop \
                  that first"
             }
             Self::NoHeap => {
-                "the coroutine-local allocator was to be used and no heap is current; enter or swap \
-                 in a heap first"
+                "the coroutine-local allocator was to be used and no heap is current; enter or \
+                 swap in a heap first"
             }
             Self::ThreadEnded => "a heap was to be entered while the thread's state is torn down",
         })

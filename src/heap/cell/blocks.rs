@@ -219,7 +219,7 @@ unsafe fn resize_direct(header: Header, entry: &'static ChunkEntry, new: Layout)
         this.account.credit(extra);
         return None;
     };
-    let run = Run::at_offset(old_run.offset(), range.length >> CHUNK_SHIFT, false);
+    let run = Run::at_offset(old_run.offset_bytes(), range.length >> CHUNK_SHIFT, false);
     for (distance, entry) in run.entries().enumerate().skip(old_run.chunks()) {
         entry.head_distance.set(distance as u32);
         entry.owner.store(header.as_ptr().cast(), Ordering::Relaxed);

@@ -264,7 +264,7 @@ impl Bins {
                     sorted[tree] += 1;
                     check(self.trees[tree].holds(block), "a sorted block is not in its tree");
                 }
-                tally.add(block.addr().get(), length);
+                tally.count(block.addr().get(), length);
                 previous_is_sorted = is_sorted;
                 previous = at;
                 at = (*at).next;

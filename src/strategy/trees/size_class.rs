@@ -3,7 +3,7 @@
 //! ```text
 //!   bin       0   1    2    3   ...  31     32        33        34   ...   62          63
 //!   bytes     -   32   64   96  ...  992    1,024..   1,280..   1,536..    196,608..   229,376..
-//!             |   '------ one size each --' '--- four bins an octave ---'              all the rest
+//!             |   '------ one size each --' '--- four bins an octave ---'            all the rest
 //!             never used
 //! ```
 //!
