@@ -14,9 +14,13 @@ use crate::words::Splitter;
 /// How much is read between two suspensions.
 const BLOCK_BYTES: usize = 16 << 10;
 
-/// A list that is at least a page long is moved to the index and pins its chunks there; a shorter one
-/// is copied, for its few bytes are not worth a chunk of 64 KiB.
-const WORTH_MOVING_BYTES: usize = 8192;
+/// A list of lines this long is moved to the index, and pins its chunks. A shorter one is copied: it is
+/// not worth a chunk of 64 KiB, nor the system call that gives the pages around it back.
+const WORTH_MOVING_BYTES: usize = 16 << 10;
+
+/// Room for as many words as most files have, so that the map seldom grows: what it grew out of is of
+/// no use to a heap that is given back whole.
+const MOST_HAVE_WORDS: usize = 200;
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +47,7 @@ pub(crate) fn run(
     let mut reader = File::open(path)?;
     let mut block = vec![0; BLOCK_BYTES];
     let mut splitter = Splitter::new();
-    let mut found: HashMap<String, Vec<u32>> = HashMap::new();
+    let mut found: HashMap<String, Vec<u32>> = HashMap::with_capacity(MOST_HAVE_WORDS);
     let mut is_first = true;
     loop {
         let length = match reader.read(&mut block) {

@@ -17,7 +17,7 @@ use crate::job::{Contexts, Failure, Job, Part, Switching};
 use crate::postings::Index;
 
 /// How many files a worker has open at once.
-const RING: usize = 16;
+const RING: usize = 8;
 
 static STACKS: StackPool = StackPool::new(256 << 10, 64);
 
@@ -155,12 +155,6 @@ impl Part {
 }
 
 impl Contexts {
-    fn add_report(&mut self, report: EscapeReport) {
-        self.escapees += report.blocks;
-        self.kept_bytes += report.kept_bytes;
-        self.returned_bytes += report.returned_bytes;
-    }
-
     fn add_result(&mut self, result: &FileResult) {
         self.explained_chunks += match result {
             // It may begin anywhere in its first chunk.
