@@ -35,8 +35,8 @@ pub(crate) enum Content {
 
 /// Reads a file and adds it to the index; calls `pause` after each block.
 ///
-/// Everything here is scratch memory of the file's context: the block that was read, each word, the
-/// map from words to lines. It goes back whole when the context ends. Two things outlive it: the words
+/// Everything here is scratch memory of the file's context: the block that was read, the word at hand,
+/// the map from words to lines. It goes back whole when the context ends. Two things outlive it: the words
 /// and postings, which are made in the thread's heap, and the list of all lines, which may escape.
 pub(crate) fn run(
     path: &Path,
@@ -61,10 +61,10 @@ pub(crate) fn run(
             return Ok(Content::Binary);
         }
         is_first = false;
-        splitter.split(text, |word, line| found.entry(word).or_default().push(line));
+        splitter.split(text, |word, line| found.entry_ref(word).or_default().push(line));
         pause();
     }
-    splitter.finish(|word, line| found.entry(word).or_default().push(line));
+    splitter.finish(|word, line| found.entry_ref(word).or_default().push(line));
     Ok(add_to(index, file, &found))
 }
 

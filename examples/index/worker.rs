@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use heapswitch::units::CHUNK_BYTES;
-use heapswitch::{
-    Coroutine, CoroutineStack, CurrentAllocatorInUse, EscapeReport, Heap, HeapError, StackPool,
-};
+use heapswitch::{Coroutine, CoroutineStack, CurrentAllocatorInUse, Heap, HeapError, StackPool};
 
 use crate::file_task::{self, Content};
 use crate::job::{Contexts, Failure, Job, Part, Switching};
