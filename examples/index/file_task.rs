@@ -14,9 +14,13 @@ use crate::words::Splitter;
 /// How much is read between two suspensions.
 const BLOCK_BYTES: usize = 16 << 10;
 
-/// A list that is at least a page long is moved to the index and pins its chunks there; a shorter
-/// one is copied, for its few bytes are not worth a chunk of 64 KiB.
-const WORTH_MOVING_BYTES: usize = 8192;
+/// A list of lines this long is moved to the index, and pins its chunks. A shorter one is copied:
+/// it is not worth a chunk of 64 KiB, nor the system call that gives the pages around it back.
+const WORTH_MOVING_BYTES: usize = 16 << 10;
+
+/// Room for as many words as most files have, so that the map seldom grows: what it grew out of is
+/// of no use to a heap that is given back whole.
+const MOST_HAVE_WORDS: usize = 200;
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +35,10 @@ pub(crate) enum Content {
 
 /// Reads a file and adds it to the index; calls `pause` after each block.
 ///
-/// Everything here is scratch memory of the file's context: the block that was read, each word, the
-/// map from words to lines. It goes back whole when the context ends. Two things outlive it: the
-/// words and postings, which are made in the thread's heap, and the list of all lines, which may
-/// escape.
+/// Everything here is scratch memory of the file's context: the block that was read, the word at
+/// hand, the map from words to lines. It goes back whole when the context ends. Two things outlive
+/// it: the words and postings, which are made in the thread's heap, and the list of all lines,
+/// which may escape.
 pub(crate) fn run(
     path: &Path,
     file: u32,
@@ -44,7 +48,7 @@ pub(crate) fn run(
     let mut reader = File::open(path)?;
     let mut block = vec![0; BLOCK_BYTES];
     let mut splitter = Splitter::new();
-    let mut found: HashMap<String, Vec<u32>> = HashMap::new();
+    let mut found: HashMap<String, Vec<u32>> = HashMap::with_capacity(MOST_HAVE_WORDS);
     let mut is_first = true;
     loop {
         let length = match reader.read(&mut block) {
@@ -58,10 +62,10 @@ pub(crate) fn run(
             return Ok(Content::Binary);
         }
         is_first = false;
-        splitter.split(text, |word, line| found.entry(word).or_default().push(line));
+        splitter.split(text, |word, line| found.entry_ref(word).or_default().push(line));
         pause();
     }
-    splitter.finish(|word, line| found.entry(word).or_default().push(line));
+    splitter.finish(|word, line| found.entry_ref(word).or_default().push(line));
     Ok(add_to(index, file, &found))
 }
 

@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use heapswitch::{Heap, WorkerBuilder};
+use heapswitch::{EscapeReport, Heap, WorkerBuilder};
 
 use crate::postings::Index;
 use crate::worker;
+
+/// How many words to rank.
+const MOST_FREQUENT: usize = 10;
 
 /// Whether each coroutine runs in a heap of its own, or all in their threads' heaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,7 @@ pub(crate) struct Contexts {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) index: Index,
+    pub(crate) most_frequent: Vec<(String, u32)>,
     pub(crate) binary_files: usize,
     pub(crate) unreadable: Vec<(PathBuf, io::Error)>,
     pub(crate) contexts: Contexts,
@@ -105,9 +109,38 @@ pub(crate) fn run(
         parts.collect::<Result<Vec<Part>, _>>()
     })?;
     let mut outcome = merged(parts, paths);
+    outcome.rank_words(switching, root)?;
     outcome.duration = start.elapsed();
     outcome.global_bytes = heapswitch::process_usage().global_bytes - global_bytes;
     Ok(outcome)
+}
+
+impl Outcome {
+    /// Finds the most frequent words. The list of all words goes when the scope's heap is closed;
+    /// the few that are kept escape.
+    fn rank_words(&mut self, switching: Switching, root: &Heap) -> Result<(), Failure> {
+        let rank = || self.index.most_frequent(MOST_FREQUENT);
+        if switching == Switching::Off {
+            self.most_frequent = rank();
+            return Ok(());
+        }
+        let heap = Heap::builder().parent(root).build()?;
+        self.most_frequent = heap.run(rank)?;
+        self.contexts.used_bytes += heap.memory_usage()?.committed_bytes;
+        // The words themselves may lie in two chunks, their list in a third.
+        self.contexts.explained_chunks += 3.min(self.most_frequent.len());
+        self.contexts.add_report(heap.close());
+        Ok(())
+    }
+}
+
+impl Contexts {
+    /// Adds what a heap gave back, and what not, when it was closed or reset.
+    pub(crate) fn add_report(&mut self, report: EscapeReport) {
+        self.escapees += report.blocks;
+        self.kept_bytes += report.kept_bytes;
+        self.returned_bytes += report.returned_bytes;
+    }
 }
 
 fn merged(mut parts: Vec<Part>, paths: &[PathBuf]) -> Outcome {
@@ -132,6 +165,7 @@ fn merged(mut parts: Vec<Part>, paths: &[PathBuf]) -> Outcome {
     let path = |(file, error)| (paths[file as usize].clone(), error);
     Outcome {
         index: all.index,
+        most_frequent: Vec::new(),
         binary_files: all.binary_files,
         unreadable: all.unreadable.into_iter().map(path).collect(),
         contexts: all.contexts,

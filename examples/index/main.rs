@@ -8,7 +8,7 @@
 //!
 //! | what | how long it lives | where it is made |
 //! |---|---|---|
-//! | the block read, each word, the map from words to lines | as the coroutine | its heap |
+//! | the block read, the map from words to lines | as the coroutine | its heap |
 //! | the index's words and postings | as the index | the thread's heap: `with_thread_local` |
 //! | a file's list of lines, if short | as the index | copied to the thread's heap |
 //! | a file's list of lines, if long | as the index | the coroutine's heap: it escapes |

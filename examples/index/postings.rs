@@ -1,5 +1,7 @@
 //! The index: which words occur where.
 
+use std::cmp::Reverse;
+
 use hashbrown::HashMap;
 
 /// Where a word occurs in one file.
@@ -58,6 +60,21 @@ impl Index {
     /// How many files have words.
     pub(crate) fn files(&self) -> usize {
         self.lines.len()
+    }
+
+    /// The `count` words that occur most often, and how often. Makes a list of all words on the
+    /// way.
+    pub(crate) fn most_frequent(&self, count: usize) -> Vec<(String, u32)> {
+        let occurrences =
+            |postings: &[Posting]| postings.iter().map(|posting| posting.count).sum::<u32>();
+        let mut words: Vec<(u32, &str)> = self
+            .words
+            .iter()
+            .map(|(word, postings)| (occurrences(postings), word.as_str()))
+            .collect();
+        words.sort_unstable_by_key(|&(occurrences, word)| (Reverse(occurrences), word));
+        words.truncate(count);
+        words.into_iter().map(|(occurrences, word)| (word.to_owned(), occurrences)).collect()
     }
 
     /// File and line of each place where `word` occurs, in order.

@@ -15,6 +15,7 @@ pub(crate) struct Summary {
     unreadable: usize,
     words: usize,
     occurrences: usize,
+    most_frequent: String,
     context_bytes: usize,
     thread_bytes: i64,
     global_bytes: u64,
@@ -38,6 +39,7 @@ impl Summary {
             unreadable: outcome.unreadable.len(),
             words: outcome.index.words(),
             occurrences: outcome.index.occurrences(),
+            most_frequent: listed(&outcome.most_frequent),
             context_bytes: contexts.used_bytes,
             thread_bytes: outcome.thread_bytes,
             global_bytes: outcome.global_bytes,
@@ -99,12 +101,17 @@ impl fmt::Display for Summary {
         let left_out = format!("indexed; {binary_files} binary, {unreadable} unreadable");
         row("files", files.to_string(), &left_out)?;
         row("words", words.to_string(), &format!("different ones; read {occurrences}"))?;
-        row("context heaps", bytes(self.context_bytes as u64), "taken by one coroutine a file")?;
+        row("  most frequent", String::new(), &self.most_frequent)?;
+        row(
+            "context heaps",
+            bytes(self.context_bytes as u64),
+            "what each coroutine, one a file, used",
+        )?;
         row("  the most at once", bytes(self.peak_bytes as u64), "")?;
         let thread_bytes = u64::try_from(self.thread_bytes).unwrap_or(0);
         row("thread heaps", bytes(thread_bytes), "hold the words and their postings")?;
         row("global allocator", bytes(self.global_bytes), "")?;
-        row("escapees", self.escapees.to_string(), "blocks of contexts, moved to the index")?;
+        row("escapees", self.escapees.to_string(), "blocks made in contexts that outlive them")?;
         row("chunks taken", self.chunks_taken.to_string(), "of 64 KiB, by contexts")?;
         row("  given back", self.chunks_returned.to_string(), "as their contexts ended")?;
         let explained =
@@ -113,8 +120,13 @@ impl fmt::Display for Summary {
     }
 }
 
+fn listed(words: &[(String, u32)]) -> String {
+    let words: Vec<_> = words.iter().map(|(word, count)| format!("{word} {count}")).collect();
+    words.join(", ")
+}
+
 /// Bytes in a unit that people read.
-pub(crate) fn bytes(count: u64) -> String {
+fn bytes(count: u64) -> String {
     match count {
         0..1024 => format!("{count} B"),
         1024..1_048_576 => format!("{:.1} KiB", count as f64 / 1024.0),

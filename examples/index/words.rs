@@ -9,16 +9,18 @@ const MAX_WORD_BYTES: usize = 64;
 pub(crate) struct Splitter {
     /// The end of the last block, if that may be the beginning of a word.
     begun: Vec<u8>,
+    /// The word that is visited, in lower case.
+    word: String,
     line: u32,
 }
 
 impl Splitter {
     pub(crate) fn new() -> Self {
-        Self { begun: Vec::new(), line: 1 }
+        Self { begun: Vec::new(), word: String::new(), line: 1 }
     }
 
     /// Calls `visit` with each word that ends in `block`, in lower case, and its line from 1.
-    pub(crate) fn split(&mut self, block: &[u8], mut visit: impl FnMut(String, u32)) {
+    pub(crate) fn split(&mut self, block: &[u8], mut visit: impl FnMut(&str, u32)) {
         let mut rest = block;
         while let Some(end) = rest.iter().position(|&byte| !IS_OF_WORD[usize::from(byte)]) {
             let (word, after) = rest.split_at(end);
@@ -32,11 +34,12 @@ impl Splitter {
     }
 
     /// Calls `visit` with the text's last word, if no other byte followed it.
-    pub(crate) fn finish(mut self, mut visit: impl FnMut(String, u32)) {
+    pub(crate) fn finish(mut self, mut visit: impl FnMut(&str, u32)) {
         self.end_word(&[], &mut visit);
     }
 
-    fn end_word(&mut self, end: &[u8], visit: &mut impl FnMut(String, u32)) {
+    #[inline]
+    fn end_word(&mut self, end: &[u8], visit: &mut impl FnMut(&str, u32)) {
         if self.begun.is_empty() {
             self.visit_word(end, visit);
         } else {
@@ -46,18 +49,20 @@ impl Splitter {
         }
     }
 
-    fn visit_word(&self, word: &[u8], visit: &mut impl FnMut(String, u32)) {
-        if (1..=MAX_WORD_BYTES).contains(&word.len()) {
-            visit(lower_case(word), self.line);
+    #[inline]
+    fn visit_word(&mut self, word: &[u8], visit: &mut impl FnMut(&str, u32)) {
+        if !(1..=MAX_WORD_BYTES).contains(&word.len()) {
+            return;
         }
-    }
-}
-
-fn lower_case(word: &[u8]) -> String {
-    match str::from_utf8(word) {
-        Ok(word) if word.is_ascii() => word.to_ascii_lowercase(),
-        Ok(word) => word.to_lowercase(),
-        Err(_) => String::from_utf8_lossy(word).to_lowercase(),
+        self.word.clear();
+        match str::from_utf8(word) {
+            Ok(word) if word.is_ascii() => {
+                self.word.push_str(word);
+                self.word.make_ascii_lowercase();
+            }
+            _ => self.word.push_str(&String::from_utf8_lossy(word).to_lowercase()),
+        }
+        visit(&self.word, self.line);
     }
 }
 

@@ -8,16 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use heapswitch::units::CHUNK_BYTES;
-use heapswitch::{
-    Coroutine, CoroutineStack, CurrentAllocatorInUse, EscapeReport, Heap, HeapError, StackPool,
-};
+use heapswitch::{Coroutine, CoroutineStack, CurrentAllocatorInUse, Heap, HeapError, StackPool};
 
 use crate::file_task::{self, Content};
 use crate::job::{Contexts, Failure, Job, Part, Switching};
 use crate::postings::Index;
 
 /// How many files a worker has open at once.
-const RING: usize = 16;
+const RING: usize = 8;
 
 static STACKS: StackPool = StackPool::new(256 << 10, 64);
 
@@ -155,12 +153,6 @@ impl Part {
 }
 
 impl Contexts {
-    fn add_report(&mut self, report: EscapeReport) {
-        self.escapees += report.blocks;
-        self.kept_bytes += report.kept_bytes;
-        self.returned_bytes += report.returned_bytes;
-    }
-
     fn add_result(&mut self, result: &FileResult) {
         self.explained_chunks += match result {
             // It may begin anywhere in its first chunk.
