@@ -2,7 +2,7 @@
 //! compiler's answer.
 //!
 //! `TRYBUILD=overwrite cargo test --test ui` writes the answers anew.
-#![cfg(not(any(heapswitch_pass_through, heapswitch_check, loom)))]
+#![cfg(not(any(heapswitch_pass_through, heapswitch_check, heapswitch_tsan, loom)))]
 
 #[test]
 fn mistakes() {
