@@ -6,12 +6,16 @@
 //! many rounds, in nanoseconds: on a shared machine the fastest is what repeats. The rounds of all
 //! cases are interleaved, so that a change of the processor's clock meets all alike.
 
+#![expect(clippy::vec_box, reason = "each box is a block that is allocated and freed")]
+
+use std::cell::RefCell;
 use std::future::Future;
 use std::hint::black_box;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bumpalo::Bump;
 use corosensei::{Coroutine, CoroutineResult};
 use heapswitch::strategy::slab::Slab;
 use heapswitch::{FutureExt, Heap, HeapPool, HeapSwitch};
@@ -26,26 +30,32 @@ const ROUNDS: u32 = 300;
 
 struct Case<'a> {
     name: &'static str,
-    call: Box<dyn FnMut(u32) + 'a>,
+    call: Box<dyn FnMut(u32) -> Duration + 'a>,
     best_nanoseconds: f64,
 }
 
 impl<'a> Case<'a> {
     /// A case whose `call` is inlined into the loop.
     fn new(name: &'static str, mut call: impl FnMut() + 'a) -> Self {
-        let repeat = move |calls| (0..calls).for_each(|_| call());
-        Self { name, call: Box::new(repeat), best_nanoseconds: f64::INFINITY }
+        Self::repeating(name, move |calls| (0..calls).for_each(|_| call()))
     }
 
     /// A case that does as many calls as it is told itself.
-    fn repeating(name: &'static str, call: impl FnMut(u32) + 'a) -> Self {
+    fn repeating(name: &'static str, mut call: impl FnMut(u32) + 'a) -> Self {
+        Self::timed(name, move |calls| {
+            let start = Instant::now();
+            call(calls);
+            start.elapsed()
+        })
+    }
+
+    /// A case that tells itself which time counts.
+    fn timed(name: &'static str, call: impl FnMut(u32) -> Duration + 'a) -> Self {
         Self { name, call: Box::new(call), best_nanoseconds: f64::INFINITY }
     }
 
     fn round(&mut self) {
-        let start = Instant::now();
-        (self.call)(CALLS);
-        let nanoseconds = start.elapsed().as_nanos() as f64 / f64::from(CALLS);
+        let nanoseconds = (self.call)(CALLS).as_nanos() as f64 / f64::from(CALLS);
         self.best_nanoseconds = self.best_nanoseconds.min(nanoseconds);
     }
 }
@@ -66,6 +76,16 @@ impl Future for Never {
         body();
         Poll::Pending
     }
+}
+
+/// The time of allocating boxes, a thousand after each other, by `allocate`; what else they need is
+/// done by `free` and not counted.
+fn only_allocating(
+    calls: u32,
+    mut allocate: impl FnMut() -> Duration,
+    mut free: impl FnMut(),
+) -> Duration {
+    (0..calls / 1000).map(|_| (allocate(), free()).0).sum()
 }
 
 /// How blocks are freed that a heap served.
@@ -92,6 +112,24 @@ fn make_and_free(heap: &Heap, boxes: &mut Vec<Box<[u8; 64]>>, calls: u32, freed:
     }
 }
 
+/// Freeing a heap's blocks within it and from outside.
+fn freeing_cases<'a>(
+    slab: &'a Heap,
+    [within, in_batches, one_by_one]: &'a mut [Vec<Box<[u8; 64]>>; 3],
+) -> [Case<'a>; 3] {
+    [
+        Case::repeating("make a box in a slab heap, free it there", |calls| {
+            make_and_free(slab, within, calls, Freed::Within);
+        }),
+        Case::repeating("make a box in a slab heap, free it outside in batches", |calls| {
+            make_and_free(slab, in_batches, calls, Freed::OutsideInBatches);
+        }),
+        Case::repeating("make a box in a slab heap, free it outside at once", |calls| {
+            make_and_free(slab, one_by_one, calls, Freed::OutsideOneByOne);
+        }),
+    ]
+}
+
 /// Makes sure that the heap serves what is allocated while it is entered.
 fn assert_serves(heap: &Heap) {
     let block = heap.run(|| Box::new([1_u8; 64])).unwrap();
@@ -105,9 +143,10 @@ fn main() {
     assert_serves(&pool.take().unwrap());
     let slab = Heap::builder().build_kind::<Slab<true>>(()).unwrap();
     assert_serves(&slab);
+    let kept = RefCell::new(Vec::with_capacity(1000));
+    let bump = RefCell::new(Bump::with_capacity(1 << 20));
     let mut boxes = [const { Vec::new() }; 3];
     boxes.iter_mut().for_each(|boxes| boxes.reserve(1000));
-    let [within, in_batches, one_by_one] = &mut boxes;
     let mut coroutine = Coroutine::<(), (), ()>::new(|yielder, ()| {
         loop {
             yielder.suspend(());
@@ -134,16 +173,30 @@ fn main() {
         Case::new("poll a future in its heap", || {
             assert!(wrapped.as_mut().poll(&mut context_in_heap).is_pending());
         }),
-        Case::repeating("make a box in a slab heap, free it there", |calls| {
-            make_and_free(&slab, within, calls, Freed::Within);
+        Case::timed("allocate in a bump context through Box", |calls| {
+            let allocate = || {
+                heap.run(|| {
+                    let start = Instant::now();
+                    kept.borrow_mut().extend((0..1000).map(|_| Box::new([1_u8; 64])));
+                    start.elapsed()
+                })
+                .unwrap()
+            };
+            only_allocating(calls, allocate, || heap.run(|| kept.borrow_mut().clear()).unwrap())
         }),
-        Case::repeating("make a box in a slab heap, free it outside in batches", |calls| {
-            make_and_free(&slab, in_batches, calls, Freed::OutsideInBatches);
-        }),
-        Case::repeating("make a box in a slab heap, free it outside at once", |calls| {
-            make_and_free(&slab, one_by_one, calls, Freed::OutsideOneByOne);
+        Case::timed("allocate with bumpalo called directly", |calls| {
+            let allocate = || {
+                let (bump, mut blocks) = (bump.borrow(), Vec::<&[u8; 64]>::with_capacity(1000));
+                let start = Instant::now();
+                blocks.extend((0..1000).map(|_| &*bump.alloc([1_u8; 64])));
+                let time = start.elapsed();
+                black_box(blocks);
+                time
+            };
+            only_allocating(calls, allocate, || bump.borrow_mut().reset())
         }),
     ];
+    cases.extend(freeing_cases(&slab, &mut boxes));
     for _ in 0..ROUNDS {
         cases.iter_mut().for_each(Case::round);
     }

@@ -87,18 +87,24 @@ impl<const COUNTED: bool> Bump<COUNTED> {
     #[inline]
     pub fn allocate_in_window(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         let address = self.cursor.addr();
-        let start = (address + (layout.align() - 1)) & !(layout.align() - 1);
+        let start = if layout.align() <= MIN_BLOCK_BYTES {
+            // By the invariant the cursor is aligned already.
+            address
+        } else {
+            (address + (layout.align() - 1)) & !(layout.align() - 1)
+        };
         let end = start.wrapping_add(length_of(layout.size()));
         if end > self.limit.addr() {
             return None;
         }
-        // The window is inside the extent, so the offset is too.
-        let start = self.cursor.wrapping_add(start - address);
+        let block = self.cursor.wrapping_add(start - address);
         self.cursor = self.cursor.wrapping_add(end - address);
         if COUNTED {
             self.count += 1;
         }
-        NonNull::new(start)
+        // SAFETY: `end` is above zero, so a limit that is not below it is not null, and the window
+        // that it ends, in which the block lies, is part of an extent.
+        Some(unsafe { NonNull::new_unchecked(block) })
     }
 
     /// Frees a block; whether a page of the extent now counts none. The fast path.
