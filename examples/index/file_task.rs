@@ -14,12 +14,12 @@ use crate::words::Splitter;
 /// How much is read between two suspensions.
 const BLOCK_BYTES: usize = 16 << 10;
 
-/// A list of lines this long is moved to the index, and pins its chunks. A shorter one is copied: it is
-/// not worth a chunk of 64 KiB, nor the system call that gives the pages around it back.
+/// A list of lines this long is moved to the index, and pins its chunks. A shorter one is copied:
+/// it is not worth a chunk of 64 KiB, nor the system call that gives the pages around it back.
 const WORTH_MOVING_BYTES: usize = 16 << 10;
 
-/// Room for as many words as most files have, so that the map seldom grows: what it grew out of is of
-/// no use to a heap that is given back whole.
+/// Room for as many words as most files have, so that the map seldom grows: what it grew out of is
+/// of no use to a heap that is given back whole.
 const MOST_HAVE_WORDS: usize = 200;
 
 /// What became of a file.
@@ -35,9 +35,10 @@ pub(crate) enum Content {
 
 /// Reads a file and adds it to the index; calls `pause` after each block.
 ///
-/// Everything here is scratch memory of the file's context: the block that was read, the word at hand,
-/// the map from words to lines. It goes back whole when the context ends. Two things outlive it: the words
-/// and postings, which are made in the thread's heap, and the list of all lines, which may escape.
+/// Everything here is scratch memory of the file's context: the block that was read, the word at
+/// hand, the map from words to lines. It goes back whole when the context ends. Two things outlive
+/// it: the words and postings, which are made in the thread's heap, and the list of all lines,
+/// which may escape.
 pub(crate) fn run(
     path: &Path,
     file: u32,

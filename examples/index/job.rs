@@ -26,7 +26,7 @@ pub(crate) enum Switching {
 /// What the heaps of coroutines did.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Contexts {
-    /// What each held when its coroutine ended.
+    /// The most that each held.
     pub(crate) used_bytes: usize,
     pub(crate) escapees: usize,
     pub(crate) kept_bytes: usize,
@@ -87,7 +87,8 @@ pub(crate) fn run(
         let (ended, all_ended) = mpsc::channel::<()>();
         let mut workers = Vec::new();
         for processor in heapswitch::processors()? {
-            // A heap may be sent but not shared, so each worker gets a child to charge its files' to.
+            // A heap may be sent but not shared, so each worker gets a child to charge its files'
+            // to.
             let account = Heap::builder().parent(root).build()?;
             let (job, ended) = (&job, ended.clone());
             let body = move || {
@@ -115,8 +116,8 @@ pub(crate) fn run(
 }
 
 impl Outcome {
-    /// Finds the most frequent words. The list of all words goes when the scope's heap is closed; the
-    /// few that are kept escape.
+    /// Finds the most frequent words. The list of all words goes when the scope's heap is closed;
+    /// the few that are kept escape.
     fn rank_words(&mut self, switching: Switching, root: &Heap) -> Result<(), Failure> {
         let rank = || self.index.most_frequent(MOST_FREQUENT);
         if switching == Switching::Off {
@@ -125,7 +126,7 @@ impl Outcome {
         }
         let heap = Heap::builder().parent(root).build()?;
         self.most_frequent = heap.run(rank)?;
-        self.contexts.used_bytes += heap.memory_usage()?.committed_bytes;
+        self.contexts.used_bytes += heap.memory_usage()?.peak_committed_bytes;
         // The words themselves may lie in two chunks, their list in a third.
         self.contexts.explained_chunks += 3.min(self.most_frequent.len());
         self.contexts.add_report(heap.close());

@@ -2,9 +2,9 @@
 //!
 //! `cargo run --release --example index -- [DIR]`
 //!
-//! A worker is pinned to each processor and resumes its coroutines in turn; each suspends itself after
-//! every block that it has read. What a file needs only while it is read comes from its coroutine's
-//! heap, which goes back whole when the coroutine ends. The index outlives them all:
+//! A worker is pinned to each processor and resumes its coroutines in turn; each suspends itself
+//! after every block that it has read. What a file needs only while it is read comes from its
+//! coroutine's heap, which goes back whole when the coroutine ends. The index outlives them all:
 //!
 //! | what | how long it lives | where it is made |
 //! |---|---|---|

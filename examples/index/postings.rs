@@ -14,7 +14,8 @@ struct Posting {
 }
 
 /// The words of some files. The words and their postings belong to all files and lie in the heap of
-/// the thread that makes the index; the lines belong to one file each and lie wherever they were made.
+/// the thread that makes the index; the lines belong to one file each and lie wherever they were
+/// made.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     words: HashMap<String, Vec<Posting>>,
@@ -61,7 +62,8 @@ impl Index {
         self.lines.len()
     }
 
-    /// The `count` words that occur most often, and how often. Makes a list of all words on the way.
+    /// The `count` words that occur most often, and how often. Makes a list of all words on the
+    /// way.
     pub(crate) fn most_frequent(&self, count: usize) -> Vec<(String, u32)> {
         let occurrences =
             |postings: &[Posting]| postings.iter().map(|posting| posting.count).sum::<u32>();

@@ -3,8 +3,8 @@
 /// Longer ones are encoded data, hardly words; in bytes.
 const MAX_WORD_BYTES: usize = 64;
 
-/// Cuts a text into words: letters, digits and underscores. A word may begin in one block and end in
-/// the next.
+/// Cuts a text into words: letters, digits and underscores. A word may begin in one block and end
+/// in the next.
 #[derive(Debug)]
 pub(crate) struct Splitter {
     /// The end of the last block, if that may be the beginning of a word.

@@ -155,8 +155,8 @@ impl<'a, 'y> Connection<'a, 'y> {
         self.discard_rest()
     }
 
-    /// Reads what the client goes on to send, so that closing does not reset the connection before the
-    /// client has read the answer. Not for ever.
+    /// Reads what the client goes on to send, so that closing does not reset the connection before
+    /// the client has read the answer. Not for ever.
     fn discard_rest(&mut self) -> io::Result<()> {
         let mut sink = [0; READ_BYTES];
         for _ in 0..2 * http::MOST_BODY_BYTES / READ_BYTES {

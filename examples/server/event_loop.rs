@@ -114,7 +114,8 @@ impl<'a> EventLoop<'a> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    // Without file descriptors, say: those who wait are accepted after the next tick.
+                    // Without file descriptors, say: those who wait are accepted after the next
+                    // tick.
                     eprintln!("server: a connection could not be accepted: {error}");
                     return;
                 }
@@ -146,7 +147,8 @@ impl<'a> EventLoop<'a> {
     fn resume(&mut self, key: usize, wake: Wake) {
         // A connection that was ended in the same round has no task any more.
         let Some(task) = self.tasks.get_mut(&key) else { return };
-        // A panic ends its connection and no other: all that it left half done is the coroutine's own.
+        // A panic ends its connection and no other: all that it left half done is the coroutine's
+        // own.
         let resumed = catch_unwind(AssertUnwindSafe(|| task.coroutine.resume(wake)));
         let interest = match resumed {
             Ok(Ok(CoroutineResult::Yield(Waits::ToRead))) => Event::readable(key),

@@ -10,9 +10,9 @@
 //! | what was read and not yet parsed | the connection's heap, used again by the next connection |
 //! | head, body, JSON, answer | the request's heap, from a pool; reset when the answer is sent |
 //!
-//! So a request's memory is bounded and counted (see the answers' `X-Heap-` headers), and is back in
-//! one step when it ends, whichever library made it. It speaks as much HTTP/1.1 as `curl` and `wrk`
-//! need, on the loopback address only: it is an example, not a server for the internet.
+//! So a request's memory is bounded and counted (see the answers' `X-Heap-` headers), and is back
+//! in one step when it ends, whichever library made it. It speaks as much HTTP/1.1 as `curl` and
+//! `wrk` need, on the loopback address only: it is an example, not a server for the internet.
 
 mod connection;
 mod event_loop;
