@@ -1,8 +1,9 @@
 //! What switching costs: entering and leaving a heap, beside a corosensei resume and suspend; a
-//! pooled heap used for one allocation; polling a future in a heap.
+//! pooled heap used for one allocation; polling a future in a heap; freeing a heap's blocks from
+//! outside, and collecting them.
 //!
-//! Run with `cargo bench --bench switching`, or with `--profile lto`. Each figure is the fastest of many
-//! rounds, in nanoseconds: on a shared machine the fastest is what repeats. The rounds of all
+//! Run with `cargo bench --bench switching`, or with `--profile lto`. Each figure is the fastest of
+//! many rounds, in nanoseconds: on a shared machine the fastest is what repeats. The rounds of all
 //! cases are interleaved, so that a change of the processor's clock meets all alike.
 
 use std::future::Future;
@@ -12,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use corosensei::{Coroutine, CoroutineResult};
+use heapswitch::strategy::slab::Slab;
 use heapswitch::{FutureExt, Heap, HeapPool, HeapSwitch};
 
 #[global_allocator]
@@ -33,6 +35,11 @@ impl<'a> Case<'a> {
     fn new(name: &'static str, mut call: impl FnMut() + 'a) -> Self {
         let repeat = move |calls| (0..calls).for_each(|_| call());
         Self { name, call: Box::new(repeat), best_nanoseconds: f64::INFINITY }
+    }
+
+    /// A case that does as many calls as it is told itself.
+    fn repeating(name: &'static str, call: impl FnMut(u32) + 'a) -> Self {
+        Self { name, call: Box::new(call), best_nanoseconds: f64::INFINITY }
     }
 
     fn round(&mut self) {
@@ -61,6 +68,30 @@ impl Future for Never {
     }
 }
 
+/// How blocks are freed that a heap served.
+#[derive(Clone, Copy, PartialEq)]
+enum Freed {
+    Within,
+    OutsideInBatches,
+    OutsideOneByOne,
+}
+
+/// Makes boxes in the heap and frees them as told, a thousand at a time. What is freed outside is
+/// collected when the heap is entered again.
+fn make_and_free(heap: &Heap, boxes: &mut Vec<Box<[u8; 64]>>, calls: u32, freed: Freed) {
+    for _ in 0..calls / 1000 {
+        heap.run(|| boxes.extend((0..1000).map(|_| black_box(Box::new([1_u8; 64]))))).unwrap();
+        match freed {
+            Freed::Within => heap.run(|| boxes.clear()).unwrap(),
+            Freed::OutsideInBatches => boxes.clear(),
+            Freed::OutsideOneByOne => boxes.drain(..).for_each(|block| {
+                drop(block);
+                heapswitch::flush_foreign_frees();
+            }),
+        }
+    }
+}
+
 /// Makes sure that the heap serves what is allocated while it is entered.
 fn assert_serves(heap: &Heap) {
     let block = heap.run(|| Box::new([1_u8; 64])).unwrap();
@@ -72,6 +103,11 @@ fn main() {
     let pool = HeapPool::new();
     assert_serves(&heap);
     assert_serves(&pool.take().unwrap());
+    let slab = Heap::builder().build_kind::<Slab<true>>(()).unwrap();
+    assert_serves(&slab);
+    let mut boxes = [const { Vec::new() }; 3];
+    boxes.iter_mut().for_each(|boxes| boxes.reserve(1000));
+    let [within, in_batches, one_by_one] = &mut boxes;
     let mut coroutine = Coroutine::<(), (), ()>::new(|yielder, ()| {
         loop {
             yielder.suspend(());
@@ -97,6 +133,15 @@ fn main() {
         Case::new("poll a future", || assert!(plain.as_mut().poll(&mut context).is_pending())),
         Case::new("poll a future in its heap", || {
             assert!(wrapped.as_mut().poll(&mut context_in_heap).is_pending());
+        }),
+        Case::repeating("make a box in a slab heap, free it there", |calls| {
+            make_and_free(&slab, within, calls, Freed::Within);
+        }),
+        Case::repeating("make a box in a slab heap, free it outside in batches", |calls| {
+            make_and_free(&slab, in_batches, calls, Freed::OutsideInBatches);
+        }),
+        Case::repeating("make a box in a slab heap, free it outside at once", |calls| {
+            make_and_free(&slab, one_by_one, calls, Freed::OutsideOneByOne);
         }),
     ];
     for _ in 0..ROUNDS {

@@ -3,16 +3,16 @@
 //! Everything that a program names stands at the root; the modules hold the same, with what it is
 //! made of, lowest layer first.
 //!
-//! - To install the allocator: `global_thread_and_coroutine_switchable_allocator!`, or the ready-made
-//!   [`HeapSwitch`].
+//! - To install the allocator: `global_thread_and_coroutine_switchable_allocator!`, or the
+//!   ready-made [`HeapSwitch`].
 //! - To give a context a heap of its own: [`Heap`], [`HeapBuilder`], [`Scope`], [`LifetimeHint`].
 //! - To use a strategy by itself, through the trait [`Allocator`]: [`BumpAllocator`],
-//!   [`BitSetAllocator`], [`MultipleBinarySearchTreeAllocator`], [`SlabAllocator`], the choice of the
-//!   first three by lifetime, [`ContextAllocator`], and [`MemoryMapAllocator`]. [`Locked`] lets
+//!   [`BitSetAllocator`], [`MultipleBinarySearchTreeAllocator`], [`SlabAllocator`], the choice of
+//!   the first three by lifetime, [`ContextAllocator`], and [`MemoryMapAllocator`]. [`Locked`] lets
 //!   threads share one.
-//! - To give a strategy memory: [`MemoryMapSource`], [`ArenaMemorySource`], [`BorrowedSliceSource`],
-//!   [`FileMemorySource`], or a [`MemorySource`] of your own. To give a heap memory:
-//!   [`RegionMapSource`], or an arena on it.
+//! - To give a strategy memory: [`MemoryMapSource`], [`ArenaMemorySource`],
+//!   [`BorrowedSliceSource`], [`FileMemorySource`], or a [`MemorySource`] of your own. To give a
+//!   heap memory: [`RegionMapSource`], or an arena on it.
 //! - To use an allocator through another's trait: [`AllocatorAdaptor`],
 //!   [`GlobalAllocToAllocatorAdaptor`].
 
@@ -127,8 +127,8 @@ pub struct HeapSwitch;
 
 #[cfg(not(loom))]
 impl HeapSwitch {
-    /// Whether an address lies in the region, where all heaps are. What does not came from the global
-    /// allocator, or is no heap memory at all.
+    /// Whether an address lies in the region, where all heaps are. What does not came from the
+    /// global allocator, or is no heap memory at all.
     pub fn contains(&self, address: *const u8) -> bool {
         region::contains(address)
     }

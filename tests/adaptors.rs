@@ -81,6 +81,7 @@ fn the_system_as_an_allocator() {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn an_allocator_as_the_global_one() {
     reallocates(&AllocatorAdaptor::new(MemoryMapAllocator::new()));
     reallocates(&Locked::new(MemoryMapAllocator::new()));

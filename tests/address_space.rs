@@ -1,5 +1,5 @@
-//! The address space: little of it allowed, none to be had, others mapping all the time. Each case in a
-//! process of its own.
+//! The address space: little of it allowed, none to be had, others mapping all the time. Each case
+//! in a process of its own.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
 #[path = "support/hints.rs"]
@@ -43,8 +43,8 @@ static CONSTRUCTOR: extern "C" fn() = constructor;
 fn run_limited(test: &str, limit: Option<u64>, is_refused: bool) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads", "1"]);
-    // The C library reserves 64 MiB for each of its arenas: below 2 GiB those alone use all there is,
-    // also in a program without this allocator.
+    // The C library reserves 64 MiB for each of its arenas: below 2 GiB those alone use all there
+    // is, also in a program without this allocator.
     command.env("MALLOC_ARENA_MAX", "2");
     if is_refused {
         command.env(REFUSE, "1");
@@ -117,7 +117,10 @@ fn threads_start_and_allocate() {
 }
 
 #[test]
-#[cfg_attr(heapswitch_asan, ignore = "the sanitizer's own map exceeds the limit")]
+#[cfg_attr(
+    any(heapswitch_asan, heapswitch_tsan),
+    ignore = "the sanitizer's own map exceeds the limit"
+)]
 fn a_limit_on_address_space_leaves_room_for_threads() {
     for (gibibytes, least) in [(1, 0), (4, GIB / 2), (6, GIB), (64, 8 * GIB)] {
         let printed = run_limited("threads_start_and_allocate", Some(gibibytes * GIB), false);
@@ -148,7 +151,10 @@ fn everything_comes_from_the_global_allocator() {
 }
 
 #[test]
-#[cfg_attr(heapswitch_asan, ignore = "the sanitizer's own map exceeds the limit")]
+#[cfg_attr(
+    any(heapswitch_asan, heapswitch_tsan),
+    ignore = "the sanitizer's own map exceeds the limit"
+)]
 fn without_a_region_the_global_allocator_serves_alone() {
     let test = "everything_comes_from_the_global_allocator";
     assert_eq!(reserved(&run_limited(test, None, true)), 0);

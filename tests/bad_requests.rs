@@ -1,5 +1,5 @@
-//! Requests that cannot or can hardly be served: no size, any alignment, sizes up to the largest that a
-//! layout can say. From every kind of heap, the thread's heap and the global allocator.
+//! Requests that cannot or can hardly be served: no size, any alignment, sizes up to the largest
+//! that a layout can say. From every kind of heap, the thread's heap and the global allocator.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
 #[path = "support/hints.rs"]

@@ -2,11 +2,10 @@
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 
 use heapswitch::{
-    Coroutine, CurrentAllocatorInUse, Heap, HeapError, HeapSwitch, SavedContext, Scope, StackPool,
-    Yielder, current, process_usage, replace_current, swap_coroutine_local, use_allocator,
+    Coroutine, CurrentAllocatorInUse, Heap, HeapError, HeapSwitch, SavedContext, StackPool,
+    Yielder, current, replace_current, swap_coroutine_local, use_allocator,
 };
 
 #[global_allocator]
@@ -126,6 +125,10 @@ fn a_context_resumed_twice_is_refused_its_heaps() {
 
 #[cfg(not(heapswitch_check))] // Where dropping guards out of order aborts.
 mod strays {
+    use std::rc::Rc;
+
+    use heapswitch::{Scope, process_usage};
+
     use super::*;
 
     #[test]
@@ -210,7 +213,7 @@ mod strays {
         let mut within = coroutine(|yielder, ()| {
             let heap = Heap::new().unwrap();
             std::mem::forget(heap.enter().unwrap());
-            let block = Box::new(5);
+            let block = std::hint::black_box(Box::new(5));
             yielder.suspend(heap);
             *block
         });

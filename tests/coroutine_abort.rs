@@ -1,4 +1,6 @@
 //! Coroutines in a program built with `panic = "abort"`: the example `panic_abort`, compiled so.
+//! Not under a sanitizer, which the program's own compilation would not have.
+#![cfg(not(any(heapswitch_asan, heapswitch_tsan)))]
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;

@@ -45,6 +45,7 @@ impl Drop for Witness {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn what_the_body_allocates_lies_in_its_heap_and_nothing_else_does() {
     for hint in HINTS {
         let mut coroutine = small(Heap::with_hint(hint).unwrap(), |yielder, ()| {
@@ -155,6 +156,7 @@ fn thousands_in_random_order() {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn nested_three_deep() {
     for hint in HINTS {
         let new_heap = move || with_global(|| Heap::with_hint(hint).unwrap()).unwrap();
@@ -215,6 +217,7 @@ fn within_two_scopes(first: Rc<Heap>, second: Rc<Heap>) -> Coroutine<(), (), ()>
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn suspended_within_two_scopes_with_others_between() {
     let heaps = || (Rc::new(Heap::new().unwrap()), Rc::new(Heap::new().unwrap()));
     let (first, second) = heaps();
@@ -254,6 +257,7 @@ fn suspended_within_two_scopes_with_others_between() {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn dropped_within_two_scopes_it_unwinds_in_them() {
     let seen = Rc::new(RefCell::new(Vec::with_capacity(10)));
     let first = Rc::new(Heap::new().unwrap());
@@ -286,6 +290,7 @@ fn dropped_within_two_scopes_it_unwinds_in_them() {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn more_scopes_than_fit_inline_are_saved() {
     let mut coroutine = small(Heap::new().unwrap(), |yielder, ()| {
         let heaps: Vec<Heap> = (0..50).map(|_| Heap::new().unwrap()).collect();
@@ -307,6 +312,7 @@ fn more_scopes_than_fit_inline_are_saved() {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn a_heap_entered_elsewhere_stops_the_resumption_before_the_switch() {
     let first = Rc::new(Heap::new().unwrap());
     let second = Rc::new(Heap::new().unwrap());
@@ -359,6 +365,7 @@ fn a_panic_comes_out_with_its_payload() {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn a_panic_through_nested_coroutines_restores_each() {
     let mut outer = small(Heap::new().unwrap(), |yielder, ()| {
         let mut inner: Coroutine<(), (), ()> =

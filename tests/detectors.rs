@@ -5,6 +5,7 @@
 mod child;
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use heapswitch::{Heap, HeapSwitch};
 
@@ -35,7 +36,14 @@ fn seeded_race() {
     let heap = Heap::new().unwrap();
     let mut block = heap.run(|| Box::new(0_u64)).unwrap();
     let address = (&raw mut *block).expose_provenance();
+    // Both threads live at once: one that ends hands its heap, and an order, to the next.
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
     let change = move || {
+        drop(black_box(vec![0_u8; 100]));
+        STARTED.fetch_add(1, Ordering::Relaxed);
+        while STARTED.load(Ordering::Relaxed) < 2 {
+            std::thread::yield_now();
+        }
         let shared = std::ptr::with_exposed_provenance_mut::<u64>(address);
         for _ in 0..1000 {
             // SAFETY: the block outlives both threads; the race is the seeded mistake.

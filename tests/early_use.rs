@@ -1,5 +1,5 @@
-//! Before and after `main`: allocation and contexts in constructors that the loader runs, in destructors
-//! that run at exit, and heaps that live when the process ends.
+//! Before and after `main`: allocation and contexts in constructors that the loader runs, in
+//! destructors that run at exit, and heaps that live when the process ends.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
 use std::cell::RefCell;

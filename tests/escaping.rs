@@ -1,5 +1,5 @@
-//! What leaves the heap it was made in: grown, shrunk, read and freed by others, while the heap runs, is
-//! suspended, is closed, and after its thread has ended.
+//! What leaves the heap it was made in: grown, shrunk, read and freed by others, while the heap
+//! runs, is suspended, is closed, and after its thread has ended.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
 #[path = "support/hints.rs"]
@@ -34,7 +34,8 @@ const OWNERS: [Owner; 5] = [
     Owner::ThreadEndedThenClosed,
 ];
 
-/// Makes a value in a heap on another thread and uses it here, while that thread does as it is told.
+/// Makes a value in a heap on another thread and uses it here, while that thread does as it is
+/// told.
 fn use_elsewhere<T: Send + 'static>(
     heap: Heap,
     owner: Owner,

@@ -1,6 +1,7 @@
-//! `fork`, also of a process whose other threads allocate all the time: the child allocates, frees what
-//! the parent made, enters heaps, and leaves alone those that other threads ran.
-#![cfg(not(any(heapswitch_pass_through, loom)))]
+//! `fork`, also of a process whose other threads allocate all the time: the child allocates, frees
+//! what the parent made, enters heaps, and leaves alone those that other threads ran.
+//! Not under ThreadSanitizer, which cannot follow a fork of a process with threads.
+#![cfg(not(any(heapswitch_pass_through, heapswitch_tsan, loom)))]
 
 #[path = "support/child.rs"]
 mod child;

@@ -47,6 +47,7 @@ fn address<T>(value: &T) -> *const u8 {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn every_poll_allocates_in_the_heap_and_nothing_outside_does() {
     let heap = Heap::new().unwrap();
     let task = async {
@@ -140,6 +141,7 @@ fn a_heap_that_runs_already_is_an_error_and_the_body_is_not_called() {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn futures_in_heaps_nest_and_interleave() {
     let heaps: Vec<_> = (0..3).map(|_| Heap::new().unwrap()).collect();
     let task = async |index: usize| {
@@ -243,6 +245,7 @@ impl Executor {
 }
 
 #[test]
+#[cfg_attr(heapswitch_tsan, ignore = "the standard library's waiting is not instrumented")]
 fn tasks_in_heaps_move_between_threads() {
     static POOL: HeapPool = HeapPool::new().keep_at_most(32);
     static MOVED: Mutex<Vec<bool>> = Mutex::new(Vec::new());
@@ -286,6 +289,7 @@ fn what_is_in_a_heap_is_sent_where_its_future_is() {
 
 #[test]
 #[cfg_attr(heapswitch_check, ignore = "the check build stops the process")]
+#[cfg(not(heapswitch_pass_through))]
 fn a_guard_kept_across_an_await_ends_with_the_poll() {
     let (heap, other) = (Heap::new().unwrap(), Heap::new().unwrap());
     block_on(
@@ -309,6 +313,7 @@ fn a_guard_kept_across_an_await_ends_with_the_poll() {
 
 #[test]
 #[cfg_attr(heapswitch_check, ignore = "the check build stops the process")]
+#[cfg(not(heapswitch_pass_through))]
 fn a_guard_that_escapes_its_future_ends_nothing_elsewhere() {
     let (heap, other, third) = (Heap::new().unwrap(), Heap::new().unwrap(), Heap::new().unwrap());
     let escaped: Rc<RefCell<Option<Scope<'_>>>> = Rc::default();

@@ -3,6 +3,7 @@
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
 #[macro_use]
+#[expect(dead_code, reason = "here the heap and not the source tells how much is taken")]
 mod battery;
 
 use std::alloc::{GlobalAlloc, Layout};
@@ -13,6 +14,7 @@ use std::thread::JoinHandle;
 
 use battery::{Limits, TestSource};
 use heapswitch::source::region_map::CONTEXT_SOURCE;
+use heapswitch::strategy::bit_set::{BitSet, Settings};
 use heapswitch::strategy::slab::Slab;
 use heapswitch::{
     AllocError, Allocator, GlobalAllocToAllocatorAdaptor, Heap, HeapBuilder, HeapSwitch,
@@ -30,7 +32,8 @@ struct InRegion(TestSource);
 // not closed, which goes to no source.
 unsafe impl Sync for InRegion {}
 
-// SAFETY: every method is that of the battery's source, which allocates nothing once it is on another.
+// SAFETY: every method is that of the battery's source, which allocates nothing once it is on
+// another.
 unsafe impl MemorySource for InRegion {
     fn take(&self, request: Layout) -> Result<MemoryRange, AllocError> {
         self.0.take(request)
@@ -155,7 +158,8 @@ impl Tested {
         let steps = self.steps.replace(self.steps.get() + 1);
         let live_blocks = self.live_blocks.get().wrapping_add_signed(more_blocks);
         self.live_blocks.set(live_blocks);
-        if steps > 600 && steps % 127 != 0 {
+        let checked_each = if cfg!(debug_assertions) { 300 } else { 600 };
+        if steps > checked_each && !steps.is_multiple_of(509) {
             return;
         }
         self.heap().verify().unwrap();
@@ -192,7 +196,7 @@ unsafe impl Allocator for Tested {
     }
 
     unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
-        let is_other = self.steps.get() % 2 == 0 && layout.size() != 0;
+        let is_other = self.steps.get().is_multiple_of(2) && layout.size() != 0;
         match &self.elsewhere {
             Some(elsewhere) if is_other => {
                 elsewhere.send(Some((block.as_ptr().expose_provenance(), layout)));
@@ -304,3 +308,47 @@ battery!(slab_apart, |source| slab(source, Way::Apart));
 battery!(slab_entered, |source| slab(source, Way::Entered));
 battery!(slab_routed, |source| slab(source, Way::Routed), of_plenty());
 battery!(slab_foreign, |source| slab(source, Way::Foreign), of_plenty());
+
+#[test]
+fn blocks_as_long_as_a_chunk() {
+    let settings = Settings { block_bytes: 64 << 10 };
+    let heap = Heap::builder().build_kind::<BitSet>(settings).unwrap();
+    let layout = Layout::from_size_align(100, 4096).unwrap();
+    let block = (&heap).allocate(layout).unwrap();
+    assert_eq!((block.len(), heap.block_length(layout)), (64 << 10, Ok(64 << 10)));
+    // SAFETY: allocated above.
+    unsafe { (&heap).deallocate(block.cast(), layout) };
+}
+
+/// Blocks that no chunk has room for are refused, and take nothing.
+#[test]
+fn blocks_longer_than_a_chunk() {
+    let settings = Settings { block_bytes: 128 << 10 };
+    let heap = Heap::builder().build_kind::<BitSet>(settings).unwrap();
+    let small = Layout::new::<u64>();
+    for _ in 0..10 {
+        assert!((&heap).allocate(small).is_err());
+    }
+    assert!(heap.block_length(small).is_err());
+    assert_eq!(heap.memory_usage().unwrap().committed_bytes, 0);
+    let text = heap.run(|| String::from("served by the global allocator")).unwrap();
+    assert!(!heap.contains(text.as_ptr()));
+}
+
+/// All that a slab holds without a block, lists included, serves a large request.
+#[test]
+fn a_full_heap_gives_up_what_it_holds_in_lists() {
+    let source = TestSource::new(1 << 20).on(&CONTEXT_SOURCE);
+    let source: &'static InRegion = Box::leak(Box::new(InRegion(source)));
+    let heap = Heap::builder().source(source).build_kind::<Slab<true>>(()).unwrap();
+    let layout = Layout::new::<[u8; 500]>();
+    let blocks: Vec<_> = std::iter::from_fn(|| (&heap).allocate(layout).ok()).collect();
+    for block in blocks {
+        // SAFETY: allocated above.
+        unsafe { (&heap).deallocate(block.cast(), layout) };
+    }
+    let large = Layout::new::<[u8; 1 << 20]>();
+    let block = (&heap).allocate(large).unwrap();
+    // SAFETY: allocated above.
+    unsafe { (&heap).deallocate(block.cast(), large) };
+}

@@ -1,5 +1,5 @@
-//! The kernel refuses: mappings, protection, advice, from any call on. Nothing aborts, nothing is lost,
-//! and when it gives again everything is as before.
+//! The kernel refuses: mappings, protection, advice, from any call on. Nothing aborts, nothing is
+//! lost, and when it gives again everything is as before.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
 #[path = "support/hints.rs"]

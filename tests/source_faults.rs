@@ -42,6 +42,7 @@ fn turn() -> MutexGuard<'static, ()> {
 const REQUEST: Layout = Layout::new::<[u8; 1 << 16]>();
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn a_refused_mapping_is_an_error_and_counted() {
     let _turn = turn();
     let source = MemoryMapSource::new();
@@ -59,6 +60,7 @@ fn a_refused_mapping_is_an_error_and_counted() {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn refused_settings_are_reported_and_the_range_is_given() {
     let _turn = turn();
     let bind = Placement::strict(Policy::Bind(NodeSet::of(Node::new(0).unwrap())));
@@ -89,6 +91,7 @@ fn refused_settings_are_reported_and_the_range_is_given() {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn explicit_huge_pages_fall_back_to_others() {
     let _turn = turn();
     let settings = MemoryMapSettings::new().huge_pages(HugePages::Explicit { shift: 21 });
@@ -119,6 +122,7 @@ fn a_placement_without_numa_is_refused_and_no_more() {
 
 /// The first, second ... mapping is refused: the tables, then the range.
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn an_arena_survives_each_refused_mapping() {
     let _turn = turn();
     let mapped = MemoryMapSource::new();
@@ -140,6 +144,7 @@ fn an_arena_survives_each_refused_mapping() {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn a_mapped_block_that_cannot_be_remapped_is_copied() {
     let _turn = turn();
     let allocator = MemoryMapAllocator::new();
@@ -170,6 +175,7 @@ fn a_mapped_block_that_cannot_be_remapped_is_copied() {
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn a_file_survives_a_full_disk_and_refused_mappings() {
     let _turn = turn();
     let path = std::env::temp_dir().join(format!("heapswitch-faults-{}", std::process::id()));

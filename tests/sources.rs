@@ -2,9 +2,11 @@
 
 #![cfg_attr(feature = "nightly", feature(allocator_api))]
 
+#[path = "support/mutex.rs"]
+mod mutex;
+
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
-use std::sync::Mutex;
 
 use heapswitch::allocator::{AllocError, Allocator, MemoryRange, MemorySource};
 use heapswitch::source::{
@@ -13,6 +15,7 @@ use heapswitch::source::{
 };
 use heapswitch::strategy::locked::Locked;
 use heapswitch::strategy::memory_map::MemoryMapAllocator;
+use mutex::Mutex;
 
 fn request(bytes: usize, alignment: usize) -> Layout {
     Layout::from_size_align(bytes, alignment).unwrap()
@@ -88,6 +91,7 @@ fn keeps_the_contract(source: &dyn MemorySource, largest: usize, largest_alignme
 }
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn every_source_keeps_the_contract() {
     let mapped = MemoryMapSource::new();
     keeps_the_contract(&mapped, 200_000, 1 << 21);
@@ -166,7 +170,7 @@ fn an_arena_serves_many_threads() {
             });
         }
     });
-    for (block, mark) in shared.0.into_inner().unwrap() {
+    for (block, mark) in std::mem::take(&mut *shared.0.lock().unwrap()) {
         assert!(is_filled(block, mark));
         // SAFETY: taken, and forgotten here.
         unsafe { arena.give_back(block) };
@@ -177,6 +181,7 @@ fn an_arena_serves_many_threads() {
 
 /// No block is lost or doubled where everybody wants the last one.
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn an_exhausted_arena_refuses_and_recovers() {
     const SIZES: ArenaSizes =
         ArenaSizes { block_bytes: BLOCK, range_bytes: 2 * BLOCK, maximum_bytes: 2 * BLOCK };
@@ -213,6 +218,7 @@ static ARENA: ArenaMemorySource<MemoryMapSource> =
     ArenaMemorySource::new(MemoryMapSource::new(), ArenaSettings::DEFAULT);
 
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn a_locked_allocator_serves_many_threads() {
     let locked = Locked::new(MemoryMapAllocator::new());
     std::thread::scope(|scope| {
@@ -237,6 +243,7 @@ fn a_locked_allocator_serves_many_threads() {
 
 /// Children of a process whose threads hammer the locks can use what is behind them.
 #[test]
+#[cfg(not(heapswitch_pass_through))]
 fn locks_are_free_in_a_forked_child() {
     LOCKED.protect_fork().unwrap();
     ARENA.protect_fork().unwrap();

@@ -1,4 +1,5 @@
-//! `swap_coroutine_local`: who owns the heap that is current, in every case, and what becomes of it.
+//! `swap_coroutine_local`: who owns the heap that is current, in every case, and what becomes of
+//! it.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
 use std::panic::catch_unwind;

@@ -5,7 +5,13 @@
 
 extern crate self as heapswitch;
 
-#[expect(unsafe_code, clippy::pedantic, reason = "it stands in for another crate")]
+#[expect(
+    unsafe_code,
+    missing_debug_implementations,
+    clippy::pedantic,
+    clippy::new_without_default,
+    reason = "it stands in for another crate"
+)]
 mod stand_in;
 #[doc(hidden)]
 pub use stand_in::__private;

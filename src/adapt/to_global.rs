@@ -13,7 +13,8 @@ use crate::allocator::{AllocError, Allocator};
 /// Every thread uses it at once, so a static of it needs an `Allocator` that is `Sync`. `Locked`
 /// makes one of any allocator, and is a `GlobalAlloc` without this adaptor.
 ///
-/// ```
+#[cfg_attr(heapswitch_pass_through, doc = "```no_run")]
+#[cfg_attr(not(heapswitch_pass_through), doc = "```")]
 /// use heapswitch::adapt::AllocatorAdaptor;
 /// use heapswitch::strategy::memory_map::MemoryMapAllocator;
 ///

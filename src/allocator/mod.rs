@@ -10,8 +10,8 @@
 //!   same block, and the next larger size maps to another.
 //! - A **range** is what a [`MemorySource`] hands out and takes back.
 //!
-//! The base trait of every allocator is [`allocator_api2::alloc::Allocator`] 0.2, so that they serve
-//! the collections of hashbrown, bumpalo and allocator-api2 as they are.
+//! The base trait of every allocator is [`allocator_api2::alloc::Allocator`] 0.2, so that they
+//! serve the collections of hashbrown, bumpalo and allocator-api2 as they are.
 
 mod usage;
 
@@ -27,7 +27,8 @@ pub use usage::{MemoryUsage, MemoryUsageChange};
 /// `contains` answers truthfully for every currently allocated block, and `block_length` gives
 /// exactly the length of the slice that the allocator returns for that layout.
 pub unsafe trait LocalAllocator: Allocator {
-    /// Whether `address` lies in memory that this allocator took from its source. O(log n) or better.
+    /// Whether `address` lies in memory that this allocator took from its source. O(log n) or
+    /// better.
     fn contains(&self, address: *const u8) -> bool;
 
     /// The length in bytes of every block that `layout` is served with.
@@ -74,8 +75,8 @@ impl MemoryRange {
 /// # Safety
 /// - A range that `take` returned is valid for reads and writes, overlaps no other range that is
 ///   taken, and stays so until it is passed to `give_back`, also when the source is moved.
-/// - It is at least as long as was asked, a multiple of [`granule`](Self::granule) long, and aligned
-///   as was asked. If it says zeroed, it is.
+/// - It is at least as long as was asked, a multiple of [`granule`](Self::granule) long, and
+///   aligned as was asked. If it says zeroed, it is.
 /// - No method allocates from a heap, unwinds, or calls back into whoever called it.
 pub unsafe trait MemorySource {
     /// Takes a range of at least `request.size()` bytes aligned to `request.align()`.
@@ -87,8 +88,8 @@ pub unsafe trait MemorySource {
     /// Takes a range back.
     ///
     /// # Safety
-    /// `range` has the start and length of one that this source's `take` (or `grow`) returned, which
-    /// was not given back since, and nothing uses its memory any more.
+    /// `range` has the start and length of one that this source's `take` (or `grow`) returned,
+    /// which was not given back since, and nothing uses its memory any more.
     unsafe fn give_back(&self, range: MemoryRange);
 
     /// Makes a range longer where it stands.

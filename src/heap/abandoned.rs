@@ -1,6 +1,7 @@
 //! Heaps of threads that ended, for the next threads to take over whole.
 //!
-//! What was allocated in them stays where it is; what is freed meanwhile waits on their foreign stacks.
+//! What was allocated in them stays where it is; what is freed meanwhile waits on their foreign
+//! stacks.
 
 use core::ptr::NonNull;
 
@@ -41,7 +42,8 @@ pub unsafe fn publish(header: NonNull<HeapHeader>) {
     list.length += 1;
 }
 
-/// Takes over a heap with the given operations, if one waits; the caller's thread runs it from now on.
+/// Takes over a heap with the given operations, if one waits; the caller's thread runs it from now
+/// on.
 pub fn adopt(operations: &Operations, token: Token) -> Option<NonNull<HeapHeader>> {
     let mut list = LIST.lock();
     let mut previous: Option<NonNull<HeapHeader>> = None;
@@ -66,8 +68,8 @@ pub fn adopt(operations: &Operations, token: Token) -> Option<NonNull<HeapHeader
     None
 }
 
-/// Takes what was freed in the heaps that wait, and gives their chunks without blocks back: nobody else
-/// does before a thread takes them over, which may be never.
+/// Takes what was freed in the heaps that wait, and gives their chunks without blocks back: nobody
+/// else does before a thread takes them over, which may be never.
 pub fn release_unused(token: Token) {
     let list = LIST.lock();
     let mut next = list.first;

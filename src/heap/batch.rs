@@ -1,9 +1,9 @@
 //! Foreign frees in batches: one atomic operation for up to [`BATCH_BLOCKS`] blocks.
 //!
-//! Each thread keeps a few chains of blocks that it freed in heaps of others, by owner. A chain is pushed
-//! when it is long enough, when its place is needed for another owner, when the thread takes a slow path,
-//! leaves a context, or ends. Until then its blocks count as allocated, so they pin their heap: at most
-//! `SLOTS * BATCH_BLOCKS` blocks a thread.
+//! Each thread keeps a few chains of blocks that it freed in heaps of others, by owner. A chain is
+//! pushed when it is long enough, when its place is needed for another owner, when the thread takes
+//! a slow path, leaves a context, or ends. Until then its blocks count as allocated, so they pin
+//! their heap: at most `SLOTS * BATCH_BLOCKS` blocks a thread.
 
 use core::alloc::Layout;
 use core::cell::Cell;
@@ -63,8 +63,8 @@ impl Batches {
     /// Frees a block of a heap that the caller does not run.
     ///
     /// # Safety
-    /// The block is allocated, at `offset` of the region, of the heap `owner` and the run of `entry`;
-    /// `layout` fits it.
+    /// The block is allocated, at `offset` of the region, of the heap `owner` and the run of
+    /// `entry`; `layout` fits it.
     pub unsafe fn free(
         &self,
         owner: NonNull<HeapHeader>,

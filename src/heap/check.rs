@@ -2,7 +2,7 @@
 //!
 //! A free of what is not allocated aborts and names the address, on the thread that makes it. What
 //! is freed is filled with [`FREED`], so that whoever reads it later reads that. With `--cfg
-//! heapswitch_asan` it is poisoned too, see [`quarantine`](super::quarantine). In other builds
+//! heapswitch_asan` it is poisoned too, see `heap::quarantine`. In other builds
 //! everything here is empty.
 
 use core::alloc::Layout;
@@ -33,8 +33,8 @@ pub fn handed_out(block: NonNull<u8>) {
 /// A block is being freed, by whomever.
 ///
 /// # Safety
-/// Unless the block is not allocated, which is found out here, `layout` fits it, and the caller frees
-/// it next.
+/// Unless the block is not allocated, which is found out here, `layout` fits it, and the caller
+/// frees it next.
 #[inline]
 pub unsafe fn freed(block: NonNull<u8>, layout: Layout) {
     #[cfg(heapswitch_check)]

@@ -10,7 +10,9 @@ use crate::region::ChunkEntry;
 use crate::strategy::bump::Bump;
 use crate::strategy::extent_of;
 use crate::strategy::slab::Slab;
-use crate::strategy::slab::class::{is_small, small_class_of};
+use crate::strategy::slab::class::small_class_of;
+
+pub use crate::strategy::slab::class::is_small;
 
 /// Allocates from the window of a bump heap.
 ///
@@ -45,8 +47,8 @@ pub unsafe fn try_slab(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
 /// Frees a small block to the lists of a slab heap.
 ///
 /// # Safety
-/// The caller runs the heap, whose fast path is [`FastPath::Slab`]; the block is allocated, of this heap,
-/// and `layout`, which is small, fits it.
+/// The caller runs the heap, whose fast path is [`FastPath::Slab`]; the block is allocated, of this
+/// heap, and `layout`, which is small, fits it.
 #[inline]
 pub unsafe fn free_small_to_slab(header: NonNull<HeapHeader>, block: NonNull<u8>, layout: Layout) {
     let class = small_class_of(layout);
@@ -54,6 +56,34 @@ pub unsafe fn free_small_to_slab(header: NonNull<HeapHeader>, block: NonNull<u8>
     unsafe {
         if strategy_of::<Slab<true>>(header).push(class, block) {
             spill(header, class);
+        }
+    }
+}
+
+/// Whether two small layouts are served by one class of a slab heap.
+#[inline]
+pub fn are_of_one_class(first: Layout, second: Layout) -> bool {
+    small_class_of(first) == small_class_of(second)
+}
+
+/// Frees a block of a bump heap.
+///
+/// # Safety
+/// The caller runs the heap, whose fast path is [`FastPath::Bump`]; the block is allocated, of the
+/// run that starts at `entry`, and `layout` fits it.
+#[inline]
+pub unsafe fn free_to_bump(
+    header: NonNull<HeapHeader>,
+    entry: &'static ChunkEntry,
+    block: NonNull<u8>,
+    layout: Layout,
+) {
+    // SAFETY: the caller's contract; the fast path tells the strategy.
+    unsafe {
+        if cfg!(heapswitch_asan) || is_direct(layout) {
+            free_slow(header, entry, block, layout);
+        } else if strategy_of::<Bump<true>>(header).free_counted(extent_of(entry), block, layout) {
+            bump_page_emptied(header, entry);
         }
     }
 }
@@ -119,8 +149,8 @@ unsafe fn free_slow(
 /// Frees as the runner.
 ///
 /// # Safety
-/// The caller runs the heap; the block is allocated, of the run that starts at `entry`, and `layout`
-/// fits it.
+/// The caller runs the heap; the block is allocated, of the run that starts at `entry`, and
+/// `layout` fits it.
 #[inline]
 pub unsafe fn free(
     header: NonNull<HeapHeader>,
@@ -133,12 +163,7 @@ pub unsafe fn free(
         match header.as_ref().fast_path {
             // Blocks have to wait in quarantine.
             _ if cfg!(heapswitch_asan) => free_slow(header, entry, block, layout),
-            FastPath::Bump if !is_direct(layout) => {
-                let strategy = strategy_of::<Bump<true>>(header);
-                if strategy.free_counted(extent_of(entry), block, layout) {
-                    bump_page_emptied(header, entry);
-                }
-            }
+            FastPath::Bump => free_to_bump(header, entry, block, layout),
             FastPath::Slab if is_small(layout) => free_small_to_slab(header, block, layout),
             _ => free_slow(header, entry, block, layout),
         }

@@ -5,9 +5,9 @@
 //!   │ size in bytes    │ log2 align │ next block's offset / 8 │     the block's first 8 bytes
 //! ```
 //!
-//! Offsets in a region of at most 1 TiB, divided by 8, take 37 bits. Strategies serve at most 32 KiB and
-//! alignments of at most 4 KiB, which the other bits hold with room; larger requests have runs of
-//! their own, whose length stands in the chunk table.
+//! Offsets in a region of at most 1 TiB, divided by 8, take 37 bits. Strategies serve at most 32
+//! KiB and alignments of at most 4 KiB, which the other bits hold with room; larger requests have
+//! runs of their own, whose length stands in the chunk table.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -37,7 +37,8 @@ pub struct InBlocks;
 unsafe impl Links for InBlocks {
     #[inline]
     unsafe fn set_next(&self, block: BlockId, next: BlockId) {
-        // SAFETY: by the contract the block is freed memory of the region that the caller alone reaches.
+        // SAFETY: by the contract the block is freed memory of the region that the caller alone
+        // reaches.
         unsafe {
             let word = address_of(block).cast::<u64>();
             word.write((word.read() & !LINK_MASK) | next);
@@ -56,8 +57,8 @@ unsafe fn address_of(block: BlockId) -> NonNull<u8> {
 /// Writes the block's layout and a link into it; its name.
 ///
 /// # Safety
-/// `block` lies at `offset` of the region, is at least 8 bytes long, was just freed, and nobody else
-/// reaches it; `layout` fits it.
+/// `block` lies at `offset` of the region, is at least 8 bytes long, was just freed, and nobody
+/// else reaches it; `layout` fits it.
 #[inline]
 pub unsafe fn encode(block: NonNull<u8>, offset: usize, layout: Layout, next: BlockId) -> BlockId {
     let size = (layout.size() as u64).min(SIZE_MAX);

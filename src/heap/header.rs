@@ -25,6 +25,18 @@ pub enum FastPath {
     Slab,
 }
 
+/// Makes a block fit the second layout where it stands.
+pub type Resize = unsafe fn(
+    NonNull<HeapHeader>,
+    &'static ChunkEntry,
+    NonNull<u8>,
+    Layout,
+    Layout,
+) -> Option<usize>;
+
+/// Allocates; the flag asks for zeroed memory.
+pub type Allocate = unsafe fn(NonNull<HeapHeader>, Layout, bool) -> Option<NonNull<[u8]>>;
+
 /// A heap's operations, compiled for its strategy. All functions but `block_length` and
 /// `recreate` are for the runner.
 #[derive(Debug)]
@@ -34,17 +46,11 @@ pub struct Operations {
     /// The header and strategy's length, in bytes.
     pub cell_bytes: usize,
     /// Allocates; the flag asks for zeroed memory.
-    pub allocate: unsafe fn(NonNull<HeapHeader>, Layout, bool) -> Option<NonNull<[u8]>>,
+    pub allocate: Allocate,
     /// Frees a block of the heap.
     pub free: unsafe fn(NonNull<HeapHeader>, &'static ChunkEntry, NonNull<u8>, Layout),
     /// Makes a block fit the second layout where it stands; its new length.
-    pub resize: unsafe fn(
-        NonNull<HeapHeader>,
-        &'static ChunkEntry,
-        NonNull<u8>,
-        Layout,
-        Layout,
-    ) -> Option<usize>,
+    pub resize: Resize,
     /// The length of blocks that serve a layout. For anyone.
     pub block_length: unsafe fn(NonNull<HeapHeader>, Layout) -> Option<usize>,
     /// Takes what others freed.

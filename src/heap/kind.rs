@@ -70,7 +70,7 @@ unsafe impl HeapKind for ContextChoice {
         match hint {
             LifetimeHint::Short => Bump::<true>::operations(()),
             LifetimeHint::Medium => BitSet::operations(bit_set::Settings::default()),
-            LifetimeHint::Long => MultipleBinarySearchTree::operations(Default::default()),
+            LifetimeHint::Long => MultipleBinarySearchTree::operations(()),
         }
     }
 
@@ -82,9 +82,7 @@ unsafe impl HeapKind for ContextChoice {
         match hint {
             LifetimeHint::Short => Bump::<true>::create((), source, parent),
             LifetimeHint::Medium => BitSet::create(bit_set::Settings::default(), source, parent),
-            LifetimeHint::Long => {
-                MultipleBinarySearchTree::create(Default::default(), source, parent)
-            }
+            LifetimeHint::Long => MultipleBinarySearchTree::create((), source, parent),
         }
     }
 }

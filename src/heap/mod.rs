@@ -12,18 +12,18 @@
 //! ```
 //!
 //! # Life of a block
-//! The runner allocates and frees in the strategy, without atomics. Anybody else who frees a block finds
-//! its owner in the chunk table and pushes the block on the owner's foreign stack; the runner takes
-//! the stack on its slow path, on entering and on closing.
+//! The runner allocates and frees in the strategy, without atomics. Anybody else who frees a block
+//! finds its owner in the chunk table and pushes the block on the owner's foreign stack; the runner
+//! takes the stack on its slow path, on entering and on closing.
 //!
 //! # Pinning
-//! A block that is allocated pins its run; a run pins the header and the source; the header pins the
-//! account. A block on a foreign stack or in a thread's batch counts as allocated.
+//! A block that is allocated pins its run; a run pins the header and the source; the header pins
+//! the account. A block on a foreign stack or in a thread's batch counts as allocated.
 //!
 //! # Close
-//! Empty runs go back at once. A run with survivors becomes an orphan: its count moves into the entry's
-//! [`ChunkWord`](crate::sync::ChunkWord) and every later free counts down there. The last one gives
-//! the run back, and the last run takes the header with it. See [`cell`].
+//! Empty runs go back at once. A run with survivors becomes an orphan: its count moves into the
+//! entry's [`ChunkWord`](crate::sync::ChunkWord) and every later free counts down there. The last
+//! one gives the run back, and the last run takes the header with it. See [`cell`].
 
 pub mod abandoned;
 pub mod account;
@@ -32,7 +32,6 @@ pub mod cell;
 pub mod check;
 pub mod fast;
 pub mod foreign;
-
 pub mod header;
 pub mod kind;
 pub mod pins;
@@ -41,7 +40,9 @@ pub mod quarantine;
 
 pub use account::{Account, AccountHandle, AccountUsage};
 pub use cell::EscapeReport;
-
-pub use crate::strategy::context::LifetimeHint;
 pub use header::{FastPath, HeapHeader};
 pub use kind::HeapKind;
+
+// What a context's heap is for. Its strategies' layer defines it; the layers above take it from
+// here, and so name no strategy.
+pub use crate::strategy::context::LifetimeHint;

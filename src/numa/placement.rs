@@ -127,7 +127,7 @@ impl Placement {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(heapswitch_pass_through)))]
 mod tests {
     use super::*;
     use crate::sys::memory::{MapFlags, map_anonymous};

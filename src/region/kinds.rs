@@ -1,7 +1,7 @@
 //! Kinds of segments: what is set on their memory as a whole.
 //!
-//! A policy, a name or a protection for every heap would exceed the kernel's limit on mappings (65,530
-//! by default), so these go on segments, and heaps choose among a few kinds.
+//! A policy, a name or a protection for every heap would exceed the kernel's limit on mappings
+//! (65,530 by default), so these go on segments, and heaps choose among a few kinds.
 
 use core::ffi::CStr;
 use core::ptr::NonNull;

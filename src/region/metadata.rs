@@ -1,14 +1,14 @@
 //! Memory for the allocator's own records: heap headers, bit maps, stacks of contexts.
 //!
-//! It lies outside the region, so no overflow in user memory reaches it, and is never unmapped, so a
-//! record's memory only ever holds records. Blocks are powers of two from 64 bytes up, one free list a
-//! size, behind one lock; a chunk or a heap takes one or two, at its making.
+//! It lies outside the region, so no overflow in user memory reaches it, and is never unmapped, so
+//! a record's memory only ever holds records. Blocks are powers of two from 64 bytes up, one free
+//! list a size, behind one lock; a chunk or a heap takes one or two, at its making.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::sys::lock::Lock;
-use crate::sys::memory::{self, MapFlags};
+use crate::sys::memory;
 
 const MIN_SHIFT: u32 = 6;
 const SIZES: usize = 26;
@@ -90,13 +90,14 @@ impl Metadata {
 
 impl Pool {
     fn cut(&mut self, bytes: usize) -> Option<NonNull<u8>> {
-        // The cursor stays aligned to 64; larger blocks skip to their own alignment, a page at most.
+        // The cursor stays aligned to 64; larger blocks skip to their own alignment, a page at
+        // most.
         let alignment = bytes.min(crate::units::PAGE_BYTES);
         let padding = self.cursor.map_or(0, |cursor| crate::pointers::padding(cursor, alignment));
         if self.cursor.is_none() || self.left < padding + bytes {
             let piece = bytes.max(PIECE_BYTES);
             // What is left of the old piece is given up: less than the request, at most 1 MiB.
-            self.cursor = Some(memory::map_anonymous(piece, MapFlags::default()).ok()?);
+            self.cursor = Some(memory::take_for_ever(piece).ok()?);
             self.left = piece;
             return self.cut(bytes);
         }

@@ -9,13 +9,14 @@
 //!     128 B an entry               64 KiB a chunk, 512 chunks a segment
 //! ```
 //!
-//! `pointer - base < bytes` says whether an address is ours; the entry of chunk `i` lies `i + 1` entries
-//! below `base`. So a lookup reads two words of one cache line, and then the entry. Metadata stays out
-//! of line: huge pages stay whole and an overflow in user memory cannot reach it.
+//! `pointer - base < bytes` says whether an address is ours; the entry of chunk `i` lies `i + 1`
+//! entries below `base`. So a lookup reads two words of one cache line, and then the entry.
+//! Metadata stays out of line: huge pages stay whole and an overflow in user memory cannot reach
+//! it.
 //!
 //! Segments are committed in order of address, each for one [`SegmentKind`], and never change their
-//! kind. **No page of the region is ever unmapped**: a hole could be filled by a foreign mapping, whose
-//! addresses would then be taken for ours.
+//! kind. **No page of the region is ever unmapped**: a hole could be filled by a foreign mapping,
+//! whose addresses would then be taken for ours.
 //!
 //! Chunk 0 is never handed out, so offset 0 can mean "none" in compressed links.
 
@@ -43,9 +44,9 @@ use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS, roun
 /// The largest region, in bytes: 1 TiB, a 128th of what x86-64 gives a process.
 pub const MAX_REGION_BYTES: usize = 1 << 40;
 
-/// The smallest region that is worth having, in bytes: two segments. Under a limit of 1 GiB of address
-/// space a quarter of what is left is still above this. Without any region each thread would make the
-/// C library reserve an arena of 64 MiB, and soon no stack could be mapped.
+/// The smallest region that is worth having, in bytes: two segments. Under a limit of 1 GiB of
+/// address space a quarter of what is left is still above this. Without any region each thread
+/// would make the C library reserve an arena of 64 MiB, and soon no stack could be mapped.
 pub const MIN_REGION_BYTES: usize = 64 << 20;
 
 const MAX_SEGMENTS: usize = MAX_REGION_BYTES / SEGMENT_BYTES;
@@ -99,8 +100,8 @@ pub fn ensure_reserved() -> bool {
     if BOUNDS.bytes.load(Ordering::Relaxed) != 0 {
         return true;
     }
-    // Acquire pairs with the Release below: where nothing could be reserved, every request comes here,
-    // and none may wait for another.
+    // Acquire pairs with the Release below: where nothing could be reserved, every request comes
+    // here, and none may wait for another.
     if WAS_TRIED.load(Ordering::Acquire) {
         return BOUNDS.bytes.load(Ordering::Relaxed) != 0;
     }
@@ -190,9 +191,12 @@ pub unsafe fn at(offset: usize) -> NonNull<u8> {
 #[inline]
 pub unsafe fn entry_at(offset: usize) -> &'static ChunkEntry {
     let distance = ((offset >> CHUNK_SHIFT) + 1) * ENTRY_BYTES;
-    // SAFETY: the table of a committed segment is committed; entries are valid when zeroed, live for
-    // ever, and all their fields are atomics or cells.
-    unsafe { crate::pointers::backward(base(), distance).cast::<ChunkEntry>().as_ref() }
+    // SAFETY: the table of a committed segment is committed; entries are valid when zeroed, live
+    // for ever, and all their fields are atomics or cells.
+    unsafe {
+        let base = NonNull::new_unchecked(BOUNDS.base.load(Ordering::Relaxed));
+        crate::pointers::backward(base, distance).cast::<ChunkEntry>().as_ref()
+    }
 }
 
 /// The entry of the chunk that `address` lies in, for any address at all.
@@ -242,8 +246,8 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
 }
 
 /// Takes a run of `chunks` chunks whose start is aligned to `align_chunks` chunks, a power of two.
-/// `None` where the region is full, the system refuses, or the run would be longer than the machine's
-/// memory.
+/// `None` where the region is full, the system refuses, or the run would be longer than the
+/// machine's memory.
 pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option<Run> {
     if !ensure_reserved() || !is_plausible(chunks.checked_add(align_chunks)?) {
         return None;
@@ -324,5 +328,5 @@ pub const fn chunk_offset(offset: usize) -> usize {
     round_down(offset, CHUNK_BYTES)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(heapswitch_pass_through)))]
 mod tests;

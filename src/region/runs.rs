@@ -1,10 +1,11 @@
-//! The free runs of one kind of segments: who takes chunks from the region, and who gives them back.
+//! The free runs of one kind of segments: who takes chunks from the region, and who gives them
+//! back.
 //!
-//! Free runs are kept in bins by length, in two sets: **clean** (known to be zero, no page resident)
-//! and **dirty** (used before, pages still resident). A dirty run is taken first; it costs no page
-//! fault. Runs of one set that touch are merged at once; runs of different sets only when the dirty
-//! one has been purged, or cleanness would be lost by the megabyte. Taking and giving back are O(1) but
-//! for at most `SEARCH` steps in one bin.
+//! Free runs are kept in bins by length, in two sets: **clean** (known to be zero, no page
+//! resident) and **dirty** (used before, pages still resident). A dirty run is taken first; it
+//! costs no page fault. Runs of one set that touch are merged at once; runs of different sets only
+//! when the dirty one has been purged, or cleanness would be lost by the megabyte. Taking and
+//! giving back are O(1) but for at most `SEARCH` steps in one bin.
 //!
 //! ```text
 //!   chunk table:  │ edge, run_chunks = 5 │   │   │   │ edge, head_distance = 4 │ taken ...
@@ -79,7 +80,7 @@ impl Run {
 
     /// Its distance from the region's base, in bytes.
     #[inline]
-    pub fn offset(self) -> usize {
+    pub fn offset_bytes(self) -> usize {
         self.first_chunk() << CHUNK_SHIFT
     }
 
@@ -87,7 +88,7 @@ impl Run {
     #[inline]
     pub fn start(self) -> core::ptr::NonNull<u8> {
         // SAFETY: a run lies in the region.
-        unsafe { at(self.offset()) }
+        unsafe { at(self.offset_bytes()) }
     }
 
     /// The entry of its first chunk.
@@ -118,8 +119,8 @@ const fn bin_of(chunks: u32) -> usize {
     EXACT_BINS + (exponent - 4) * 4 + quarter
 }
 
-/// The first chunk from `first` on whose address is aligned. The region itself starts at a segment's
-/// boundary, so beyond that its chunks' numbers say nothing about alignment.
+/// The first chunk from `first` on whose address is aligned. The region itself starts at a
+/// segment's boundary, so beyond that its chunks' numbers say nothing about alignment.
 fn aligned_chunk(first: u32, align_chunks: u32) -> u32 {
     let before_region = super::base().addr().get() >> CHUNK_SHIFT;
     let number = before_region + first as usize;

@@ -85,7 +85,7 @@ fn runs_are_disjoint_zeroed_and_merge() {
 fn lookups() {
     let run = take_run(SegmentKind::CONTEXT, 3, 1).unwrap();
     assert!(contains(run.start().as_ptr()));
-    assert_eq!(offset_of(run.start().as_ptr()), Some(run.offset()));
+    assert_eq!(offset_of(run.start().as_ptr()), Some(run.offset_bytes()));
     assert!(core::ptr::eq(entry_of(run.start().as_ptr()).unwrap(), run.entry()));
     let local = 0_u8;
     assert!(!contains(&local));

@@ -21,23 +21,25 @@ pub static CONTEXT_SOURCE: RegionMapSource = RegionMapSource { kind: SegmentKind
 pub static THREAD_SOURCE: RegionMapSource = RegionMapSource { kind: SegmentKind::THREAD };
 
 impl RegionMapSource {
-    /// A source whose segments have these settings. `None` when the process has 32 kinds of segments.
+    /// A source whose segments have these settings. `None` when the process has 32 kinds of
+    /// segments.
     pub fn new(settings: KindSettings) -> Option<Self> {
         Some(Self { kind: region::register_kind(settings)? })
     }
 }
 
+/// The run of a range that is given back: what it says of zeros was true when it was taken.
 fn run_of(range: MemoryRange) -> Option<Run> {
     let offset = region::offset_of(range.start.as_ptr())?;
-    Some(Run::at_offset(offset, range.length >> CHUNK_SHIFT, range.is_zeroed))
+    Some(Run::at_offset(offset, range.length >> CHUNK_SHIFT, false))
 }
 
 fn range_of(run: Run) -> MemoryRange {
     MemoryRange { start: run.start(), length: run.bytes(), is_zeroed: run.is_zeroed }
 }
 
-// SAFETY: ranges are runs of the region, which overlap no other run that is taken; the region is never
-// unmapped and its locks neither allocate nor unwind.
+// SAFETY: ranges are runs of the region, which overlap no other run that is taken; the region is
+// never unmapped and its locks neither allocate nor unwind.
 unsafe impl MemorySource for RegionMapSource {
     fn take(&self, request: Layout) -> Result<MemoryRange, AllocError> {
         let chunks = chunks_for(request.size()).ok_or(AllocError)?;

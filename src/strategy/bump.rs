@@ -1,7 +1,7 @@
 //! `Bump`: a cursor that goes forward.
 //!
-//! The cheapest way to allocate, for objects that die together. Only the last block grows, shrinks and
-//! is freed in place; the space of any other comes back when its whole extent is empty.
+//! The cheapest way to allocate, for objects that die together. Only the last block grows, shrinks
+//! and is freed in place; the space of any other comes back when its whole extent is empty.
 //!
 //! ```text
 //!   extent   │ page 0            │ page 1            │ page 2            │
@@ -11,13 +11,13 @@
 //!                                            cursor limit
 //! ```
 //!
-//! Inside a heap (`COUNTED`) it counts blocks by page, so that a closed heap keeps only the pages in
-//! which something survived. The count of the page under the cursor is a register's worth beside the
-//! cursor; it is added to the page's at the page's end, which is the only reason why the window ends
-//! there. A block that lies in several pages counts in each.
+//! Inside a heap (`COUNTED`) it counts blocks by page, so that a closed heap keeps only the pages
+//! in which something survived. The count of the page under the cursor is a register's worth beside
+//! the cursor; it is added to the page's at the page's end, which is the only reason why the window
+//! ends there. A block that lies in several pages counts in each.
 //!
-//! Costs: allocating is a load, an add, a compare and two stores; freeing a decrement. Not for: long-lived
-//! heaps whose blocks die at different times; one survivor keeps its extent.
+//! Costs: allocating is a load, an add, a compare and two stores; freeing a decrement. Not for:
+//! long-lived heaps whose blocks die at different times; one survivor keeps its extent.
 
 use core::alloc::Layout;
 use core::cell::Cell;
@@ -29,8 +29,8 @@ use crate::allocator::AllocError;
 use crate::pointers::{self, block};
 use crate::units::{MIN_BLOCK_BYTES, PAGE_BYTES, PAGE_SHIFT, round_up};
 
-/// A cursor on a memory source, for use through the allocator trait. What is freed comes back when it
-/// was the last block, or when its whole range is empty.
+/// A cursor on a memory source, for use through the allocator trait. What is freed comes back when
+/// it was the last block, or when its whole range is empty.
 pub type BumpAllocator<M> = SourcedAllocator<Bump<false>, M>;
 
 /// Counts kept by page: 16, a chunk's.
@@ -44,8 +44,8 @@ const REPEATS: usize = 4;
 /// # Invariants
 /// - `cursor <= limit`, both in the current extent or both null; the cursor is a multiple of 8.
 /// - No block lies at or above the cursor in the current extent.
-/// - Counted: `limit` is a multiple of 4096, and `count` more blocks (fewer, if negative) lie in the page
-///   below `limit` than that page's count says.
+/// - Counted: `limit` is a multiple of 4096, and `count` more blocks (fewer, if negative) lie in
+///   the page below `limit` than that page's count says.
 /// - Where the extent was zeroed, every byte from `clean_from` and from the cursor on is zero.
 #[derive(Debug)]
 pub struct Bump<const COUNTED: bool> {
@@ -67,13 +67,15 @@ const fn length_of(size: usize) -> usize {
     (size + (MIN_BLOCK_BYTES - 1)) & !(MIN_BLOCK_BYTES - 1)
 }
 
-/// The count of the extent's page that `offset` lies in.
+/// The count of the extent's page that `offset` lies in, or an address that differs by whole
+/// extents.
 #[inline]
 fn page_count(extent: &Extent, offset: usize) -> &Cell<i16> {
     let index = (offset >> PAGE_SHIFT) & (PAGES - 1);
     // SAFETY: the first four words are 32 bytes, 16 counts; cells of plain numbers may be viewed as
-    // smaller ones, and the index is below 16.
-    unsafe { &*extent.words.as_ptr().cast::<Cell<i16>>().add(index) }
+    // smaller ones.
+    let counts: &[Cell<i16>; PAGES] = unsafe { &*extent.words.as_ptr().cast() };
+    &counts[index]
 }
 
 fn add(cell: &Cell<i16>, change: i16) {
@@ -114,16 +116,19 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         let start = block.addr().get();
         let is_in_window = start >= self.limit.addr().wrapping_sub(PAGE_BYTES);
         if start + length == self.cursor.addr() && is_in_window {
-            self.clean_from = later(self.clean_from, self.cursor);
+            if self.cursor.addr() > self.clean_from.addr() {
+                self.clean_from = self.cursor;
+            }
             self.cursor = block.as_ptr();
             self.count -= 1;
             return false;
         }
-        let offset = pointers::distance(extent.start(), block);
         if (start & (PAGE_BYTES - 1)) + length > PAGE_BYTES {
+            let offset = pointers::distance(extent.start(), block);
             return uncover(extent, offset, offset, offset + length);
         }
-        let count = page_count(extent, offset);
+        // A counted extent is a chunk, aligned: the address tells the page as the offset does.
+        let count = page_count(extent, start);
         add(count, -1);
         count.get() == 0
     }
@@ -212,7 +217,8 @@ fn is_empty(extent: &Extent) -> bool {
     extent.words.iter().take(REPEATS).all(|word| word.get() == 0)
 }
 
-/// Counts a block that starts at `start` in the pages of `from..end` (`from` is `start` for a new one).
+/// Counts a block that starts at `start` in the pages of `from..end` (`from` is `start` for a new
+/// one).
 fn cover(extent: &Extent, start: usize, from: usize, end: usize) {
     let (first, last) = (from >> PAGE_SHIFT, (end - 1) >> PAGE_SHIFT);
     for page in first..=last {
@@ -238,14 +244,15 @@ fn uncover(extent: &Extent, start: usize, from: usize, end: usize) -> bool {
     is_any_empty
 }
 
-// SAFETY: blocks lie between the extent's start and the cursor, which only goes back over a freed last
-// block or over an extent without blocks; lengths are rounded to 8 by a monotonic function that maps
-// its values to themselves; only `words` are written beside the blocks.
+// SAFETY: blocks lie between the extent's start and the cursor, which only goes back over a freed
+// last block or over an extent without blocks; lengths are rounded to 8 by a monotonic function
+// that maps its values to themselves; only `words` are written beside the blocks.
 unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
     type Settings = ();
 
     const NAME: &'static str = "bump";
     const COUNTS_BLOCKS: bool = COUNTED;
+    const EXTENT_ALIGN: usize = if COUNTED { crate::units::CHUNK_BYTES } else { 16 };
 
     fn new((): ()) -> Self {
         Self {

@@ -111,8 +111,8 @@ impl<M: MemorySource + Default> Default for ContextAllocator<M> {
     }
 }
 
-// SAFETY: every method is that of one allocator, the same one as long as this exists, whose contract
-// this is; it may be moved, and is not Clone.
+// SAFETY: every method is that of one allocator, the same one as long as this exists, whose
+// contract this is; it may be moved, and is not Clone.
 unsafe impl<M: MemorySource> Allocator for ContextAllocator<M> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {

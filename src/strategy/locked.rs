@@ -22,7 +22,8 @@ use crate::sys::lock::{Lock, LockGuard};
 /// ever there. [`protect_fork`](Self::protect_fork) prevents that; call it once, early, for a
 /// static in a program that forks.
 ///
-/// ```
+#[cfg_attr(heapswitch_pass_through, doc = "```no_run")]
+#[cfg_attr(not(heapswitch_pass_through), doc = "```")]
 /// use heapswitch::strategy::locked::Locked;
 /// use heapswitch::strategy::memory_map::MemoryMapAllocator;
 ///

@@ -214,7 +214,7 @@ unsafe impl Allocator for MemoryMapAllocator {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(heapswitch_pass_through)))]
 mod tests {
     use super::*;
 

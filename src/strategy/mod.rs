@@ -2,7 +2,8 @@
 //!
 //! A strategy is a data structure over **extents**, ranges that somebody gives it and takes away
 //! again. It knows no source, no thread, no budget and no switching. Two owners run strategies: the
-//! [`SourcedAllocator`](sourced::SourcedAllocator) for use through the allocator trait alone, and the heap.
+//! [`SourcedAllocator`](sourced::SourcedAllocator) for use through the allocator trait alone, and
+//! the heap.
 //!
 //! ```text
 //!   owner                                  strategy
@@ -38,10 +39,10 @@ use crate::allocator::AllocError;
 /// # Invariants
 /// - The record's address does not change, and the record is valid, from `add_extent` to
 ///   `remove_extent`, so a strategy may link records with each other.
-/// - `start` is aligned to [`Strategy::EXTENT_ALIGN`] and `length` is a multiple of 4096 inside a heap
-///   (of 16 in a `SourcedAllocator`).
-/// - `metadata` points to [`Strategy::metadata_bytes`] bytes, zeroed when the extent is added, aligned
-///   to 16, outside `start..start + length`; it is dangling if that is zero.
+/// - `start` is aligned to [`Strategy::EXTENT_ALIGN`] and `length` is a multiple of 4096 inside a
+///   heap (of 16 in a `SourcedAllocator`).
+/// - `metadata` points to [`Strategy::metadata_bytes`] bytes, zeroed when the extent is added,
+///   aligned to 16, outside `start..start + length`; it is dangling if that is zero.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Extent {
@@ -119,14 +120,16 @@ const _: () = assert!(size_of::<Extent>() <= size_of::<crate::region::RecordSpac
 /// A way to cut extents up into blocks.
 ///
 /// # Safety
-/// - A block that `allocate` returned lies in one extent that was added and not removed, overlaps no
-///   other block that is currently allocated, is aligned as asked and exactly
+/// - A block that `allocate` returned lies in one extent that was added and not removed, overlaps
+///   no other block that is currently allocated, is aligned as asked and exactly
 ///   [`block_length`](Self::block_length) of its layout long, at least `layout.size()`.
 /// - `block_length` depends on nothing but the layout and the constructor's settings; it does not
 ///   fall as the size grows, and `block_length` of (any size from the requested one to the returned
 ///   length, same alignment) is the same length: a block may be freed with any of those.
-/// - The strategy writes nowhere but in free parts of its extents, their `words` and their `metadata`.
-/// - After an `add_extent` of a range of at least `extent_bytes(layout)`, `allocate(layout)` succeeds.
+/// - The strategy writes nowhere but in free parts of its extents, their `words` and their
+///   `metadata`.
+/// - After an `add_extent` of a range of at least `extent_bytes(layout)`, `allocate(layout)`
+///   succeeds.
 /// - Nothing unwinds, and nothing allocates.
 pub unsafe trait Strategy: Sized {
     /// What can be chosen when it is made.
@@ -139,7 +142,8 @@ pub unsafe trait Strategy: Sized {
     /// owner; [`free`](Self::free) and [`live_blocks`](Self::live_blocks) then mean something.
     const COUNTS_BLOCKS: bool = false;
 
-    /// Whether its owner should keep a few extents that became empty, because they come and go often.
+    /// Whether its owner should keep a few extents that became empty, because they come and go
+    /// often.
     const KEEPS_SPARES: bool = false;
 
     /// The alignment that an extent's start must have, a power of two of at most
@@ -163,15 +167,15 @@ pub unsafe trait Strategy: Sized {
     /// for a layout that is never served. The owner may give more. Not called for size zero.
     fn extent_bytes(&self, layout: Layout) -> Option<usize>;
 
-    /// The length of every block that serves `layout`, see the trait's contract. Not called for size
-    /// zero: owners answer that without the strategy.
+    /// The length of every block that serves `layout`, see the trait's contract. Not called for
+    /// size zero: owners answer that without the strategy.
     ///
     /// # Errors
     /// The layout is never served.
     fn block_length(&self, layout: Layout) -> Result<usize, AllocError>;
 
-    /// What [`block_length`](Self::block_length) of a strategy with these settings gives; for whoever
-    /// may not touch the strategy because another thread runs it.
+    /// What [`block_length`](Self::block_length) of a strategy with these settings gives; for
+    /// whoever may not touch the strategy because another thread runs it.
     ///
     /// # Errors
     /// The layout is never served.
@@ -208,8 +212,8 @@ pub unsafe trait Strategy: Sized {
         false
     }
 
-    /// As [`free`](Self::free), of a block that another thread freed long ago: the strategy need not
-    /// expect that it is wanted again soon.
+    /// As [`free`](Self::free), of a block that another thread freed long ago: the strategy need
+    /// not expect that it is wanted again soon.
     ///
     /// # Safety
     /// As [`deallocate`](Self::deallocate).
@@ -303,12 +307,21 @@ pub unsafe trait Strategy: Sized {
         let _ = extent;
     }
 
-    /// Calls `visit` with ranges of the extent that hold no block and nothing the strategy needs, so
-    /// that their pages may be dropped (they then read as zero or as before).
+    /// Calls `visit` with ranges of the extent that hold no block and nothing the strategy needs,
+    /// so that their pages may be dropped (they then read as zero or as before).
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         let _ = (extent, visit);
     }
 
-    /// Checks every equation of the data structure; aborts with the strategy's name where one fails.
+    /// As [`visit_idle`](Self::visit_idle), for a strategy whose heap is closed: nothing is
+    /// allocated or freed here any more, so what it keeps in free blocks may be dropped as well.
+    /// Otherwise a lone survivor would keep the pages where the free memory around it begins and
+    /// ends. Called for one extent after the other; the ranges need not be whole pages.
+    fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        self.visit_idle(extent, visit);
+    }
+
+    /// Checks every equation of the data structure; aborts with the strategy's name where one
+    /// fails.
     fn verify(&self) {}
 }

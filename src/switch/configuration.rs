@@ -122,8 +122,9 @@ pub fn installed() -> Option<&'static Installed> {
     unsafe { INSTALLED.load(Ordering::Acquire).as_ref() }
 }
 
-/// Lets the program's allocator install itself, if it is one of this crate and nothing was allocated
-/// yet: in constructors that run before `main`, a heap may be the first thing that is asked for.
+/// Lets the program's allocator install itself, if it is one of this crate and nothing was
+/// allocated yet: in constructors that run before `main`, a heap may be the first thing that is
+/// asked for.
 ///
 /// Not to be called from within the allocator.
 #[inline]

@@ -6,15 +6,15 @@
 //!   executor ◀─Poll─── InHeap ◀─leave─── └───────────────────────┘
 //! ```
 //!
-//! The heap is entered for each poll and for the inner future's drop, and left after it, also by a panic.
-//! Between polls nothing of it is current, so the task may move to another thread.
+//! The heap is entered for each poll and for the inner future's drop, and left after it, also by a
+//! panic. Between polls nothing of it is current, so the task may move to another thread.
 //!
-//! The inner future is dropped, in its heap, as soon as it is done. Its output may live in the heap and
-//! outlive it. What the executor allocates for the task lies outside.
+//! The inner future is dropped, in its heap, as soon as it is done. Its output may live in the heap
+//! and outlive it. What the executor allocates for the task lies outside.
 //!
 //! A guard that the inner future keeps across an `.await` ends with the poll: the context that it
-//! entered is not current in the next one, and dropping it does nothing. Guards are not `Send`, so this
-//! concerns only futures that stay on their thread.
+//! entered is not current in the next one, and dropping it does nothing. Guards are not `Send`, so
+//! this concerns only futures that stay on their thread.
 
 use core::borrow::Borrow;
 use core::future::Future;
@@ -26,8 +26,8 @@ use super::scope::WholeScope;
 
 /// A future that runs in a heap. See [`Heap::wrap`] and [`FutureExt::in_heap`].
 ///
-/// `Send` where the future is. Its output is the future's, or the error that kept the heap from being
-/// entered.
+/// `Send` where the future is. Its output is the future's, or the error that kept the heap from
+/// being entered.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is polled"]
 pub struct InHeap<F, H: Borrow<Heap> = Heap> {

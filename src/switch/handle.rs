@@ -12,15 +12,14 @@ use super::life;
 use super::state::{Phase, state};
 use crate::allocator::{AllocError, MemoryUsage, RegionSource};
 use crate::heap::kind::ContextChoice;
-use crate::heap::{AccountHandle, AccountUsage, EscapeReport, HeapHeader, HeapKind};
+use crate::heap::{AccountHandle, AccountUsage, EscapeReport, HeapHeader, HeapKind, LifetimeHint};
 use crate::region;
-use crate::strategy::context::LifetimeHint;
 use crate::sync::Token;
 
 /// A heap of its own for a coroutine, a task, a request.
 ///
-/// While it is entered, every allocation of the thread comes from it. What is allocated in it may be
-/// freed anywhere at any time; what outlives it stays valid. Dropping it closes it.
+/// While it is entered, every allocation of the thread comes from it. What is allocated in it may
+/// be freed anywhere at any time; what outlives it stays valid. Dropping it closes it.
 ///
 /// `Send` and not `Sync`: it may be entered on one thread after the other, never on two at once.
 ///
@@ -40,8 +39,8 @@ pub struct Heap {
     not_sync: PhantomData<Cell<()>>,
 }
 
-// SAFETY: whoever has the handle may enter the heap; the token in the header keeps a second thread out
-// where a guard was leaked. The strategy's pointers lead to the heap's own memory.
+// SAFETY: whoever has the handle may enter the heap; the token in the header keeps a second thread
+// out where a guard was leaked. The strategy's pointers lead to the heap's own memory.
 unsafe impl Send for Heap {}
 
 /// Why a heap could not be made or entered.
@@ -65,16 +64,16 @@ impl core::fmt::Display for HeapError {
         formatter.write_str(match self {
             Self::NoMemory => "a heap's records need memory and the system has none; free some",
             Self::Running => {
-                "the heap was to be entered and runs already; leave it first, here or on the thread \
-                 where it runs"
+                "the heap was to be entered and runs already; leave it first, here or on the \
+                 thread where it runs"
             }
             Self::Held => {
                 "the coroutine-local heap was to be swapped and a guard or wrapper holds it; drop \
                  that first"
             }
             Self::NoHeap => {
-                "the coroutine-local allocator was to be used and no heap is current; enter or swap \
-                 in a heap first"
+                "the coroutine-local allocator was to be used and no heap is current; enter or \
+                 swap in a heap first"
             }
             Self::ThreadEnded => "a heap was to be entered while the thread's state is torn down",
         })
@@ -109,14 +108,21 @@ pub struct HeapBuilder<'a> {
 }
 
 impl<'a> HeapBuilder<'a> {
-    /// How long what is allocated in it lives, which chooses the strategy. Without it the strategy that
-    /// the program's allocator was declared with, or the one for short lives.
+    /// How long what is allocated in it lives, which chooses the strategy. Without it the strategy
+    /// that the program's allocator was declared with, or the one for short lives.
     pub fn hint(self, hint: LifetimeHint) -> Self {
         Self { hint: Some(hint), ..self }
     }
 
     /// Where its chunks come from. Only sources inside the region can back a heap; the type system
-    /// refuses any other.
+    /// refuses any other:
+    ///
+    /// ```compile_fail,E0277
+    /// use heapswitch::{Heap, MemoryMapSource};
+    ///
+    /// static SOURCE: MemoryMapSource = MemoryMapSource::new();
+    /// let heap = Heap::builder().source(&SOURCE).build();
+    /// ```
     pub fn source(self, source: &'static dyn RegionSource) -> Self {
         Self { source: Some(source), ..self }
     }
@@ -162,8 +168,8 @@ impl Heap {
         Ok(Self { header, not_sync: PhantomData })
     }
 
-    /// A heap of the kind that the program's allocator was declared with; for short lives where none is
-    /// installed. Takes no chunk before its first allocation.
+    /// A heap of the kind that the program's allocator was declared with; for short lives where
+    /// none is installed. Takes no chunk before its first allocation.
     ///
     /// # Errors
     /// [`HeapError::NoMemory`].
@@ -188,8 +194,8 @@ impl Heap {
         self.header
     }
 
-    /// Whether contexts of suspended coroutines name it, so that it is bound to their thread. For who
-    /// could enter it just now.
+    /// Whether contexts of suspended coroutines name it, so that it is bound to their thread. For
+    /// who could enter it just now.
     pub(super) fn is_pinned(&self) -> bool {
         self.header().pins.get() != 0
     }
@@ -212,7 +218,8 @@ impl Heap {
         core::mem::ManuallyDrop::new(self).header
     }
 
-    /// Calls `act` as the heap's runner: as it is if this thread runs it, else entered for that call.
+    /// Calls `act` as the heap's runner: as it is if this thread runs it, else entered for that
+    /// call.
     ///
     /// # Errors
     /// [`HeapError::Running`] on another thread; [`HeapError::ThreadEnded`].
@@ -290,12 +297,12 @@ impl Heap {
         self.as_runner(|header| unsafe { (header.as_ref().operations.verify)(header) })
     }
 
-    /// Ends what is in the heap and goes on with it empty: chunks without blocks are kept for reuse (one)
-    /// or given back, those with survivors become orphans, as after [`close`](Self::close).
+    /// Ends what is in the heap and goes on with it empty: chunks without blocks are kept for reuse
+    /// (one) or given back, those with survivors become orphans, as after [`close`](Self::close).
     ///
     /// # Errors
-    /// [`HeapError::Running`]; [`HeapError::NoMemory`] where something survives and there is no memory
-    /// for new records: the heap is then unchanged.
+    /// [`HeapError::Running`]; [`HeapError::NoMemory`] where something survives and there is no
+    /// memory for new records: the heap is then unchanged.
     pub fn reset(&mut self) -> Result<EscapeReport, HeapError> {
         flush_own_frees();
         let token = token()?;
@@ -323,12 +330,12 @@ impl Heap {
         }
     }
 
-    /// Ends the heap. Chunks without blocks go back at once; what is still allocated stays valid until it
-    /// is freed, and its chunks go back with their last block.
+    /// Ends the heap. Chunks without blocks go back at once; what is still allocated stays valid
+    /// until it is freed, and its chunks go back with their last block.
     ///
     /// A heap that a leaked guard left current on this thread is first made not current. One that a
-    /// leaked guard left running on *another* thread cannot be closed: it is leaked and counted, and the
-    /// report is empty.
+    /// leaked guard left running on *another* thread cannot be closed: it is leaked and counted,
+    /// and the report is empty.
     pub fn close(self) -> EscapeReport {
         let header = self.into_raw();
         // SAFETY: the handle was the only one, and is gone.
@@ -348,8 +355,8 @@ impl Heap {
     }
 }
 
-/// Hands over what this thread freed while it did not run the heap: to whoever asks for the heap's end,
-/// that is freed, and waiting in a batch it would pin the heap's chunks.
+/// Hands over what this thread freed while it did not run the heap: to whoever asks for the heap's
+/// end, that is freed, and waiting in a batch it would pin the heap's chunks.
 fn flush_own_frees() {
     let batches = &state().batches;
     if batches.is_pending() {

@@ -10,6 +10,7 @@ use crate::allocator::{AllocError, Allocator};
 use crate::heap::check;
 use crate::pointers;
 use crate::region;
+use crate::sys::IS_PASS_THROUGH;
 
 impl Heap {
     fn allocate_block(&self, layout: Layout, is_zeroed: bool) -> Result<NonNull<[u8]>, AllocError> {
@@ -20,7 +21,11 @@ impl Heap {
             // SAFETY: called as the runner; the layout is not empty.
             unsafe { (header.as_ref().operations.allocate)(header, layout, is_zeroed) }
         });
-        block.ok().flatten().ok_or(AllocError)
+        match block.ok().flatten() {
+            Some(block) => Ok(block),
+            None if IS_PASS_THROUGH => pass_through(layout, is_zeroed),
+            None => Err(AllocError),
+        }
     }
 
     /// # Safety
@@ -82,8 +87,19 @@ impl Heap {
     }
 }
 
-// SAFETY: blocks are the heap's strategy's; they stay valid until freed, also when the heap is moved or
-// dropped, and every handle of the heap frees by address.
+/// Where heaps hold nothing, the program's global allocator serves those who name one.
+#[cold]
+fn pass_through(layout: Layout, is_zeroed: bool) -> Result<NonNull<[u8]>, AllocError> {
+    // SAFETY: the layout is not empty.
+    let start = unsafe {
+        if is_zeroed { std::alloc::alloc_zeroed(layout) } else { std::alloc::alloc(layout) }
+    };
+    let start = NonNull::new(start).ok_or(AllocError)?;
+    Ok(pointers::block(start, layout.size()))
+}
+
+// SAFETY: blocks are the heap's strategy's; they stay valid until freed, also when the heap is
+// moved or dropped, and every handle of the heap frees by address.
 unsafe impl Allocator for &Heap {
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
         self.allocate_block(layout, false)
@@ -107,6 +123,9 @@ unsafe impl Allocator for &Heap {
                 unsafe { free_at(block, offset, layout) };
                 state().batches.flush();
             }
+        } else if IS_PASS_THROUGH {
+            // SAFETY: the block came from `pass_through`.
+            unsafe { std::alloc::dealloc(block.as_ptr(), layout) };
         }
     }
 

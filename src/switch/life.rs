@@ -7,7 +7,7 @@ use std::sync::Once;
 
 use super::configuration::{self, Configuration};
 use super::in_use::CurrentAllocatorInUse;
-use super::stack::Hold;
+use super::stack::{Entry, Hold};
 use super::state::{Phase, ThreadState, state};
 use crate::heap::{FastPath, HeapHeader, HeapKind, abandoned};
 use crate::sync::Token;
@@ -31,7 +31,7 @@ pub fn arm_exit(state: &ThreadState) {
     if let Some(installed) = configuration::installed() {
         let top = state.contexts.top();
         if state.contexts.depth() == 0 && top.heap.is_none() {
-            state.contexts.set_top(super::stack::Entry { in_use: installed.default, ..top });
+            state.contexts.set_top(Entry { in_use: installed.default, ..top });
         }
     }
     state.phase.set(Phase::Running);
@@ -111,8 +111,7 @@ unsafe extern "C" fn end_thread(_: *mut c_void) {
     close_owned_heap(state);
     state.contexts.give_back();
     state.batches.flush();
-    state.heap.set(None);
-    state.in_use.set(CurrentAllocatorInUse::Global);
+    state.contexts.set_top(Entry { in_use: CurrentAllocatorInUse::Global, ..Entry::EMPTY });
     state.slab.set(None);
     state.bump.set(None);
     state.phase.set(Phase::Ended);
@@ -137,9 +136,10 @@ fn close_owned_heap(state: &ThreadState) {
     }
 }
 
-/// Every lock is taken before a fork, in one order (a lock that another may be taken under comes later),
-/// and opened on both sides, so that the child finds the structures whole. The child's heaps of other
-/// threads are never entered: their tokens belong to no thread there. What is freed to them is leaked.
+/// Every lock is taken before a fork, in one order (a lock that another may be taken under comes
+/// later), and opened on both sides, so that the child finds the structures whole. The child's
+/// heaps of other threads are never entered: their tokens belong to no thread there. What is freed
+/// to them is leaked.
 fn watch_forks() {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {

@@ -38,11 +38,12 @@ pub fn owner_of(address: *const u8) -> Option<HeapId> {
     NonNull::new(owner.cast()).map(HeapId::of)
 }
 
-/// The bytes that may be used of a block: those that were asked for, and those that the rounding added.
+/// The bytes that may be used of a block: those that were asked for, and those that the rounding
+/// added.
 ///
 /// # Safety
-/// `block` is currently allocated by a heap, or by the global allocator behind heaps, and `layout` fits
-/// it.
+/// `block` is currently allocated by a heap, or by the global allocator behind heaps, and `layout`
+/// fits it.
 pub unsafe fn usable_size(block: NonNull<u8>, layout: Layout) -> usize {
     let Some(entry) = region::entry_of(block.as_ptr()) else { return layout.size() };
     let Some(owner) = NonNull::new(entry.owner.load(Ordering::Relaxed).cast::<HeapHeader>()) else {

@@ -345,8 +345,8 @@ impl<P: Deref<Target = HeapPool>> Drop for PooledHeap<P> {
     fn drop(&mut self) {
         // SAFETY: the field is not used after this.
         let mut heap = unsafe { ManuallyDrop::take(&mut self.heap) };
-        // One that a leaked guard left running or bound to its thread, or that cannot be renewed, is
-        // closed instead.
+        // One that a leaked guard left running or bound to its thread, or that cannot be renewed,
+        // is closed instead.
         if heap.reset().is_ok() && !heap.is_pinned() {
             self.pool.put(heap);
         }

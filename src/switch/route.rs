@@ -1,7 +1,7 @@
 //! The global allocator's four functions.
 //!
-//! Allocating looks at the thread's state, freeing at the address. See ARCHITECTURE.md for one allocation
-//! and one foreign free followed step by step.
+//! Allocating looks at the thread's state, freeing at the address. See ARCHITECTURE.md for one
+//! allocation and one foreign free followed step by step.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
@@ -13,7 +13,6 @@ use super::life;
 use super::state::{Phase, ThreadState, state};
 use crate::heap::{HeapHeader, batch, check, fast};
 use crate::region::{self, ChunkEntry};
-use crate::strategy::slab::class::{is_small, small_class_of};
 
 /// Allocates.
 ///
@@ -31,7 +30,8 @@ pub unsafe fn alloc<C: Configuration>(layout: Layout) -> *mut u8 {
 /// The inline paths.
 #[inline]
 fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
-    // SAFETY: the state's heaps are run by this thread and have the fast path that their place says.
+    // SAFETY: the state's heaps are run by this thread and have the fast path that their place
+    // says.
     unsafe {
         if let Some(heap) = state.slab.get() {
             return fast::try_slab(heap, layout);
@@ -46,7 +46,8 @@ fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
 /// As [`GlobalAlloc::alloc_zeroed`].
 #[inline]
 pub unsafe fn alloc_zeroed<C: Configuration>(layout: Layout) -> *mut u8 {
-    // Large requests may get memory that is known to be zero; for others the inline path is cheaper.
+    // Large requests may get memory that is known to be zero; for others the inline path is
+    // cheaper.
     if layout.size() <= 1024
         && let Some(block) = try_fast(state(), layout)
     {
@@ -70,9 +71,10 @@ unsafe fn alloc_slow<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut 
     if state.batches.is_pending() {
         state.batches.flush();
     }
-    let heap = match state.in_use.get() {
+    let top = state.contexts.top();
+    let heap = match top.in_use {
         _ if state.phase.get() != Phase::Running => None,
-        CurrentAllocatorInUse::CoroutineLocal => state.heap.get(),
+        CurrentAllocatorInUse::CoroutineLocal => top.heap,
         CurrentAllocatorInUse::ThreadLocal => life::thread_heap::<C>(state),
         CurrentAllocatorInUse::Global => {
             // SAFETY: the caller's contract.
@@ -169,41 +171,56 @@ pub unsafe fn free_at(block: NonNull<u8>, offset: usize, layout: Layout) {
     // SAFETY: the block is allocated, so it pins its chunk and the chunk its owner's header.
     unsafe {
         check::freed(block, layout);
-        let owner = owner_of(region::entry_at(offset));
-        if !cfg!(heapswitch_asan) && is_small(layout) && state().own_slab.get() == Some(owner) {
+        let entry = region::entry_at(offset);
+        let owner = owner_of(entry);
+        if !cfg!(heapswitch_asan) && fast::is_small(layout) && state().own_slab.get() == Some(owner)
+        {
             fast::free_small_to_slab(owner, block, layout);
         } else {
-            free_other(block, offset, layout);
+            free_other(block, entry, owner, layout);
         }
     }
 }
 
+/// Frees what is not a small block of the thread's own heap: in a context's heap, large, or
+/// foreign.
+///
 /// # Safety
-/// As [`free_at`].
+/// As [`free_at`]; the entry is the block's, and names the owner.
 #[inline(never)]
-unsafe fn free_other(block: NonNull<u8>, offset: usize, layout: Layout) {
-    // SAFETY: as in `free_at`.
+unsafe fn free_other(
+    block: NonNull<u8>,
+    entry: &'static ChunkEntry,
+    owner: NonNull<HeapHeader>,
+    layout: Layout,
+) {
+    let state = state();
+    // SAFETY: as in `free_at`; a heap in `bump` is run by this thread and has that fast path.
     unsafe {
-        let entry = region::entry_at(offset);
-        let owner = owner_of(entry);
-        if owner.as_ref().runner.is(state().token.get()) {
+        if state.bump.get() == Some(owner) {
+            fast::free_to_bump(owner, entry, block, layout);
+        } else if owner.as_ref().runner.is(state.token.get()) {
             fast::free(owner, entry, block, layout);
         } else {
-            free_foreign(block, offset, layout);
+            free_foreign(block, entry, owner, layout);
         }
     }
 }
 
 /// # Safety
-/// As [`free_at`], and this thread does not run the owner.
+/// As [`free_other`], and this thread does not run the owner.
 #[cold]
 #[inline(never)]
-unsafe fn free_foreign(block: NonNull<u8>, offset: usize, layout: Layout) {
+unsafe fn free_foreign(
+    block: NonNull<u8>,
+    entry: &'static ChunkEntry,
+    owner: NonNull<HeapHeader>,
+    layout: Layout,
+) {
     let state = state();
+    let Some(offset) = region::offset_of(block.as_ptr()) else { return };
     // SAFETY: the caller's contract.
     unsafe {
-        let entry = region::entry_at(offset);
-        let owner = owner_of(entry);
         if state.phase.get() == Phase::Ended {
             batch::free_at_once(owner, block, offset, layout);
         } else {
@@ -253,7 +270,8 @@ unsafe fn realloc_at<C: Configuration>(
     if let Some(block) = unsafe { realloc_small(block, offset, old, new) } {
         return block.as_ptr();
     }
-    // SAFETY: the block is allocated, so its owner is valid; what is for the runner is only called there.
+    // SAFETY: the block is allocated, so its owner is valid; what is for the runner is only called
+    // there.
     unsafe {
         let entry = region::entry_at(offset);
         let owner = owner_of(entry);
@@ -285,8 +303,8 @@ unsafe fn realloc_at<C: Configuration>(
     }
 }
 
-/// Small to small in the thread's own slab heap: strings and vectors that begin to grow. `None` where it
-/// is not that, or the new class's list is empty; nothing has changed then.
+/// Small to small in the thread's own slab heap: strings and vectors that begin to grow. `None`
+/// where it is not that, or the new class's list is empty; nothing has changed then.
 ///
 /// # Safety
 /// As [`realloc_at`].
@@ -303,10 +321,10 @@ unsafe fn realloc_small(
     // SAFETY: the block is allocated, so its owner is valid; the thread runs its own heap.
     unsafe {
         let owner = owner_of(region::entry_at(offset));
-        if !is_small(old) || !is_small(new) || state().own_slab.get() != Some(owner) {
+        if !fast::is_small(old) || !fast::is_small(new) || state().own_slab.get() != Some(owner) {
             return None;
         }
-        if small_class_of(old) == small_class_of(new) {
+        if fast::are_of_one_class(old, new) {
             return Some(block);
         }
         let moved = fast::try_slab(owner, new)?;

@@ -211,6 +211,7 @@ impl SavedContext {
 
     /// Enters as much as can be entered, so that the coroutine can be unwound in its contexts.
     /// `None` on a thread that can enter nothing.
+    #[cfg(feature = "corosensei")]
     pub(super) fn resume_to_unwind(&mut self, heap: NonNull<HeapHeader>) -> Option<ContextMark> {
         let token = token().ok()?;
         let state = state();

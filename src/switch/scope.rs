@@ -13,10 +13,10 @@ use crate::heap::HeapHeader;
 
 /// Ends a scope when dropped: what was in use before it is in use again.
 ///
-/// `!Send`: it belongs to its thread's stack of contexts and holds the number of its entry there, not a
-/// heap. One that is dropped before those made after it takes effect when they are gone. One that is moved
-/// out of a coroutine and dropped while that is suspended does nothing; the heap that it entered is left
-/// when the coroutine ends.
+/// `!Send`: it belongs to its thread's stack of contexts and holds the number of its entry there,
+/// not a heap. One that is dropped before those made after it takes effect when they are gone. One
+/// that is moved out of a coroutine and dropped while that is suspended does nothing; the heap that
+/// it entered is left when the coroutine ends.
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the scope"]
 pub struct Scope<'a> {
@@ -111,7 +111,8 @@ impl Heap {
     /// Calls `body` with the heap entered, and leaves it, also when `body` panics.
     ///
     /// # Errors
-    /// [`HeapError::Running`] if it is entered already, here or elsewhere; `body` is not called then.
+    /// [`HeapError::Running`] if it is entered already, here or elsewhere; `body` is not called
+    /// then.
     #[inline]
     pub fn run<T>(&self, body: impl FnOnce() -> T) -> Result<T, HeapError> {
         let scope = self.enter()?;
@@ -123,11 +124,11 @@ impl Heap {
 
 /// Which allocator serves this thread's allocations now.
 pub fn current() -> CurrentAllocatorInUse {
-    state().in_use.get()
+    state().contexts.top().in_use
 }
 
-/// Uses another allocator until the guard is dropped. The coroutine-local heap stays current, so it may
-/// be chosen again within.
+/// Uses another allocator until the guard is dropped. The coroutine-local heap stays current, so it
+/// may be chosen again within.
 ///
 /// # Errors
 /// [`HeapError::NoHeap`] where the coroutine-local one is asked for and no heap is current.
@@ -164,8 +165,8 @@ pub fn with_global<T>(body: impl FnOnce() -> T) -> Result<T, HeapError> {
     Ok(result)
 }
 
-/// Replaces the allocator in use in the innermost context; what was in use. Lasts until the context is
-/// left.
+/// Replaces the allocator in use in the innermost context; what was in use. Lasts until the context
+/// is left.
 ///
 /// # Errors
 /// [`HeapError::NoHeap`] where the coroutine-local one is asked for and no heap is current.
@@ -181,13 +182,14 @@ pub fn replace_current(in_use: CurrentAllocatorInUse) -> Result<CurrentAllocator
     Ok(top.in_use)
 }
 
-/// Puts a heap into the innermost context's own slot as its coroutine-local heap, or none; the heap that
-/// was there, no longer current. A heap that is put in is in use at once; without one the thread's own
-/// heap is. What is in the slot when its context ends is closed.
+/// Puts a heap into the innermost context's own slot as its coroutine-local heap, or none; the heap
+/// that was there, no longer current. A heap that is put in is in use at once; without one the
+/// thread's own heap is. What is in the slot when its context ends is closed.
 ///
 /// # Errors
-/// [`HeapError::Held`] where a guard or a wrapper holds the current heap, and [`HeapError::Running`]
-/// where the new one is entered already: both heaps are unchanged, and the new one comes back.
+/// [`HeapError::Held`] where a guard or a wrapper holds the current heap, and
+/// [`HeapError::Running`] where the new one is entered already: both heaps are unchanged, and the
+/// new one comes back.
 pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapError> {
     let token = match token() {
         Ok(token) => token,
@@ -245,8 +247,8 @@ impl core::fmt::Display for SwapError {
 
 impl core::error::Error for SwapError {}
 
-/// Calls `body` and tells by how much the current allocator's memory changed meanwhile: the coroutine's
-/// heap, the thread's, or the global allocator, whichever is in use when it is called.
+/// Calls `body` and tells by how much the current allocator's memory changed meanwhile: the
+/// coroutine's heap, the thread's, or the global allocator, whichever is in use when it is called.
 pub fn usage_change<T>(body: impl FnOnce() -> T) -> (T, MemoryUsageChange) {
     let in_use = current();
     let before = super::usage::usage_of(in_use);

@@ -1,10 +1,11 @@
 //! The stack of contexts of a thread: what to restore, and which heaps are run meanwhile.
 //!
-//! Entering pushes an entry, leaving pops it. The entries lie in the thread's state, and from the ninth
-//! on in metadata memory. Guards name their entry by its serial number, which it keeps where a coroutine
-//! is suspended at one depth and resumed at another. One that is dropped while others stand above its
-//! entry only marks that dead; the stack is popped to the newest live entry when those have gone. One
-//! whose entry is not in the stack, since it belongs to a suspended coroutine, does nothing.
+//! Entering pushes an entry, leaving pops it. The entries lie in the thread's state, and from the
+//! ninth on in metadata memory. Guards name their entry by its serial number, which it keeps where
+//! a coroutine is suspended at one depth and resumed at another. One that is dropped while others
+//! stand above its entry only marks that dead; the stack is popped to the newest live entry when
+//! those have gone. One whose entry is not in the stack, since it belongs to a suspended coroutine,
+//! does nothing.
 
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
@@ -30,12 +31,13 @@ pub struct Entry {
     pub hold: Hold,
     /// Whether its guard was dropped before those above it.
     pub is_dead: bool,
-    /// Which entry of its thread it is, in the order of entering. Given by the stack. Comes round after
-    /// 2^32: a guard that is dropped out of order may then mark another entry than its own.
+    /// Which entry of its thread it is, in the order of entering. Given by the stack. Comes round
+    /// after 2^32: a guard that is dropped out of order may then mark another entry than its own.
     pub serial: u32,
 }
 
-/// An [`Entry`] as the two words that it is written in: entering and leaving are bound by their stores.
+/// An [`Entry`] as the two words that it is written in: entering and leaving are bound by their
+/// stores.
 #[repr(C)]
 struct Words {
     heap: Option<NonNull<HeapHeader>>,
@@ -100,12 +102,12 @@ impl Entry {
 /// The stack.
 ///
 /// # Invariants
-/// - The slot at index 0 is the base: what is current while nothing was entered. The entry at depth `d`
-///   lies at index `d + 1`. Slots above `top` are not read.
-/// - `slots`, `top` and `last` are set, or none of them is: before the first use and after the last. Then
-///   the base is in `inline`.
-/// - A heap stands in at most one entry that does not inherit it, and this thread runs it. An entry that
-///   is `Entered` has a heap. The base never is.
+/// - The slot at index 0 is the base: what is current while nothing was entered. The entry at depth
+///   `d` lies at index `d + 1`. Slots above `top` are not read.
+/// - `slots`, `top` and `last` are set, or none of them is: before the first use and after the
+///   last. Then the base is in `inline`.
+/// - A heap stands in at most one entry that does not inherit it, and this thread runs it. An entry
+///   that is `Entered` has a heap. The base never is.
 #[derive(Debug)]
 #[repr(C)]
 pub struct ContextStack {
@@ -219,8 +221,8 @@ impl ContextStack {
         Some(serial)
     }
 
-    /// Pushes an entry that has its serial number; its depth. `None` where there is no memory for more
-    /// entries.
+    /// Pushes an entry that has its serial number; its depth. `None` where there is no memory for
+    /// more entries.
     #[inline]
     pub fn push_again(&self, entry: Entry) -> Option<u32> {
         if !self.has_room() {
@@ -264,7 +266,8 @@ impl ContextStack {
         self.set_depth(depth);
     }
 
-    /// Gives the metadata memory back, and is as before the first use; the entries but the base are lost.
+    /// Gives the metadata memory back, and is as before the first use; the entries but the base are
+    /// lost.
     pub fn give_back(&self) {
         let base = self.read(0);
         let count = self.index_of(self.last.replace(core::ptr::null_mut())) + 1;
@@ -316,8 +319,6 @@ impl ThreadState {
 
     #[inline]
     fn apply(&self, top: Entry) {
-        self.heap.set(top.heap);
-        self.in_use.set(top.in_use);
         let is_bump = |heap: NonNull<HeapHeader>| {
             // SAFETY: heaps that the state names are run by this thread, so they are valid.
             (unsafe { heap.as_ref() }.fast_path == FastPath::Bump).then_some(heap)
@@ -364,8 +365,9 @@ impl ThreadState {
         serial
     }
 
-    /// Hands over what the thread freed in heaps of others, and leaves a context: pops it, and dead ones below it; marks it dead if others stand above it; does
-    /// nothing if it is not in the stack.
+    /// Hands over what the thread freed in heaps of others, and leaves a context: pops it, and dead
+    /// ones below it; marks it dead if others stand above it; does nothing if it is not in the
+    /// stack.
     #[inline]
     pub fn pop_context(&self, serial: u32) {
         if self.batches.is_pending() || !self.pop_plain(serial) {
@@ -373,8 +375,8 @@ impl ThreadState {
         }
     }
 
-    /// Does what [`pop_any`](Self::pop_any) would, where a heap that was entered last is left, nothing
-    /// pins it, and what stands below is alive. False otherwise, and nothing is done.
+    /// Does what [`pop_any`](Self::pop_any) would, where a heap that was entered last is left,
+    /// nothing pins it, and what stands below is alive. False otherwise, and nothing is done.
     #[inline]
     fn pop_plain(&self, serial: u32) -> bool {
         let Some(slot) = NonNull::new(self.contexts.top.get()) else { return false };
@@ -383,8 +385,8 @@ impl ThreadState {
         if top.serial != serial || top.hold != Hold::Entered {
             return false;
         }
-        // SAFETY: an entry that is `Entered` has a heap, which this thread runs; and as it is not the
-        // base, another slot is below.
+        // SAFETY: an entry that is `Entered` has a heap, which this thread runs; and as it is not
+        // the base, another slot is below.
         let (header, slot, below) = unsafe {
             let below = crate::pointers::backward(slot.cast(), bytes_of(1)).cast::<Entry>();
             (top.heap.unwrap_unchecked().as_ref(), below, below.read())
@@ -413,7 +415,8 @@ impl ThreadState {
         self.apply_top();
     }
 
-    /// Leaves a context, all above it, and dead ones below it; does nothing if it is not in the stack.
+    /// Leaves a context, all above it, and dead ones below it; does nothing if it is not in the
+    /// stack.
     #[inline]
     pub fn pop_context_and_above(&self, serial: u32) {
         if self.contexts.top().serial != serial {
@@ -462,8 +465,8 @@ impl ThreadState {
 
     /// Takes a heap out of every entry that names it; this thread still runs it.
     ///
-    /// A guard borrows the heap's handle. So whoever closes a heap that is entered leaked the guard, and
-    /// the entry ends here, or nothing ever ended it and what stands below.
+    /// A guard borrows the heap's handle. So whoever closes a heap that is entered leaked the
+    /// guard, and the entry ends here, or nothing ever ended it and what stands below.
     #[cold]
     pub fn unlink(&self, heap: NonNull<HeapHeader>) {
         for index in 0..=self.contexts.depth() {

@@ -1,15 +1,14 @@
 //! What each thread keeps: which heap is current, its own heap, its token, its stack of contexts.
 //!
-//! It lies in the thread's static TLS block under a symbol of its own, read by two instructions. The
-//! standard `thread_local!` would do in an executable, but calls `__tls_get_addr` in a shared library
-//! (measured 2.3 times slower), and lets the compiler keep the address across a stack switch, after
-//! which a coroutine may run on another thread. The symbol carries the crate's version, so that two
-//! versions in one program keep two states.
+//! It lies in the thread's static TLS block under a symbol of its own, read by two instructions.
+//! The standard `thread_local!` would do in an executable, but calls `__tls_get_addr` in a shared
+//! library (measured 2.3 times slower), and lets the compiler keep the address across a stack
+//! switch, after which a coroutine may run on another thread. The symbol carries the crate's
+//! version, so that two versions in one program keep two states.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
 
-use super::in_use::CurrentAllocatorInUse;
 use super::stack::ContextStack;
 use crate::heap::HeapHeader;
 use crate::heap::batch::Batches;
@@ -32,10 +31,10 @@ pub enum Phase {
 /// A thread's state. All zero bytes are a valid value: a thread that never allocated.
 ///
 /// # Invariants
-/// - `heap` and `in_use` are what the top of `contexts` says.
-/// - `slab` is the thread's own heap if that is in use and has the slab's fast path, `bump` the context's
-///   heap if that is in use and has the bump's. Either may be none in any case: the slow path decides
-///   then.
+/// - The top of `contexts` says what is current.
+/// - `slab` is the thread's own heap if that is in use and has the slab's fast path, `bump` the
+///   context's heap if that is in use and has the bump's. Either may be none in any case: the slow
+///   path decides then.
 /// - `own_slab` is the thread's own heap if it has the slab's fast path.
 /// - All of these are run by this thread.
 #[derive(Debug)]
@@ -49,10 +48,6 @@ pub struct ThreadState {
     pub own_slab: Cell<Option<NonNull<HeapHeader>>>,
     /// How far the thread's life has come.
     pub phase: Cell<Phase>,
-    /// Which allocator is in use.
-    pub in_use: Cell<CurrentAllocatorInUse>,
-    /// The current context's heap.
-    pub heap: Cell<Option<NonNull<HeapHeader>>>,
     /// The thread's own heap, from its first allocation from there.
     pub thread_heap: Cell<Option<NonNull<HeapHeader>>>,
     /// The thread's token; none before it is set up.
@@ -93,13 +88,14 @@ mod storage {
         bytes = const size_of::<ThreadState>(),
     );
 
-    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user code.
+    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user
+    /// code.
     #[inline(always)] // measured: two instructions; a call would double the fast path
     pub fn state<'a>() -> &'a ThreadState {
         let address: *const ThreadState;
-        // SAFETY: reads the thread pointer and the symbol's offset from it. Not `pure`: after a stack
-        // switch the same code may run on another thread. The linker makes the offset a constant in
-        // executables.
+        // SAFETY: reads the thread pointer and the symbol's offset from it. Not `pure`: after a
+        // stack switch the same code may run on another thread. The linker makes the offset a
+        // constant in executables.
         unsafe {
             core::arch::asm!(
                 "mov {address}, qword ptr fs:[0]",
@@ -142,7 +138,8 @@ mod storage {
         bytes = const size_of::<ThreadState>(),
     );
 
-    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user code.
+    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user
+    /// code.
     #[inline(always)] // as on x86-64; not measured here
     pub fn state<'a>() -> &'a ThreadState {
         let address: *const ThreadState;
@@ -170,7 +167,8 @@ mod storage {
 mod storage {
     use super::ThreadState;
 
-    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user code.
+    /// This thread's state. Not to be kept across anything that may switch stacks: a call to user
+    /// code.
     pub fn state<'a>() -> &'a ThreadState {
         std::thread_local! {
             static STATE: core::mem::ManuallyDrop<ThreadState> = const {
@@ -194,8 +192,6 @@ impl ThreadState {
             bump: Cell::new(None),
             own_slab: Cell::new(None),
             phase: Cell::new(Phase::Fresh),
-            in_use: Cell::new(CurrentAllocatorInUse::ThreadLocal),
-            heap: Cell::new(None),
             thread_heap: Cell::new(None),
             token: Cell::new(Token::NOBODY),
             contexts: ContextStack::new(),

@@ -23,7 +23,7 @@ fn usage_of_heap(heap: Option<NonNull<HeapHeader>>) -> MemoryUsage {
 pub fn usage_of(allocator: CurrentAllocatorInUse) -> MemoryUsage {
     let state = state();
     match allocator {
-        CurrentAllocatorInUse::CoroutineLocal => usage_of_heap(state.heap.get()),
+        CurrentAllocatorInUse::CoroutineLocal => usage_of_heap(state.contexts.top().heap),
         CurrentAllocatorInUse::ThreadLocal => usage_of_heap(state.thread_heap.get()),
         CurrentAllocatorInUse::Global => {
             let counted = |counter: &core::sync::atomic::AtomicU64| {
@@ -68,15 +68,15 @@ pub fn process_usage() -> ProcessUsage {
     }
 }
 
-/// Hands over at once what this thread freed in heaps of others. Otherwise that happens on slow paths,
-/// when a scope is left, and when the thread ends.
+/// Hands over at once what this thread freed in heaps of others. Otherwise that happens on slow
+/// paths, when a scope is left, and when the thread ends.
 pub fn flush_foreign_frees() {
     state().batches.flush();
 }
 
-/// Takes what other threads freed in this thread's own heap and in those of ended threads, gives their
-/// chunks without blocks back, and all free memory of the region back to the kernel; the bytes that went
-/// to the kernel.
+/// Takes what other threads freed in this thread's own heap and in those of ended threads, gives
+/// their chunks without blocks back, and all free memory of the region back to the kernel; the
+/// bytes that went to the kernel.
 pub fn purge() -> usize {
     let state = state();
     state.batches.flush();

@@ -1,9 +1,9 @@
 //! The count of blocks that outlived their heap, in one chunk.
 //!
-//! While a heap lives, its runner counts in plain memory. At the close the two counts meet: the closer
-//! adds the runner's count together with the bit MERGED, and every free that found the heap closed has
-//! subtracted one already or will. The sum may be negative until merged. Whoever makes it *merged and
-//! zero*, the closer included, was the last, and it alone gives the chunk back.
+//! While a heap lives, its runner counts in plain memory. At the close the two counts meet: the
+//! closer adds the runner's count together with the bit MERGED, and every free that found the heap
+//! closed has subtracted one already or will. The sum may be negative until merged. Whoever makes
+//! it *merged and zero*, the closer included, was the last, and it alone gives the chunk back.
 
 use super::{AtomicI64, Ordering};
 

@@ -1,8 +1,9 @@
 //! The stack of blocks that others than a heap's runner freed.
 //!
-//! Anyone pushes, one block or a chain of them, with one compare-and-swap; the runner takes all with
-//! one swap. Nothing is ever popped singly, so there is no ABA. The head's final value `CLOSED` tells
-//! a pusher that the heap has ended, and that it must count the block off its chunk itself.
+//! Anyone pushes, one block or a chain of them, with one compare-and-swap; the runner takes all
+//! with one swap. Nothing is ever popped singly, so there is no ABA. The head's final value
+//! `CLOSED` tells a pusher that the heap has ended, and that it must count the block off its chunk
+//! itself.
 
 use super::{AtomicU64, Ordering};
 
@@ -62,8 +63,9 @@ impl ForeignStack {
         self.head.load(Ordering::Relaxed) == EMPTY
     }
 
-    /// Pushes a chain of blocks, linked from `first` to `last`. False if the stack is closed: nothing
-    /// was pushed then. After a push that succeeded the caller touches neither blocks nor heap.
+    /// Pushes a chain of blocks, linked from `first` to `last`. False if the stack is closed:
+    /// nothing was pushed then. After a push that succeeded the caller touches neither blocks nor
+    /// heap.
     ///
     /// # Safety
     /// The blocks are freed memory of the stack's heap that nobody else reaches; all links but

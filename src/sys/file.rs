@@ -5,6 +5,8 @@ use core::ptr::NonNull;
 
 use super::SystemError;
 use super::fault::{self, Call};
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+use super::no_libc as libc;
 
 /// Maps `offset..offset + bytes` of an open file over part of a reservation, shared.
 ///

@@ -175,7 +175,7 @@ unsafe extern "C" fn after_fork_in_child() {
     unsafe { after_fork_in_parent() };
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux", not(heapswitch_pass_through)))]
 mod tests {
     use super::*;
     use std::vec::Vec;

@@ -1,7 +1,7 @@
 //! A mutual-exclusion lock that neither allocates nor unwinds and can be taken across `fork`.
 //!
-//! Futex based: spin a little, then sleep. The standard library's `Mutex` cannot be unlocked without
-//! its guard, which `pthread_atfork` handlers would need.
+//! Futex based: spin a little, then sleep. The standard library's `Mutex` cannot be unlocked
+//! without its guard, which `pthread_atfork` handlers would need.
 
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
@@ -53,24 +53,37 @@ impl RawLock {
         }
         // From here on the word says CONTENDED, so that whoever unlocks wakes one.
         while self.state.swap(CONTENDED, Ordering::Acquire) != FREE {
-            futex(&self.state, libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, CONTENDED);
+            futex(&self.state, true);
         }
     }
 
     /// Opens the lock.
     ///
     /// # Safety
-    /// The caller holds it: it called [`lock`](Self::lock), or its parent process did before `fork`.
+    /// The caller holds it: it called [`lock`](Self::lock), or its parent process did before
+    /// `fork`.
     #[inline]
     pub unsafe fn unlock(&self) {
         // Release pairs with the Acquire in `lock`.
         if self.state.swap(FREE, Ordering::Release) == CONTENDED {
-            futex(&self.state, libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1);
+            futex(&self.state, false);
         }
     }
 }
 
-fn futex(word: &AtomicU32, operation: i32, value: u32) {
+/// Without a futex: a waiter gives its time away, and nobody needs to be woken.
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+fn futex(_: &AtomicU32, is_wait: bool) {
+    if is_wait {
+        std::thread::yield_now();
+    }
+}
+
+#[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
+fn futex(word: &AtomicU32, is_wait: bool) {
+    // Sleeps while the word says CONTENDED, or wakes one sleeper.
+    let (operation, value) =
+        if is_wait { (libc::FUTEX_WAIT, CONTENDED) } else { (libc::FUTEX_WAKE, 1) };
     // SAFETY: the word is valid, and no time limit is given. A spurious return is handled by the
     // callers. errno is restored, for a free must not change it.
     unsafe {
@@ -79,7 +92,7 @@ fn futex(word: &AtomicU32, operation: i32, value: u32) {
         libc::syscall(
             libc::SYS_futex,
             word.as_ptr(),
-            operation,
+            operation | libc::FUTEX_PRIVATE_FLAG,
             value,
             core::ptr::null::<libc::timespec>(),
         );
@@ -103,7 +116,8 @@ impl<T> Lock<T> {
         Self { raw: RawLock::new(), value: UnsafeCell::new(value) }
     }
 
-    /// Waits for the lock; it opens when the guard is dropped. Must not be taken twice by one thread.
+    /// Waits for the lock; it opens when the guard is dropped. Must not be taken twice by one
+    /// thread.
     #[inline]
     pub fn lock(&self) -> LockGuard<'_, T> {
         self.raw.lock();

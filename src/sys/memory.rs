@@ -5,6 +5,8 @@ use core::ptr::NonNull;
 
 use super::SystemError;
 use super::fault::{self, Call};
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+use super::no_libc as libc;
 
 const ANONYMOUS: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
@@ -74,6 +76,32 @@ pub fn map_anonymous(bytes: usize, how: MapFlags) -> Result<NonNull<u8>, SystemE
     }
     // SAFETY: a new mapping wherever the kernel likes touches nothing that exists.
     unsafe { map(core::ptr::null_mut(), bytes, READ_WRITE, flags, -1) }
+}
+
+/// Takes `bytes` of zeroed memory for ever, outside the region: for records.
+///
+/// # Errors
+/// The system's: `ENOMEM`.
+#[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
+pub fn take_for_ever(bytes: usize) -> Result<NonNull<u8>, SystemError> {
+    map_anonymous(bytes, MapFlags::default())
+}
+
+/// Takes `bytes` of zeroed memory for ever: for records.
+///
+/// # Errors
+/// `ENOMEM`.
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+pub fn take_for_ever(bytes: usize) -> Result<NonNull<u8>, SystemError> {
+    use core::alloc::{GlobalAlloc, Layout};
+    let layout = Layout::from_size_align(bytes, crate::units::PAGE_BYTES);
+    let Ok(layout) = layout else { return Err(SystemError::NO_MEMORY) };
+    if fault::strikes(Call::Map) || bytes == 0 {
+        return Err(SystemError::NO_MEMORY);
+    }
+    // SAFETY: the layout is not empty.
+    let start = unsafe { std::alloc::System.alloc_zeroed(layout) };
+    NonNull::new(start).ok_or(SystemError::NO_MEMORY)
 }
 
 /// Maps the first `bytes` of an open file, shared, for reading and writing.
@@ -252,8 +280,10 @@ pub unsafe fn remap(
         return Err(SystemError(libc::ENOMEM));
     }
     let flags = if may_move { libc::MREMAP_MAYMOVE } else { 0 };
+    let nowhere = core::ptr::null_mut::<c_void>();
     // SAFETY: the caller's contract.
-    let moved = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, flags) };
+    let moved =
+        unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, flags, nowhere) };
     if moved == libc::MAP_FAILED {
         return Err(SystemError::last());
     }
@@ -288,8 +318,8 @@ pub unsafe fn move_pages(
 /// Unmaps a mapping outside the region.
 ///
 /// # Safety
-/// The range is whole pages of mappings that are the caller's alone, outside the region, and nothing
-/// uses it any more.
+/// The range is whole pages of mappings that are the caller's alone, outside the region, and
+/// nothing uses it any more.
 pub unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
     // SAFETY: the caller's contract. It fails only for arguments that break it, or at the limit on
     // mappings where a hole is cut: the memory is then kept, which is a leak and no unsoundness.

@@ -1,5 +1,5 @@
-//! The only user of libc: mappings, locks, thread exit, fork. Each call that the kernel may refuse can
-//! be made to fail by [`fault`], so that tests reach every error path.
+//! The only user of libc: mappings, locks, thread exit, fork. Each call that the kernel may refuse
+//! can be made to fail by [`fault`], so that tests reach every error path.
 //!
 //! Nothing here allocates or unwinds. Errors are the system's error numbers.
 
@@ -8,11 +8,20 @@ pub mod file;
 pub mod fork;
 pub mod lock;
 pub mod memory;
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+mod no_libc;
 pub mod poison;
 pub mod policy;
 pub mod thread;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
+
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+use no_libc as libc;
+
+/// Whether every allocation passes through to the declared global allocator, as it does on systems
+/// other than Linux: heaps can be made, entered and closed, and hold nothing.
+pub const IS_PASS_THROUGH: bool = cfg!(any(not(target_os = "linux"), heapswitch_pass_through));
 
 /// An error number of the system (`errno`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +101,8 @@ pub fn abort_with(parts: &[&str]) -> ! {
             }
         }
     }
-    // SAFETY: the buffer is valid for `length` bytes; descriptor 2 may be closed, which is harmless.
+    // SAFETY: the buffer is valid for `length` bytes; descriptor 2 may be closed, which is
+    // harmless.
     unsafe { libc::write(2, buffer.as_ptr().cast(), length) };
     std::process::abort()
 }

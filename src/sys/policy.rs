@@ -4,6 +4,8 @@ use core::ptr::NonNull;
 
 use super::SystemError;
 use super::fault::{self, Call};
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+use super::no_libc as libc;
 
 /// A memory policy's number, as `include/uapi/linux/mempolicy.h` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

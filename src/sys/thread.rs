@@ -5,6 +5,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::SystemError;
 use super::fault::{self, Call};
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+use super::no_libc as libc;
 
 /// A destructor that runs when a thread ends, after Rust's own thread-locals.
 #[derive(Debug)]

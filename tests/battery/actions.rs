@@ -83,7 +83,7 @@ fn actions(limits: Limits) -> impl Strategy<Value = Vec<Action>> {
 }
 
 /// Short random runs, shrunk to the shortest that fails.
-pub fn random<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn random<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
     let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&actions(limits), |actions| {
         with(&make, PLENTY, |allocator| {
@@ -123,7 +123,7 @@ impl Sequence {
 }
 
 /// One long run, in which the number of live blocks rises and falls.
-pub fn random_long<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn random_long<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
     for source in [TestSource::new(PLENTY), TestSource::new(PLENTY).zeroed()] {
         let allocator = make(source.clone());
         let mut sequence = Sequence(2024);
@@ -139,7 +139,7 @@ pub fn random_long<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits)
 }
 
 /// A source that fails from the n-th take on, and later works again: nothing is lost or changed.
-pub fn failing_source<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn failing_source<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
     for nth in 1..24 {
         let source = TestSource::new(PLENTY);
         let allocator = make(source.clone());

@@ -5,8 +5,6 @@
 //! tells what the allocator documents that it does not serve.
 //!
 //! Each test checks at its end that the source got every range back.
-#![allow(dead_code, reason = "each test binary uses a part")]
-#![allow(unreachable_pub, reason = "a shared module of test binaries, which export nothing")]
 
 mod actions;
 mod source;
@@ -15,19 +13,19 @@ use std::alloc::Layout;
 use std::hint::black_box;
 use std::ptr::NonNull;
 
-pub use actions::{failing_source, random, random_long};
+pub(crate) use actions::{failing_source, random, random_long};
 use allocator_api2::alloc::Allocator;
-pub use source::TestSource;
+pub(crate) use source::TestSource;
 
 /// What an allocator documents that it does not serve.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Alignments above this may be refused.
-    pub max_align: usize,
+    pub(crate) max_align: usize,
     /// Sizes above this may be refused.
-    pub max_size: usize,
+    pub(crate) max_size: usize,
     /// Whether it takes memory from the `TestSource` alone, so that that can run out.
-    pub is_bounded: bool,
+    pub(crate) is_bounded: bool,
 }
 
 impl Default for Limits {
@@ -44,7 +42,6 @@ macro_rules! battery {
     };
     ($name:ident, $make:expr, $limits:expr) => {
         mod $name {
-            #[allow(unused_imports, reason = "what the constructor needs of it varies")]
             use super::*;
 
             $crate::battery!(@tests $make, $limits;
@@ -67,25 +64,44 @@ macro_rules! battery {
 const PLENTY: usize = 256 << 20;
 
 /// A layout, with a message if it is none.
-pub fn layout(size: usize, align: usize) -> Layout {
+pub(crate) fn layout(size: usize, align: usize) -> Layout {
     Layout::from_size_align(size, align).unwrap_or_else(|_| panic!("{size} bytes by {align}"))
 }
 
 /// A block with what it was requested by.
 #[derive(Debug)]
-pub struct Block {
-    pub bytes: NonNull<[u8]>,
-    pub layout: Layout,
-    pub seed: u8,
+pub(crate) struct Block {
+    pub(crate) bytes: NonNull<[u8]>,
+    pub(crate) layout: Layout,
+    pub(crate) seed: u8,
 }
 
-fn pattern(seed: u8, index: usize) -> u8 {
-    seed.wrapping_mul(31).wrapping_add(index as u8).wrapping_add((index >> 8) as u8)
+/// The pattern's period: a prime, so that no shift by pages or powers of two goes unseen.
+const PERIOD: usize = 4093;
+
+/// Twice the pattern, so that a period from any place in it is one slice: comparing slices is fast
+/// in slow builds too.
+static PATTERN: [u8; 2 * PERIOD] = {
+    let mut bytes = [0; 2 * PERIOD];
+    let mut state = 1u32;
+    let mut index = 0;
+    while index < PERIOD {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        bytes[index] = (state >> 24) as u8;
+        bytes[index + PERIOD] = bytes[index];
+        index += 1;
+    }
+    bytes
+};
+
+/// What a block with this seed is filled with, again and again.
+fn pattern(seed: u8) -> &'static [u8] {
+    &PATTERN[usize::from(seed) * 16..][..PERIOD]
 }
 
 impl Block {
     /// Checks what came back from an allocator, and fills it.
-    pub fn new(bytes: NonNull<[u8]>, layout: Layout, seed: u8) -> Self {
+    pub(crate) fn new(bytes: NonNull<[u8]>, layout: Layout, seed: u8) -> Self {
         assert!(bytes.len() >= layout.size(), "{} bytes for {layout:?}", bytes.len());
         assert_eq!(bytes.cast::<u8>().addr().get() % layout.align(), 0, "for {layout:?}");
         let mut block = Self { bytes, layout, seed };
@@ -93,38 +109,38 @@ impl Block {
         block
     }
 
-    pub fn start(&self) -> NonNull<u8> {
+    pub(crate) fn start(&self) -> NonNull<u8> {
         self.bytes.cast()
     }
 
-    pub fn contents(&self) -> &[u8] {
+    pub(crate) fn contents(&self) -> &[u8] {
         // SAFETY: the block is allocated, and was filled.
         unsafe { self.bytes.as_ref() }
     }
 
-    pub fn fill(&mut self) {
+    pub(crate) fn fill(&mut self) {
         // SAFETY: the block is allocated and this test's alone.
         let bytes = unsafe { self.bytes.as_mut() };
-        let seed = self.seed;
-        bytes.iter_mut().enumerate().for_each(|(index, byte)| *byte = pattern(seed, index));
+        let pattern = pattern(self.seed);
+        bytes.chunks_mut(PERIOD).for_each(|part| part.copy_from_slice(&pattern[..part.len()]));
     }
 
     /// Checks the first `length` bytes.
-    pub fn check(&self, length: usize) {
+    pub(crate) fn check(&self, length: usize) {
+        let pattern = pattern(self.seed);
         let wrong = self.contents()[..length]
-            .iter()
-            .enumerate()
-            .find(|&(index, &byte)| byte != pattern(self.seed, index));
-        assert_eq!(wrong, None, "the contents of {self:?} were changed");
+            .chunks(PERIOD)
+            .position(|part| *part != pattern[..part.len()]);
+        assert_eq!(wrong, None, "the contents of {self:?} were changed, by {PERIOD} bytes");
     }
 
     /// The layout with the returned length: the other end of what fits.
-    pub fn longest_layout(&self) -> Layout {
+    pub(crate) fn longest_layout(&self) -> Layout {
         layout(self.bytes.len(), self.layout.align())
     }
 
     /// Checks the contents and frees it, with the returned length as size if so asked.
-    pub fn free(self, allocator: &impl Allocator, by_length: bool) {
+    pub(crate) fn free(self, allocator: &impl Allocator, by_length: bool) {
         self.check(self.bytes.len());
         let layout = if by_length { self.longest_layout() } else { self.layout };
         // SAFETY: the block is allocated here and both layouts fit it.
@@ -133,7 +149,7 @@ impl Block {
 }
 
 /// Allocates a block that must be served.
-pub fn allocate(allocator: &impl Allocator, layout: Layout, seed: u8) -> Block {
+pub(crate) fn allocate(allocator: &impl Allocator, layout: Layout, seed: u8) -> Block {
     match allocator.allocate(layout) {
         Ok(bytes) => Block::new(bytes, layout, seed),
         Err(_) => panic!("{layout:?} was refused"),
@@ -149,7 +165,7 @@ fn with<A: Allocator>(make: impl Fn(TestSource) -> A, bytes: usize, test: impl F
     source.assert_all_returned();
 }
 
-pub fn zero_sizes<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn zero_sizes<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
     with(make, PLENTY, |allocator| {
         for align in powers(limits.max_align) {
             let empty = layout(0, align);
@@ -169,7 +185,7 @@ pub fn zero_sizes<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) 
     });
 }
 
-pub fn every_small_size<A: Allocator>(make: impl Fn(TestSource) -> A, _: Limits) {
+pub(crate) fn every_small_size<A: Allocator>(make: impl Fn(TestSource) -> A, _: Limits) {
     with(make, PLENTY, |allocator| {
         let blocks: Vec<Block> =
             (1..=4096).map(|size| allocate(allocator, layout(size, 1), size as u8)).collect();
@@ -187,7 +203,7 @@ fn powers(max: usize) -> impl Iterator<Item = usize> {
     (0..usize::BITS).map(|shift| 1 << shift).take_while(move |&power| power <= max)
 }
 
-pub fn alignments<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn alignments<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
     with(make, PLENTY, |allocator| {
         let mut blocks = vec![];
         for align in powers(2 << 20) {
@@ -210,7 +226,7 @@ pub fn alignments<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) 
     });
 }
 
-pub fn both_ends_of_fits<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn both_ends_of_fits<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
     with(make, PLENTY, |allocator| {
         for size in (1..600).chain([1000, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1 << 20]) {
             for align in [1, 8, 64, 4096] {
@@ -237,7 +253,7 @@ pub fn both_ends_of_fits<A: Allocator>(make: impl Fn(TestSource) -> A, limits: L
     });
 }
 
-pub fn zeroed<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn zeroed<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
     with(make, PLENTY, |allocator| {
         for round in 0..3 {
             let mut blocks = vec![];
@@ -262,7 +278,12 @@ pub fn zeroed<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
 }
 
 /// Grows or shrinks, whichever the sizes say, and checks what must be kept.
-pub fn resize(allocator: &impl Allocator, block: Block, new: Layout, by_length: bool) -> Block {
+pub(crate) fn resize(
+    allocator: &impl Allocator,
+    block: Block,
+    new: Layout,
+    by_length: bool,
+) -> Block {
     let is_growth = new.size() >= block.layout.size();
     // A layout with the returned length fits too, but it may be larger than the new size.
     let old = if by_length && (!is_growth || new.size() >= block.bytes.len()) {
@@ -289,7 +310,7 @@ pub fn resize(allocator: &impl Allocator, block: Block, new: Layout, by_length: 
     Block::new(bytes, new, block.seed.wrapping_add(1))
 }
 
-pub fn grow_and_shrink<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn grow_and_shrink<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
     let sizes = [1, 5, 8, 9, 31, 33, 64, 100, 500, 2048, 2049, 5000, 66_000, 300_000];
     with(make, PLENTY, |allocator| {
         for by_length in [false, true] {
@@ -310,7 +331,7 @@ pub fn grow_and_shrink<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Lim
     });
 }
 
-pub fn grow_zeroed_clears_the_new_part<A: Allocator>(
+pub(crate) fn grow_zeroed_clears_the_new_part<A: Allocator>(
     make: impl Fn(TestSource) -> A,
     limits: Limits,
 ) {
@@ -339,7 +360,7 @@ pub fn grow_zeroed_clears_the_new_part<A: Allocator>(
     });
 }
 
-pub fn alignment_changes<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn alignment_changes<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
     with(make, PLENTY, |allocator| {
         for from in powers(limits.max_align.min(16384)) {
             for to in powers(limits.max_align.min(16384)) {
@@ -356,7 +377,7 @@ pub fn alignment_changes<A: Allocator>(make: impl Fn(TestSource) -> A, limits: L
     });
 }
 
-pub fn huge_sizes<A: Allocator>(make: impl Fn(TestSource) -> A, _: Limits) {
+pub(crate) fn huge_sizes<A: Allocator>(make: impl Fn(TestSource) -> A, _: Limits) {
     with(make, PLENTY, |allocator| {
         let kept = allocate(allocator, layout(100, 8), 1);
         for below in (0..200).chain([4095, 4096, 65_535, 65_536, 1 << 20, 1 << 40]) {
@@ -375,7 +396,7 @@ pub fn huge_sizes<A: Allocator>(make: impl Fn(TestSource) -> A, _: Limits) {
     });
 }
 
-pub fn exhaustion<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn exhaustion<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
     if !limits.is_bounded {
         return;
     }
@@ -402,7 +423,7 @@ pub fn exhaustion<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) 
     });
 }
 
-pub fn collections<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn collections<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
     // The map's table takes about 50 bytes an entry, in one block.
     let count = (limits.max_size / 64).min(20_000) as u64;
     with(make, PLENTY, |allocator| {

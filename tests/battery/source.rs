@@ -10,9 +10,10 @@ use allocator_api2::alloc::AllocError;
 use heapswitch::allocator::{MemoryRange, MemorySource};
 
 /// Takes from the system's allocator, or from another source, up to a limit, and checks what is
-/// given back. Clones share their state, so that a test can watch the source that an allocator owns.
+/// given back. Clones share their state, so that a test can watch the source that an allocator
+/// owns.
 #[derive(Clone)]
-pub struct TestSource(Rc<State>);
+pub(crate) struct TestSource(Rc<State>);
 
 struct State {
     left_bytes: Cell<usize>,
@@ -34,7 +35,7 @@ impl fmt::Debug for TestSource {
 
 impl TestSource {
     /// A source of up to `bytes`.
-    pub fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         Self(Rc::new(State {
             left_bytes: Cell::new(bytes),
             until_failure: Cell::new(0),
@@ -45,35 +46,35 @@ impl TestSource {
     }
 
     /// As this one, but its ranges are zeroed.
-    pub fn zeroed(self) -> Self {
+    pub(crate) fn zeroed(self) -> Self {
         self.0.is_zeroed.set(true);
         self
     }
 
     /// As this one, but its ranges are another source's, and it allocates nothing from here on: so
     /// it may serve a heap that is current.
-    pub fn on(self, inner: &'static dyn MemorySource) -> Self {
+    pub(crate) fn on(self, inner: &'static dyn MemorySource) -> Self {
         self.0.taken.borrow_mut().reserve_exact(self.0.left_bytes.get() / inner.granule());
         self.0.inner.set(Some(inner));
         self
     }
 
     /// The `nth` take from now on fails, and every one until this is called with 0.
-    pub fn fail_from(&self, nth: usize) {
+    pub(crate) fn fail_from(&self, nth: usize) {
         self.0.until_failure.set(nth);
     }
 
     /// Ranges that are taken.
-    pub fn ranges(&self) -> usize {
+    pub(crate) fn ranges(&self) -> usize {
         self.0.taken.borrow().len()
     }
 
     /// Bytes in ranges that are taken.
-    pub fn taken_bytes(&self) -> usize {
+    pub(crate) fn taken_bytes(&self) -> usize {
         self.0.taken.borrow().iter().map(|(range, _)| range.length).sum()
     }
 
-    pub fn assert_all_returned(&self) {
+    pub(crate) fn assert_all_returned(&self) {
         assert!(self.0.taken.borrow().is_empty(), "ranges were not given back");
     }
 }

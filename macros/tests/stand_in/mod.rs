@@ -3,9 +3,6 @@
 
 #[doc(hidden)]
 pub mod __private {
-    #![allow(dead_code, missing_docs, unreachable_pub, clippy::new_without_default)]
-    #![allow(missing_debug_implementations)]
-
     use core::alloc::{GlobalAlloc, Layout};
     use core::marker::PhantomData;
     use core::sync::atomic::{AtomicUsize, Ordering};

@@ -29,7 +29,7 @@
 pub mod index_stack;
 mod settings;
 mod table;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom), not(heapswitch_pass_through)))]
 mod tests;
 
 use core::alloc::Layout;
@@ -60,6 +60,7 @@ const IS_KEPT: usize = 1 << 63;
 /// use heapswitch::allocator::MemorySource;
 /// use heapswitch::source::{ArenaMemorySource, ArenaSettings, MemoryMapSource};
 ///
+/// # if heapswitch::sys::IS_PASS_THROUGH { return; }
 /// let arena = ArenaMemorySource::new(MemoryMapSource::new(), ArenaSettings::DEFAULT);
 /// let block = arena.take(core::alloc::Layout::new::<[u8; 1000]>()).unwrap();
 /// assert_eq!(block.length, 64 << 10);

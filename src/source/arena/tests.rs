@@ -1,3 +1,5 @@
+//! The arena on a source that counts: what it serves, keeps and gives back, and what it refuses.
+
 use super::*;
 use crate::source::MemoryMapSource;
 use core::cell::Cell;

@@ -1,3 +1,5 @@
+//! File sources on files of their own in the temporary folder: contents, lengths and refusals.
+
 use super::*;
 use crate::sys::SystemError;
 use std::path::{Path, PathBuf};

@@ -266,5 +266,5 @@ unsafe impl MemorySource for MemoryMapSource {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(heapswitch_pass_through)))]
 mod tests;

@@ -67,7 +67,8 @@ impl fmt::Display for Refusal {
         let Self { step, error, times } = self;
         write!(
             formatter,
-            "the system refused {step:?} of a mapping {times} times, the last time with {error}; {}",
+            "the system refused {step:?} of a mapping {times} times, the last time with {error}; \
+             {}",
             step.advice()
         )
     }

@@ -481,6 +481,18 @@ unsafe impl Strategy for BitSet {
         });
     }
 
+    fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        // Reads the links in all extents, before the first one is visited.
+        self.flush();
+        // SAFETY: owners ask only about extents that they added and did not remove.
+        let runs = unsafe { Runs::of(extent) };
+        runs.edges.visit_runs(runs.header.blocks, |first, blocks| {
+            // SAFETY: the run lies between the base and the extent's end.
+            let start = unsafe { pointers::forward(runs.header.base, first << self.block_shift) };
+            visit(pointers::block(start, blocks << self.block_shift));
+        });
+    }
+
     fn verify(&self) {
         let mut found_current = self.current.is_none();
         self.quick.visit(|extent, block, blocks| {

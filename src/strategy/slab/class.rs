@@ -1,7 +1,8 @@
 //! Size classes: 8 to 64 bytes in steps of 8, then four for each doubling up to 32 KiB.
 //!
-//! Above 64 bytes a block is at most a fifth larger than the request, a tenth on average. A class is
-//! found by one load from a byte table up to 1 KiB, so that random sizes cost no mispredicted branch.
+//! Above 64 bytes a block is at most a fifth larger than the request, a tenth on average. A class
+//! is found by one load from a byte table up to 1 KiB, so that random sizes cost no mispredicted
+//! branch.
 #![forbid(unsafe_code)]
 
 use core::alloc::Layout;
@@ -18,7 +19,8 @@ const TABLE_BYTES: usize = 1024;
 /// Classes in steps of 8 bytes.
 const LINEAR: usize = 8;
 
-/// The class by size in steps of 8 bytes; padded to a power of two, so that a mask keeps an index inside.
+/// The class by size in steps of 8 bytes; padded to a power of two, so that a mask keeps an index
+/// inside.
 static TABLE: [u8; TABLE_BYTES / 4] = {
     let mut table = [0; TABLE_BYTES / 4];
     let mut index = 1;
@@ -75,14 +77,14 @@ pub const fn is_small(layout: Layout) -> bool {
 
 /// The class of a small layout, without a branch. Below [`CLASSES`].
 ///
-/// Blocks lie at multiples of their length from a chunk's start, so a class gives the largest power of
-/// two that divides its length as alignment: 8 always, 16 once the size is rounded up to 16.
+/// Blocks lie at multiples of their length from a chunk's start, so a class gives the largest power
+/// of two that divides its length as alignment: 8 always, 16 once the size is rounded up to 16.
 #[inline]
 pub fn small_class_of(layout: Layout) -> usize {
     debug_assert!(is_small(layout));
     let size = (layout.size() + layout.align() - 1) & !(layout.align() - 1);
     // The mask changes no index that a small layout has; it spares the test of the table's bound.
-    let index = size.div_ceil(8) & (TABLE.len() - 1);
+    let index = ((size + 7) >> 3) & (TABLE.len() - 1);
     TABLE[index] as usize
 }
 

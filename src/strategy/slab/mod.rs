@@ -8,14 +8,14 @@
 //!                    │ words: free list, carved, used
 //! ```
 //!
-//! The fast paths are a pop from and a push to the list. A list that grew too long gives its older half
-//! back to the extents, neighbours in the list that share an extent in one step; an empty one takes the
-//! whole free list of one extent in one step, or a batch of new blocks in order of address. So a block
-//! costs a few instructions beside its push and pop, and objects that are used together stay close. An
-//! extent's `used` counts blocks that are allocated or in a list.
+//! The fast paths are a pop from and a push to the list. A list that grew too long gives its older
+//! half back to the extents, neighbours in the list that share an extent in one step; an empty one
+//! takes the whole free list of one extent in one step, or a batch of new blocks in order of
+//! address. So a block costs a few instructions beside its push and pop, and objects that are used
+//! together stay close. An extent's `used` counts blocks that are allocated or in a list.
 //!
-//! `LISTED` is the form for heaps, where a block's extent is found through the chunk table. Without lists
-//! (`Slab<false>`, for use on its own) every block goes to and comes from its extent.
+//! `LISTED` is the form for heaps, where a block's extent is found through the chunk table. Without
+//! lists (`Slab<false>`, for use on its own) every block goes to and comes from its extent.
 
 pub mod class;
 mod verify;
@@ -30,8 +30,8 @@ use crate::allocator::AllocError;
 use crate::pointers;
 use crate::units::CHUNK_BYTES;
 
-/// A slab on a memory source, for use through the allocator trait. It refuses what is larger, or aligned
-/// to more, than 32 KiB.
+/// A slab on a memory source, for use through the allocator trait. It refuses what is larger, or
+/// aligned to more, than 32 KiB.
 pub type SlabAllocator<M> = SourcedAllocator<Slab<false>, M>;
 
 /// The bytes of new blocks that are carved at once, about.
@@ -174,8 +174,8 @@ impl<const LISTED: bool> Slab<LISTED> {
         Some(block)
     }
 
-    /// Puts a block on the class's list. True when the list is too long: then [`spill`](Self::spill)
-    /// has to be called. The fast path.
+    /// Puts a block on the class's list. True when the list is too long: then
+    /// [`spill`](Self::spill) has to be called. The fast path.
     ///
     /// # Safety
     /// `class` is below [`CLASSES`]; `block` was allocated from it and is freed by this call.
@@ -233,8 +233,8 @@ impl<const LISTED: bool> Slab<LISTED> {
         is_any_empty
     }
 
-    /// Puts a chain of blocks on their extent's free list. Whether the extent became empty and was set
-    /// aside.
+    /// Puts a chain of blocks on their extent's free list. Whether the extent became empty and was
+    /// set aside.
     ///
     /// # Safety
     /// The blocks are free, linked from `first` to `last`, on no list, and of the extent.
@@ -313,8 +313,8 @@ impl<const LISTED: bool> Slab<LISTED> {
         Some(extent)
     }
 
-    /// Takes blocks from an extent of the class: one is the result, the others fill the list. Called when
-    /// the list is empty.
+    /// Takes blocks from an extent of the class: one is the result, the others fill the list.
+    /// Called when the list is empty.
     #[cold]
     #[inline(never)]
     pub fn refill(&mut self, class: usize) -> Option<NonNull<u8>> {
@@ -362,8 +362,8 @@ fn has_uncarved(extent: &Extent, class: usize) -> bool {
     extent.words[CARVED].get() + block_bytes(class) <= extent.length()
 }
 
-/// Up to `most` blocks of an extent that were never handed out, linked: extents are carved lazily, in
-/// order of address, so that pages are touched only when they are needed.
+/// Up to `most` blocks of an extent that were never handed out, linked: extents are carved lazily,
+/// in order of address, so that pages are touched only when they are needed.
 fn carve(extent: &Extent, class: usize, most: usize) -> Option<(NonNull<u8>, usize)> {
     let bytes = block_bytes(class);
     let carved = extent.words[CARVED].get();
@@ -405,9 +405,9 @@ unsafe fn extent_of_block<'a>(_: NonNull<u8>) -> &'a Extent {
     std::process::abort()
 }
 
-// SAFETY: blocks are carved from one extent at multiples of their length, each once, and are then on
-// exactly one of: the program's side, a list, its extent's free list. Lengths are those of the classes,
-// which map to themselves. Only free blocks and `words` are written.
+// SAFETY: blocks are carved from one extent at multiples of their length, each once, and are then
+// on exactly one of: the program's side, a list, its extent's free list. Lengths are those of the
+// classes, which map to themselves. Only free blocks and `words` are written.
 unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
     type Settings = ();
 

@@ -5,13 +5,13 @@
 //! holds one size, so its first block is the best fit. Above, the first block of the request's own
 //! bin is taken if it fits, otherwise the first of the next bin that holds any, all of which fit.
 //!
-//! Only when no bin is left but the request's own and the large blocks does the order in a bin matter.
-//! Now its blocks are **sorted**: put into the octave's red-black tree, besides their list, and the
-//! tree is searched for the least that fits. A block is sorted at most once between two frees, so a
-//! request costs O(log n) amortised however many blocks there are, and most blocks are taken or
-//! coalesced before anybody wants their order, at the cost of a list.
-//! (Rejected: every block in a tree at once. Four tree operations for a block that is allocated and
-//! freed, each with branches that are as often wrong as right, cost several times the lists.)
+//! Only when no bin is left but the request's own and the large blocks does the order in a bin
+//! matter. Now its blocks are **sorted**: put into the octave's red-black tree, besides their list,
+//! and the tree is searched for the least that fits. A block is sorted at most once between two
+//! frees, so a request costs O(log n) amortised however many blocks there are, and most blocks are
+//! taken or coalesced before anybody wants their order, at the cost of a list. (Rejected: every
+//! block in a tree at once. Four tree operations for a block that is allocated and freed, each with
+//! branches that are as often wrong as right, cost several times the lists.)
 
 use core::hint::select_unpredictable;
 use core::ptr::{self, NonNull};
@@ -42,8 +42,8 @@ pub(super) struct Taken {
 ///    first; otherwise that is null. Bin 0 never holds any.
 /// 2. A block is in the list of `bin_of` its length.
 /// 3. The links of a list agree in both directions; the first's previous link tells the bin.
-/// 4. In each list the blocks that are not sorted come first. The sorted ones are exactly those in the
-///    tree of their octave.
+/// 4. In each list the blocks that are not sorted come first. The sorted ones are exactly those in
+///    the tree of their octave.
 ///
 /// The `SAFETY` comments below say "listed" for: in one of the lists, hence free, hence valid for
 /// reads and writes by the strategy alone.
@@ -111,8 +111,9 @@ impl Bins {
         }
     }
 
-    /// Makes a listed block longer where it stands, unless that changes its bin or its place in a tree.
-    /// So a run of frees in order of address, such as a dropped vector of boxes, relinks seldom.
+    /// Makes a listed block longer where it stands, unless that changes its bin or its place in a
+    /// tree. So a run of frees in order of address, such as a dropped vector of boxes, relinks
+    /// seldom.
     ///
     /// # Safety
     /// `block` is listed and in the extent of its record; `block..block + length` is free and no
@@ -129,8 +130,8 @@ impl Bins {
         true
     }
 
-    /// Takes out a block of at least `length` bytes, a multiple of the granule above zero, but none of
-    /// the large ones, and none that only a search would find.
+    /// Takes out a block of at least `length` bytes, a multiple of the granule above zero, but none
+    /// of the large ones, and none that only a search would find.
     #[inline]
     pub(super) fn take(&mut self, length: usize) -> Option<Taken> {
         let mut fitting = self.occupied & NOT_LARGE & (u64::MAX << bin_of(length));
@@ -161,7 +162,8 @@ impl Bins {
         }
     }
 
-    /// Whether [`take_sorted`](Self::take_sorted) may find a block where [`take`](Self::take) found none.
+    /// Whether [`take_sorted`](Self::take_sorted) may find a block where [`take`](Self::take) found
+    /// none.
     #[inline]
     pub(super) fn may_find_sorted(&self, length: usize) -> bool {
         self.occupied & (1 << bin_of(length) | 1 << LARGE) != 0
@@ -262,7 +264,7 @@ impl Bins {
                     sorted[tree] += 1;
                     check(self.trees[tree].holds(block), "a sorted block is not in its tree");
                 }
-                tally.add(block.addr().get(), length);
+                tally.count(block.addr().get(), length);
                 previous_is_sorted = is_sorted;
                 previous = at;
                 at = (*at).next;

@@ -52,8 +52,8 @@ impl MultipleBinarySearchTree {
         let mut taken = self.take(length.checked_add(alignment - GRANULE)?)?;
         let start = taken.block.cast();
         let front = padding(start, alignment);
-        // SAFETY: the front is at most as long as what was added to the request, and so in the block.
-        // The map says that the block is free, and so says of its front what it should.
+        // SAFETY: the front is at most as long as what was added to the request, and so in the
+        // block. The map says that the block is free, and so says of its front what it should.
         unsafe {
             if front != 0 {
                 self.bins.insert(taken.block, front, taken.record);
@@ -110,8 +110,8 @@ impl MultipleBinarySearchTree {
     #[inline]
     pub(super) unsafe fn free(&mut self, extent: &Extent, start: NonNull<u8>, length: usize) {
         let record = extent.metadata().cast::<Record>();
-        // SAFETY: the contract is the same but for the top, and the extent's record is valid. What was
-        // cut last is given back to the top at once, unless a free block lies before it.
+        // SAFETY: the contract is the same but for the top, and the extent's record is valid. What
+        // was cut last is given back to the top at once, unless a free block lies before it.
         unsafe {
             if self.top.touches(start, forward(start, length)) {
                 let is_newest = self.top.starts_at(forward(start, length), record);
@@ -164,9 +164,9 @@ impl MultipleBinarySearchTree {
         start: NonNull<u8>,
         length: usize,
     ) {
-        // SAFETY: as in `free_apart`; what joins the top is allocated as far as the map says, by the
-        // flips, also the free block on the side away from the top. On the top's side is none, for
-        // the top is coalesced.
+        // SAFETY: as in `free_apart`; what joins the top is allocated as far as the map says, by
+        // the flips, also the free block on the side away from the top. On the top's side is none,
+        // for the top is coalesced.
         unsafe {
             if !self.top.is_in(record) {
                 return self.free_apart(record, start, length);
@@ -197,8 +197,8 @@ impl MultipleBinarySearchTree {
     /// Makes the top a free block like others.
     pub(super) fn release_top(&mut self) {
         let Some(taken) = self.top.take() else { return };
-        // SAFETY: the top was free memory of its extent, coalesced, allocated as far as the map says,
-        // and in no list.
+        // SAFETY: the top was free memory of its extent, coalesced, allocated as far as the map
+        // says, and in no list.
         unsafe {
             flip_ends(taken);
             self.bins.insert(taken.block, taken.length, taken.record);
@@ -206,8 +206,8 @@ impl MultipleBinarySearchTree {
     }
 }
 
-/// Has the map say of a block, which is not next to a free one, that it is free instead of allocated,
-/// or the other way round.
+/// Has the map say of a block, which is not next to a free one, that it is free instead of
+/// allocated, or the other way round.
 ///
 /// # Safety
 /// The block lies in the extent of its record, which is valid.

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Whoever frees the block behind reads the last word, whoever frees the block before reads the
-//! first length. In a block of one granule the two lengths are one word. Bit 0 of the first length is
-//! [`SORTED`]: the block is in a tree, which only blocks of 1 KiB and more ever are.
+//! first length. In a block of one granule the two lengths are one word. Bit 0 of the first length
+//! is [`SORTED`]: the block is in a tree, which only blocks of 1 KiB and more ever are.
 
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
@@ -95,11 +95,12 @@ pub(super) unsafe fn mark_sorted(block: NonNull<FreeBlock>) {
 /// Writes the two lengths and the record of a free block; not sorted.
 ///
 /// # Safety
-/// `block` is valid for writes of `length` bytes, which are free, and lies in the extent of `record`.
+/// `block` is valid for writes of `length` bytes, which are free, and lies in the extent of
+/// `record`.
 #[inline]
 pub(super) unsafe fn write_ends(block: NonNull<FreeBlock>, length: usize, record: NonNull<Record>) {
-    // SAFETY: both words lie in the block by the contract; they are one and the same word in a block
-    // of one granule.
+    // SAFETY: both words lie in the block by the contract; they are one and the same word in a
+    // block of one granule.
     unsafe {
         (*block.as_ptr()).record = record;
         (*block.as_ptr()).length = length;

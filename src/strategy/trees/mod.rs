@@ -1,9 +1,10 @@
 //! `MultipleBinarySearchTree`: red-black trees of free blocks.
 //!
 //! A general-purpose strategy: any sizes and alignments, in any order, coalesced at once, split,
-//! grown and shrunk in place. It costs 1/256 of the memory for a map out of line, and rounds sizes up
-//! to 32 bytes; an allocated block has no header. For many objects of one size below 32 bytes the
-//! [bit set](super::bit_set) takes less memory; where nothing is freed before the end, a bump is faster.
+//! grown and shrunk in place. It costs 1/256 of the memory for a map out of line, and rounds sizes
+//! up to 32 bytes; an allocated block has no header. For many objects of one size below 32 bytes
+//! the [bit set](super::bit_set) takes less memory; where nothing is freed before the end, a bump
+//! is faster.
 //!
 //! ```text
 //!   bins by size                                       trees of an octave
@@ -29,8 +30,9 @@
 //!
 //! **Allocating** takes the first block of the first bin that fits, flips two bits, and lists what
 //! remains. **Freeing** flips two bits, whose old values say which neighbours are free; those leave
-//! their lists, and the whole joins one. **Growing** in place takes the free block behind, **shrinking**
-//! frees the tail. None of them searches, unless only the trees can tell whether a block fits.
+//! their lists, and the whole joins one. **Growing** in place takes the free block behind,
+//! **shrinking** frees the tail. None of them searches, unless only the trees can tell whether a
+//! block fits.
 //!
 //! Extents may touch: no block is coalesced across, so that each can be removed alone.
 
@@ -71,7 +73,8 @@ pub type MultipleBinarySearchTreeAllocator<M> = SourcedAllocator<MultipleBinaryS
 /// 1. Every granule of an extent is in a block that is allocated, in a free block that is listed in
 ///    `bins`, or in `top`.
 /// 2. No two free blocks of an extent touch, the top included.
-/// 3. `records` leads to the records of all extents that were added and not removed, linked both ways.
+/// 3. `records` leads to the records of all extents that were added and not removed, linked both
+///    ways.
 #[derive(Debug)]
 pub struct MultipleBinarySearchTree {
     bins: Bins,
@@ -79,13 +82,13 @@ pub struct MultipleBinarySearchTree {
     records: *mut Record,
 }
 
-// SAFETY: the pointers lead to memory that is the strategy's alone, by the contract of `add_extent`,
-// and nothing in it belongs to a thread.
+// SAFETY: the pointers lead to memory that is the strategy's alone, by the contract of
+// `add_extent`, and nothing in it belongs to a thread.
 unsafe impl Send for MultipleBinarySearchTree {}
 
-// SAFETY: blocks are cut from free memory of extents, see the type's invariants; they are rounded up
-// to the granule whatever the alignment, so every size from the requested one to the block's length
-// gives that length. A new extent is one free block, listed or the top, and found. Nothing
+// SAFETY: blocks are cut from free memory of extents, see the type's invariants; they are rounded
+// up to the granule whatever the alignment, so every size from the requested one to the block's
+// length gives that length. A new extent is one free block, listed or the top, and found. Nothing
 // here unwinds but by a bug in it, and nothing allocates.
 unsafe impl Strategy for MultipleBinarySearchTree {
     type Settings = ();
@@ -127,7 +130,8 @@ unsafe impl Strategy for MultipleBinarySearchTree {
 
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
-        // SAFETY: the block is allocated, in the extent, and as long as any layout rounds to that fits.
+        // SAFETY: the block is allocated, in the extent, and as long as any layout rounds to that
+        // fits.
         unsafe { self.free(extent, in_extent(extent, block), rounded(layout.size())) }
     }
 
@@ -144,8 +148,8 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         if more == 0 {
             return Some(new_length);
         }
-        // SAFETY: the block lies in the extent, whose record is valid; where the map says so, a free
-        // block follows it, and is listed.
+        // SAFETY: the block lies in the extent, whose record is valid; where the map says so, a
+        // free block follows it, and is listed.
         unsafe {
             let end = forward(in_extent(extent, block), old_length);
             if self.top.starts_at(end, record) {
@@ -210,8 +214,8 @@ unsafe impl Strategy for MultipleBinarySearchTree {
             self.release_top();
         }
         let length = usable_length(extent);
-        // SAFETY: the extent was added, so its record is in the list. Nothing in it is allocated, so
-        // all of it is one free block, which is listed.
+        // SAFETY: the extent was added, so its record is in the list. Nothing in it is allocated,
+        // so all of it is one free block, which is listed.
         unsafe {
             if length != 0 {
                 let whole = extent.start().cast();
@@ -255,6 +259,18 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         }
         if self.top.is_in(record) {
             visit_pages(self.top.start(), self.top.length());
+        }
+    }
+
+    fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        let record = extent.metadata().cast::<Record>();
+        // SAFETY: the record is valid where the extent was added. A block is read before it is
+        // visited, and no other's memory is read to find it.
+        unsafe {
+            record.as_ref().for_each_free(&mut |free, length| visit(block(free.cast(), length)));
+        }
+        if self.top.is_in(record) {
+            visit(block(self.top.start(), self.top.length()));
         }
     }
 

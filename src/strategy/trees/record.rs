@@ -53,7 +53,8 @@ impl Record {
     }
 
     /// Calls `visit` with every free block of the extent, in order of address, and its length; not
-    /// with the top, which the map calls allocated. Aborts where the map and a block's lengths differ.
+    /// with the top, which the map calls allocated. Aborts where the map and a block's lengths
+    /// differ.
     ///
     /// # Safety
     /// The extent was added and not removed.

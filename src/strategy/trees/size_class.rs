@@ -3,12 +3,13 @@
 //! ```text
 //!   bin       0   1    2    3   ...  31     32        33        34   ...   62          63
 //!   bytes     -   32   64   96  ...  992    1,024..   1,280..   1,536..    196,608..   229,376..
-//!             |   '------ one size each --' '--- four bins an octave ---'              all the rest
+//!             |   '------ one size each --' '--- four bins an octave ---'            all the rest
 //!             never used
 //! ```
 //!
 //! Up to 992 bytes a bin holds one size, so its first block is the best fit. Above, sizes in a bin
-//! differ by up to a quarter; there trees find the best fit, one tree for the four bins of an octave.
+//! differ by up to a quarter; there trees find the best fit, one tree for the four bins of an
+//! octave.
 #![forbid(unsafe_code)]
 
 /// The unit of every length and address of a block, in bytes.

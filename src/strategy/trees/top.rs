@@ -1,10 +1,10 @@
 //! The top: the free block that is cut last.
 //!
 //! Where no listed block fits, blocks are cut one after another from the front of one large free
-//! block. To keep its ends, its bits in the map and its place in a list up to date at each cut would
-//! cost ten times the cut, so the top is none of that: nothing is written in it, the map says that it
-//! is allocated, and no list holds it. In exchange whoever frees a block compares its two ends with
-//! the top's.
+//! block. To keep its ends, its bits in the map and its place in a list up to date at each cut
+//! would cost ten times the cut, so the top is none of that: nothing is written in it, the map says
+//! that it is allocated, and no list holds it. In exchange whoever frees a block compares its two
+//! ends with the top's.
 
 use core::mem;
 use core::ptr::NonNull;
@@ -16,8 +16,8 @@ use crate::pointers::{block, distance, forward};
 /// The top, see the [module](self).
 ///
 /// # Invariants
-/// `start..end` is free memory of the extent of `record`, coalesced: no free block touches it. It is
-/// empty where `record` is none, and may be empty otherwise.
+/// `start..end` is free memory of the extent of `record`, coalesced: no free block touches it. It
+/// is empty where `record` is none, and may be empty otherwise.
 #[derive(Debug)]
 pub(super) struct Top {
     start: NonNull<u8>,

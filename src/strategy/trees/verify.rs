@@ -37,7 +37,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Counts a block.
-    pub(super) fn add(&mut self, address: usize, length: usize) {
+    pub(super) fn count(&mut self, address: usize, length: usize) {
         self.blocks += 1;
         self.bytes += length;
         // A square, so that it is not enough that the addresses add up.
@@ -87,7 +87,7 @@ impl MultipleBinarySearchTree {
                     let is_apart = range.end < top.start || top.end < range.start;
                     check(is_apart, "a free block touches the top");
                 }
-                tally.add(range.start, length);
+                tally.count(range.start, length);
             });
         }
     }

@@ -8,7 +8,24 @@ mod collections;
 mod random;
 mod small;
 
+use std::sync::OnceLock;
 use std::time::Instant;
+
+/// How a program wraps each request of the workload `request`.
+static REQUEST_SCOPE: OnceLock<fn(&mut dyn FnMut())> = OnceLock::new();
+
+/// Wraps each request of the workload `request`: for an allocator that gives each a heap of its
+/// own.
+pub fn set_request_scope(scope: fn(&mut dyn FnMut())) {
+    REQUEST_SCOPE.get_or_init(|| scope);
+}
+
+fn in_request_scope(request: &mut dyn FnMut()) {
+    match REQUEST_SCOPE.get() {
+        Some(scope) => scope(request),
+        None => request(),
+    }
+}
 
 /// One workload: `repeats` times what it says it does.
 #[derive(Clone, Copy)]

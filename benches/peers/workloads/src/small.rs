@@ -65,11 +65,13 @@ pub(crate) fn request(repeats: usize) {
     const SIZES: [usize; 16] = [16, 16, 24, 24, 32, 32, 32, 40, 48, 48, 64, 64, 96, 128, 200, 400];
     let mut random = Random::new();
     for _ in 0..repeats {
-        let mut objects = Vec::new();
-        for _ in 0..OBJECTS {
-            objects.push(block(SIZES[random.below(SIZES.len())]));
-        }
-        black_box(objects.iter().map(|object| u64::from(object[0])).sum::<u64>());
+        crate::in_request_scope(&mut || {
+            let mut objects = Vec::new();
+            for _ in 0..OBJECTS {
+                objects.push(block(SIZES[random.below(SIZES.len())]));
+            }
+            black_box(objects.iter().map(|object| u64::from(object[0])).sum::<u64>());
+        });
     }
 }
 

@@ -1,9 +1,9 @@
 //! An intrusive red-black tree.
 //!
-//! The tree allocates nothing and owns nothing: the links lie in the nodes, which somebody else keeps
-//! alive and in place. Nodes of equal keys are allowed, a later one comes after an earlier one.
-//! Insert, remove and search take at most 2 log2(n + 1) steps; a node is removed without a search,
-//! for it knows its parent.
+//! The tree allocates nothing and owns nothing: the links lie in the nodes, which somebody else
+//! keeps alive and in place. Nodes of equal keys are allowed, a later one comes after an earlier
+//! one. Insert, remove and search take at most 2 log2(n + 1) steps; a node is removed without a
+//! search, for it knows its parent.
 //!
 //! # Invariants
 //! 1. Keys do not fall in order of the nodes.
@@ -34,9 +34,9 @@ pub(crate) struct Links<N> {
 /// What can be in a tree.
 ///
 /// # Safety
-/// For every node pointer that is passed in, `links` gives a pointer valid for reads and writes, the
-/// same one each time and another one for each node, and `key` does not change while the node is in
-/// a tree.
+/// For every node pointer that is passed in, `links` gives a pointer valid for reads and writes,
+/// the same one each time and another one for each node, and `key` does not change while the node
+/// is in a tree.
 pub(crate) unsafe trait Node: Sized {
     /// What the nodes are ordered by.
     type Key: Copy + Ord;
@@ -90,8 +90,8 @@ impl<N: Node> RedBlackTree<N> {
     /// Puts `node` in, after all nodes of equal keys.
     ///
     /// # Safety
-    /// `node` is in no tree, and is valid for reads and writes, by this tree alone as far as its links
-    /// go, until it is removed.
+    /// `node` is in no tree, and is valid for reads and writes, by this tree alone as far as its
+    /// links go, until it is removed.
     pub(crate) unsafe fn insert(&mut self, node: NonNull<N>) {
         // SAFETY: `node` is valid by the contract, and whatever is reachable is in the tree.
         unsafe {
@@ -203,8 +203,8 @@ impl<N: Node> RedBlackTree<N> {
         }
     }
 
-    /// Restores invariant 4 where the paths through the child of `parent` on `side`, which is `node`,
-    /// have one black node too few.
+    /// Restores invariant 4 where the paths through the child of `parent` on `side`, which is
+    /// `node`, have one black node too few.
     ///
     /// # Safety
     /// `parent` is in this tree and has that child; or is none, and `node` is the root.

@@ -1,3 +1,5 @@
+//! The red-black tree against every small case and against a sorted vector.
+
 use super::{Links, Node, NonNull, RedBlackTree};
 
 struct Item {

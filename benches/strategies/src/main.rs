@@ -1,0 +1,148 @@
+//! The strategies, used by themselves, beside other allocators in Rust. See README.md.
+
+mod peers;
+mod table;
+mod workloads;
+
+use std::time::{Duration, Instant};
+
+use peers::{Buffer, ByTrait};
+use table::Row;
+
+/// One peer's run of a workload.
+type Run<'a> = (&'static str, Box<dyn Fn(&mut Buffer) -> f64 + 'a>);
+
+/// Runs each in turn, in turning order, so that what else the machine does hits them alike.
+fn interleave(name: String, rounds: usize, buffer: &mut Buffer, runs: &[Run<'_>]) -> Row {
+    let mut columns: Vec<_> = runs.iter().map(|(name, _)| (*name, Vec::new())).collect();
+    for round in 0..=rounds {
+        for turn in 0..runs.len() {
+            let index = (turn + round) % runs.len();
+            let figure = (runs[index].1)(buffer);
+            // The first round warms up.
+            if round > 0 {
+                columns[index].1.push(figure);
+            }
+        }
+    }
+    eprintln!("{name}");
+    Row { name, columns }
+}
+
+/// The same workload for each of the named constructors.
+macro_rules! runs {
+    ($work:expr; $($name:literal $make:path),* $(,)?) => {
+        [$(($name, Box::new(|buffer: &mut Buffer| {
+            let addresses = buffer.addresses();
+            let peer = $make(buffer);
+            $work(&peer, &addresses)
+        }) as Box<dyn Fn(&mut Buffer) -> f64 + '_>)),*]
+    };
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}
+
+/// bumpalo takes its memory from the system, so it is asked whether a block is in its chunks.
+fn objects_in_bumpalo() -> f64 {
+    let mut bump = bumpalo::Bump::with_capacity(1 << 20);
+    let chunk = bump.iter_allocated_chunks().count();
+    assert!(chunk <= 1);
+    let start = Instant::now();
+    for _ in 0..200 {
+        workloads::objects(&ByTrait(&bump), |block| {
+            // SAFETY: nothing allocates while the chunks are read.
+            unsafe { bump.iter_allocated_chunks_raw() }.any(|(start, length)| {
+                (start.addr()..start.addr() + length).contains(&block.addr())
+            })
+        });
+        bump.reset();
+    }
+    seconds(start.elapsed())
+}
+
+fn objects_in_bump(buffer: &mut Buffer) -> f64 {
+    let start = Instant::now();
+    for _ in 0..200 {
+        let addresses = buffer.addresses();
+        let bump = peers::bump(buffer);
+        workloads::objects(&bump, |block| addresses.contains(&block.addr()));
+    }
+    seconds(start.elapsed())
+}
+
+fn random_actions(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for with_resize in [false, true] {
+        for most in [256, 1000, 10_000, 100_000] {
+            let name = format!("random{} to {most} B", if with_resize { ", resize" } else { "" });
+            let runs = runs!(
+                |peer: &_, range: &_| {
+                    seconds(workloads::random_actions(peer, range, most, with_resize))
+                };
+                "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
+                "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
+            );
+            rows.push(interleave(name, rounds, buffer, &runs));
+        }
+    }
+    rows
+}
+
+fn pairs(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
+    let small = runs!(
+        |peer: &_, range: &_| seconds(workloads::pairs(peer, range, 8));
+        "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
+        "heapswitch-slab" peers::slab, "talc" peers::talc, "buddy" peers::buddy,
+        "linked-list" peers::linked_list,
+    );
+    let large = runs!(
+        |peer: &_, range: &_| seconds(workloads::pairs(peer, range, 1 << 20));
+        "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits, "talc" peers::talc,
+        "buddy" peers::buddy, "linked-list" peers::linked_list,
+    );
+    let threads = runs!(
+        |peer: &_, range: &_| seconds(workloads::threads(peer, range));
+        "heapswitch-trees" peers::locked_trees, "heapswitch-slab" peers::locked_slab,
+        "talc" peers::locked_talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
+    );
+    vec![
+        interleave("pairs of 8 B".into(), rounds, buffer, &small),
+        interleave("pairs of 1 MiB".into(), rounds, buffer, &large),
+        interleave("two threads, locked".into(), rounds, buffer, &threads),
+    ]
+}
+
+fn objects(rounds: usize, buffer: &mut Buffer) -> Row {
+    let runs: [Run<'_>; 2] = [
+        ("heapswitch-bump", Box::new(objects_in_bump)),
+        ("bumpalo", Box::new(|_| objects_in_bumpalo())),
+    ];
+    interleave("2000 objects, all dropped".into(), rounds, buffer, &runs)
+}
+
+fn shares(buffer: &mut Buffer) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for most in [256, 1000, 10_000, 100_000] {
+        let runs = runs!(
+            |peer: &_, range: &_| workloads::efficiency(peer, range, most);
+            "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
+            "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
+        );
+        rows.push(interleave(format!("random to {most} B"), 1, buffer, &runs));
+    }
+    rows
+}
+
+fn main() {
+    let is_smoke = std::env::args().any(|argument| argument == "--smoke");
+    let rounds = if is_smoke { 1 } else { 7 };
+    let mut buffer = Buffer::new(128 << 20);
+    let mut times = pairs(rounds, &mut buffer);
+    times.push(objects(rounds, &mut buffer));
+    times.extend(random_actions(rounds, &mut buffer));
+    drop(buffer);
+    table::print_times(&times);
+    table::print_shares(&shares(&mut Buffer::new(8 << 20)));
+}

@@ -1,0 +1,166 @@
+//! The strategies and their peers, each on one buffer, behind the three calls that all have.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+
+use allocator_api2::alloc::Allocator;
+use heapswitch::{
+    BitSetAllocator, BorrowedSliceSource, BumpAllocator, Locked, MultipleBinarySearchTreeAllocator,
+    SlabAllocator,
+};
+use spinning_top::RawSpinlock;
+use talc::source::Manual;
+use talc::{TalcCell, TalcLock};
+
+/// Memory that allocators are built on, one after the other.
+pub struct Buffer(Box<[MaybeUninit<u8>]>);
+
+impl Buffer {
+    pub fn new(bytes: usize) -> Self {
+        let mut memory = Box::new_uninit_slice(bytes);
+        // Every page is there before anything is timed.
+        memory.iter_mut().step_by(4096).for_each(|byte| *byte = MaybeUninit::new(0));
+        Self(memory)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The first byte, for allocators that are told addresses.
+    fn start(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
+    }
+
+    fn source(&mut self) -> BorrowedSliceSource<'_> {
+        BorrowedSliceSource::new(&mut self.0)
+    }
+
+    /// Which addresses its blocks may have.
+    pub fn addresses(&self) -> std::ops::Range<usize> {
+        let start = self.0.as_ptr().addr();
+        start..start + self.0.len()
+    }
+}
+
+/// What is measured. Null where a request is refused.
+pub trait Peer {
+    fn allocate(&self, layout: Layout) -> *mut u8;
+
+    /// # Safety
+    /// The block is allocated with that layout.
+    unsafe fn free(&self, block: *mut u8, layout: Layout);
+
+    /// # Safety
+    /// The block is allocated with that layout; the size is not zero.
+    unsafe fn resize(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8;
+}
+
+/// Through our trait.
+pub struct ByTrait<A>(pub A);
+
+fn or_null<E>(block: Result<NonNull<[u8]>, E>) -> *mut u8 {
+    block.map_or(std::ptr::null_mut(), |block| block.as_ptr().cast())
+}
+
+impl<A: Allocator> Peer for ByTrait<A> {
+    #[inline]
+    fn allocate(&self, layout: Layout) -> *mut u8 {
+        or_null(self.0.allocate(layout))
+    }
+
+    #[inline]
+    unsafe fn free(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract; blocks are never null.
+        unsafe { self.0.deallocate(NonNull::new_unchecked(block), layout) }
+    }
+
+    #[inline]
+    unsafe fn resize(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's contract; the sizes are in the order asked for.
+        unsafe {
+            let new = Layout::from_size_align_unchecked(size, layout.align());
+            let block = NonNull::new_unchecked(block);
+            or_null(if size >= layout.size() {
+                self.0.grow(block, layout, new)
+            } else {
+                self.0.shrink(block, layout, new)
+            })
+        }
+    }
+}
+
+/// Through `GlobalAlloc`.
+pub struct ByGlobal<G>(pub G);
+
+impl<G: GlobalAlloc> Peer for ByGlobal<G> {
+    #[inline]
+    fn allocate(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: no workload asks for size zero.
+        unsafe { self.0.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn free(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract.
+        unsafe { self.0.dealloc(block, layout) }
+    }
+
+    #[inline]
+    unsafe fn resize(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's contract.
+        unsafe { self.0.realloc(block, layout, size) }
+    }
+}
+
+pub fn trees(buffer: &mut Buffer) -> impl Peer {
+    ByTrait(MultipleBinarySearchTreeAllocator::new(buffer.source()))
+}
+
+pub fn bits(buffer: &mut Buffer) -> impl Peer {
+    ByTrait(BitSetAllocator::new(buffer.source()))
+}
+
+pub fn slab(buffer: &mut Buffer) -> impl Peer {
+    ByTrait(SlabAllocator::new(buffer.source()))
+}
+
+pub fn bump(buffer: &mut Buffer) -> impl Peer {
+    ByTrait(BumpAllocator::new(buffer.source()))
+}
+
+pub fn talc(buffer: &mut Buffer) -> impl Peer {
+    let talc: TalcCell<Manual> = TalcCell::new(Manual);
+    // SAFETY: the buffer outlives every use of the allocator, which is its only user meanwhile.
+    unsafe { talc.claim(buffer.start(), buffer.bytes()) };
+    ByGlobal(talc)
+}
+
+pub fn buddy(buffer: &mut Buffer) -> impl Peer + Sync {
+    let heap = buddy_system_allocator::LockedHeap::<33>::empty();
+    // SAFETY: as above.
+    unsafe { heap.lock().init(buffer.start() as usize, buffer.bytes()) };
+    ByGlobal(heap)
+}
+
+pub fn linked_list(buffer: &mut Buffer) -> impl Peer + Sync {
+    // SAFETY: as above.
+    let heap = unsafe { linked_list_allocator::LockedHeap::new(buffer.start(), buffer.bytes()) };
+    ByGlobal(heap)
+}
+
+pub fn locked_trees(buffer: &mut Buffer) -> impl Peer + Sync {
+    ByGlobal(Locked::new(MultipleBinarySearchTreeAllocator::new(buffer.source())))
+}
+
+pub fn locked_slab(buffer: &mut Buffer) -> impl Peer + Sync {
+    ByGlobal(Locked::new(SlabAllocator::new(buffer.source())))
+}
+
+pub fn locked_talc(buffer: &mut Buffer) -> impl Peer + Sync {
+    let talc: TalcLock<RawSpinlock, Manual> = TalcLock::new(Manual);
+    // SAFETY: as above.
+    unsafe { talc.lock().claim(buffer.start(), buffer.bytes()) };
+    ByGlobal(talc)
+}

@@ -1,0 +1,150 @@
+//! What is timed, after each peer's published benchmark.
+
+use std::alloc::Layout;
+use std::hint::black_box;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::peers::Peer;
+
+/// A sequence that is the same for every peer and round.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Self {
+        Self(0x2545_F491_4F6C_DD1D)
+    }
+
+    #[inline]
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        ((u128::from(self.0) * limit as u128) >> 64) as usize
+    }
+}
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 8).expect("a layout")
+}
+
+/// That the block is the peer's: nothing else may have served it.
+#[inline]
+fn served(block: *mut u8, addresses: &Range<usize>) -> *mut u8 {
+    assert!(addresses.contains(&block.addr()), "another allocator served: {block:?}");
+    // SAFETY: the block is allocated, at least a byte long.
+    unsafe { block.write(1) };
+    block
+}
+
+/// talc's random actions: allocates, frees, or resizes a random block, at most 300 live.
+pub fn random_actions(
+    peer: &impl Peer,
+    addresses: &Range<usize>,
+    most_bytes: usize,
+    with_resize: bool,
+) -> Duration {
+    const ACTIONS: usize = 200_000;
+    let mut random = Random::new();
+    let mut live: Vec<(*mut u8, Layout)> = Vec::with_capacity(300);
+    let start = Instant::now();
+    for _ in 0..ACTIONS {
+        let kind = random.below(if with_resize { 10 } else { 8 });
+        let size = 1 + random.below(most_bytes);
+        // SAFETY: every block in the list is allocated with its layout.
+        unsafe {
+            if live.is_empty() || (kind < 4 && live.len() < 300) {
+                let layout = layout(size);
+                live.push((served(peer.allocate(layout), addresses), layout));
+            } else if kind < 8 {
+                let (block, layout) = live.swap_remove(random.below(live.len()));
+                peer.free(block, layout);
+            } else {
+                let index = random.below(live.len());
+                let (block, old) = live[index];
+                live[index] = (served(peer.resize(block, old, size), addresses), layout(size));
+            }
+        }
+    }
+    let taken = start.elapsed();
+    for (block, layout) in live {
+        // SAFETY: as above.
+        unsafe { peer.free(block, layout) };
+    }
+    taken
+}
+
+/// talc's heap efficiency: how much of the buffer is in live blocks when a request is refused, on
+/// average over many refusals, each of which frees a random block.
+pub fn efficiency(peer: &impl Peer, addresses: &Range<usize>, most_bytes: usize) -> f64 {
+    const REFUSALS: usize = 3000;
+    let mut random = Random::new();
+    let mut live: Vec<(*mut u8, Layout)> = Vec::new();
+    let (mut live_bytes, mut sum, mut refusals) = (0, 0.0, 0);
+    while refusals < REFUSALS {
+        let layout = layout(1 + random.below(most_bytes));
+        let block = peer.allocate(layout);
+        if !block.is_null() {
+            live.push((served(block, addresses), layout));
+            live_bytes += layout.size();
+            continue;
+        }
+        refusals += 1;
+        sum += live_bytes as f64 / addresses.len() as f64;
+        let (block, layout) = live.swap_remove(random.below(live.len()));
+        live_bytes -= layout.size();
+        // SAFETY: the block is allocated with its layout.
+        unsafe { peer.free(block, layout) };
+    }
+    for (block, layout) in live {
+        // SAFETY: as above.
+        unsafe { peer.free(block, layout) };
+    }
+    sum / REFUSALS as f64
+}
+
+/// buddy's pairs: allocates and frees at once.
+pub fn pairs(peer: &impl Peer, addresses: &Range<usize>, bytes: usize) -> Duration {
+    let layout = black_box(layout(bytes));
+    let start = Instant::now();
+    for _ in 0..1_000_000 {
+        let block = served(peer.allocate(layout), addresses);
+        // SAFETY: just allocated.
+        unsafe { peer.free(black_box(block), layout) };
+    }
+    start.elapsed()
+}
+
+/// buddy's thread test, after Hoard's: each of two threads allocates 3000 objects of 8 bytes and
+/// frees them, 50 times, from one shared allocator.
+pub fn threads(peer: &(impl Peer + Sync), addresses: &Range<usize>) -> Duration {
+    const OBJECTS: usize = 3000;
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let layout = layout(8);
+                let mut objects = Vec::with_capacity(OBJECTS);
+                for _ in 0..50 {
+                    objects.extend((0..OBJECTS).map(|_| served(peer.allocate(layout), addresses)));
+                    for object in objects.drain(..) {
+                        // SAFETY: allocated above.
+                        unsafe { peer.free(object, layout) };
+                    }
+                }
+            });
+        }
+    });
+    start.elapsed()
+}
+
+/// A request's objects: 2000 of 8 to 256 bytes. Their end is the caller's.
+pub fn objects(peer: &impl Peer, is_own: impl Fn(*mut u8) -> bool) {
+    let mut random = Random::new();
+    for index in 0..2000 {
+        let block = peer.allocate(layout(8 + random.below(249)));
+        assert!(index != 0 || is_own(block), "another allocator served: {block:?}");
+        // SAFETY: just allocated, at least 8 bytes long and aligned.
+        unsafe { block.cast::<usize>().write(index) };
+    }
+}

@@ -1,0 +1,242 @@
+//! Blocks by the runner: allocate, free, resize.
+//!
+//! What the strategy has at hand is cut at once. Else others' frees are collected, then an extent
+//! is added; only when the source or the budget refuses is what the heap holds without blocks given
+//! back for another try. Blocks above [`MAX_STRATEGY_BYTES`](super::MAX_STRATEGY_BYTES) are runs of
+//! their own, and cost what a run costs.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+
+use super::super::check;
+use super::collect::{collect, end_quarantine};
+use super::idle::{release_unused, retire, retire_emptied};
+use super::inspect::verify_sometimes;
+use super::runs::{add_extent, count_held, range_of, return_run, run_of, take_run};
+use super::{DIRECT, Header, HeapCell, header_of, is_direct, strategy_of};
+use crate::pointers::block;
+use crate::region::{self, ChunkEntry, Run};
+use crate::strategy::{Strategy, extent_of};
+use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, chunks_for};
+
+/// # Safety
+/// As [`allocate`].
+pub(super) unsafe fn allocate_checked<S: Strategy>(
+    header: Header,
+    layout: Layout,
+    is_zeroed: bool,
+) -> Option<NonNull<[u8]>> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        verify_sometimes::<S>(header);
+        let mut block = allocate::<S>(header, layout, is_zeroed);
+        if block.is_none() && end_quarantine::<S>(header) {
+            block = allocate::<S>(header, layout, is_zeroed);
+        }
+        // What is held without a block may be what the source or the budget lacks. To look for it
+        // takes a look at each run, too much for each small request of a heap that stays full.
+        let may_hold_more = || {
+            let this = header_of(header);
+            is_direct(layout) || this.spares.get() != 0 || !this.foreign.is_empty()
+        };
+        if block.is_none() && may_hold_more() && release_unused::<S>(header, 0) != 0 {
+            block = allocate::<S>(header, layout, is_zeroed);
+        }
+        check::handed_out(block?.cast());
+        block
+    }
+}
+
+/// # Safety
+/// The caller runs the heap, which is of strategy `S`; `layout` is not empty.
+unsafe fn allocate<S: Strategy>(
+    header: Header,
+    layout: Layout,
+    is_zeroed: bool,
+) -> Option<NonNull<[u8]>> {
+    // SAFETY: the caller's contract holds for each call below.
+    unsafe {
+        if is_direct(layout) {
+            return allocate_direct(header, layout, is_zeroed);
+        }
+        if let Some(block) = cut::<S>(header, layout, is_zeroed) {
+            return Some(block);
+        }
+        if !header_of(header).foreign.is_empty() {
+            collect::<S>(header);
+            if let Some(block) = cut::<S>(header, layout, is_zeroed) {
+                return Some(block);
+            }
+        }
+        // Blocks that are longer than a chunk, if the settings say so, never fit.
+        if strategy_of::<S>(header).block_length(layout).ok()? > CHUNK_BYTES {
+            return None;
+        }
+        add_extent::<S>(header)?;
+        cut::<S>(header, layout, is_zeroed)
+    }
+}
+
+/// # Safety
+/// As [`allocate`].
+#[inline]
+unsafe fn cut<S: Strategy>(
+    header: Header,
+    layout: Layout,
+    is_zeroed: bool,
+) -> Option<NonNull<[u8]>> {
+    // SAFETY: the caller runs the heap; the block lies in a run of the heap.
+    unsafe {
+        let strategy = strategy_of::<S>(header);
+        let block = if is_zeroed {
+            strategy.allocate_zeroed(layout)?
+        } else {
+            strategy.allocate(layout)?
+        };
+        if !S::COUNTS_BLOCKS {
+            let this = header_of(header);
+            let offset = region::offset_of(block.cast::<u8>().as_ptr())?;
+            let live = &region::entry_at(offset).live;
+            live.set(live.get() + 1);
+            this.allocated_bytes.set(this.allocated_bytes.get() + block.len());
+        }
+        Some(block)
+    }
+}
+
+/// # Safety
+/// As [`allocate`].
+unsafe fn allocate_direct(
+    header: Header,
+    layout: Layout,
+    is_zeroed: bool,
+) -> Option<NonNull<[u8]>> {
+    let bytes = chunks_for(layout.size())? << CHUNK_SHIFT;
+    let request = Layout::from_size_align(bytes, layout.align().max(CHUNK_BYTES)).ok()?;
+    // SAFETY: the caller runs the heap.
+    let (run, this) = unsafe { (take_run(header, request, DIRECT)?, header_of(header)) };
+    run.entry().live.set(1);
+    this.allocated_bytes.set(this.allocated_bytes.get() + run.bytes());
+    if is_zeroed && !run.is_zeroed {
+        // SAFETY: the run is the heap's alone.
+        unsafe { run.start().write_bytes(0, run.bytes()) };
+    }
+    Some(block(run.start(), run.bytes()))
+}
+
+/// # Safety
+/// The caller runs the heap, which is of strategy `S`; the block is of the run that starts at
+/// `entry`, and `layout` fits it.
+pub(super) unsafe fn free<S: Strategy>(
+    header: Header,
+    entry: &'static ChunkEntry,
+    address: NonNull<u8>,
+    layout: Layout,
+) {
+    // SAFETY: the caller's contract holds for each call below.
+    unsafe {
+        let this = header_of(header);
+        if entry.tag.get() == DIRECT {
+            this.allocated_bytes.set(this.allocated_bytes.get() - run_of(entry).bytes());
+            return_run(header, entry);
+            return;
+        }
+        let strategy = strategy_of::<S>(header);
+        if S::COUNTS_BLOCKS {
+            if strategy.free(extent_of(entry), address, layout) {
+                retire_emptied::<S>(header);
+            }
+            return;
+        }
+        let length = strategy.block_length(layout).unwrap_or(0);
+        this.allocated_bytes.set(this.allocated_bytes.get().wrapping_sub(length));
+        strategy.deallocate(extent_of(entry), address, layout);
+        let live = entry.live.get() - 1;
+        entry.live.set(live);
+        if live == 0 {
+            retire::<S>(header, entry);
+        }
+    }
+}
+
+/// # Safety
+/// As [`free`]; the address is aligned to `new.align()`, and neither layout is empty.
+pub(super) unsafe fn resize<S: Strategy>(
+    header: Header,
+    entry: &'static ChunkEntry,
+    address: NonNull<u8>,
+    old: Layout,
+    new: Layout,
+) -> Option<usize> {
+    // SAFETY: the caller's contract holds for each call below.
+    unsafe {
+        if entry.tag.get() == DIRECT {
+            return if is_direct(new) { resize_direct(header, entry, new) } else { None };
+        }
+        if is_direct(new) {
+            return None;
+        }
+        let strategy = strategy_of::<S>(header);
+        let old_length = strategy.block_length(old).ok()?;
+        let new_length = strategy.block_length(new).ok()?;
+        if old_length == new_length {
+            return Some(new_length);
+        }
+        let extent = extent_of(entry);
+        let length = if new.size() >= old.size() {
+            strategy.grow_in_place(extent, address, old, new)
+        } else {
+            strategy.shrink_in_place(extent, address, old, new)
+        }?;
+        if !S::COUNTS_BLOCKS {
+            let this = header_of(header);
+            let bytes = this.allocated_bytes.get().wrapping_sub(old_length).wrapping_add(length);
+            this.allocated_bytes.set(bytes);
+        }
+        Some(length)
+    }
+}
+
+/// # Safety
+/// As [`resize`]; the block is a run of its own.
+unsafe fn resize_direct(header: Header, entry: &'static ChunkEntry, new: Layout) -> Option<usize> {
+    let old_run = run_of(entry);
+    let bytes = chunks_for(new.size())? << CHUNK_SHIFT;
+    if bytes <= old_run.bytes() {
+        // A run is not split: below half of it, moving gives the rest back. The length must be the
+        // one that the new layout has anywhere, so only an equal one stays.
+        return (bytes == old_run.bytes()).then_some(bytes);
+    }
+    // SAFETY: the caller runs the heap.
+    let this = unsafe { header_of(header) };
+    let extra = bytes - old_run.bytes();
+    if !this.account.charge(extra) {
+        return None;
+    }
+    // SAFETY: the run is taken from this source.
+    let Ok(range) = (unsafe { this.source.grow(range_of(old_run), bytes) }) else {
+        this.account.credit(extra);
+        return None;
+    };
+    let run = Run::at_offset(old_run.offset_bytes(), range.length >> CHUNK_SHIFT, false);
+    for (distance, entry) in run.entries().enumerate().skip(old_run.chunks()) {
+        entry.head_distance.set(distance as u32);
+        entry.owner.store(header.as_ptr().cast(), Ordering::Relaxed);
+    }
+    entry.run_chunks.set(run.chunks() as u32);
+    count_held(this, extra as isize);
+    this.allocated_bytes.set(this.allocated_bytes.get() + extra);
+    Some(run.bytes())
+}
+
+/// # Safety
+/// The heap is valid and of strategy `S`.
+pub(super) unsafe fn block_length<S: Strategy>(header: Header, layout: Layout) -> Option<usize> {
+    if is_direct(layout) {
+        return Some(chunks_for(layout.size())? << CHUNK_SHIFT);
+    }
+    // SAFETY: the settings do not change, so anyone may read them.
+    let settings = unsafe { header.cast::<HeapCell<S>>().as_ref().settings };
+    S::length_with(settings, layout).ok().filter(|&length| length <= CHUNK_BYTES)
+}

@@ -1,0 +1,155 @@
+//! What holds no block: spares that are kept, runs that go back, heaps that are emptied.
+//!
+//! An extent that loses its last block becomes a spare, because a heap that frees its last block
+//! mostly allocates again soon and a run costs a lock and its pages' faults. Beyond so many spares
+//! the run goes back to the source at once.
+
+use super::super::check;
+use super::collect::{collect, end_quarantine};
+use super::inspect::verify_sometimes;
+use super::runs::{give_back_metadata, pop_spare, push_spare, remove_extent, return_run, runs};
+use super::{EXTENT, Header, HeapCell, SPARE, header_of, strategy_of};
+use crate::region::{self, ChunkEntry};
+use crate::strategy::{Strategy, extent_of};
+
+/// Runs without blocks that a heap keeps: of a strategy whose blocks come and go one by one (slab:
+/// 256 KiB), and of any other.
+const fn most_spares<S: Strategy>() -> u32 {
+    if S::KEEPS_SPARES { 4 } else { 1 }
+}
+
+/// Keeps an extent without blocks as the spare, or gives it back.
+///
+/// # Safety
+/// As [`remove_extent`].
+#[cold]
+pub(super) unsafe fn retire<S: Strategy>(header: Header, entry: &'static ChunkEntry) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        verify_sometimes::<S>(header);
+        remove_extent::<S>(header, entry);
+        let this = header_of(header);
+        if this.spares.get() < most_spares::<S>() {
+            push_spare(this, entry);
+        } else {
+            return_run(header, entry);
+        }
+    }
+}
+
+/// Retires what a strategy that counts its blocks found empty.
+///
+/// # Safety
+/// The caller runs the heap.
+#[cold]
+pub(in crate::heap) unsafe fn retire_emptied<S: Strategy>(header: Header) {
+    // SAFETY: the caller runs the heap; the strategy says that the extent holds no block.
+    unsafe {
+        while let Some(start) = strategy_of::<S>(header).next_emptied() {
+            if let Some(entry) = region::entry_of(start.as_ptr()) {
+                retire::<S>(header, entry);
+            }
+        }
+    }
+}
+
+/// The blocks of a run that are allocated, as far as the runner knows.
+///
+/// # Safety
+/// The caller runs the heap, and the run is the heap's.
+pub(super) unsafe fn live_blocks<S: Strategy>(header: Header, entry: &'static ChunkEntry) -> u32 {
+    let blocks = match entry.tag.get() {
+        SPARE => 0,
+        // SAFETY: the caller's contract.
+        EXTENT if S::COUNTS_BLOCKS => unsafe {
+            strategy_of::<S>(header).live_blocks(extent_of(entry))
+        },
+        _ => entry.live.get(),
+    };
+    check::counted(entry, blocks);
+    blocks
+}
+
+/// Collects, and gives back runs without blocks but for `kept`, which stay as spares; the bytes.
+///
+/// # Safety
+/// The caller runs the heap.
+pub(super) unsafe fn release_unused<S: Strategy>(header: Header, kept: u32) -> usize {
+    // SAFETY: the caller's contract.
+    unsafe {
+        collect::<S>(header);
+        release_empty::<S>(header, kept)
+    }
+}
+
+/// As [`release_unused`], without collecting: the foreign stack may be closed.
+///
+/// # Safety
+/// The caller runs the heap.
+pub(super) unsafe fn release_empty<S: Strategy>(header: Header, kept: u32) -> usize {
+    let mut bytes = 0;
+    // SAFETY: the caller's contract holds for each call below.
+    unsafe {
+        let this = header_of(header);
+        for entry in runs(this) {
+            if entry.tag.get() == EXTENT && live_blocks::<S>(header, entry) == 0 {
+                remove_extent::<S>(header, entry);
+                push_spare(this, entry);
+            }
+        }
+        while this.spares.get() > kept {
+            let Some(spare) = pop_spare(this) else { break };
+            bytes += return_run(header, spare);
+        }
+    }
+    bytes
+}
+
+/// Gives everything back but one run, if no block is allocated; the bytes, as `Err` if one is.
+///
+/// # Safety
+/// The caller runs the heap.
+pub(super) unsafe fn reset<S: Strategy>(header: Header) -> Result<usize, usize> {
+    // SAFETY: the caller's contract holds for each call below.
+    unsafe {
+        let this = header_of(header);
+        collect::<S>(header);
+        this.peak_bytes.set(this.held_bytes.get());
+        // Most contexts need one run and leave nothing in it: that is kept as it is.
+        if let Some(only) = runs(this).next()
+            && only.next.get() == 0
+            && only.tag.get() == EXTENT
+            && strategy_of::<S>(header).rewind(extent_of(only))
+        {
+            return Ok(0);
+        }
+        let bytes = release_empty::<S>(header, 1);
+        if runs(this).all(|entry| entry.tag.get() == SPARE) { Ok(bytes) } else { Err(bytes) }
+    }
+}
+
+/// # Safety
+/// The caller runs the heap, and nothing that was allocated in it is used or freed any more.
+pub(super) unsafe fn forget_blocks<S: Strategy>(header: Header) {
+    // SAFETY: no block is in use, so the strategy may be made anew and every run goes back.
+    unsafe {
+        let this = header_of(header);
+        // What lies on the foreign stack is dropped with its chunks.
+        this.foreign.take_all();
+        end_quarantine::<S>(header);
+        let settings = header.cast::<HeapCell<S>>().as_ref().settings;
+        for entry in runs(this) {
+            check::forgotten(entry);
+            if entry.tag.get() == EXTENT {
+                give_back_metadata(strategy_of::<S>(header), entry);
+            }
+        }
+        *strategy_of::<S>(header) = S::new(settings);
+        for entry in runs(this) {
+            return_run(header, entry);
+        }
+        this.first_spare.set(0);
+        this.spares.set(0);
+        this.allocated_bytes.set(0);
+    }
+}

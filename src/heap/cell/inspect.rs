@@ -1,0 +1,76 @@
+//! What a heap holds, counted, and whether its structures are sound.
+//!
+//! Both walk every run: for reports and the `check` build, not for each allocation.
+
+use core::sync::atomic::Ordering;
+
+use super::collect::end_quarantine;
+use super::idle::live_blocks;
+use super::runs::{index_of, runs};
+use super::{DIRECT, EXTENT, Header, SPARE, header_of, strategy_of};
+use crate::allocator::MemoryUsage;
+use crate::strategy::{Strategy, extent_of};
+use crate::sys;
+
+/// # Safety
+/// The caller runs the heap, or nobody does and nobody enters it meanwhile.
+pub(super) unsafe fn usage<S: Strategy>(header: Header) -> MemoryUsage {
+    // SAFETY: the caller's contract holds for each call below.
+    unsafe {
+        end_quarantine::<S>(header);
+        let this = header_of(header);
+        let mut usage = MemoryUsage {
+            committed_bytes: this.held_bytes.get(),
+            peak_committed_bytes: this.peak_bytes.get(),
+            allocated_bytes: this.allocated_bytes.get(),
+            ..MemoryUsage::default()
+        };
+        for entry in runs(this) {
+            usage.allocated_blocks += live_blocks::<S>(header, entry) as usize;
+            if S::COUNTS_BLOCKS && entry.tag.get() == EXTENT {
+                usage.allocated_bytes += strategy_of::<S>(header).used_bytes(extent_of(entry));
+            }
+        }
+        usage
+    }
+}
+
+/// # Safety
+/// The caller runs the heap.
+pub(super) unsafe fn verify<S: Strategy>(header: Header) {
+    // SAFETY: the caller's contract holds for each call below.
+    unsafe {
+        strategy_of::<S>(header).verify();
+        let mut previous = 0;
+        for entry in runs(header_of(header)) {
+            let is_linked = entry.previous.get() == previous
+                && entry.owner.load(Ordering::Relaxed) == header.as_ptr().cast()
+                && matches!(entry.tag.get(), EXTENT | DIRECT | SPARE);
+            if !is_linked {
+                sys::abort_with(&["the runs of a heap are corrupted: ", S::NAME]);
+            }
+            previous = index_of(entry);
+        }
+    }
+}
+
+/// Checks every structure, in the `check` build, once in so many slow paths that the cost of each
+/// is that of a few chunks.
+///
+/// # Safety
+/// The caller runs the heap.
+#[inline]
+pub(super) unsafe fn verify_sometimes<S: Strategy>(header: Header) {
+    #[cfg(heapswitch_check)]
+    // SAFETY: the caller's contract.
+    unsafe {
+        let this = header_of(header);
+        let steps = this.unverified_steps.get() + 1;
+        let is_due = steps * 4 * crate::units::CHUNK_BYTES > this.held_bytes.get();
+        this.unverified_steps.set(if is_due { 0 } else { steps });
+        if is_due {
+            verify::<S>(header);
+        }
+    }
+    let _ = (header, S::NAME);
+}

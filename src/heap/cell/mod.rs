@@ -1,0 +1,184 @@
+//! A heap compiled for its strategy: its header, the strategy and the table of its operations.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `runs` | takes runs of chunks and gives them back; makes extents of them; the spares |
+//! | `blocks` | allocates, frees and resizes |
+//! | `collect` | frees what others freed, or what waits in quarantine |
+//! | `idle` | keeps or gives back what holds no block |
+//! | `close` | closes; what outlives the heap |
+//! | `inspect` | counts and verifies |
+//!
+//! The operations are functions of the header and not methods: the table that the header holds is
+//! of one type for all strategies, and a heap that closes frees its own cell, which no `&self`
+//! could outlive.
+
+mod blocks;
+mod close;
+mod collect;
+mod idle;
+mod inspect;
+mod runs;
+
+use core::alloc::Layout;
+use core::cell::{Cell, UnsafeCell};
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicUsize;
+
+use crossbeam_utils::CachePadded;
+
+pub(super) use self::close::drop_remaining;
+pub use self::close::free_orphan;
+pub(super) use self::idle::retire_emptied;
+use super::account::AccountHandle;
+use super::header::{FastPath, HeapHeader, Operations};
+use crate::allocator::RegionSource;
+use crate::region::Metadata;
+use crate::strategy::Strategy;
+use crate::sync::{ForeignStack, Runner};
+use crate::units::{CHUNK_BYTES, PAGE_BYTES};
+
+/// The largest request in bytes that a strategy serves inside a heap; larger ones take a run of
+/// chunks.
+pub const MAX_STRATEGY_BYTES: usize = CHUNK_BYTES / 2;
+
+/// The largest alignment that a strategy serves inside a heap.
+pub const MAX_STRATEGY_ALIGN: usize = PAGE_BYTES;
+
+/// `ChunkEntry::tag` of a run that a strategy cuts up.
+const EXTENT: u8 = 1;
+/// `ChunkEntry::tag` of a run that is one block.
+const DIRECT: u8 = 2;
+/// `ChunkEntry::tag` of a run of one chunk that waits to be an extent; `live` links to the next.
+const SPARE: u8 = 3;
+
+/// Whether a layout is served by a run of its own.
+#[inline]
+pub const fn is_direct(layout: Layout) -> bool {
+    layout.size() > MAX_STRATEGY_BYTES || layout.align() > MAX_STRATEGY_ALIGN
+}
+
+/// What was still allocated when a heap was closed. All of it stays valid until it is freed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EscapeReport {
+    /// Blocks that were still allocated.
+    pub blocks: usize,
+    /// At most so many bytes of them, rounded up to whole chunks: what stays charged to the
+    /// account.
+    pub kept_bytes: usize,
+    /// Bytes that went back to the source.
+    pub returned_bytes: usize,
+}
+
+/// Header and strategy.
+#[repr(C)]
+pub struct HeapCell<S: Strategy> {
+    header: HeapHeader,
+    strategy: UnsafeCell<S>,
+    settings: S::Settings,
+}
+
+type Header = NonNull<HeapHeader>;
+
+/// The operations of heaps of one strategy.
+struct OperationsOf<S>(core::marker::PhantomData<S>);
+
+impl<S: Strategy + 'static> OperationsOf<S> {
+    const TABLE: Operations = Operations {
+        name: S::NAME,
+        cell_bytes: size_of::<HeapCell<S>>(),
+        allocate: blocks::allocate_checked::<S>,
+        free: if cfg!(heapswitch_asan) { collect::free_late::<S> } else { blocks::free::<S> },
+        resize: blocks::resize::<S>,
+        block_length: blocks::block_length::<S>,
+        collect: collect::collect::<S>,
+        release_unused: idle::release_unused::<S>,
+        reset: idle::reset::<S>,
+        forget_blocks: idle::forget_blocks::<S>,
+        close: close::close::<S>,
+        usage: inspect::usage::<S>,
+        verify: inspect::verify::<S>,
+        recreate: recreate::<S>,
+    };
+}
+
+/// What heaps of a strategy can do.
+pub fn operations<S: Strategy + 'static>() -> &'static Operations {
+    &OperationsOf::<S>::TABLE
+}
+
+/// Makes a heap. `None` where there is no memory for its header.
+pub fn create<S: Strategy + 'static>(
+    settings: S::Settings,
+    fast_path: FastPath,
+    source: &'static dyn RegionSource,
+    parent: Option<&AccountHandle>,
+) -> Option<Header> {
+    create_with::<S>(settings, fast_path, source, AccountHandle::new(parent)?)
+}
+
+/// # Safety
+/// The heap is valid and of strategy `S`.
+unsafe fn recreate<S: Strategy + 'static>(header: Header) -> Option<Header> {
+    // SAFETY: the caller's contract; none of these change.
+    let (this, settings) =
+        unsafe { (header_of(header), header.cast::<HeapCell<S>>().as_ref().settings) };
+    create_with::<S>(settings, this.fast_path, this.source, this.account.clone())
+}
+
+fn create_with<S: Strategy + 'static>(
+    settings: S::Settings,
+    fast_path: FastPath,
+    source: &'static dyn RegionSource,
+    account: AccountHandle,
+) -> Option<Header> {
+    let memory = Metadata::take(size_of::<HeapCell<S>>())?;
+    let header = HeapHeader {
+        runner: Runner::new(),
+        fast_path,
+        pins: Cell::new(0),
+        operations: &OperationsOf::<S>::TABLE,
+        source,
+        first_run: Cell::new(0),
+        first_spare: Cell::new(0),
+        spares: Cell::new(0),
+        held_bytes: Cell::new(0),
+        peak_bytes: Cell::new(0),
+        allocated_bytes: Cell::new(0),
+        foreign: CachePadded::new(ForeignStack::new()),
+        remaining: AtomicUsize::new(0),
+        account,
+        next_in_list: Cell::new(None),
+        #[cfg(heapswitch_check)]
+        unverified_steps: Cell::new(0),
+        #[cfg(heapswitch_asan)]
+        quarantine: super::quarantine::Quarantine::default(),
+    };
+    let cell = memory.cast::<HeapCell<S>>();
+    // SAFETY: metadata blocks are powers of two, aligned to their size up to a page: the cell,
+    // aligned to 128 at most, fits.
+    unsafe {
+        cell.write(HeapCell { header, strategy: UnsafeCell::new(S::new(settings)), settings })
+    };
+    Some(cell.cast())
+}
+
+/// The strategy of a heap.
+///
+/// # Safety
+/// The header is the start of a `HeapCell<S>`; the caller runs the heap and holds no other
+/// reference to the strategy.
+#[inline]
+pub unsafe fn strategy_of<'a, S: Strategy>(header: Header) -> &'a mut S {
+    // SAFETY: by the contract the cell is of that type and the reference the only one.
+    unsafe { &mut *header.cast::<HeapCell<S>>().as_ref().strategy.get() }
+}
+
+/// # Safety
+/// The heap is valid as long as the reference is used.
+#[inline]
+unsafe fn header_of<'a>(header: Header) -> &'a HeapHeader {
+    // SAFETY: the caller's contract.
+    unsafe { header.as_ref() }
+}
