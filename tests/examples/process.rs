@@ -31,7 +31,8 @@ fn examples() -> &'static Path {
         let built = ["quickstart", "collections", "index", "server"]
             .map(|name| changed(&folder.join(name)))
             .into_iter()
-            .min();
+            .min()
+            .flatten();
         if built < newest(Path::new(env!("CARGO_MANIFEST_DIR"))) {
             build(&profile);
         }
