@@ -26,7 +26,7 @@ pub(crate) enum Switching {
 /// What the heaps of coroutines did.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Contexts {
-    /// What each held when its coroutine ended.
+    /// The most that each held.
     pub(crate) used_bytes: usize,
     pub(crate) escapees: usize,
     pub(crate) kept_bytes: usize,
@@ -126,7 +126,7 @@ impl Outcome {
         }
         let heap = Heap::builder().parent(root).build()?;
         self.most_frequent = heap.run(rank)?;
-        self.contexts.used_bytes += heap.memory_usage()?.committed_bytes;
+        self.contexts.used_bytes += heap.memory_usage()?.peak_committed_bytes;
         // The words themselves may lie in two chunks, their list in a third.
         self.contexts.explained_chunks += 3.min(self.most_frequent.len());
         self.contexts.add_report(heap.close());

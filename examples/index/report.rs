@@ -105,15 +105,19 @@ impl fmt::Display for Summary {
         row(
             "context heaps",
             bytes(self.context_bytes as u64),
-            "what each coroutine, one a file, used",
+            "the most of each coroutine, one a file, summed up",
         )?;
         row("  the most at once", bytes(self.peak_bytes as u64), "")?;
         let thread_bytes = u64::try_from(self.thread_bytes).unwrap_or(0);
         row("thread heaps", bytes(thread_bytes), "hold the words and their postings")?;
         row("global allocator", bytes(self.global_bytes), "")?;
         row("escapees", self.escapees.to_string(), "blocks made in contexts that outlive them")?;
-        row("chunks taken", self.chunks_taken.to_string(), "of 64 KiB, by contexts")?;
-        row("  given back", self.chunks_returned.to_string(), "as their contexts ended")?;
+        row(
+            "chunks taken",
+            self.chunks_taken.to_string(),
+            "of 64 KiB, held as their contexts ended",
+        )?;
+        row("  given back", self.chunks_returned.to_string(), "at once")?;
         let explained =
             format!("each with an escapee, which explain up to {}", self.explained_chunks);
         row("  held", self.chunks_held.to_string(), &explained)

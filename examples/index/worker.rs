@@ -131,7 +131,7 @@ impl Heaps<'_> {
 
     /// Ends what is in a heap: all its chunks but one go back, and those which escapees pin.
     fn put(&mut self, mut heap: Heap, contexts: &mut Contexts) -> Result<(), HeapError> {
-        contexts.used_bytes += heap.memory_usage()?.committed_bytes;
+        contexts.used_bytes += heap.memory_usage()?.peak_committed_bytes;
         contexts.add_report(heap.reset()?);
         self.spare.push(heap);
         Ok(())

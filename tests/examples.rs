@@ -1,0 +1,33 @@
+//! The examples, run as their users run them.
+
+#[path = "examples/index.rs"]
+mod index;
+#[path = "examples/process.rs"]
+mod process;
+#[path = "examples/server.rs"]
+mod server;
+
+use process::run;
+
+#[test]
+fn quickstart_tells_what_escaped() {
+    let output = run("quickstart", &[]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("the longest word: REQUEST'S"), "{text}");
+    #[cfg(not(heapswitch_pass_through))]
+    {
+        assert!(text.contains("escaped: 1 block, which keeps 65536 bytes"), "{text}");
+        assert!(text.contains("when it is dropped: 65536 bytes go back"), "{text}");
+    }
+}
+
+#[test]
+fn collections_leave_nothing_behind() {
+    let output = run("collections", &[]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("2001 blocks"), "{text}");
+    assert!(text.contains("coast: 12.2 degrees\n  inland: 18.3 degrees"), "{text}");
+    assert!(text.contains("when all are dropped: 0 blocks\nescaped: 0 blocks"), "{text}");
+}
