@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use heapswitch::{EscapeReport, Heap, WorkerBuilder};
+use heapswitch::{EscapeReport, Heap};
 
 use crate::postings::Index;
 use crate::worker;
@@ -86,7 +86,7 @@ pub(crate) fn run(
     let parts = std::thread::scope(|scope| {
         let (ended, all_ended) = mpsc::channel::<()>();
         let mut workers = Vec::new();
-        for processor in heapswitch::processors()? {
+        for builder in worker::builders() {
             // A heap may be sent but not shared, so each worker gets a child to charge its files'
             // to.
             let account = Heap::builder().parent(root).build()?;
@@ -96,8 +96,7 @@ pub(crate) fn run(
                 drop(ended);
                 part
             };
-            let builder = WorkerBuilder::new().name(format!("index-{processor}"));
-            workers.push(builder.processor(processor).spawn_scoped(scope, body)?);
+            workers.push(builder.spawn_scoped(scope, body)?);
         }
         drop(ended);
         while all_ended.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {

@@ -3,12 +3,16 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZero;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 
 use heapswitch::units::CHUNK_BYTES;
-use heapswitch::{Coroutine, CoroutineStack, CurrentAllocatorInUse, Heap, HeapError, StackPool};
+use heapswitch::{
+    Coroutine, CoroutineStack, CurrentAllocatorInUse, Heap, HeapError, StackPool, WorkerBuilder,
+};
 
 use crate::file_task::{self, Content};
 use crate::job::{Contexts, Failure, Job, Part, Switching};
@@ -18,6 +22,19 @@ use crate::postings::Index;
 const RING: usize = 8;
 
 static STACKS: StackPool = StackPool::new(256 << 10, 64);
+
+/// For a worker pinned to each processor; where the system cannot pin, as many that are not.
+pub(crate) fn builders() -> Vec<WorkerBuilder> {
+    let builder = |number| WorkerBuilder::new().name(format!("index-{number}"));
+    match heapswitch::processors() {
+        Ok(processors) => {
+            processors.into_iter().map(|number| builder(number).processor(number)).collect()
+        }
+        Err(_) => {
+            (0..thread::available_parallelism().map_or(1, NonZero::get)).map(builder).collect()
+        }
+    }
+}
 
 /// Indexes files until none is left. Their heaps are children of `account`.
 pub(crate) fn work(job: &Job, account: &Heap) -> Result<Part, Failure> {

@@ -21,9 +21,11 @@ mod options;
 mod routes;
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::thread;
 
 use event_loop::EventLoop;
 use heapswitch::WorkerBuilder;
@@ -72,8 +74,8 @@ fn serve(options: Options) -> Result<(), Failure> {
     listener.set_nonblocking(true)?;
     println!("listening on http://{}", listener.local_addr()?);
 
-    let processors = heapswitch::processors()?;
-    let pollers = processors.iter().map(|_| polling::Poller::new()).collect::<Result<_, _>>()?;
+    let builders = worker_builders();
+    let pollers = builders.iter().map(|_| polling::Poller::new()).collect::<Result<_, _>>()?;
     let shared = Arc::new(Shared {
         options,
         connections: AtomicUsize::new(0),
@@ -82,14 +84,26 @@ fn serve(options: Options) -> Result<(), Failure> {
         pollers,
     });
     let mut workers = Vec::new();
-    for (number, processor) in processors.into_iter().enumerate() {
+    for (number, builder) in builders.into_iter().enumerate() {
         let (shared, listener) = (Arc::clone(&shared), listener.try_clone()?);
         let body = move || EventLoop::new(&shared, number, &listener).run();
-        let builder = WorkerBuilder::new().name(format!("server-{processor}"));
-        workers.push(builder.processor(processor).spawn(body)?);
+        workers.push(builder.spawn(body)?);
     }
     for worker in workers {
         worker.join().map_err(|_| "a worker panicked")??;
     }
     Ok(())
+}
+
+/// For a worker pinned to each processor; where the system cannot pin, as many that are not.
+fn worker_builders() -> Vec<WorkerBuilder> {
+    let builder = |number| WorkerBuilder::new().name(format!("server-{number}"));
+    match heapswitch::processors() {
+        Ok(processors) => {
+            processors.into_iter().map(|number| builder(number).processor(number)).collect()
+        }
+        Err(_) => {
+            (0..thread::available_parallelism().map_or(1, NonZero::get)).map(builder).collect()
+        }
+    }
 }
