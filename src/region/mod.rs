@@ -61,8 +61,11 @@ struct Bounds {
     bytes: AtomicUsize,
 }
 
-static BOUNDS: Bounds =
-    Bounds { base: AtomicPtr::new(core::ptr::null_mut()), bytes: AtomicUsize::new(0) };
+/// The base before there is a region: so high that no address lies above it by less than a region's
+/// length. So a thread that reads this base and already the new length takes nothing for ours.
+const NO_BASE: *mut u8 = core::ptr::without_provenance_mut(1 << 63);
+
+static BOUNDS: Bounds = Bounds { base: AtomicPtr::new(NO_BASE), bytes: AtomicUsize::new(0) };
 
 /// The kind of each segment plus one, or `UNCOMMITTED`.
 static SEGMENTS: [AtomicU8; MAX_SEGMENTS] = [const { AtomicU8::new(UNCOMMITTED) }; MAX_SEGMENTS];
@@ -153,10 +156,12 @@ pub fn bytes() -> usize {
     BOUNDS.bytes.load(Ordering::Relaxed)
 }
 
-/// The region's first byte; dangling before it is reserved.
+/// The region's first byte; not to be used before it is reserved.
 #[inline]
 pub fn base() -> NonNull<u8> {
-    NonNull::new(BOUNDS.base.load(Ordering::Relaxed)).unwrap_or(NonNull::dangling())
+    let base = BOUNDS.base.load(Ordering::Relaxed);
+    // SAFETY: neither `NO_BASE` nor a mapping's start is null.
+    unsafe { NonNull::new_unchecked(base) }
 }
 
 /// Whether an address lies in the region.
@@ -168,7 +173,8 @@ pub fn contains(address: *const u8) -> bool {
 /// The distance of an address from the region's base in bytes, if it lies in the region.
 #[inline]
 pub fn offset_of(address: *const u8) -> Option<usize> {
-    // Relaxed: whoever holds a pointer into the region got it after the region was made.
+    // Relaxed: whoever holds a pointer into the region got it after the region was made. Any other
+    // address is above both bases by more than any length.
     let base = BOUNDS.base.load(Ordering::Relaxed).addr();
     let offset = address.addr().wrapping_sub(base);
     (offset < BOUNDS.bytes.load(Ordering::Relaxed)).then_some(offset)

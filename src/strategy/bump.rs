@@ -364,8 +364,11 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
         if end > extent.length() {
             return None;
         }
-        if COUNTED && end > Self::limit_offset(extent, old_end) {
+        if COUNTED {
+            // The window may stand a page further, where a block was freed.
             self.put_back_count();
+        }
+        if COUNTED && end > Self::limit_offset(extent, old_end) {
             cover(extent, start, round_up(old_end, PAGE_BYTES)?, end);
         }
         self.set_cursor(extent, end);
@@ -386,8 +389,13 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
         if COUNTED && leaves_pages {
             uncover(extent, start, round_up(end, PAGE_BYTES)?, old_end);
         } else if self.is_last(extent, block, old_length) {
+            if COUNTED {
+                // The window may stand a page further, where a block was freed: what is counted there
+                // stays there.
+                self.put_back_count();
+            }
             self.clean_from = later(self.clean_from, self.cursor);
-            self.cursor = extent.start().as_ptr().wrapping_add(end);
+            self.set_cursor(extent, end);
         }
         Some(length)
     }
@@ -454,7 +462,9 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
             let start = extent.start().addr().get();
             self.cursor.addr() >= start && self.limit.addr() <= start + extent.length()
         });
-        if !(is_ordered && is_aligned && is_inside) {
+        let is_in_one_page =
+            !COUNTED || self.limit.addr().wrapping_sub(self.cursor.addr()) <= PAGE_BYTES;
+        if !(is_ordered && is_aligned && is_inside && is_in_one_page) {
             crate::sys::abort_with(&["the bump strategy is corrupted: its cursor is astray"]);
         }
     }

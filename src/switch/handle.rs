@@ -345,8 +345,11 @@ impl Heap {
     /// Ends the heap and frees everything in it, also what is still allocated.
     ///
     /// # Safety
-    /// Nothing that was allocated in the heap is used, or freed, any more.
+    /// Nothing that was allocated in the heap is used, or freed, any more. Other threads that freed
+    /// blocks of it have called [`flush_foreign_frees`](crate::flush_foreign_frees) since, or ended:
+    /// blocks that wait in their batches would be handed over to a heap that is gone.
     pub unsafe fn discard_unchecked(self) -> EscapeReport {
+        flush_own_frees();
         let _ = self.as_runner(|header| {
             // SAFETY: the caller says that no block is in use; called as the runner.
             unsafe { (header.as_ref().operations.forget_blocks)(header) }

@@ -417,8 +417,11 @@ impl SavedContext {
                 entry.without_heap()
             }
             (Hold::Owned, Some(heap)) => {
-                // SAFETY: the entry has the only handle; nobody else can have entered it.
-                unsafe { heap.as_ref() }.runner.try_enter(token);
+                // SAFETY: the entry has the only handle, so the header is valid.
+                if !unsafe { heap.as_ref() }.runner.try_enter(token) {
+                    // A heap with a pin is never swapped in, so nobody else can have entered it.
+                    crate::sys::abort_with(&["a suspended context's own heap runs elsewhere"]);
+                }
                 entry
             }
             (_, None) => entry,

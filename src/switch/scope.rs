@@ -202,8 +202,9 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
         return Err(SwapError { error: HeapError::Held, heap });
     }
     if let Some(new) = &heap {
+        // A heap that a suspended context names could come back to two contexts at once.
         // SAFETY: the handle keeps the header valid.
-        if !unsafe { new.raw().as_ref() }.runner.try_enter(token) {
+        if new.is_pinned() || !unsafe { new.raw().as_ref() }.runner.try_enter(token) {
             return Err(SwapError { error: HeapError::Running, heap });
         }
     }

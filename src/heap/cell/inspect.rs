@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 
 use super::collect::end_quarantine;
 use super::idle::live_blocks;
+use super::retire_emptied;
 use super::runs::{index_of, runs};
 use super::{DIRECT, EXTENT, Header, SPARE, header_of, strategy_of};
 use crate::allocator::MemoryUsage;
@@ -31,6 +32,8 @@ pub(super) unsafe fn usage<S: Strategy>(header: Header) -> MemoryUsage {
                 usage.allocated_bytes += strategy_of::<S>(header).used_bytes(extent_of(entry));
             }
         }
+        // Counting may have put blocks back whose extents are thereby empty.
+        retire_emptied::<S>(header);
         usage
     }
 }

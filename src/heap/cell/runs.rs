@@ -148,6 +148,8 @@ pub(super) fn pop_spare(this: &HeapHeader) -> Option<&'static ChunkEntry> {
 pub(super) unsafe fn add_extent<S: Strategy>(header: Header) -> Option<()> {
     // SAFETY: the caller's contract, here and below.
     let this = unsafe { header_of(header) };
+    // SAFETY: the caller's contract.
+    unsafe { super::retire_emptied::<S>(header) };
     let run = match pop_spare(this) {
         None => {
             let chunk = Layout::from_size_align(CHUNK_BYTES, CHUNK_BYTES).ok()?;
