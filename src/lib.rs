@@ -22,15 +22,15 @@
 pub mod adapt;
 pub mod allocator;
 #[cfg(not(loom))]
-pub mod heap;
+pub(crate) mod heap;
 pub mod numa;
 pub mod pointers;
 #[cfg(not(loom))]
-pub mod region;
+pub(crate) mod region;
 pub mod source;
 pub mod strategy;
 #[cfg(not(loom))]
-pub mod switch;
+pub(crate) mod switch;
 pub mod sync;
 pub mod sys;
 pub mod units;
@@ -43,7 +43,9 @@ pub use crate::allocator::{
     MemoryUsageChange, RegionSource,
 };
 #[cfg(not(loom))]
-pub use crate::heap::EscapeReport;
+pub use crate::heap::{AccountUsage, EscapeReport, HeapKind};
+#[cfg(not(loom))]
+pub use crate::region::{HugePages as RegionHugePages, KindSettings, RegionUsage};
 #[cfg(not(loom))]
 pub use crate::source::region_map::RegionMapSource;
 pub use crate::source::{

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use heapswitch::sys::fault::{self, Call};
-use heapswitch::{Heap, HeapSwitch, process_usage, purge, region};
+use heapswitch::{Heap, HeapSwitch, process_usage, purge};
 use hints::HINTS;
 
 #[global_allocator]
@@ -179,7 +179,7 @@ fn nothing_foreign_lands_in_the_region() {
                     let start = libc::mmap(none, bytes, libc::PROT_READ, flags, -1, 0);
                     assert_ne!(start, libc::MAP_FAILED);
                     let last = start.cast::<u8>().wrapping_add(bytes - 1);
-                    assert!(!region::contains(start.cast()) && !region::contains(last));
+                    assert!(!GLOBAL.contains(start.cast()) && !GLOBAL.contains(last));
                     mapped.push((start, bytes));
                     if mapped.len() > 50 {
                         let (start, bytes) = mapped.swap_remove(count % 50);
@@ -205,7 +205,11 @@ fn nothing_foreign_lands_in_the_region() {
         }
         STOP.store(true, Ordering::Relaxed);
     });
-    println!("{} mappings, reserved {}", MAPPED.load(Ordering::Relaxed), region::bytes());
+    println!(
+        "{} mappings, reserved {}",
+        MAPPED.load(Ordering::Relaxed),
+        process_usage().region.reserved_bytes
+    );
 }
 
 #[test]

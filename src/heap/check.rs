@@ -50,7 +50,7 @@ pub unsafe fn freed(block: NonNull<u8>, layout: Layout) {
             sys::poison::poison(behind, layout.size() - super::foreign::LINK_BYTES);
         }
     }
-    let _ = (block, layout, FILLED_BYTES);
+    let _ = (block, layout, FILLED_BYTES, FREED);
 }
 
 /// A block of a closed heap was freed: nobody touches it before its run is taken anew.

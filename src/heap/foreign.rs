@@ -18,6 +18,7 @@ use crate::sync::foreign_stack::BlockId;
 use crate::units::MIN_BLOCK_BYTES;
 
 /// The bytes that are used of a block while it waits.
+#[cfg(heapswitch_check)]
 pub const LINK_BYTES: usize = size_of::<u64>();
 
 const LINK_BITS: u32 = 37;

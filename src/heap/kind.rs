@@ -16,7 +16,7 @@ use crate::strategy::trees::MultipleBinarySearchTree;
 /// A kind of heap that the macro and the builder can choose.
 ///
 /// # Safety
-/// `create` gives a heap made by [`cell::create`], whose fast path is that of its strategy.
+/// `create` gives a heap made by `heap::cell::create`, whose fast path is that of its strategy.
 pub unsafe trait HeapKind: 'static {
     /// What can be chosen.
     type Settings: Copy;

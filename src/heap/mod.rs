@@ -38,7 +38,7 @@ pub mod pins;
 #[cfg(heapswitch_asan)]
 pub mod quarantine;
 
-pub use account::{Account, AccountHandle, AccountUsage};
+pub use account::{AccountHandle, AccountUsage};
 pub use cell::EscapeReport;
 pub use header::{FastPath, HeapHeader};
 pub use kind::HeapKind;

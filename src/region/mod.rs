@@ -33,13 +33,13 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering}
 #[cfg(heapswitch_check)]
 pub use block_bits::BlockBits;
 pub use entry::{ChunkEntry, ENTRY_BYTES, RecordSpace};
-pub use kinds::{HugePages, KindSettings, MAX_KINDS, SegmentKind, register_kind};
+pub use kinds::{HugePages, KindSettings, SegmentKind, register_kind};
 use kinds::{kind_locks, lock_of};
 pub use metadata::{Metadata, metadata_bytes_held};
 pub use runs::Run;
 
 use crate::sys::{self, lock::Lock, memory};
-use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS, round_down};
+use crate::units::{CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS};
 
 /// The largest region, in bytes: 1 TiB, a 128th of what x86-64 gives a process.
 pub const MAX_REGION_BYTES: usize = 1 << 40;
@@ -326,12 +326,6 @@ pub fn usage() -> RegionUsage {
         lock.lock().add_to(&mut usage);
     }
     usage
-}
-
-/// The chunk-aligned start of the chunk at `offset`.
-#[inline]
-pub const fn chunk_offset(offset: usize) -> usize {
-    round_down(offset, CHUNK_BYTES)
 }
 
 #[cfg(all(test, not(heapswitch_pass_through)))]

@@ -1,6 +1,6 @@
 //! Tests of the region as a whole; the process has one, so they share it.
 use super::*;
-use crate::units::PAGE_BYTES;
+use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 
 fn kind() -> SegmentKind {
     // A kind of this test's own, so that other tests do not disturb the figures.

@@ -390,8 +390,8 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
             uncover(extent, start, round_up(end, PAGE_BYTES)?, old_end);
         } else if self.is_last(extent, block, old_length) {
             if COUNTED {
-                // The window may stand a page further, where a block was freed: what is counted there
-                // stays there.
+                // The window may stand a page further, where a block was freed: what is counted
+                // there stays there.
                 self.put_back_count();
             }
             self.clean_from = later(self.clean_from, self.cursor);

@@ -346,8 +346,8 @@ impl Heap {
     ///
     /// # Safety
     /// Nothing that was allocated in the heap is used, or freed, any more. Other threads that freed
-    /// blocks of it have called [`flush_foreign_frees`](crate::flush_foreign_frees) since, or ended:
-    /// blocks that wait in their batches would be handed over to a heap that is gone.
+    /// blocks of it have called [`flush_foreign_frees`](crate::flush_foreign_frees) since, or
+    /// ended: blocks that wait in their batches would be handed over to a heap that is gone.
     pub unsafe fn discard_unchecked(self) -> EscapeReport {
         flush_own_frees();
         let _ = self.as_runner(|header| {

@@ -1,24 +1,24 @@
 //! Switching: which heap serves this thread, from moment to moment.
 
-pub mod configuration;
+pub(crate) mod configuration;
 #[cfg(feature = "corosensei")]
-pub mod coroutine;
-pub mod future;
-pub mod handle;
-pub mod heap_allocator;
-pub mod in_use;
-pub mod life;
-pub mod lookup;
-pub mod pool;
-pub mod route;
-pub mod saved;
-pub mod scope;
-pub mod stack;
+pub(crate) mod coroutine;
+pub(crate) mod future;
+pub(crate) mod handle;
+pub(crate) mod heap_allocator;
+pub(crate) mod in_use;
+pub(crate) mod life;
+pub(crate) mod lookup;
+pub(crate) mod pool;
+pub(crate) mod route;
+pub(crate) mod saved;
+pub(crate) mod scope;
+pub(crate) mod stack;
 #[cfg(feature = "corosensei")]
-pub mod stack_pool;
-pub mod state;
-pub mod usage;
-pub mod worker;
+pub(crate) mod stack_pool;
+pub(crate) mod state;
+pub(crate) mod usage;
+pub(crate) mod worker;
 
 pub use configuration::{Configuration, Settings, is_installed};
 #[cfg(feature = "corosensei")]

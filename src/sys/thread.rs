@@ -29,7 +29,10 @@ impl ExitKey {
     ///
     /// # Errors
     /// `EAGAIN` where the process has no key left, `ENOMEM`.
-    pub fn arm(&self, destructor: unsafe extern "C" fn(*mut c_void)) -> Result<(), SystemError> {
+    pub(crate) fn arm(
+        &self,
+        destructor: unsafe extern "C" fn(*mut c_void),
+    ) -> Result<(), SystemError> {
         let key = self.key_or_create(destructor)?;
         // SAFETY: the key exists, and any value that is not null makes the destructor run.
         let error = unsafe { libc::pthread_setspecific(key, core::ptr::dangling::<u8>().cast()) };
@@ -72,7 +75,7 @@ impl Default for ExitKey {
 ///
 /// # Errors
 /// `ENOMEM`.
-pub fn on_fork(
+pub(crate) fn on_fork(
     prepare: unsafe extern "C" fn(),
     parent: unsafe extern "C" fn(),
     child: unsafe extern "C" fn(),
