@@ -1,4 +1,5 @@
 //! The hooks for coroutine runtimes, and guards that end up where they should not.
+#![cfg(not(any(heapswitch_pass_through, loom)))]
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -2,7 +2,7 @@
 //! the compiler see, and keep, what it would otherwise have to load anew after a switch: `cargo
 //! test --profile lto --test coroutine_migration`.
 //! Not under ThreadSanitizer, which is not told of the stacks and keeps one call stack a thread.
-#![cfg(not(heapswitch_tsan))]
+#![cfg(not(any(heapswitch_pass_through, heapswitch_tsan)))]
 
 use std::sync::mpsc;
 use std::thread;

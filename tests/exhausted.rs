@@ -3,7 +3,8 @@
 //! again.
 //!
 //! At full scale: `cargo test --release --test exhausted -- --ignored --nocapture`
-#![cfg(not(any(heapswitch_pass_through, loom)))]
+//! Not under a sanitizer, whose own records of each page would be counted as resident.
+#![cfg(not(any(heapswitch_asan, heapswitch_tsan, heapswitch_pass_through, loom)))]
 
 #[path = "support/hints.rs"]
 mod hints;

@@ -4,7 +4,8 @@
 //! `cargo test` runs them scaled down; at full scale, with the figures:
 //! `cargo test --release --test many_contexts -- --ignored full_scale --nocapture`
 //! Not in the check build, whose own notes on each block would be counted.
-#![cfg(not(any(heapswitch_check, heapswitch_pass_through, loom)))]
+//! Nor under ThreadSanitizer, whose records of each page would be.
+#![cfg(not(any(heapswitch_check, heapswitch_tsan, heapswitch_pass_through, loom)))]
 
 #[path = "support/memory.rs"]
 mod memory;

@@ -1,4 +1,5 @@
 //! The battery over the sources that programs use, and over the allocators that need none.
+#![cfg(not(any(heapswitch_pass_through, loom)))]
 
 #[macro_use]
 #[expect(dead_code, reason = "nothing here needs ranges of a region, or counts bytes")]

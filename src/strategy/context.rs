@@ -28,7 +28,8 @@ pub enum LifetimeHint {
 ///
 /// It serves blocks while it is borrowed, as each of the three does; it is `Send` and not `Sync`.
 ///
-/// ```
+#[cfg_attr(heapswitch_pass_through, doc = "```no_run")]
+#[cfg_attr(not(heapswitch_pass_through), doc = "```")]
 /// use allocator_api2::vec::Vec;
 /// use heapswitch::source::MemoryMapSource;
 /// use heapswitch::strategy::context::{ContextAllocator, LifetimeHint};
