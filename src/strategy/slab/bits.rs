@@ -17,8 +17,8 @@ use crate::strategy::Extent;
 use crate::sys::abort_with;
 use crate::units::CHUNK_BYTES;
 
-/// The most blocks that an extent holds: an extent of 8-byte blocks uses its first half, so that the
-/// bits of a chunk are 512 bytes and not 1024.
+/// The most blocks that an extent holds: one of 8-byte blocks uses its first half, so that the bits
+/// of a chunk are 512 bytes and not 1024.
 const MAX_BLOCKS: usize = CHUNK_BYTES / 16;
 
 /// The bytes of bits that an extent has.

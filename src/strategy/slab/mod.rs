@@ -92,8 +92,8 @@ const SLOTS: usize = {
 /// Blocks of equal size share an extent.
 ///
 /// # Invariants
-/// - For each class `STARTS[class] <= tops[class] < STARTS[class + 1]`, and equal to the latter only
-///   from a `push` that says so to the `spill` that has to follow.
+/// - For each class `STARTS[class] <= tops[class] < STARTS[class + 1]`, and equal to the latter
+///   only from a `push` that says so to the `spill` that has to follow.
 /// - The slots from `STARTS[class]` to `tops[class]` hold blocks of the class that are free, of
 ///   extents of this slab, each once.
 #[repr(C)]
@@ -340,7 +340,7 @@ unsafe impl Strategy for Slab {
     }
 
     unsafe fn add_extent(&mut self, extent: &Extent) {
-        self.partials.add(extent);
+        self.partials.take_in(extent);
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {

@@ -183,7 +183,7 @@ impl Partials {
         Some(extent)
     }
 
-    pub(super) fn add(&mut self, extent: &Extent) {
+    pub(super) fn take_in(&mut self, extent: &Extent) {
         set_record(extent, NEXT, record_at(self.unassigned));
         self.unassigned = extent;
     }

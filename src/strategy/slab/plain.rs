@@ -1,5 +1,5 @@
-//! `PlainSlab`: a slab for use on its own. Every block comes from and goes to its extent, whose free
-//! blocks are linked through themselves.
+//! `PlainSlab`: a slab for use on its own. Every block comes from and goes to its extent, whose
+//! free blocks are linked through themselves.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -147,7 +147,7 @@ unsafe impl Strategy for PlainSlab {
     }
 
     unsafe fn add_extent(&mut self, extent: &Extent) {
-        self.partials.add(extent);
+        self.partials.take_in(extent);
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
