@@ -141,7 +141,7 @@ fn main() {
     let pool = HeapPool::new();
     assert_serves(&heap);
     assert_serves(&pool.take().unwrap());
-    let slab = Heap::builder().build_kind::<Slab<true>>(()).unwrap();
+    let slab = Heap::builder().build_kind::<Slab>(()).unwrap();
     assert_serves(&slab);
     let kept = RefCell::new(Vec::with_capacity(1000));
     let bump = RefCell::new(Bump::with_capacity(1 << 20));

@@ -87,7 +87,7 @@ pub mod __private {
         /// The bump strategy as heaps use it.
         pub type Bump = crate::strategy::bump::Bump<true>;
         /// The slab strategy as heaps use it.
-        pub type Slab = crate::strategy::slab::Slab<true>;
+        pub type Slab = crate::strategy::slab::Slab;
     }
 
     /// The kinds' settings.
@@ -140,7 +140,7 @@ impl HeapSwitch {
 #[cfg(not(loom))]
 unsafe impl Configuration for HeapSwitch {
     type Coroutine = heap::kind::ContextChoice;
-    type Thread = strategy::slab::Slab<true>;
+    type Thread = strategy::slab::Slab;
     type Global = std::alloc::System;
 
     const COROUTINE: LifetimeHint = LifetimeHint::Short;

@@ -8,7 +8,7 @@ use heapswitch::AllocError;
 use heapswitch::strategy::Strategy;
 use heapswitch::strategy::bit_set::{BitSet, Settings};
 use heapswitch::strategy::bump::Bump;
-use heapswitch::strategy::slab::Slab;
+use heapswitch::strategy::slab::{PlainSlab, Slab};
 use heapswitch::strategy::trees::MultipleBinarySearchTree;
 
 const LARGEST: usize = 1 << 20;
@@ -76,8 +76,8 @@ fn of_trees() {
 
 #[test]
 fn of_slabs() {
-    strategy_fits::<Slab<true>>(());
-    strategy_fits::<Slab<false>>(());
+    strategy_fits::<Slab>(());
+    strategy_fits::<PlainSlab>(());
 }
 
 #[cfg(not(any(heapswitch_pass_through, loom)))]
@@ -92,7 +92,7 @@ mod heaps {
             let heap = Heap::with_hint(hint).unwrap();
             lengths_fit(|layout| heap.block_length(layout));
         }
-        let heap = Heap::builder().build_kind::<Slab<true>>(()).unwrap();
+        let heap = Heap::builder().build_kind::<Slab>(()).unwrap();
         lengths_fit(|layout| heap.block_length(layout));
     }
 

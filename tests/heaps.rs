@@ -281,7 +281,7 @@ fn trees(source: TestSource, way: Way) -> Tested {
 }
 
 fn slab(source: TestSource, way: Way) -> Tested {
-    Tested::new(source, way, |builder| builder.build_kind::<Slab<true>>(()).unwrap())
+    Tested::new(source, way, |builder| builder.build_kind::<Slab>(()).unwrap())
 }
 
 /// Where the heap has no more, the global allocator serves; what another thread frees comes late.
@@ -340,7 +340,7 @@ fn blocks_longer_than_a_chunk() {
 fn a_full_heap_gives_up_what_it_holds_in_lists() {
     let source = TestSource::new(1 << 20).on(&CONTEXT_SOURCE);
     let source: &'static InRegion = Box::leak(Box::new(InRegion(source)));
-    let heap = Heap::builder().source(source).build_kind::<Slab<true>>(()).unwrap();
+    let heap = Heap::builder().source(source).build_kind::<Slab>(()).unwrap();
     let layout = Layout::new::<[u8; 500]>();
     let blocks: Vec<_> = std::iter::from_fn(|| (&heap).allocate(layout).ok()).collect();
     for block in blocks {

@@ -39,7 +39,7 @@ pub unsafe fn try_slab(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
         return None;
     }
     // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
-    let block = unsafe { strategy_of::<Slab<true>>(header).pop(small_class_of(layout)) }?;
+    let block = unsafe { strategy_of::<Slab>(header).pop(small_class_of(layout)) }?;
     check::handed_out(block);
     Some(block)
 }
@@ -54,7 +54,7 @@ pub unsafe fn free_small_to_slab(header: NonNull<HeapHeader>, block: NonNull<u8>
     let class = small_class_of(layout);
     // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
     unsafe {
-        if strategy_of::<Slab<true>>(header).push(class, block) {
+        if strategy_of::<Slab>(header).push(class, block) {
             spill(header, class);
         }
     }
@@ -126,8 +126,8 @@ pub unsafe fn allocate(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
 unsafe fn spill(header: NonNull<HeapHeader>, class: usize) {
     // SAFETY: the caller's contract.
     unsafe {
-        if strategy_of::<Slab<true>>(header).spill(class) {
-            retire_emptied::<Slab<true>>(header);
+        if strategy_of::<Slab>(header).spill(class) {
+            retire_emptied::<Slab>(header);
         }
     }
 }

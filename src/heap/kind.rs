@@ -54,7 +54,7 @@ macro_rules! heap_kind {
 }
 
 heap_kind!(Bump<true>, Bump);
-heap_kind!(Slab<true>, Slab);
+heap_kind!(Slab, Slab);
 heap_kind!(BitSet, None);
 heap_kind!(MultipleBinarySearchTree, None);
 

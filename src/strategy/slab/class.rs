@@ -52,7 +52,7 @@ const fn computed_class(size: usize) -> usize {
     LINEAR + (exponent - 6) * 4 + (((size - 1) >> (exponent - 2)) & 3)
 }
 
-const fn computed_bytes(class: usize) -> usize {
+pub(super) const fn computed_bytes(class: usize) -> usize {
     if class < LINEAR {
         return (class + 1) * 8;
     }

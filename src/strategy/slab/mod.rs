@@ -1,29 +1,41 @@
 //! `Slab`: blocks of equal size share an extent; what was freed last is handed out first.
 //!
 //! ```text
-//!   lists[class]   head ─▶ block ─▶ block ─▶ ...        at most `LIST_BYTES` of them, LIFO
-//!                    ▲ refill        │ spill
-//!                    │               ▼
-//!   partial[class] extent ⇄ extent ⇄ ...                extents of the class with free blocks
-//!                    │ words: free list, carved, used
+//!   magazine[class]  │ block │ block │ block │   ...   │      the newest on top; pop and push
+//!                      ▲ refill: in order of address  │ spill: the older half
+//!                      │                              ▼
+//!   partials[class]  extent ⇄ extent ⇄ ...                    a bit for each free block
 //! ```
 //!
-//! The fast paths are a pop from and a push to the list. A list that grew too long gives its older
-//! half back to the extents, neighbours in the list that share an extent in one step; an empty one
-//! takes the whole free list of one extent in one step, or a batch of new blocks in order of
-//! address. So a block costs a few instructions beside its push and pop, and objects that are used
-//! together stay close. An extent's `used` counts blocks that are allocated or in a list.
+//! A magazine is an array of pointers to free blocks. The fast paths are a pop from and a push to
+//! it, and touch no block: one that left the processor's caches is not fetched to be freed, nor to
+//! be allocated. A full magazine gives its older half back to the extents, an empty one takes the
+//! free blocks of a few extents in order of address, or else new ones, so that objects which are
+//! made together stay close, however the last ones were freed. An extent's `used` counts blocks
+//! that are allocated or in a magazine.
 //!
-//! `LISTED` is the form for heaps, where a block's extent is found through the chunk table. Without
-//! lists (`Slab<false>`, for use on its own) every block goes to and comes from its extent.
+//! This is the form for heaps, where a block's extent is found through the chunk table. For use on
+//! its own there is [`PlainSlab`], without magazines.
+//!
+//! # Costs
+//! A pop and a push are five instructions each beside finding the class. Spilling costs about 15 a
+//! block, refilling about 8. The magazines take 54 KiB of records, of which the pages of the
+//! classes in use are touched; they hold at most 32 KiB of blocks a class, or four blocks.
 
+mod bits;
 pub mod class;
+mod partial;
+mod plain;
 mod verify;
 
 use core::alloc::Layout;
+use core::fmt;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use self::class::{CLASSES, block_bytes, class_of};
+use self::partial::{Partials, class_of_extent, free, used, used_bytes};
+pub use self::plain::PlainSlab;
 use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
 use crate::allocator::AllocError;
@@ -32,149 +44,104 @@ use crate::units::CHUNK_BYTES;
 
 /// A slab on a memory source, for use through the allocator trait. It refuses what is larger, or
 /// aligned to more, than 32 KiB.
-pub type SlabAllocator<M> = SourcedAllocator<Slab<false>, M>;
+pub type SlabAllocator<M> = SourcedAllocator<PlainSlab, M>;
+
+/// The bytes of blocks that a magazine holds, about.
+const MAGAZINE_BYTES: usize = 32 << 10;
+
+/// The most blocks that a magazine holds, and the fewest.
+const MAX_MAGAZINE: usize = 512;
+const MIN_MAGAZINE: usize = 4;
 
 /// The bytes of new blocks that are carved at once, about.
-const BATCH_BYTES: usize = 4096;
+const CARVED_BYTES: usize = 4096;
 
-/// The most new blocks that are carved at once.
-const MAX_BATCH: usize = 64;
-
-/// The bytes that a list holds before it spills, about.
-const LIST_BYTES: usize = 16 << 10;
-
-/// The most blocks that a list holds before it spills, and the fewest.
-const MAX_LIST: usize = 256;
-const MIN_LIST: usize = 4;
-
-/// Which word of an extent holds what.
-const FREE: usize = 0;
-const CARVED: usize = 1;
-const NEXT: usize = 2;
-const PREVIOUS: usize = 3;
-/// Class in the low 8 bits, whether it is on the partial list in bit 8, used above.
-const STATE: usize = 4;
-
-const IS_LISTED: usize = 1 << 8;
-const USED_SHIFT: u32 = 16;
-
-/// The first word of a free block.
-type Link = Option<NonNull<u8>>;
-
-/// A short list of free blocks of one class.
-///
-/// # Invariants
-/// `room` is how many more blocks may be pushed than popped before the list spills. It is at most
-/// [`limit_of`] the class less the length, but for a list that took a long free list whole.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct List {
-    head: Link,
-    room: i32,
-}
-
-/// Blocks of equal size share an extent.
-#[derive(Debug)]
-#[repr(C)]
-pub struct Slab<const LISTED: bool> {
-    lists: [List; CLASSES],
-    partial: [*const Extent; CLASSES],
-    /// Extents that no class has yet.
-    unassigned: *const Extent,
-    /// Extents whose last block was given back by a spill.
-    emptied: *const Extent,
-}
-
-// SAFETY: the pointers lead to memory that is the strategy's alone.
-unsafe impl<const LISTED: bool> Send for Slab<LISTED> {}
-
-/// # Safety
-/// `block` is a free block that nobody else reaches.
-#[inline]
-unsafe fn link_of(block: NonNull<u8>) -> Link {
-    // SAFETY: blocks are at least 8 bytes, aligned to 8, and free ones hold a link.
-    unsafe { block.cast::<Link>().read() }
-}
-
-/// # Safety
-/// As [`link_of`].
-#[inline]
-unsafe fn set_link(block: NonNull<u8>, link: Link) {
-    // SAFETY: blocks are at least 8 bytes, aligned to 8.
-    unsafe { block.cast::<Link>().write(link) };
-}
-
-fn batch_of(class: usize) -> usize {
-    (BATCH_BYTES / block_bytes(class).max(1)).clamp(1, MAX_BATCH)
-}
-
-fn limit_of(class: usize) -> usize {
-    (LIST_BYTES / block_bytes(class).max(1)).clamp(MIN_LIST, MAX_LIST)
-}
-
-fn class_of_extent(extent: &Extent) -> usize {
-    extent.words[STATE].get() & 0xFF
-}
-
-fn used(extent: &Extent) -> usize {
-    extent.words[STATE].get() >> USED_SHIFT
-}
-
-fn change_used(extent: &Extent, change: isize) {
-    let state = &extent.words[STATE];
-    state.set(state.get().wrapping_add_signed(change << USED_SHIFT));
-}
-
-fn free_head(extent: &Extent) -> Link {
-    NonNull::new(core::ptr::with_exposed_provenance_mut(extent.words[FREE].get()))
-}
-
-fn set_free_head(extent: &Extent, link: Link) {
-    extent.words[FREE].set(link.map_or(0, |block| block.as_ptr().expose_provenance()));
-}
-
-/// # Safety
-/// The word holds a record's address or 0.
-unsafe fn record<'a>(extent: &Extent, word: usize) -> Option<&'a Extent> {
-    let address = extent.words.get(word).map_or(0, core::cell::Cell::get);
-    // SAFETY: records are valid until their extent is removed, which unlinks them.
-    unsafe { core::ptr::with_exposed_provenance::<Extent>(address).as_ref() }
-}
-
-fn set_record(extent: &Extent, word: usize, to: Option<&Extent>) {
-    if let Some(cell) = extent.words.get(word) {
-        cell.set(to.map_or(0, |record| core::ptr::from_ref(record).expose_provenance()));
+/// The most blocks that the magazine of a class holds.
+const fn capacity_of(class: usize) -> usize {
+    let blocks = MAGAZINE_BYTES / class::computed_bytes(class);
+    if blocks > MAX_MAGAZINE {
+        MAX_MAGAZINE
+    } else if blocks < MIN_MAGAZINE {
+        MIN_MAGAZINE
+    } else {
+        blocks
     }
 }
 
-/// # Safety
-/// The pointer is null or a record of an extent that was not removed.
-unsafe fn deref<'a>(pointer: *const Extent) -> Option<&'a Extent> {
-    // SAFETY: the caller's contract.
-    unsafe { pointer.as_ref() }
+/// Where the magazine of each class starts among the slots; the last is where all end.
+static STARTS: [u32; CLASSES + 1] = {
+    let mut starts = [0; CLASSES + 1];
+    let mut class = 0;
+    while class < CLASSES {
+        starts[class + 1] = starts[class] + capacity_of(class) as u32;
+        class += 1;
+    }
+    starts
+};
+
+/// The slots of all magazines.
+const SLOTS: usize = {
+    let (mut slots, mut class) = (0, 0);
+    while class < CLASSES {
+        slots += capacity_of(class);
+        class += 1;
+    }
+    slots
+};
+
+/// Blocks of equal size share an extent.
+///
+/// # Invariants
+/// - For each class `STARTS[class] <= tops[class] < STARTS[class + 1]`, and equal to the latter
+///   only from a `push` that says so to the `spill` that has to follow.
+/// - The slots from `STARTS[class]` to `tops[class]` hold blocks of the class that are free, of
+///   extents of this slab, each once.
+#[repr(C)]
+pub struct Slab {
+    tops: [u32; CLASSES],
+    partials: Partials,
+    slots: [MaybeUninit<NonNull<u8>>; SLOTS],
 }
 
-fn as_pointer(extent: Option<&Extent>) -> *const Extent {
-    extent.map_or(core::ptr::null(), core::ptr::from_ref)
+// SAFETY: the pointers lead to memory that is the strategy's alone.
+unsafe impl Send for Slab {}
+
+impl fmt::Debug for Slab {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Slab").field("tops", &self.tops).finish_non_exhaustive()
+    }
 }
 
-impl<const LISTED: bool> Slab<LISTED> {
-    /// Takes a block from the class's list. The fast path.
+#[inline]
+fn start_of(class: usize) -> usize {
+    STARTS.get(class).map_or(0, |&start| start as usize)
+}
+
+#[inline]
+fn end_of(class: usize) -> usize {
+    STARTS.get(class + 1).map_or(0, |&start| start as usize)
+}
+
+impl Slab {
+    /// Takes a block from the class's magazine. The fast path.
     ///
     /// # Safety
     /// `class` is below [`CLASSES`].
     #[inline]
     pub unsafe fn pop(&mut self, class: usize) -> Option<NonNull<u8>> {
-        // SAFETY: the caller's contract.
-        let list = unsafe { self.lists.get_unchecked_mut(class) };
-        let block = list.head?;
-        // SAFETY: blocks on a list are free and the strategy's alone.
-        list.head = unsafe { link_of(block) };
-        list.room += 1;
-        Some(block)
+        // SAFETY: the caller's contract; by the invariant a magazine that is not empty has its
+        // newest block below its top.
+        unsafe {
+            let top = self.tops.get_unchecked_mut(class);
+            if *top == *STARTS.get_unchecked(class) {
+                return None;
+            }
+            *top -= 1;
+            Some(self.slots.get_unchecked(*top as usize).assume_init())
+        }
     }
 
-    /// Puts a block on the class's list. True when the list is too long: then
+    /// Puts a block into the class's magazine. True when that is full: then
     /// [`spill`](Self::spill) has to be called. The fast path.
     ///
     /// # Safety
@@ -182,207 +149,97 @@ impl<const LISTED: bool> Slab<LISTED> {
     #[inline]
     #[must_use]
     pub unsafe fn push(&mut self, class: usize, block: NonNull<u8>) -> bool {
-        // SAFETY: the caller's contract.
-        let list = unsafe { self.lists.get_unchecked_mut(class) };
-        // SAFETY: the block is free now.
-        unsafe { set_link(block, list.head) };
-        list.head = Some(block);
-        list.room -= 1;
-        list.room < 0
+        // SAFETY: the caller's contract; by the invariant the top is below the magazine's end.
+        unsafe {
+            let top = self.tops.get_unchecked_mut(class);
+            self.slots.get_unchecked_mut(*top as usize).write(block);
+            *top += 1;
+            *top == *STARTS.get_unchecked(class + 1)
+        }
     }
 
-    /// Gives the older half of a list back to the extents. Whether one of them became empty.
+    /// Gives the older half of a magazine back to the extents. Whether one of them became empty.
     #[cold]
     #[inline(never)]
     pub fn spill(&mut self, class: usize) -> bool {
-        self.give_back_beyond(class, limit_of(class) / 2)
+        let blocks = (end_of(class) - start_of(class)).div_ceil(2);
+        self.give_back_oldest(class, blocks)
     }
 
-    /// Gives all of a list but the `kept` newest blocks back to the extents.
-    fn give_back_beyond(&mut self, class: usize, kept: usize) -> bool {
-        let Some(list) = self.lists.get_mut(class) else { return false };
-        list.room = (limit_of(class) - kept) as i32;
-        let mut rest = &mut list.head;
-        for _ in 0..kept {
-            let Some(block) = *rest else { return false };
-            // SAFETY: the block is on the list; its first word is the link.
-            rest = unsafe { block.cast::<Link>().as_mut() };
-        }
-        let mut next = rest.take();
+    /// The blocks in the class's magazine, the oldest first.
+    fn magazine(&self, class: usize) -> &[NonNull<u8>] {
+        let top = self.tops.get(class).map_or(0, |&top| top as usize);
+        let slots = self.slots.get(start_of(class)..top).unwrap_or(&[]);
+        // SAFETY: by the invariant these slots are initialized; the types have the same layout.
+        unsafe { &*(core::ptr::from_ref(slots) as *const [NonNull<u8>]) }
+    }
+
+    /// Gives the oldest blocks of a magazine back to the extents.
+    fn give_back_oldest(&mut self, class: usize, blocks: usize) -> bool {
+        let Some(top) = self.tops.get_mut(class) else { return false };
+        let (start, top_slot) = (start_of(class), *top as usize);
+        let Some(slots) = self.slots.get_mut(start..top_slot) else { return false };
+        // SAFETY: by the invariant these slots are initialized; the types have the same layout.
+        let magazine = unsafe { &*(core::ptr::from_ref(slots) as *const [NonNull<u8>]) };
+        let mut rest = magazine.get(..blocks).unwrap_or(magazine);
+        let given_back = rest.len();
         let mut is_any_empty = false;
-        while let Some(first) = next {
-            let chunk = first.addr().get() / CHUNK_BYTES;
-            let (mut last, mut blocks) = (first, 1);
-            loop {
-                // SAFETY: the blocks are on the list.
-                next = unsafe { link_of(last) };
-                match next {
-                    Some(block) if block.addr().get() / CHUNK_BYTES == chunk => {
-                        last = block;
-                        blocks += 1;
-                    }
-                    _ => break,
-                }
-            }
-            // SAFETY: the blocks are free, on no list any more, and of this extent of the strategy.
-            is_any_empty |= unsafe {
-                let extent = extent_of_block(first);
-                self.give_back(extent, first, last, blocks)
-            };
+        while let Some(&block) = rest.first() {
+            // SAFETY: the block is free and of this slab.
+            let extent = unsafe { extent_of_block(block) };
+            // Neighbours in the magazine that share an extent are counted in one step.
+            let count = bits::put_back(extent, rest, class);
+            is_any_empty |= self.partials.count_back(extent, count);
+            rest = rest.get(count..).unwrap_or(&[]);
         }
+        slots.copy_within(given_back.., 0);
+        *top -= given_back as u32;
         is_any_empty
     }
 
-    /// Puts a chain of blocks on their extent's free list. Whether the extent became empty and was
-    /// set aside.
-    ///
-    /// # Safety
-    /// The blocks are free, linked from `first` to `last`, on no list, and of the extent.
-    unsafe fn give_back(
-        &mut self,
-        extent: &Extent,
-        first: NonNull<u8>,
-        last: NonNull<u8>,
-        blocks: usize,
-    ) -> bool {
-        // SAFETY: the block is free.
-        unsafe { set_link(last, free_head(extent)) };
-        set_free_head(extent, Some(first));
-        change_used(extent, -(blocks as isize));
-        if extent.words[STATE].get() & IS_LISTED == 0 {
-            self.list_partial(extent);
-        }
-        if used(extent) != 0 || self.is_only_partial(extent) {
-            return false;
-        }
-        self.unlist_partial(extent);
-        set_record(extent, NEXT, record_at(self.emptied));
-        self.emptied = extent;
-        true
-    }
-
-    fn is_only_partial(&self, extent: &Extent) -> bool {
-        extent.words[NEXT].get() == 0 && extent.words[PREVIOUS].get() == 0
-    }
-
-    fn list_partial(&mut self, extent: &Extent) {
-        let Some(head) = self.partial.get_mut(class_of_extent(extent)) else { return };
-        let first = record_at(*head);
-        set_record(extent, NEXT, first);
-        set_record(extent, PREVIOUS, None);
-        if let Some(first) = first {
-            set_record(first, PREVIOUS, Some(extent));
-        }
-        *head = extent;
-        extent.words[STATE].set(extent.words[STATE].get() | IS_LISTED);
-    }
-
-    fn unlist_partial(&mut self, extent: &Extent) {
-        if extent.words[STATE].get() & IS_LISTED == 0 {
-            return;
-        }
-        // SAFETY: the links of a listed extent are records of listed extents.
-        let (next, previous) = unsafe { (record(extent, NEXT), record(extent, PREVIOUS)) };
-        if let Some(next) = next {
-            set_record(next, PREVIOUS, previous);
-        }
-        match previous {
-            Some(previous) => set_record(previous, NEXT, next),
-            None => {
-                if let Some(head) = self.partial.get_mut(class_of_extent(extent)) {
-                    *head = as_pointer(next);
-                }
-            }
-        }
-        extent.words[STATE].set(extent.words[STATE].get() & !IS_LISTED);
-        extent.words[NEXT].set(0);
-        extent.words[PREVIOUS].set(0);
-    }
-
-    /// An extent of the class with a free block, if there is one or an unassigned extent.
-    fn partial_extent(&mut self, class: usize) -> Option<&'static Extent> {
-        if let Some(extent) = record_at(*self.partial.get(class)?) {
-            return Some(extent);
-        }
-        let extent = record_at(self.unassigned)?;
-        // SAFETY: unassigned extents are linked by NEXT.
-        self.unassigned = as_pointer(unsafe { record(extent, NEXT) });
-        extent.words[NEXT].set(0);
-        extent.words[STATE].set(class);
-        self.list_partial(extent);
-        Some(extent)
-    }
-
-    /// Takes blocks from an extent of the class: one is the result, the others fill the list.
-    /// Called when the list is empty.
+    /// Fills a magazine that is empty to a half, from the extents' free blocks or else with new
+    /// ones, and takes one.
     #[cold]
     #[inline(never)]
     pub fn refill(&mut self, class: usize) -> Option<NonNull<u8>> {
-        let extent = self.partial_extent(class)?;
-        let (chain, blocks) = match free_head(extent) {
-            Some(chain) if LISTED => {
-                set_free_head(extent, None);
-                (chain, extent.words[CARVED].get() / block_bytes(class) - used(extent))
+        let (start, capacity) = (start_of(class), end_of(class) - start_of(class));
+        let wanted = capacity.div_ceil(2);
+        let slots = self.slots.get_mut(start..start + wanted)?;
+        let mut unfilled = slots.len();
+        let mut next = self.partials.first(class);
+        while let Some(extent) = next.filter(|_| unfilled != 0) {
+            next = Partials::next(extent);
+            if let Some(rest) = slots.get_mut(..unfilled) {
+                unfilled -= bits::take(extent, class, rest);
             }
-            Some(block) => {
-                // SAFETY: the block is on the extent's free list.
-                set_free_head(extent, unsafe { link_of(block) });
-                (block, 1)
+            if free(extent) == 0 && !bits::has_uncarved(extent, class) {
+                self.partials.unlist(extent);
             }
-            None => carve(extent, class, if LISTED { batch_of(class) } else { 1 })?,
-        };
-        change_used(extent, blocks as isize);
-        if free_head(extent).is_none() && !has_uncarved(extent, class) {
-            self.unlist_partial(extent);
         }
-        if LISTED && let Some(list) = self.lists.get_mut(class) {
-            // SAFETY: the chain's blocks are free; its last link is none.
-            list.head = unsafe { link_of(chain) };
-            // A list that took more than its limit may still be pushed to for a while.
-            let limit = limit_of(class);
-            list.room = limit.saturating_sub(blocks - 1).max(limit / 2) as i32;
+        if unfilled == slots.len() {
+            // No extent has a free block; those still listed have new ones.
+            let extent = match self.partials.first(class) {
+                Some(extent) => extent,
+                None => self.partials.assign(class)?,
+            };
+            let most = (CARVED_BYTES / block_bytes(class).max(1)).clamp(1, slots.len());
+            unfilled -= bits::carve(extent, class, slots.get_mut(slots.len() - most..)?);
+            if !bits::has_uncarved(extent, class) {
+                self.partials.unlist(extent);
+            }
         }
-        Some(chain)
+        slots.copy_within(unfilled.., 0);
+        let blocks = slots.len() - unfilled;
+        *self.tops.get_mut(class)? = (start + blocks) as u32;
+        // SAFETY: the class exists, for it has slots.
+        unsafe { self.pop(class) }
     }
 
-    /// Gives every list back to the extents. Whether extents became empty.
+    /// Gives every magazine back to the extents. Whether extents became empty.
     fn flush(&mut self) -> bool {
-        (0..CLASSES)
-            .fold(false, |is_any_empty, class| self.give_back_beyond(class, 0) | is_any_empty)
-    }
-}
-
-/// The record behind a pointer that the strategy keeps.
-fn record_at(pointer: *const Extent) -> Option<&'static Extent> {
-    // SAFETY: the strategy keeps records only from `add_extent` to `remove_extent`.
-    unsafe { deref(pointer) }
-}
-
-fn has_uncarved(extent: &Extent, class: usize) -> bool {
-    extent.words[CARVED].get() + block_bytes(class) <= extent.length()
-}
-
-/// Up to `most` blocks of an extent that were never handed out, linked: extents are carved lazily,
-/// in order of address, so that pages are touched only when they are needed.
-fn carve(extent: &Extent, class: usize, most: usize) -> Option<(NonNull<u8>, usize)> {
-    let bytes = block_bytes(class);
-    let carved = extent.words[CARVED].get();
-    let blocks = ((extent.length() - carved) / bytes).min(most);
-    if blocks == 0 {
-        return None;
-    }
-    extent.words[CARVED].set(carved + blocks * bytes);
-    // SAFETY: the blocks lie in the extent, as just computed, and belong to nobody yet.
-    unsafe {
-        let first = pointers::forward(extent.start(), carved);
-        let mut block = first;
-        for _ in 1..blocks {
-            let next = pointers::forward(block, bytes);
-            set_link(block, Some(next));
-            block = next;
-        }
-        set_link(block, None);
-        Some((first, blocks))
+        (0..CLASSES).fold(false, |is_any_empty, class| {
+            self.give_back_oldest(class, usize::MAX) | is_any_empty
+        })
     }
 }
 
@@ -406,28 +263,27 @@ unsafe fn extent_of_block<'a>(_: NonNull<u8>) -> &'a Extent {
 }
 
 // SAFETY: blocks are carved from one extent at multiples of their length, each once, and are then
-// on exactly one of: the program's side, a list, its extent's free list. Lengths are those of the
-// classes, which map to themselves. Only free blocks and `words` are written.
-unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
+// exactly one of: the program's, in a magazine, marked as free in their extent. Lengths are those
+// of the classes, which map to themselves. Only `words`, metadata and the strategy's own memory are
+// written.
+unsafe impl Strategy for Slab {
     type Settings = ();
 
     const NAME: &'static str = "slab";
     const COUNTS_BLOCKS: bool = true;
     const KEEPS_SPARES: bool = true;
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
-    const EXTENT_DIVISOR: usize = 64;
 
     fn new((): ()) -> Self {
-        let mut lists = [List { head: None, room: 0 }; CLASSES];
-        for (class, list) in lists.iter_mut().enumerate() {
-            list.room = limit_of(class) as i32;
+        let mut tops = [0; CLASSES];
+        for (top, start) in tops.iter_mut().zip(STARTS) {
+            *top = start;
         }
-        Self {
-            lists,
-            partial: [core::ptr::null(); CLASSES],
-            unassigned: core::ptr::null(),
-            emptied: core::ptr::null(),
-        }
+        Self { tops, partials: Partials::new(), slots: [const { MaybeUninit::uninit() }; SLOTS] }
+    }
+
+    fn metadata_bytes(&self, _: usize) -> usize {
+        bits::BITS_BYTES
     }
 
     fn extent_bytes(&self, layout: Layout) -> Option<usize> {
@@ -459,69 +315,39 @@ unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
         unsafe { self.free(extent, block, layout) };
     }
 
-    unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
-        if !LISTED {
-            // SAFETY: the caller's contract.
-            return unsafe { self.give_back(extent, block, block, 1) };
-        }
+    unsafe fn free(&mut self, _: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
         let Some(class) = class_of(layout) else { return false };
         // SAFETY: the caller's contract.
         unsafe { self.push(class, block) && self.spill(class) }
     }
 
     unsafe fn free_collected(&mut self, extent: &Extent, block: NonNull<u8>, _: Layout) -> bool {
-        // SAFETY: the caller's contract.
-        unsafe { self.give_back(extent, block, block, 1) }
+        let count = bits::put_back(extent, &[block], class_of_extent(extent));
+        self.partials.count_back(extent, count)
     }
 
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {
-        let extent = record_at(self.emptied)?;
-        // SAFETY: emptied extents are linked by NEXT.
-        self.emptied = as_pointer(unsafe { record(extent, NEXT) });
-        extent.words[NEXT].set(0);
-        Some(extent.start())
+        self.partials.next_emptied().map(Extent::start)
     }
 
     fn live_blocks(&mut self, extent: &Extent) -> u32 {
-        if LISTED {
-            self.flush();
-        }
+        self.flush();
         used(extent) as u32
     }
 
     fn used_bytes(&self, extent: &Extent) -> usize {
-        used(extent) * block_bytes(class_of_extent(extent))
+        used_bytes(extent)
     }
 
     unsafe fn add_extent(&mut self, extent: &Extent) {
-        set_record(extent, NEXT, record_at(self.unassigned));
-        self.unassigned = extent;
+        self.partials.take_in(extent);
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
-        self.unlist_partial(extent);
-        for list in [&mut self.unassigned, &mut self.emptied] {
-            let mut previous: Option<&Extent> = None;
-            let mut next = record_at(*list);
-            while let Some(current) = next {
-                // SAFETY: both lists are linked by NEXT.
-                next = unsafe { record(current, NEXT) };
-                if core::ptr::eq(current, extent) {
-                    match previous {
-                        Some(previous) => set_record(previous, NEXT, next),
-                        None => *list = as_pointer(next),
-                    }
-                    break;
-                }
-                previous = Some(current);
-            }
-        }
-        for word in &extent.words {
-            word.set(0);
-        }
+        self.partials.remove(extent);
     }
 
     fn verify(&self) {
-        self.verify_lists();
+        self.verify_magazines();
     }
 }

@@ -1,0 +1,186 @@
+//! Which blocks of an extent are free: a bit each, out of line.
+//!
+//! Neither taking blocks nor putting them back touches their memory, so a block that left the
+//! caches stays out until the program wants it, and a program that writes to freed memory corrupts
+//! nothing here. Blocks are taken in order of address, whatever the order in which they came back.
+//!
+//! The extent's first word remembers the first word of bits that may not be empty.
+
+use core::cell::Cell;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+
+use super::class::{CLASSES, block_bytes};
+use super::partial::{HEAD, carved, class_of_extent, count_carved, count_taken, free};
+use crate::pointers;
+use crate::strategy::Extent;
+use crate::sys::abort_with;
+use crate::units::CHUNK_BYTES;
+
+/// The most blocks that an extent holds: one of 8-byte blocks uses its first half, so that the bits
+/// of a chunk are 512 bytes and not 1024.
+const MAX_BLOCKS: usize = CHUNK_BYTES / 16;
+
+/// The bytes of bits that an extent has.
+pub(super) const BITS_BYTES: usize = MAX_BLOCKS / 8;
+
+/// By class: 2^32 divided by the block's length, rounded up. An offset below 64 KiB times this,
+/// shifted right by 32, is the offset divided by the length: the error is below
+/// 2^16 * length / 2^32 of the quotient's last place, and lengths are at most 2^15.
+static RECIPROCALS: [u32; CLASSES] = {
+    let mut reciprocals = [0; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        reciprocals[class] =
+            (1_u64 << 32).div_ceil(super::class::computed_bytes(class) as u64) as u32;
+        class += 1;
+    }
+    reciprocals
+};
+
+#[inline]
+fn reciprocal_of(class: usize) -> u64 {
+    RECIPROCALS.get(class).map_or(0, |&reciprocal| u64::from(reciprocal))
+}
+
+/// Which block of its extent lies at `offset`.
+#[inline]
+pub(super) fn index_at(offset: usize, class: usize) -> usize {
+    ((offset as u64 * reciprocal_of(class)) >> 32) as usize
+}
+
+/// The blocks of a class that an extent of a chunk holds.
+pub(super) fn blocks_in(extent: &Extent, class: usize) -> usize {
+    (extent.length() / block_bytes(class).max(1)).min(MAX_BLOCKS)
+}
+
+pub(super) fn has_uncarved(extent: &Extent, class: usize) -> bool {
+    carved(extent) < blocks_in(extent, class)
+}
+
+pub(super) fn words(extent: &Extent) -> &[Cell<u64>; BITS_BYTES / 8] {
+    // SAFETY: the owner gave the extent that much metadata, zeroed, aligned to 16, for this
+    // strategy alone, which one thread runs at a time.
+    unsafe { extent.metadata().cast().as_ref() }
+}
+
+/// Marks the leading blocks that lie in the extent as free; how many those are. The caller counts
+/// them.
+#[inline]
+pub(super) fn put_back(extent: &Extent, blocks: &[NonNull<u8>], class: usize) -> usize {
+    let (words, reciprocal, start) = (words(extent), reciprocal_of(class), extent.start());
+    let mut first_word = extent.words[HEAD].get();
+    let mut count = 0;
+    // Neighbours often share a word: it stays in a register until another is needed.
+    let mut at = 0;
+    let mut bits = words[at].get();
+    for &block in blocks {
+        let offset = pointers::distance(start, block);
+        if offset >= CHUNK_BYTES {
+            break;
+        }
+        let index = ((offset as u64 * reciprocal) >> 32) as usize;
+        // The mask changes no index of a block; it spares the test of the array's bound.
+        let word = (index / 64) % words.len();
+        if word != at {
+            words[at].set(bits);
+            at = word;
+            bits = words[at].get();
+            first_word = first_word.min(at);
+        }
+        let bit = 1 << (index % 64);
+        if bits & bit != 0 {
+            broken();
+        }
+        bits |= bit;
+        count += 1;
+    }
+    words[at].set(bits);
+    if words[0].get() != 0 {
+        first_word = 0;
+    }
+    extent.words[HEAD].set(first_word);
+    count
+}
+
+#[cold]
+#[inline(never)]
+fn broken() -> ! {
+    abort_with(&["slab: a block was freed twice, or the bits of free blocks are corrupted"])
+}
+
+/// Takes free blocks, those at the lowest addresses first, into the slots from the last one down;
+/// how many.
+pub(super) fn take(extent: &Extent, class: usize, slots: &mut [MaybeUninit<NonNull<u8>>]) -> usize {
+    let taken = free(extent).min(slots.len());
+    let bytes = block_bytes(class);
+    let words = words(extent);
+    let mut at = extent.words[HEAD].get() % words.len();
+    let mut bits = words[at].get();
+    for slot in slots.iter_mut().rev().take(taken) {
+        while bits == 0 {
+            words[at].set(0);
+            at += 1;
+            match words.get(at) {
+                Some(word) => bits = word.get(),
+                None => broken(),
+            }
+        }
+        let index = at * 64 + bits.trailing_zeros() as usize;
+        bits &= bits - 1;
+        // SAFETY: only blocks that were carved from the extent are marked.
+        slot.write(unsafe { pointers::forward(extent.start(), index * bytes) });
+    }
+    words[at].set(bits);
+    extent.words[HEAD].set(at);
+    count_taken(extent, taken);
+    taken
+}
+
+/// Takes blocks that were never handed out, as [`take`] does: extents are carved in order of
+/// address, so that pages are touched only when they are needed.
+pub(super) fn carve(
+    extent: &Extent,
+    class: usize,
+    slots: &mut [MaybeUninit<NonNull<u8>>],
+) -> usize {
+    let (first, bytes) = (carved(extent), block_bytes(class));
+    let blocks = (blocks_in(extent, class) - first).min(slots.len());
+    count_carved(extent, blocks);
+    for (index, slot) in slots.iter_mut().rev().take(blocks).enumerate() {
+        // SAFETY: the block lies in the extent, as just computed.
+        slot.write(unsafe { pointers::forward(extent.start(), (first + index) * bytes) });
+    }
+    blocks
+}
+
+/// Whether the bits are as many as the extent counts, and none is set that cannot be.
+pub(super) fn are_right(extent: &Extent) -> bool {
+    let (mut set, mut last) = (0, 0);
+    for (at, word) in words(extent).iter().enumerate() {
+        set += word.get().count_ones() as usize;
+        if word.get() != 0 {
+            last = at * 64 + 64 - word.get().leading_zeros() as usize;
+            if at < extent.words[HEAD].get() {
+                return false;
+            }
+        }
+    }
+    set == free(extent)
+        && last <= carved(extent)
+        && carved(extent) <= blocks_in(extent, class_of_extent(extent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reciprocal_divides_exactly() {
+        for class in 0..CLASSES {
+            for offset in 0..CHUNK_BYTES {
+                assert_eq!(index_at(offset, class), offset / block_bytes(class));
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The extents of a slab: by class those with free blocks, those without a class, those without
+//! blocks.
+//!
+//! ```text
+//!   heads[class]  extent ⇄ extent ⇄ ...       with a free block, or room for a new one
+//!   unassigned    extent ─▶ extent ─▶ ...     that no class has yet
+//!   emptied       extent ─▶ extent ─▶ ...     whose last block was given back
+//! ```
+//!
+//! All links are words of the extents' records. Every operation is O(1) but removing an extent that
+//! is unassigned or emptied.
+
+use super::class::{CLASSES, block_bytes};
+use crate::strategy::Extent;
+
+/// Which word of an extent holds what. `HEAD` is its slab's own.
+pub(super) const HEAD: usize = 0;
+const COUNTS: usize = 1;
+const NEXT: usize = 2;
+const PREVIOUS: usize = 3;
+/// Class in the low 8 bits, whether it is listed by its class in bit 8.
+const STATE: usize = 4;
+
+const IS_LISTED: usize = 1 << 8;
+const CARVED_SHIFT: u32 = 32;
+const FREE_MASK: usize = (1 << CARVED_SHIFT) - 1;
+
+pub(super) fn class_of_extent(extent: &Extent) -> usize {
+    extent.words[STATE].get() & 0xFF
+}
+
+fn is_listed(extent: &Extent) -> bool {
+    extent.words[STATE].get() & IS_LISTED != 0
+}
+
+/// Blocks that were carved from the extent so far, whoever has them now.
+pub(super) fn carved(extent: &Extent) -> usize {
+    extent.words[COUNTS].get() >> CARVED_SHIFT
+}
+
+/// Blocks that the extent has back.
+pub(super) fn free(extent: &Extent) -> usize {
+    extent.words[COUNTS].get() & FREE_MASK
+}
+
+/// Blocks that are allocated, or kept in front of the extents.
+pub(super) fn used(extent: &Extent) -> usize {
+    carved(extent) - free(extent)
+}
+
+pub(super) fn count_carved(extent: &Extent, blocks: usize) {
+    let counts = &extent.words[COUNTS];
+    counts.set(counts.get() + (blocks << CARVED_SHIFT));
+}
+
+pub(super) fn count_taken(extent: &Extent, blocks: usize) {
+    let counts = &extent.words[COUNTS];
+    counts.set(counts.get() - blocks);
+}
+
+pub(super) fn used_bytes(extent: &Extent) -> usize {
+    used(extent) * block_bytes(class_of_extent(extent))
+}
+
+/// The record behind a pointer that a slab keeps.
+fn record_at(pointer: *const Extent) -> Option<&'static Extent> {
+    // SAFETY: a slab keeps records only from `add_extent` to `remove_extent`.
+    unsafe { pointer.as_ref() }
+}
+
+fn record(extent: &Extent, word: usize) -> Option<&'static Extent> {
+    let address = extent.words.get(word).map_or(0, core::cell::Cell::get);
+    record_at(core::ptr::with_exposed_provenance(address))
+}
+
+fn set_record(extent: &Extent, word: usize, to: Option<&Extent>) {
+    if let Some(cell) = extent.words.get(word) {
+        cell.set(to.map_or(0, |record| core::ptr::from_ref(record).expose_provenance()));
+    }
+}
+
+fn as_pointer(extent: Option<&Extent>) -> *const Extent {
+    extent.map_or(core::ptr::null(), core::ptr::from_ref)
+}
+
+/// The extents of a slab, by what they have.
+///
+/// # Invariants
+/// The pointers, and the links of the extents that they lead to, are null or records of extents
+/// that were added and not removed since.
+#[derive(Debug)]
+pub(super) struct Partials {
+    heads: [*const Extent; CLASSES],
+    unassigned: *const Extent,
+    emptied: *const Extent,
+}
+
+impl Partials {
+    pub(super) const fn new() -> Self {
+        Self {
+            heads: [core::ptr::null(); CLASSES],
+            unassigned: core::ptr::null(),
+            emptied: core::ptr::null(),
+        }
+    }
+
+    /// The first extent that the class lists.
+    pub(super) fn first(&self, class: usize) -> Option<&'static Extent> {
+        record_at(*self.heads.get(class)?)
+    }
+
+    /// The one that the class lists after this one.
+    pub(super) fn next(extent: &Extent) -> Option<&'static Extent> {
+        record(extent, NEXT)
+    }
+
+    /// Gives the class an extent that has none yet, if there is one.
+    pub(super) fn assign(&mut self, class: usize) -> Option<&'static Extent> {
+        let extent = record_at(self.unassigned)?;
+        self.unassigned = as_pointer(record(extent, NEXT));
+        extent.words[NEXT].set(0);
+        extent.words[STATE].set(class);
+        self.list(extent);
+        Some(extent)
+    }
+
+    fn list(&mut self, extent: &Extent) {
+        let Some(head) = self.heads.get_mut(class_of_extent(extent)) else { return };
+        let first = record_at(*head);
+        set_record(extent, NEXT, first);
+        set_record(extent, PREVIOUS, None);
+        if let Some(first) = first {
+            set_record(first, PREVIOUS, Some(extent));
+        }
+        *head = extent;
+        extent.words[STATE].set(extent.words[STATE].get() | IS_LISTED);
+    }
+
+    /// Takes an extent off its class's list, if it is there.
+    pub(super) fn unlist(&mut self, extent: &Extent) {
+        if !is_listed(extent) {
+            return;
+        }
+        let (next, previous) = (record(extent, NEXT), record(extent, PREVIOUS));
+        if let Some(next) = next {
+            set_record(next, PREVIOUS, previous);
+        }
+        match previous {
+            Some(previous) => set_record(previous, NEXT, next),
+            None => {
+                if let Some(head) = self.heads.get_mut(class_of_extent(extent)) {
+                    *head = as_pointer(next);
+                }
+            }
+        }
+        extent.words[STATE].set(extent.words[STATE].get() & !IS_LISTED);
+        extent.words[NEXT].set(0);
+        extent.words[PREVIOUS].set(0);
+    }
+
+    /// Counts blocks that the extent has back. Whether it holds none now and was set aside as
+    /// emptied: the last listed one of a class stays with it.
+    pub(super) fn count_back(&mut self, extent: &Extent, blocks: usize) -> bool {
+        extent.words[COUNTS].set(extent.words[COUNTS].get() + blocks);
+        if !is_listed(extent) {
+            self.list(extent);
+        }
+        let is_only = extent.words[NEXT].get() == 0 && extent.words[PREVIOUS].get() == 0;
+        if used(extent) != 0 || is_only {
+            return false;
+        }
+        self.unlist(extent);
+        set_record(extent, NEXT, record_at(self.emptied));
+        self.emptied = extent;
+        true
+    }
+
+    /// One that was set aside, each once.
+    pub(super) fn next_emptied(&mut self) -> Option<&'static Extent> {
+        let extent = record_at(self.emptied)?;
+        self.emptied = as_pointer(record(extent, NEXT));
+        extent.words[NEXT].set(0);
+        Some(extent)
+    }
+
+    pub(super) fn take_in(&mut self, extent: &Extent) {
+        set_record(extent, NEXT, record_at(self.unassigned));
+        self.unassigned = extent;
+    }
+
+    pub(super) fn remove(&mut self, extent: &Extent) {
+        self.unlist(extent);
+        for list in [&mut self.unassigned, &mut self.emptied] {
+            let mut previous: Option<&Extent> = None;
+            let mut next = record_at(*list);
+            while let Some(current) = next {
+                next = record(current, NEXT);
+                if core::ptr::eq(current, extent) {
+                    match previous {
+                        Some(previous) => set_record(previous, NEXT, next),
+                        None => *list = as_pointer(next),
+                    }
+                    break;
+                }
+                previous = Some(current);
+            }
+        }
+        for word in &extent.words {
+            word.set(0);
+        }
+    }
+
+    /// Calls `visit` with each extent that the class lists, when its links and class agree with
+    /// that; `broken` is called where they do not.
+    pub(super) fn verify(
+        &self,
+        class: usize,
+        visit: &mut dyn FnMut(&Extent),
+        broken: fn(&str) -> !,
+    ) {
+        let mut previous: Option<&Extent> = None;
+        let mut next = self.first(class);
+        while let Some(extent) = next {
+            let before = record(extent, PREVIOUS).map(core::ptr::from_ref);
+            let is_linked =
+                is_listed(extent) && before == previous.map(core::ptr::from_ref::<Extent>);
+            if !is_linked || class_of_extent(extent) != class {
+                broken("the list of extents with free blocks is corrupted");
+            }
+            visit(extent);
+            previous = next;
+            next = record(extent, NEXT);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `PlainSlab`: a slab for use on its own. Every block comes from and goes to its extent, whose
+//! free blocks are linked through themselves.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use super::class::{CLASSES, block_bytes, class_of};
+use super::partial::{
+    HEAD, Partials, carved, class_of_extent, count_carved, count_taken, free, used, used_bytes,
+};
+use crate::allocator::AllocError;
+use crate::pointers;
+use crate::strategy::{Extent, Strategy};
+use crate::sys::abort_with;
+use crate::units::CHUNK_BYTES;
+
+/// Blocks of equal size share an extent.
+#[derive(Debug)]
+pub struct PlainSlab {
+    partials: Partials,
+}
+
+// SAFETY: the pointers lead to memory that is the strategy's alone.
+unsafe impl Send for PlainSlab {}
+
+/// The first word of a free block.
+type Link = Option<NonNull<u8>>;
+
+fn free_head(extent: &Extent) -> Link {
+    NonNull::new(core::ptr::with_exposed_provenance_mut(extent.words[HEAD].get()))
+}
+
+fn set_free_head(extent: &Extent, link: Link) {
+    extent.words[HEAD].set(link.map_or(0, |block| block.as_ptr().expose_provenance()));
+}
+
+fn has_uncarved(extent: &Extent, class: usize) -> bool {
+    (carved(extent) + 1) * block_bytes(class) <= extent.length()
+}
+
+impl PlainSlab {
+    fn take(&mut self, class: usize) -> Option<NonNull<u8>> {
+        let extent = match self.partials.first(class) {
+            Some(extent) => extent,
+            None => self.partials.assign(class)?,
+        };
+        let block = match free_head(extent) {
+            Some(block) => {
+                // SAFETY: a free block holds a link in its first word.
+                set_free_head(extent, unsafe { block.cast::<Link>().read() });
+                count_taken(extent, 1);
+                block
+            }
+            None if has_uncarved(extent, class) => {
+                let offset = carved(extent) * block_bytes(class);
+                count_carved(extent, 1);
+                // SAFETY: the block lies in the extent, as just asked.
+                unsafe { pointers::forward(extent.start(), offset) }
+            }
+            None => return None,
+        };
+        if free_head(extent).is_none() && !has_uncarved(extent, class) {
+            self.partials.unlist(extent);
+        }
+        Some(block)
+    }
+}
+
+#[cold]
+fn broken(what: &str) -> ! {
+    abort_with(&["slab: ", what])
+}
+
+fn verify_extent(extent: &Extent) {
+    let bytes = block_bytes(class_of_extent(extent));
+    let (mut length, mut next) = (0, free_head(extent));
+    while let Some(block) = next {
+        let offset = pointers::distance(extent.start(), block);
+        if offset >= carved(extent) * bytes || !offset.is_multiple_of(bytes) {
+            broken("a list of free blocks leads astray: one was written to after it was freed");
+        }
+        length += 1;
+        if length > free(extent) {
+            broken("a list of free blocks goes round: one was freed twice");
+        }
+        // SAFETY: the block lies where blocks of the extent do.
+        next = unsafe { block.cast::<Link>().read() };
+    }
+    if length != free(extent) {
+        broken("an extent's count of free blocks is corrupted");
+    }
+}
+
+// SAFETY: blocks are carved from one extent at multiples of their length, each once, and are then
+// either the program's or on their extent's list. Lengths are those of the classes, which map to
+// themselves. Only free blocks and `words` are written.
+unsafe impl Strategy for PlainSlab {
+    type Settings = ();
+
+    const NAME: &'static str = "slab";
+    const COUNTS_BLOCKS: bool = true;
+    const KEEPS_SPARES: bool = true;
+    const EXTENT_ALIGN: usize = CHUNK_BYTES;
+    const EXTENT_DIVISOR: usize = 64;
+
+    fn new((): ()) -> Self {
+        Self { partials: Partials::new() }
+    }
+
+    fn extent_bytes(&self, layout: Layout) -> Option<usize> {
+        class_of(layout).map(block_bytes)
+    }
+
+    #[inline]
+    fn block_length(&self, layout: Layout) -> Result<usize, AllocError> {
+        class_of(layout).map(block_bytes).ok_or(AllocError)
+    }
+
+    #[inline]
+    fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        let class = class_of(layout)?;
+        Some(pointers::block(self.take(class)?, block_bytes(class)))
+    }
+
+    unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's contract.
+        unsafe { self.free(extent, block, layout) };
+    }
+
+    unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, _: Layout) -> bool {
+        // SAFETY: blocks are at least 8 bytes, aligned to 8, and this one is free now.
+        unsafe { block.cast::<Link>().write(free_head(extent)) };
+        set_free_head(extent, Some(block));
+        self.partials.count_back(extent, 1)
+    }
+
+    fn next_emptied(&mut self) -> Option<NonNull<u8>> {
+        self.partials.next_emptied().map(Extent::start)
+    }
+
+    fn live_blocks(&mut self, extent: &Extent) -> u32 {
+        used(extent) as u32
+    }
+
+    fn used_bytes(&self, extent: &Extent) -> usize {
+        used_bytes(extent)
+    }
+
+    unsafe fn add_extent(&mut self, extent: &Extent) {
+        self.partials.take_in(extent);
+    }
+
+    unsafe fn remove_extent(&mut self, extent: &Extent) {
+        self.partials.remove(extent);
+    }
+
+    fn verify(&self) {
+        for class in 0..CLASSES {
+            self.partials.verify(class, &mut verify_extent, broken);
+        }
+    }
+}
