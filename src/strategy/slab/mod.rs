@@ -108,9 +108,27 @@ fn batch_of(class: usize) -> usize {
     (BATCH_BYTES / block_bytes(class).max(1)).clamp(1, MAX_BATCH)
 }
 
-fn limit_of(class: usize) -> usize {
-    (LIST_BYTES / block_bytes(class).max(1)).clamp(MIN_LIST, MAX_LIST)
+const fn limit_of(class: usize) -> usize {
+    match block_bytes(class) {
+        0 => MAX_LIST,
+        bytes => match LIST_BYTES / bytes {
+            ..MIN_LIST => MIN_LIST,
+            MAX_LIST.. => MAX_LIST,
+            blocks => blocks,
+        },
+    }
 }
+
+/// A list of each class, with all its room.
+const EMPTY_LISTS: [List; CLASSES] = {
+    let mut lists = [List { head: None, room: 0 }; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        lists[class].room = limit_of(class) as i32;
+        class += 1;
+    }
+    lists
+};
 
 fn class_of_extent(extent: &Extent) -> usize {
     extent.words[STATE].get() & 0xFF
@@ -417,17 +435,15 @@ unsafe impl<const LISTED: bool> Strategy for Slab<LISTED> {
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
     const EXTENT_DIVISOR: usize = 64;
 
+    const DEFAULT: Self = Self {
+        lists: EMPTY_LISTS,
+        partial: [core::ptr::null(); CLASSES],
+        unassigned: core::ptr::null(),
+        emptied: core::ptr::null(),
+    };
+
     fn new((): ()) -> Self {
-        let mut lists = [List { head: None, room: 0 }; CLASSES];
-        for (class, list) in lists.iter_mut().enumerate() {
-            list.room = limit_of(class) as i32;
-        }
-        Self {
-            lists,
-            partial: [core::ptr::null(); CLASSES],
-            unassigned: core::ptr::null(),
-            emptied: core::ptr::null(),
-        }
+        Self::DEFAULT
     }
 
     fn extent_bytes(&self, layout: Layout) -> Option<usize> {
