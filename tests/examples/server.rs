@@ -181,6 +181,23 @@ fn bad_requests_are_refused() {
 }
 
 #[test]
+fn a_body_may_be_one_mebibyte_long_and_no_longer() {
+    const MOST: usize = 1 << 20;
+    let server = Server::start(&[]);
+    let body = |length: usize| format!("[1{}]", " ".repeat(length - 3));
+    let answer = server.ask(&post("/numbers", &body(MOST)));
+    assert_eq!((answer.status, &answer.json()["count"]), (200, &json!(1)));
+    let request_bytes = answer.header("X-Heap-Request-Bytes").expect("the heap's use");
+    #[cfg(not(heapswitch_pass_through))]
+    assert!(request_bytes.parse::<usize>().expect("a number") >= MOST);
+    #[cfg(heapswitch_pass_through)]
+    let _ = request_bytes;
+    let answer = server.ask(&post("/numbers", &body(MOST + 1)));
+    assert_eq!(answer.status, 413, "{answer:?}");
+    assert_eq!(answer.header("Connection"), Some("close"));
+}
+
+#[test]
 fn nested_json_does_not_overflow_the_stack() {
     let server = Server::start(&[]);
     let answer = server.ask(&post("/numbers", &"[".repeat(100_000)));
