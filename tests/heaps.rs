@@ -285,6 +285,11 @@ fn slab(source: TestSource, way: Way) -> Tested {
     Tested::new(source, way, |builder| builder.build_kind::<Slab<true>>(()).unwrap())
 }
 
+fn bits_of(source: TestSource, block_bytes: usize) -> Tested {
+    let settings = Settings { block_bytes };
+    Tested::new(source, Way::Entered, |builder| builder.build_kind::<BitSet>(settings).unwrap())
+}
+
 /// Where the heap has no more, the global allocator serves; what another thread frees comes late.
 fn of_plenty() -> Limits {
     Limits { is_bounded: false, ..Limits::default() }
@@ -300,6 +305,9 @@ battery!(bits_entered, |source| bits(source, Way::Entered));
 battery!(bits_routed, |source| bits(source, Way::Routed), of_plenty());
 battery!(bits_foreign, |source| bits(source, Way::Foreign), of_plenty());
 
+battery!(bits_of_8_entered, |source| bits_of(source, 8));
+battery!(bits_of_4096_entered, |source| bits_of(source, 4096));
+
 battery!(trees_apart, |source| trees(source, Way::Apart));
 battery!(trees_entered, |source| trees(source, Way::Entered));
 battery!(trees_routed, |source| trees(source, Way::Routed), of_plenty());
@@ -309,6 +317,9 @@ battery!(slab_apart, |source| slab(source, Way::Apart));
 battery!(slab_entered, |source| slab(source, Way::Entered));
 battery!(slab_routed, |source| slab(source, Way::Routed), of_plenty());
 battery!(slab_foreign, |source| slab(source, Way::Foreign), of_plenty());
+
+// What a program has that switches nothing: the thread's own heap, and the global allocator.
+battery!(thread_heap, |_| GlobalAllocToAllocatorAdaptor::new(&GLOBAL), of_plenty());
 
 /// A heap over an arena of the region's chunks; the battery's own source serves nothing then.
 fn in_an_arena(source: TestSource, hint: LifetimeHint) -> Tested {
