@@ -101,6 +101,54 @@ fn there_and_back() {
     resizes(&Locked::new(back));
 }
 
+/// The unstable trait's allocators as ours and back, by code that names each trait.
+#[cfg(feature = "nightly")]
+mod nightly {
+    use heapswitch::adapt::{AllocToAllocatorAdaptor, AllocatorToAllocAdaptor};
+    use heapswitch::{BumpAllocator, MemoryMapSource};
+
+    use super::*;
+
+    #[test]
+    fn theirs_as_ours() {
+        let ours = AllocToAllocatorAdaptor(std::alloc::Global);
+        resizes(&ours);
+        reallocates(&AllocatorAdaptor::new(ours));
+        assert!(black_box(ours.allocate(layout(isize::MAX as usize - 4096, 1))).is_err());
+        let mut numbers = allocator_api2::vec::Vec::new_in(ours);
+        numbers.extend(0..1000);
+        assert_eq!(numbers.iter().sum::<i32>(), 499_500);
+    }
+
+    #[test]
+    #[cfg(not(heapswitch_pass_through))]
+    fn ours_as_theirs() {
+        let bump = BumpAllocator::new(MemoryMapSource::new());
+        let theirs = AllocatorToAllocAdaptor(&bump);
+        let mut numbers = std::vec::Vec::new_in(theirs);
+        numbers.extend(0..1000);
+        let boxed = std::boxed::Box::new_in([7_u64; 100], theirs);
+        assert_eq!(heapswitch::LocalAllocator::memory_usage(&bump).allocated_blocks, 2);
+        assert_eq!((numbers.iter().sum::<i32>(), boxed[99]), (499_500, 7));
+        drop((numbers, boxed));
+        assert_eq!(heapswitch::LocalAllocator::memory_usage(&bump).allocated_blocks, 0);
+        resizes(&AllocToAllocatorAdaptor(theirs));
+    }
+
+    /// With the feature the two traits are one: no adaptor is needed.
+    #[test]
+    #[cfg(not(heapswitch_pass_through))]
+    fn ours_is_theirs() {
+        let bump = BumpAllocator::new(MemoryMapSource::new());
+        let numbers: std::vec::Vec<u32, _> = {
+            let mut numbers = std::vec::Vec::new_in(&bump);
+            numbers.extend(0..100);
+            numbers
+        };
+        assert!(heapswitch::LocalAllocator::contains(&bump, numbers.as_ptr().cast()));
+    }
+}
+
 #[test]
 fn a_panic_in_a_global_allocator_aborts() {
     struct Panics;

@@ -17,8 +17,9 @@ use heapswitch::source::region_map::CONTEXT_SOURCE;
 use heapswitch::strategy::bit_set::{BitSet, Settings};
 use heapswitch::strategy::slab::Slab;
 use heapswitch::{
-    AllocError, Allocator, GlobalAllocToAllocatorAdaptor, Heap, HeapBuilder, HeapSwitch,
-    LifetimeHint, MemoryRange, MemorySource, RegionSource, flush_foreign_frees,
+    AllocError, Allocator, ArenaMemorySource, ArenaSettings, ArenaSizes,
+    GlobalAllocToAllocatorAdaptor, Heap, HeapBuilder, HeapSwitch, LifetimeHint, MemoryRange,
+    MemorySource, RegionMapSource, RegionSource, flush_foreign_frees,
 };
 
 #[global_allocator]
@@ -284,6 +285,11 @@ fn slab(source: TestSource, way: Way) -> Tested {
     Tested::new(source, way, |builder| builder.build_kind::<Slab>(()).unwrap())
 }
 
+fn bits_of(source: TestSource, block_bytes: usize) -> Tested {
+    let settings = Settings { block_bytes };
+    Tested::new(source, Way::Entered, |builder| builder.build_kind::<BitSet>(settings).unwrap())
+}
+
 /// Where the heap has no more, the global allocator serves; what another thread frees comes late.
 fn of_plenty() -> Limits {
     Limits { is_bounded: false, ..Limits::default() }
@@ -299,6 +305,9 @@ battery!(bits_entered, |source| bits(source, Way::Entered));
 battery!(bits_routed, |source| bits(source, Way::Routed), of_plenty());
 battery!(bits_foreign, |source| bits(source, Way::Foreign), of_plenty());
 
+battery!(bits_of_8_entered, |source| bits_of(source, 8));
+battery!(bits_of_4096_entered, |source| bits_of(source, 4096));
+
 battery!(trees_apart, |source| trees(source, Way::Apart));
 battery!(trees_entered, |source| trees(source, Way::Entered));
 battery!(trees_routed, |source| trees(source, Way::Routed), of_plenty());
@@ -308,6 +317,41 @@ battery!(slab_apart, |source| slab(source, Way::Apart));
 battery!(slab_entered, |source| slab(source, Way::Entered));
 battery!(slab_routed, |source| slab(source, Way::Routed), of_plenty());
 battery!(slab_foreign, |source| slab(source, Way::Foreign), of_plenty());
+
+// What a program has that switches nothing: the thread's own heap, and the global allocator.
+battery!(thread_heap, |_| GlobalAllocToAllocatorAdaptor::new(&GLOBAL), of_plenty());
+
+/// A heap over an arena of the region's chunks; the battery's own source serves nothing then.
+fn in_an_arena(source: TestSource, hint: LifetimeHint) -> Tested {
+    let sizes = ArenaSizes { block_bytes: 64 << 10, range_bytes: 1 << 20, maximum_bytes: 1 << 30 };
+    let arena = ArenaMemorySource::new(CONTEXT_SOURCE, ArenaSettings::new(sizes).unwrap());
+    let arena: &'static ArenaMemorySource<RegionMapSource> = Box::leak(Box::new(arena));
+    Tested::new(source, Way::Entered, |_| Heap::builder().source(arena).hint(hint).build().unwrap())
+}
+
+/// A block of the arena is all that a request can have.
+fn of_a_chunk() -> Limits {
+    Limits { max_align: 64 << 10, max_size: 64 << 10, is_bounded: false }
+}
+
+battery!(bump_in_an_arena, |source| in_an_arena(source, LifetimeHint::Short), of_a_chunk());
+battery!(bits_in_an_arena, |source| in_an_arena(source, LifetimeHint::Medium), of_a_chunk());
+battery!(trees_in_an_arena, |source| in_an_arena(source, LifetimeHint::Long), of_a_chunk());
+
+#[test]
+fn a_heap_on_an_arena_gives_its_chunks_back_to_it() {
+    let arena = ArenaMemorySource::new(CONTEXT_SOURCE, ArenaSettings::DEFAULT);
+    let arena: &'static ArenaMemorySource<RegionMapSource> = Box::leak(Box::new(arena));
+    let heap = Heap::builder().source(arena).build().unwrap();
+    let texts = heap.run(|| (0..2000).map(|n| "t".repeat(n % 500)).collect::<Vec<_>>()).unwrap();
+    assert!(heap.contains(texts[499].as_ptr()) && arena.held_bytes() >= 500_000);
+    assert!(heap.close().blocks > 1000);
+    assert_eq!(arena.release_unused(), 0, "the escapees' chunks are the arena's no more");
+    drop(texts);
+    flush_foreign_frees();
+    arena.release_unused();
+    assert_eq!(arena.held_bytes(), 0);
+}
 
 #[test]
 fn blocks_as_long_as_a_chunk() {

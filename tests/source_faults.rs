@@ -216,3 +216,27 @@ fn a_file_survives_a_full_disk_and_refused_mappings() {
     drop(source);
     std::fs::remove_file(path).unwrap();
 }
+
+/// No new mapping is to be had, so nothing can be copied: what grows and shrinks was remapped.
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn a_mapped_block_is_resized_by_remapping() {
+    let _turn = turn();
+    let allocator = MemoryMapAllocator::new();
+    let [small, large] = [1 << 20, 64 << 20].map(|bytes| Layout::from_size_align(bytes, 16));
+    let (small, large) = (small.unwrap(), large.unwrap());
+    let block = allocator.allocate(small).unwrap();
+    let _no_memory = fail(Call::Map, 1);
+    // SAFETY: the block is allocated with `small`, then `large`, then `small` again.
+    unsafe {
+        block.cast::<u8>().write_bytes(7, small.size());
+        let grown = allocator.grow_zeroed(block.cast(), small, large).unwrap();
+        let (old, new) = grown.as_ref().split_at(small.size());
+        assert!(old.iter().all(|byte| *byte == 7) && new.iter().all(|byte| *byte == 0));
+        let shrunk = allocator.shrink(grown.cast(), large, small).unwrap();
+        assert!(shrunk.as_ref().iter().all(|byte| *byte == 7));
+        assert_eq!((allocator.mapping_count(), allocator.mapped_bytes()), (1, small.size()));
+        allocator.deallocate(shrunk.cast(), small);
+    }
+    assert_eq!(allocator.refusals().count(), 0);
+}

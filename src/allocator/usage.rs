@@ -17,6 +17,14 @@ pub struct MemoryUsage {
 }
 
 impl MemoryUsage {
+    /// Of an allocator that holds nothing and never did.
+    pub(crate) const NONE: Self = Self {
+        committed_bytes: 0,
+        peak_committed_bytes: 0,
+        allocated_bytes: 0,
+        allocated_blocks: 0,
+    };
+
     /// The change from `before` to `self`, by field, negative where it fell.
     pub fn since(&self, before: &Self) -> MemoryUsageChange {
         let change = |now: usize, then: usize| (now as i64).wrapping_sub(then as i64);

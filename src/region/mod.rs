@@ -16,10 +16,12 @@
 //!
 //! Segments are committed in order of address, each for one [`SegmentKind`], and never change their
 //! kind. **No page of the region is ever unmapped**: a hole could be filled by a foreign mapping,
-//! whose addresses would then be taken for ours.
+//! whose addresses would then be taken for ours. Where the kernel charges what is committed
+//! (overcommit 2), whole free segments become a reservation again, which is mapped over them.
 //!
 //! Chunk 0 is never handed out, so offset 0 can mean "none" in compressed links.
 
+mod bins;
 #[cfg(heapswitch_check)]
 mod block_bits;
 mod entry;
@@ -36,6 +38,7 @@ pub use entry::{ChunkEntry, ENTRY_BYTES, RecordSpace};
 pub use kinds::{HugePages, KindSettings, SegmentKind, register_kind};
 use kinds::{kind_locks, lock_of};
 pub use metadata::{Metadata, metadata_bytes_held};
+use runs::Purged;
 pub use runs::Run;
 
 use crate::sys::{self, lock::Lock, memory};
@@ -80,6 +83,14 @@ static FRONTIER: Lock<Frontier> = Lock::new(Frontier { next_segment: 0 });
 /// Whether reserving was tried; changed under the frontier's lock.
 static WAS_TRIED: AtomicBool = AtomicBool::new(false);
 
+/// Whether the kernel charges commitments in the region against a limit. That is settled when the
+/// region is reserved: what the kernel left out then it never charges.
+static IS_COMMIT_CHARGED: AtomicBool = AtomicBool::new(false);
+
+fn is_commit_charged() -> bool {
+    IS_COMMIT_CHARGED.load(Ordering::Relaxed)
+}
+
 /// The most that may be reserved, in bytes; lowered by settings before the first use.
 static WANTED_BYTES: AtomicUsize = AtomicUsize::new(MAX_REGION_BYTES);
 
@@ -118,6 +129,7 @@ pub fn ensure_reserved() -> bool {
 fn reserve() -> bool {
     let left = sys::address_space_limit().saturating_sub(sys::address_space_used());
     let mut bytes = WANTED_BYTES.load(Ordering::Relaxed);
+    IS_COMMIT_CHARGED.store(sys::is_commit_charged(), Ordering::Relaxed);
     while bytes >= MIN_REGION_BYTES {
         // Where the address space is limited, what others map must still fit: threads' stacks above
         // all, 8 MiB and a guard each.
@@ -251,6 +263,23 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
     Some(first * SEGMENT_CHUNKS)
 }
 
+/// Commits segments again that were given back, from chunk `first` on. Whether the system let it.
+///
+/// # Safety
+/// The chunks are whole segments of that kind, given back by `decommit`, that nobody uses.
+unsafe fn commit_again(kind: SegmentKind, first: usize, chunks: usize) -> bool {
+    let bytes = chunks << CHUNK_SHIFT;
+    // SAFETY: the caller's contract.
+    unsafe {
+        let start = at(first << CHUNK_SHIFT);
+        let is_committed = memory::commit(start, bytes).is_ok();
+        if is_committed {
+            kind.prepare(start, bytes);
+        }
+        is_committed
+    }
+}
+
 /// Takes a run of `chunks` chunks whose start is aligned to `align_chunks` chunks, a power of two.
 /// `None` where the region is full, the system refuses, or the run would be longer than the
 /// machine's memory.
@@ -258,7 +287,15 @@ pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option
     if !ensure_reserved() || !is_plausible(chunks.checked_add(align_chunks)?) {
         return None;
     }
-    let run = lock_of(kind).lock().take(kind, chunks, align_chunks)?;
+    let taken = lock_of(kind).lock().take(kind, chunks, align_chunks);
+    let run = match taken {
+        Some(run) => run,
+        // What other kinds hold of the commit limit may be what is missing.
+        None if is_commit_charged() && purge_all().charge_bytes != 0 => {
+            lock_of(kind).lock().take(kind, chunks, align_chunks)?
+        }
+        None => return None,
+    };
     sys::poison::unpoison(run.start(), run.bytes());
     Some(run)
 }
@@ -298,7 +335,14 @@ pub unsafe fn grow_run(run: Run, chunks: usize) -> Option<Run> {
 
 /// Gives all memory of free runs back to the kernel; the bytes.
 pub fn purge() -> usize {
-    kind_locks().map(|lock| lock.lock().purge_all()).sum()
+    purge_all().page_bytes
+}
+
+fn purge_all() -> Purged {
+    kind_locks().map(|lock| lock.lock().purge_all()).fold(Purged::default(), |sum, purged| Purged {
+        page_bytes: sum.page_bytes + purged.page_bytes,
+        charge_bytes: sum.charge_bytes + purged.charge_bytes,
+    })
 }
 
 /// Figures of the region.

@@ -15,8 +15,17 @@
 //! Decay: every second, as seen by whoever takes or gives back, as many dirty chunks are purged as
 //! were never needed during that second, the largest runs first. A working set that swings is not
 //! purged; what is idle goes back in one to two seconds.
+//!
+//! Where the kernel charges what is committed against a limit (overcommit 2), pages alone are not
+//! all that a free run holds. There segments are not committed ahead, and whole segments of clean
+//! runs go back to being a mere reservation: a third set, **reserved**, which is committed anew
+//! before the region grows. A segment keeps its kind and its part of the chunk table.
 
-use super::{ChunkEntry, RegionUsage, SegmentKind, at, commit_segments, entry_at, kind_of_chunk};
+use super::bins::{BINS, Bins, CLEAN, DIRTY, RESERVED, bin_of, entry};
+use super::{
+    ChunkEntry, RegionUsage, SegmentKind, at, commit_again, commit_segments, is_commit_charged,
+    kind_of_chunk,
+};
 use crate::sys::{self, memory};
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_CHUNKS};
 
@@ -32,18 +41,6 @@ const OPERATIONS_PER_CHECK: u32 = 64;
 
 /// The most segments that are committed at once beyond what is needed: 1 GiB.
 const MAX_GROWTH_SEGMENTS: usize = 32;
-
-/// Steps in a bin whose runs differ in length, before a longer bin is taken.
-const SEARCH: usize = 8;
-
-/// Bins of one length each; above, four bins for each doubling.
-const EXACT_BINS: usize = 16;
-const BINS: usize = EXACT_BINS + 20 * 4;
-
-/// Not the end of a free run.
-const NOT_FREE: u8 = 0;
-const CLEAN: u8 = 1;
-const DIRTY: u8 = 2;
 
 /// A run of chunks that was taken from the region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,22 +100,6 @@ impl Run {
     }
 }
 
-/// The entry of a chunk in a committed segment.
-#[inline]
-fn entry(chunk: u32) -> &'static ChunkEntry {
-    // SAFETY: runs and bins hold only chunks of committed segments.
-    unsafe { entry_at((chunk as usize) << CHUNK_SHIFT) }
-}
-
-const fn bin_of(chunks: u32) -> usize {
-    if chunks as usize <= EXACT_BINS {
-        return chunks as usize - 1;
-    }
-    let exponent = chunks.ilog2() as usize;
-    let quarter = (chunks >> (exponent - 2)) as usize & 3;
-    EXACT_BINS + (exponent - 4) * 4 + quarter
-}
-
 /// The first chunk from `first` on whose address is aligned. The region itself starts at a
 /// segment's boundary, so beyond that its chunks' numbers say nothing about alignment.
 fn aligned_chunk(first: u32, align_chunks: u32) -> u32 {
@@ -127,92 +108,20 @@ fn aligned_chunk(first: u32, align_chunks: u32) -> u32 {
     (number.next_multiple_of(align_chunks as usize) - before_region) as u32
 }
 
-/// The free runs of one set, by length.
-#[derive(Debug)]
-struct Bins {
-    heads: [u32; BINS],
-    occupied: u128,
-    chunks: usize,
+/// Whether a run is nothing but whole segments.
+#[cfg(any(test, heapswitch_check))]
+fn is_whole_segments(first: u32, chunks: u32) -> bool {
+    (first as usize).is_multiple_of(SEGMENT_CHUNKS)
+        && (chunks as usize).is_multiple_of(SEGMENT_CHUNKS)
 }
 
-impl Bins {
-    const fn new() -> Self {
-        Self { heads: [0; BINS], occupied: 0, chunks: 0 }
-    }
-
-    fn head(&self, bin: usize) -> u32 {
-        self.heads.get(bin).copied().unwrap_or(0)
-    }
-
-    fn set_head(&mut self, bin: usize, chunk: u32) {
-        if let Some(head) = self.heads.get_mut(bin) {
-            *head = chunk;
-        }
-        if chunk == 0 {
-            self.occupied &= !(1 << bin);
-        } else {
-            self.occupied |= 1 << bin;
-        }
-    }
-
-    fn insert(&mut self, first: u32, chunks: u32, edge: u8) {
-        let (head, last) = (entry(first), entry(first + chunks - 1));
-        head.run_chunks.set(chunks);
-        last.head_distance.set(chunks - 1);
-        head.edge.set(edge);
-        last.edge.set(edge);
-        let bin = bin_of(chunks);
-        let next = self.head(bin);
-        head.next.set(next);
-        head.previous.set(0);
-        if next != 0 {
-            entry(next).previous.set(first);
-        }
-        self.set_head(bin, first);
-        self.chunks += chunks as usize;
-    }
-
-    fn remove(&mut self, first: u32) -> u32 {
-        let head = entry(first);
-        let chunks = head.run_chunks.get();
-        let (next, previous) = (head.next.get(), head.previous.get());
-        if next != 0 {
-            entry(next).previous.set(previous);
-        }
-        if previous != 0 {
-            entry(previous).next.set(next);
-        } else {
-            self.set_head(bin_of(chunks), next);
-        }
-        head.edge.set(NOT_FREE);
-        entry(first + chunks - 1).edge.set(NOT_FREE);
-        self.chunks -= chunks as usize;
-        chunks
-    }
-
-    /// The first chunk of a free run of at least `chunks`.
-    fn find(&self, chunks: u32) -> Option<u32> {
-        let bin = bin_of(chunks);
-        let mut candidate = self.head(bin);
-        for _ in 0..SEARCH {
-            if candidate == 0 {
-                break;
-            }
-            if entry(candidate).run_chunks.get() >= chunks {
-                return Some(candidate);
-            }
-            candidate = entry(candidate).next.get();
-        }
-        let longer = self.occupied.checked_shr(bin as u32 + 1)?;
-        let bin = bin + 1 + longer.trailing_zeros() as usize;
-        Some(self.head(bin)).filter(|&first| longer != 0 && first != 0)
-    }
-
-    /// The first chunk of one of the longest runs.
-    fn longest(&self) -> Option<u32> {
-        let bin = self.occupied.checked_ilog2()? as usize;
-        Some(self.head(bin)).filter(|&first| first != 0)
-    }
+/// What was given back.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Purged {
+    /// Bytes in pages that were perhaps resident.
+    pub(super) page_bytes: usize,
+    /// Bytes that are not charged any more.
+    pub(super) charge_bytes: usize,
 }
 
 /// The free runs of one kind.
@@ -220,6 +129,7 @@ impl Bins {
 pub(crate) struct Runs {
     clean: Bins,
     dirty: Bins,
+    reserved: Bins,
     committed_segments: usize,
     taken_chunks: usize,
     runs_taken: u64,
@@ -235,6 +145,7 @@ impl Runs {
         Self {
             clean: Bins::new(),
             dirty: Bins::new(),
+            reserved: Bins::new(),
             committed_segments: 0,
             taken_chunks: 0,
             runs_taken: 0,
@@ -259,10 +170,18 @@ impl Runs {
         }
         // Together with what lies dirty beside it a clean run might do; growing comes first, for it
         // costs no system call for each run.
-        if !self.grow_segments(kind, wanted as usize) {
-            self.purge_all();
+        if !self.commit_reserved(kind, wanted) && !self.grow_segments(kind, wanted as usize) {
+            self.purge(self.dirty.chunks);
         }
         self.take_free(wanted, chunks as u32, align_chunks as u32)
+    }
+
+    fn bins_of(&mut self, edge: u8) -> &mut Bins {
+        match edge {
+            CLEAN => &mut self.clean,
+            DIRTY => &mut self.dirty,
+            _ => &mut self.reserved,
+        }
     }
 
     fn take_free(&mut self, wanted: u32, chunks: u32, align_chunks: u32) -> Option<Run> {
@@ -270,8 +189,8 @@ impl Runs {
             Some(first) => (first, false),
             None => (self.clean.find(wanted)?, true),
         };
-        let (bins, edge) =
-            if is_zeroed { (&mut self.clean, CLEAN) } else { (&mut self.dirty, DIRTY) };
+        let edge = if is_zeroed { CLEAN } else { DIRTY };
+        let bins = self.bins_of(edge);
         let available = bins.remove(first);
         let start = aligned_chunk(first, align_chunks);
         let (before, after) = (start - first, available - (start - first) - chunks);
@@ -292,14 +211,13 @@ impl Runs {
     pub(super) unsafe fn give_back(&mut self, run: Run) {
         self.taken_chunks -= run.chunks();
         self.runs_returned += 1;
-        self.insert_merged(run.first, run.chunks, run.is_zeroed);
+        self.insert_merged(run.first, run.chunks, if run.is_zeroed { CLEAN } else { DIRTY });
         self.tick();
     }
 
     /// Inserts a free run, merged with the free runs of its set that touch it.
-    fn insert_merged(&mut self, first: u32, chunks: u32, is_zeroed: bool) {
-        let (bins, edge) =
-            if is_zeroed { (&mut self.clean, CLEAN) } else { (&mut self.dirty, DIRTY) };
+    fn insert_merged(&mut self, first: u32, chunks: u32, edge: u8) {
+        let bins = self.bins_of(edge);
         let kind = kind_of_chunk(first as usize);
         let (mut first, mut chunks) = (first, chunks);
         let touches = |chunk: u32| {
@@ -325,8 +243,8 @@ impl Runs {
         let mut found = 0;
         while found < extra {
             let next = end + found;
-            let is_free =
-                kind_of_chunk(next as usize) == kind && entry(next).edge.get() != NOT_FREE;
+            let is_free = kind_of_chunk(next as usize) == kind
+                && matches!(entry(next).edge.get(), CLEAN | DIRTY);
             if !is_free {
                 return None;
             }
@@ -336,7 +254,7 @@ impl Runs {
         while taken < extra {
             let next = end + taken;
             let edge = entry(next).edge.get();
-            let bins = if edge == CLEAN { &mut self.clean } else { &mut self.dirty };
+            let bins = self.bins_of(edge);
             let available = bins.remove(next);
             let used = available.min(extra - taken);
             if used < available {
@@ -353,7 +271,9 @@ impl Runs {
     fn grow_segments(&mut self, kind: SegmentKind, chunks: usize) -> bool {
         // Chunk 0 of the region is never handed out, so one more chunk may be needed.
         let needed = (chunks + 1).div_ceil(SEGMENT_CHUNKS);
-        let wanted = needed.max(self.committed_segments.min(MAX_GROWTH_SEGMENTS));
+        let ahead =
+            if is_commit_charged() { 0 } else { self.committed_segments.min(MAX_GROWTH_SEGMENTS) };
+        let wanted = needed.max(ahead);
         let (count, first) = match commit_segments(kind, wanted) {
             Some(first) => (wanted, first),
             None => match commit_segments(kind, needed) {
@@ -364,8 +284,67 @@ impl Runs {
         self.committed_segments += count;
         let skipped = u32::from(first == 0);
         let chunks = (count * SEGMENT_CHUNKS) as u32 - skipped;
-        self.insert_merged(first as u32 + skipped, chunks, true);
+        self.insert_merged(first as u32 + skipped, chunks, CLEAN);
         true
+    }
+
+    /// Commits as many reserved segments as `chunks` need. Whether there were as many in a row, and
+    /// the system let it.
+    fn commit_reserved(&mut self, kind: SegmentKind, chunks: u32) -> bool {
+        let Some(first) = self.reserved.find(chunks) else { return false };
+        let available = self.reserved.remove(first);
+        let wanted = chunks.next_multiple_of(SEGMENT_CHUNKS as u32);
+        // SAFETY: reserved runs are whole segments of this kind that nobody uses.
+        if !unsafe { commit_again(kind, first as usize, wanted as usize) } {
+            self.reserved.insert(first, available, RESERVED);
+            return false;
+        }
+        if wanted < available {
+            self.reserved.insert(first + wanted, available - wanted, RESERVED);
+        }
+        self.committed_segments += wanted as usize / SEGMENT_CHUNKS;
+        self.insert_merged(first, wanted, CLEAN);
+        true
+    }
+
+    /// Makes whole segments of clean runs a mere reservation again; the bytes.
+    fn release_segments(&mut self) -> usize {
+        let mut released = 0;
+        // What is left of a run is shorter than a segment, so it goes to a bin below.
+        for bin in (bin_of(SEGMENT_CHUNKS as u32)..BINS).rev() {
+            let mut candidate = self.clean.head(bin);
+            while candidate != 0 {
+                let next = entry(candidate).next.get();
+                released += self.release_segments_of(candidate);
+                candidate = next;
+            }
+        }
+        self.committed_segments -= released / SEGMENT_CHUNKS;
+        released * CHUNK_BYTES
+    }
+
+    /// As [`release_segments`](Self::release_segments), of one clean run; the chunks.
+    fn release_segments_of(&mut self, first: u32) -> usize {
+        let segment = SEGMENT_CHUNKS as u32;
+        let end = first + entry(first).run_chunks.get();
+        let (start, stop) = (first.next_multiple_of(segment), end / segment * segment);
+        if start >= stop {
+            return 0;
+        }
+        let (offset, chunks) = ((start as usize) << CHUNK_SHIFT, (stop - start) as usize);
+        // SAFETY: a free run is whole pages of the region that nobody uses.
+        if unsafe { memory::decommit(at(offset), chunks * CHUNK_BYTES) }.is_err() {
+            return 0;
+        }
+        self.clean.remove(first);
+        if first < start {
+            self.clean.insert(first, start - first, CLEAN);
+        }
+        if stop < end {
+            self.clean.insert(stop, end - stop, CLEAN);
+        }
+        self.insert_merged(start, stop - start, RESERVED);
+        chunks
     }
 
     #[inline]
@@ -389,6 +368,9 @@ impl Runs {
         self.tick_milliseconds = now;
         let idle = self.low_water;
         self.purge(idle);
+        if is_commit_charged() {
+            self.release_segments();
+        }
         self.low_water = self.dirty.chunks;
     }
 
@@ -411,17 +393,20 @@ impl Runs {
                 )
             };
             if given_back.is_err() {
-                self.insert_merged(first, part, false);
+                self.insert_merged(first, part, DIRTY);
                 break;
             }
-            self.insert_merged(first, part, true);
+            self.insert_merged(first, part, CLEAN);
             purged += part as usize;
         }
         purged * CHUNK_BYTES
     }
 
-    pub(super) fn purge_all(&mut self) -> usize {
-        self.purge(self.dirty.chunks)
+    /// Gives back all that no run needs: pages, and where it is charged their commitment.
+    pub(super) fn purge_all(&mut self) -> Purged {
+        let page_bytes = self.purge(self.dirty.chunks);
+        let charge_bytes = if is_commit_charged() { self.release_segments() } else { 0 };
+        Purged { page_bytes, charge_bytes }
     }
 
     pub(super) fn add_to(&self, usage: &mut RegionUsage) {
@@ -436,7 +421,8 @@ impl Runs {
     /// Checks every bin against the chunk table.
     #[cfg(any(test, heapswitch_check))]
     pub(super) fn verify(&self) {
-        for (bins, edge) in [(&self.clean, CLEAN), (&self.dirty, DIRTY)] {
+        let sets = [(&self.clean, CLEAN), (&self.dirty, DIRTY), (&self.reserved, RESERVED)];
+        for (bins, edge) in sets {
             let mut chunks = 0;
             for (bin, &head) in bins.heads.iter().enumerate() {
                 let mut previous = 0;
@@ -448,7 +434,8 @@ impl Runs {
                         && entry(first).previous.get() == previous
                         && entry(first).edge.get() == edge
                         && last.edge.get() == edge
-                        && last.head_distance.get() == length - 1;
+                        && last.head_distance.get() == length - 1
+                        && (edge != RESERVED || is_whole_segments(first, length));
                     if !is_consistent {
                         sys::abort_with(&["the bins of free runs are corrupted"]);
                     }

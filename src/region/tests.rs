@@ -1,20 +1,22 @@
 //! Tests of the region as a whole; the process has one, so they share it.
+use std::sync::{Mutex, MutexGuard};
+
 use super::*;
 use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 
-fn kind() -> SegmentKind {
-    // A kind of this test's own, so that other tests do not disturb the figures.
-    register_kind(KindSettings {
-        huge_pages: HugePages::Never,
-        name: c"heapswitch-test",
-        is_dumped: true,
-    })
-    .unwrap()
+/// A kind of a test's own, so that other tests do not disturb its figures.
+fn kind_of(name: &'static core::ffi::CStr) -> SegmentKind {
+    register_kind(KindSettings { huge_pages: HugePages::Never, name, is_dumped: true }).unwrap()
 }
 
-#[test]
-fn runs_are_disjoint_zeroed_and_merge() {
-    let kind = kind();
+fn usage_of(kind: SegmentKind) -> RegionUsage {
+    let mut usage = RegionUsage::default();
+    lock_of(kind).lock().add_to(&mut usage);
+    usage
+}
+
+/// Takes, fills, grows and gives back at random, and checks contents, `each` some steps the bins.
+fn at_random(kind: SegmentKind, longest_shift: usize, mut each: impl FnMut(usize)) {
     let mut seed = 1_u64;
     let mut random = move |below: usize| {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -23,7 +25,7 @@ fn runs_are_disjoint_zeroed_and_merge() {
     let mut runs: Vec<(Run, u8)> = Vec::new();
     for step in 0..20_000_usize {
         if runs.len() < 200 && random(2) == 0 {
-            let most = 1 << random(7);
+            let most = 1 << random(longest_shift + 1);
             let (chunks, align) = (1 + random(most), 1 << random(6));
             let run = take_run(kind, chunks, align).unwrap();
             assert_eq!(run.first_chunk() % align, 0);
@@ -53,6 +55,9 @@ fn runs_are_disjoint_zeroed_and_merge() {
                     && let Some(grown) = grow_run(run, run.chunks() + 1 + random(4))
                 {
                     assert_eq!(grown.first_chunk(), run.first_chunk());
+                    // What it grew by can be written.
+                    let last = crate::pointers::forward(grown.start(), grown.bytes() - 1);
+                    last.write(1);
                     run = grown;
                 }
                 run.is_zeroed = false;
@@ -62,23 +67,123 @@ fn runs_are_disjoint_zeroed_and_merge() {
         if step % 64 == 0 {
             lock_of(kind).lock().verify();
         }
-        if step % 5000 == 0 {
-            lock_of(kind).lock().purge_all();
-            lock_of(kind).lock().verify();
-        }
+        each(step);
     }
     for (mut run, _) in runs {
         run.is_zeroed = false;
         // SAFETY: the run is ours and given back once.
         unsafe { return_run(run) };
     }
-    let runs = lock_of(kind);
-    runs.lock().purge_all();
-    runs.lock().verify();
-    let mut usage = RegionUsage::default();
-    runs.lock().add_to(&mut usage);
+}
+
+#[test]
+fn runs_are_disjoint_zeroed_and_merge() {
+    let kind = kind_of(c"heapswitch-test");
+    at_random(kind, 6, |step| {
+        if step % 5000 == 0 {
+            lock_of(kind).lock().purge_all();
+            lock_of(kind).lock().verify();
+        }
+    });
+    lock_of(kind).lock().purge_all();
+    lock_of(kind).lock().verify();
+    let usage = usage_of(kind);
     assert_eq!((usage.taken_bytes, usage.dirty_bytes), (0, 0));
     assert_eq!(usage.runs_taken, usage.runs_returned);
+}
+
+/// Treats commitments as charged while it lives, one test at a time. Others beside it may then see
+/// their own charged: that changes when memory goes back, and nothing that they check.
+struct Charged(#[expect(dead_code, reason = "held, and never looked at")] MutexGuard<'static, ()>);
+
+impl Charged {
+    fn new() -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        assert!(ensure_reserved());
+        IS_COMMIT_CHARGED.store(true, Ordering::Relaxed);
+        Self(turn)
+    }
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        IS_COMMIT_CHARGED.store(sys::is_commit_charged(), Ordering::Relaxed);
+    }
+}
+
+/// What may be done to the memory at an address, and the mapping's name: a line of the system's.
+fn mapping_at(address: *const u8) -> std::string::String {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let holds = |line: &&str| {
+        let (start, rest) = line.split_once('-').unwrap();
+        let end = rest.split_once(' ').unwrap().0;
+        let parse = |text| usize::from_str_radix(text, 16).unwrap();
+        (parse(start)..parse(end)).contains(&address.addr())
+    };
+    maps.lines().find(holds).expect("the region has no hole").into()
+}
+
+#[test]
+fn whole_segments_go_back_where_commitments_are_charged() {
+    let _charged = Charged::new();
+    let kind = kind_of(c"heapswitch-charged");
+    let small = take_run(kind, 1, 1).unwrap();
+    assert_eq!(usage_of(kind).committed_bytes, SEGMENT_BYTES, "nothing is committed ahead");
+    let mut large = take_run(kind, 3 * SEGMENT_CHUNKS, 1).unwrap();
+    let held = usage_of(kind).committed_bytes;
+    assert!(held >= 4 * SEGMENT_BYTES);
+    // SAFETY: the runs are ours, and each is given back once.
+    unsafe {
+        large.start().write_bytes(1, 4 * PAGE_BYTES);
+        assert!(mapping_at(large.start().as_ptr()).contains(" rw-p "));
+        large.is_zeroed = false;
+        return_run(large);
+        assert_ne!(purge(), 0);
+    }
+    lock_of(kind).lock().verify();
+    let left = usage_of(kind).committed_bytes;
+    assert!(left <= held - 2 * SEGMENT_BYTES, "{left} of {held}");
+    // It is still the region's, reserved and no more, and its owner is asked for as before.
+    let middle = large.start().as_ptr().wrapping_add(SEGMENT_BYTES + SEGMENT_BYTES / 2);
+    assert!(mapping_at(middle).contains(" ---p "), "{}", mapping_at(middle));
+    assert!(contains(middle) && entry_of(middle).unwrap().owner.load(Ordering::Relaxed).is_null());
+    // It cannot be grown into, and is committed again before the region grows.
+    // SAFETY: the run is ours.
+    assert!(unsafe { grow_run(small, 4 * SEGMENT_CHUNKS) }.is_none());
+    let again = take_run(kind, 2 * SEGMENT_CHUNKS, 1).unwrap();
+    assert!(again.is_zeroed);
+    assert_eq!(usage_of(kind).committed_bytes, left + 2 * SEGMENT_BYTES);
+    let mapping = mapping_at(again.start().as_ptr());
+    assert!(mapping.contains(" rw-p "), "{mapping}");
+    // SAFETY: the runs are ours, and each is given back once.
+    unsafe {
+        assert!(again.start().cast::<[u8; 4096]>().read().iter().all(|&byte| byte == 0));
+        return_run(again);
+        return_run(small);
+    }
+}
+
+#[test]
+fn charged_runs_are_disjoint_zeroed_and_merge() {
+    let _charged = Charged::new();
+    let kind = kind_of(c"heapswitch-charged-too");
+    let (mut most, mut least) = (0, usize::MAX);
+    at_random(kind, 10, |step| {
+        if step % 500 == 499 {
+            most = most.max(usage_of(kind).committed_bytes);
+            lock_of(kind).lock().purge_all();
+            lock_of(kind).lock().verify();
+            least = least.min(usage_of(kind).committed_bytes);
+        }
+    });
+    assert!(least < most, "no segment went back: {least} of {most}");
+    lock_of(kind).lock().purge_all();
+    lock_of(kind).lock().verify();
+    let usage = usage_of(kind);
+    assert_eq!((usage.taken_bytes, usage.dirty_bytes), (0, 0));
+    // The region's first segment stays: its first chunk is never handed out.
+    assert!(usage.committed_bytes <= SEGMENT_BYTES, "{usage:?}");
 }
 
 #[test]

@@ -260,15 +260,17 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
     const COUNTS_BLOCKS: bool = COUNTED;
     const EXTENT_ALIGN: usize = if COUNTED { crate::units::CHUNK_BYTES } else { 16 };
 
+    const DEFAULT: Self = Self {
+        cursor: core::ptr::null_mut(),
+        limit: core::ptr::null_mut(),
+        count: 0,
+        extent: core::ptr::null(),
+        clean_from: core::ptr::null_mut(),
+        emptied: None,
+    };
+
     fn new((): ()) -> Self {
-        Self {
-            cursor: core::ptr::null_mut(),
-            limit: core::ptr::null_mut(),
-            count: 0,
-            extent: core::ptr::null(),
-            clean_from: core::ptr::null_mut(),
-            emptied: None,
-        }
+        Self::DEFAULT
     }
 
     fn extent_bytes(&self, layout: Layout) -> Option<usize> {

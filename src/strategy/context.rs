@@ -67,7 +67,7 @@ macro_rules! with_chosen {
 impl<M: MemorySource> ContextAllocator<M> {
     /// The strategy for the hint, with its default settings, on `source`. Takes nothing from the
     /// source yet.
-    pub fn new(hint: LifetimeHint, source: M) -> Self {
+    pub const fn new(hint: LifetimeHint, source: M) -> Self {
         let chosen = match hint {
             LifetimeHint::Short => Chosen::Short(BumpAllocator::new(source)),
             LifetimeHint::Medium => Chosen::Medium(BitSetAllocator::new(source)),

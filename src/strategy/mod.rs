@@ -154,6 +154,10 @@ pub unsafe trait Strategy: Sized {
     /// where extents serve different sizes, so that one that serves few costs little.
     const EXTENT_DIVISOR: usize = 2;
 
+    /// A strategy without extents and with the default settings: a constant, so that a static can
+    /// hold one.
+    const DEFAULT: Self;
+
     /// A strategy without extents.
     fn new(settings: Self::Settings) -> Self;
 

@@ -84,18 +84,23 @@ impl<S: Strategy, M: MemorySource + Default> Default for SourcedAllocator<S, M> 
 
 impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
     /// The strategy with its default settings on `source`. Takes nothing from the source yet.
-    pub fn new(source: M) -> Self {
-        Self::with_settings(S::Settings::default(), source)
+    pub const fn new(source: M) -> Self {
+        Self::of(S::DEFAULT, source)
     }
 
     /// The strategy with `settings` on `source`. Takes nothing from the source yet.
     pub fn with_settings(settings: S::Settings, source: M) -> Self {
+        Self::of(S::new(settings), source)
+    }
+
+    /// A strategy without extents on `source`.
+    pub(super) const fn of(strategy: S, source: M) -> Self {
         let state = State {
-            strategy: S::new(settings),
-            records: Records::default(),
+            strategy,
+            records: Records::new(),
             found: [None; FOUND],
             spare: None,
-            usage: MemoryUsage::default(),
+            usage: MemoryUsage::NONE,
         };
         Self { state: UnsafeCell::new(state), source }
     }

@@ -290,31 +290,6 @@ pub unsafe fn remap(
     NonNull::new(moved.cast()).ok_or(SystemError(libc::ENOMEM))
 }
 
-/// Moves the pages of one committed range over another of the same length, both staying mapped
-/// (`MREMAP_FIXED | MREMAP_DONTUNMAP`, Linux 5.7); the old range then reads as zero.
-///
-/// # Errors
-/// The system's, `EINVAL` where the kernel lacks it; nothing has changed then.
-///
-/// # Safety
-/// Both ranges are whole pages of committed memory of the caller's alone and do not overlap;
-/// nothing uses the contents of `to`.
-pub unsafe fn move_pages(
-    from: NonNull<u8>,
-    to: NonNull<u8>,
-    bytes: usize,
-) -> Result<(), SystemError> {
-    if fault::strikes(Call::Remap) {
-        return Err(SystemError(libc::ENOMEM));
-    }
-    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
-    // SAFETY: the caller's contract.
-    let moved = unsafe {
-        libc::mremap(from.as_ptr().cast(), bytes, bytes, flags, to.as_ptr().cast::<c_void>())
-    };
-    if moved == libc::MAP_FAILED { Err(SystemError::last()) } else { Ok(()) }
-}
-
 /// Unmaps a mapping outside the region.
 ///
 /// # Safety

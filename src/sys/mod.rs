@@ -136,22 +136,34 @@ pub fn address_space_limit() -> usize {
 
 /// The address space that the process uses now, in bytes; 0 where `/proc` cannot be read.
 pub fn address_space_used() -> usize {
+    first_number_in(c"/proc/self/statm").unwrap_or(0).saturating_mul(page_bytes())
+}
+
+/// Whether the kernel charges all memory that can be written against a limit and refuses what is
+/// above it (overcommit 2), also what a mapping asks it to leave out.
+pub fn is_commit_charged() -> bool {
+    first_number_in(c"/proc/sys/vm/overcommit_memory") == Some(2)
+}
+
+/// The number that a short file of the system begins with; `None` where it cannot be read.
+fn first_number_in(path: &core::ffi::CStr) -> Option<usize> {
     let mut buffer = [0_u8; 64];
     // SAFETY: the path is a C string, the buffer is valid for its length, the descriptor is ours.
     let length = unsafe {
-        let file = libc::open(c"/proc/self/statm".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
         if file < 0 {
-            return 0;
+            return None;
         }
         let length = libc::read(file, buffer.as_mut_ptr().cast(), buffer.len());
         libc::close(file);
         length
     };
-    let read = buffer.get(..usize::try_from(length).unwrap_or(0)).unwrap_or(&[]);
-    let pages = read.iter().take_while(|byte| byte.is_ascii_digit()).fold(0_usize, |sum, digit| {
+    let read = buffer.get(..usize::try_from(length).ok()?)?;
+    let digits = read.iter().take_while(|byte| byte.is_ascii_digit());
+    let number = digits.fold(0_usize, |sum, digit| {
         sum.saturating_mul(10).saturating_add(usize::from(digit - b'0'))
     });
-    pages.saturating_mul(page_bytes())
+    read.first().filter(|byte| byte.is_ascii_digit()).map(|_| number)
 }
 
 /// A clock that only goes forward, in milliseconds, as coarse as the kernel's tick (a few).

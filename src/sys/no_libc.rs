@@ -46,8 +46,6 @@ constants! {
     MAP_PRIVATE: c_int = 2;
     MAP_SHARED: c_int = 1;
     MLOCK_ONFAULT: c_uint = 1;
-    MREMAP_DONTUNMAP: c_int = 4;
-    MREMAP_FIXED: c_int = 2;
     MREMAP_MAYMOVE: c_int = 1;
     MS_SYNC: c_int = 4;
     O_CLOEXEC: c_int = 0x8_0000;

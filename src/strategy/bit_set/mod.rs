@@ -37,13 +37,21 @@ use self::quick::Quick;
 use self::runs::{Alignment, LINK_BYTES, MAX_BLOCKS, Runs};
 use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
-use crate::allocator::AllocError;
+use crate::allocator::{AllocError, MemorySource};
 use crate::pointers;
 use crate::sys::abort_with;
 use crate::units::{MIN_BLOCK_BYTES, PAGE_BYTES, round_up};
 
 /// A bit set on a memory source, for use through the allocator trait.
 pub type BitSetAllocator<M> = SourcedAllocator<BitSet, M>;
+
+impl<M: MemorySource> BitSetAllocator<M> {
+    /// A bit set of blocks of `block_bytes`, which is made good as [`Settings`] say, on `source`:
+    /// `with_settings` for a static.
+    pub const fn with_block_bytes(block_bytes: usize, source: M) -> Self {
+        Self::of(BitSet::of(Settings { block_bytes }), source)
+    }
+}
 
 /// What can be chosen of a [`BitSet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +61,14 @@ pub struct Settings {
     pub block_bytes: usize,
 }
 
+impl Settings {
+    /// Blocks of 32 bytes.
+    pub const DEFAULT: Self = Self { block_bytes: 32 };
+}
+
 impl Default for Settings {
     fn default() -> Self {
-        Self { block_bytes: 32 }
+        Self::DEFAULT
     }
 }
 
@@ -99,6 +112,23 @@ const fn shelf_of(bin: usize) -> usize {
 }
 
 impl BitSet {
+    /// A strategy without extents.
+    pub(super) const fn of(settings: Settings) -> Self {
+        let clamped = match settings.block_bytes {
+            ..MIN_BLOCK_BYTES => MIN_BLOCK_BYTES,
+            MAX_BLOCK_BYTES.. => MAX_BLOCK_BYTES,
+            bytes => bytes,
+        };
+        let block_shift = usize::BITS - (clamped - 1).leading_zeros();
+        Self {
+            block_shift,
+            occupied: 0,
+            current: None,
+            quick: Quick::new(block_shift),
+            shelves: [None; SHELVES],
+        }
+    }
+
     #[inline]
     const fn block_bytes(&self) -> usize {
         1 << self.block_shift
@@ -363,16 +393,10 @@ unsafe impl Strategy for BitSet {
     /// for alignment, and a request of a whole chunk fits into one.
     const EXTENT_ALIGN: usize = 64;
 
+    const DEFAULT: Self = Self::of(Settings::DEFAULT);
+
     fn new(settings: Settings) -> Self {
-        let clamped = settings.block_bytes.clamp(MIN_BLOCK_BYTES, MAX_BLOCK_BYTES);
-        let block_shift = usize::BITS - (clamped - 1).leading_zeros();
-        Self {
-            block_shift,
-            occupied: 0,
-            current: None,
-            quick: Quick::new(block_shift),
-            shelves: [None; SHELVES],
-        }
+        Self::of(settings)
     }
 
     fn metadata_bytes(&self, extent_bytes: usize) -> usize {

@@ -62,11 +62,8 @@ pub(super) const fn computed_bytes(class: usize) -> usize {
 
 /// The length in bytes of the blocks of a class; 0 for a class that does not exist.
 #[inline]
-pub fn block_bytes(class: usize) -> usize {
-    match BLOCK_BYTES.get(class) {
-        Some(&bytes) => bytes as usize,
-        None => 0,
-    }
+pub const fn block_bytes(class: usize) -> usize {
+    if class < CLASSES { BLOCK_BYTES[class] as usize } else { 0 }
 }
 
 /// Whether [`small_class_of`] serves a layout: two comparisons, none where the layout is constant.

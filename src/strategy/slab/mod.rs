@@ -79,6 +79,16 @@ static STARTS: [u32; CLASSES + 1] = {
     starts
 };
 
+/// The tops of empty magazines.
+const EMPTY_TOPS: [u32; CLASSES] = {
+    let (mut tops, mut class) = ([0; CLASSES], 0);
+    while class < CLASSES {
+        tops[class] = STARTS[class];
+        class += 1;
+    }
+    tops
+};
+
 /// The slots of all magazines.
 const SLOTS: usize = {
     let (mut slots, mut class) = (0, 0);
@@ -274,12 +284,14 @@ unsafe impl Strategy for Slab {
     const KEEPS_SPARES: bool = true;
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
 
+    const DEFAULT: Self = Self {
+        tops: EMPTY_TOPS,
+        partials: Partials::new(),
+        slots: [const { MaybeUninit::uninit() }; SLOTS],
+    };
+
     fn new((): ()) -> Self {
-        let mut tops = [0; CLASSES];
-        for (top, start) in tops.iter_mut().zip(STARTS) {
-            *top = start;
-        }
-        Self { tops, partials: Partials::new(), slots: [const { MaybeUninit::uninit() }; SLOTS] }
+        Self::DEFAULT
     }
 
     fn metadata_bytes(&self, _: usize) -> usize {

@@ -103,8 +103,10 @@ unsafe impl Strategy for PlainSlab {
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
     const EXTENT_DIVISOR: usize = 64;
 
+    const DEFAULT: Self = Self { partials: Partials::new() };
+
     fn new((): ()) -> Self {
-        Self { partials: Partials::new() }
+        Self::DEFAULT
     }
 
     fn extent_bytes(&self, layout: Layout) -> Option<usize> {

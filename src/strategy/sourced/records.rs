@@ -60,7 +60,7 @@ impl Record {
 /// - Every record in the tree is valid until it is removed, and in no other tree.
 /// - Keys below a node's lower link are less than its own, below its higher link greater.
 /// - Priorities do not grow downwards.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Records {
     root: Cell<Link>,
 }
@@ -76,6 +76,11 @@ unsafe fn at<'a>(record: NonNull<Record>) -> &'a Record {
 }
 
 impl Records {
+    /// None.
+    pub(super) const fn new() -> Self {
+        Self { root: Cell::new(None) }
+    }
+
     /// The record of the extent that `address` lies in.
     pub(super) fn find(&self, address: NonNull<u8>) -> Link {
         let mut link = self.root.get();
@@ -152,7 +157,7 @@ impl Records {
     /// Calls `visit` with each record, in any order. The nodes are visited by taking the tree apart
     /// and building it anew, which needs neither a stack nor parent links.
     pub(super) fn visit(&self, visit: &mut dyn FnMut(&Record)) {
-        let done = Self::default();
+        let done = Self::new();
         while let Some(pointer) = self.pop() {
             // SAFETY: the record was in the tree, so it is valid, and now it is in none.
             unsafe {
@@ -203,7 +208,7 @@ mod tests {
                 Record::new(Extent::new(start(slot), LENGTH, base, false), range)
             })
             .collect();
-        let tree = Records::default();
+        let tree = Records::new();
         let mut present = [false; 200];
         let mut seed = 1usize;
         for _ in 0..4000 {

@@ -97,8 +97,10 @@ unsafe impl Strategy for MultipleBinarySearchTree {
 
     const EXTENT_ALIGN: usize = GRANULE;
 
+    const DEFAULT: Self = Self { bins: Bins::new(), top: Top::new(), records: ptr::null_mut() };
+
     fn new((): ()) -> Self {
-        Self { bins: Bins::new(), top: Top::new(), records: ptr::null_mut() }
+        Self::DEFAULT
     }
 
     fn metadata_bytes(&self, extent_bytes: usize) -> usize {
