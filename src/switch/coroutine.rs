@@ -143,7 +143,12 @@ impl<Input> fmt::Display for ResumeError<Input> {
 
 impl<Input> core::error::Error for ResumeError<Input> {}
 
-/// The body's way to suspend its coroutine.
+/// The body's way to suspend its coroutine. It stays on the body's thread:
+///
+/// ```compile_fail,E0277
+/// fn is_send<T: Send>() {}
+/// is_send::<&heapswitch::Yielder<'static, (), ()>>();
+/// ```
 pub struct Yielder<'a, Input, Yield> {
     raw: &'a corosensei::Yielder<Input, Yield>,
 }
@@ -313,10 +318,26 @@ impl<F> Drop for Captured<F> {
         // SAFETY: not used afterwards.
         let dropped = || unsafe { ManuallyDrop::drop(&mut self.0) };
         if let Err(payload) = catch_unwind(AssertUnwindSafe(dropped)) {
-            let mut payload = ManuallyDrop::new(Some(payload));
-            // Where the thread's variables are gone, so is the panic.
-            let _ = PANIC.try_with(|waiting| waiting.set(payload.take()));
+            put_off(payload);
         }
+    }
+}
+
+// Neither is inlined: around them other code may change threads with its stack.
+
+#[cold]
+#[inline(never)]
+fn put_off(payload: Box<dyn Any + Send>) {
+    let mut payload = ManuallyDrop::new(Some(payload));
+    // Where the thread's variables are gone, so is the panic.
+    let _ = PANIC.try_with(|waiting| waiting.set(payload.take()));
+}
+
+#[cold]
+#[inline(never)]
+fn panic_put_off() {
+    if let Ok(Some(payload)) = PANIC.try_with(Cell::take) {
+        resume_unwind(payload);
     }
 }
 
@@ -348,9 +369,7 @@ impl<Input, Yield, Return> Drop for Body<Input, Yield, Return> {
         let entered = Entered { body: self, mark };
         entered.body.raw.force_unwind();
         drop(entered);
-        if let Ok(Some(payload)) = PANIC.try_with(Cell::take) {
-            resume_unwind(payload);
-        }
+        panic_put_off();
     }
 }
 
