@@ -135,5 +135,6 @@ unsafe impl<S: MemorySource + ?Sized> MemorySource for &S {
 ///
 /// # Safety
 /// Every range lies in the region, starts at a chunk's start and is whole chunks long; it came from
-/// the region's runs, and any thread may give it back.
+/// the region's runs, and any thread may give it back. Where the granule is one chunk, ranges are
+/// exactly as long as was asked, rounded up to chunks. Heaps are made on such sources only.
 pub unsafe trait RegionSource: MemorySource + Sync + core::fmt::Debug {}

@@ -7,7 +7,9 @@ use core::ptr::NonNull;
 
 use super::header::{HeapHeader, Operations};
 use crate::sync::Token;
-use crate::sys::lock::{Lock, RawLock};
+use crate::sys::SystemError;
+use crate::sys::fork::{ForkEntry, Rank};
+use crate::sys::lock::Lock;
 
 struct List {
     first: Option<NonNull<HeapHeader>>,
@@ -19,8 +21,13 @@ unsafe impl Send for List {}
 
 static LIST: Lock<List> = Lock::new(List { first: None, length: 0 });
 
-pub(crate) fn abandoned_lock() -> &'static RawLock {
-    LIST.raw()
+/// Takes the list's lock around every fork from now on. Again is harmless.
+///
+/// # Errors
+/// `ENOMEM`.
+pub(crate) fn protect_fork() -> Result<(), SystemError> {
+    static ENTRY: ForkEntry = ForkEntry::new();
+    ENTRY.register(LIST.raw(), Rank::Heap)
 }
 
 /// How many heaps wait for a thread.

@@ -13,6 +13,7 @@ use super::cell::free_orphan;
 use super::check;
 use super::foreign::{self, InBlocks};
 use super::header::HeapHeader;
+use super::lost;
 use crate::region::{self, ChunkEntry};
 use crate::sync::foreign_stack::BlockId;
 
@@ -110,12 +111,16 @@ impl Batches {
     fn push_chain(&self, chain: &Chain) {
         let Some(owner) = chain.owner.take() else { return };
         let (first, last) = (chain.first.replace(0), chain.last.replace(0));
-        if chain.length.replace(0) == 0 {
+        let length = chain.length.replace(0);
+        if length == 0 {
             return;
         }
         self.pending.set(self.pending.get() - 1);
         // SAFETY: the chain's blocks are freed, this thread's alone, and pin the header.
-        unsafe { push(owner, first, last) };
+        unsafe {
+            lost::count(owner, length);
+            push(owner, first, last);
+        }
     }
 }
 
@@ -137,6 +142,7 @@ pub unsafe fn free_at_once(
 ) {
     // SAFETY: the block is freed by this call; it pins the header.
     unsafe {
+        lost::count(owner, 1);
         let id = foreign::encode(block, offset, layout, 0);
         push(owner, id, id);
     }

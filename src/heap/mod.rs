@@ -34,6 +34,7 @@ pub mod fast;
 pub mod foreign;
 pub mod header;
 pub mod kind;
+pub mod lost;
 pub mod pins;
 #[cfg(heapswitch_asan)]
 pub mod quarantine;

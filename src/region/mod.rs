@@ -41,6 +41,7 @@ pub use metadata::{Metadata, metadata_bytes_held};
 use runs::Purged;
 pub use runs::Run;
 
+use crate::sys::fork::{ForkEntry, Rank};
 use crate::sys::{self, lock::Lock, memory};
 use crate::units::{CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS};
 
@@ -94,12 +95,17 @@ fn is_commit_charged() -> bool {
 /// The most that may be reserved, in bytes; lowered by settings before the first use.
 static WANTED_BYTES: AtomicUsize = AtomicUsize::new(MAX_REGION_BYTES);
 
-/// Calls `visit` with every lock of the region, one that another may be taken under after that one.
-pub(crate) fn for_each_lock(mut visit: impl FnMut(&'static sys::lock::RawLock)) {
-    kind_locks().for_each(|lock| visit(lock.raw()));
-    visit(FRONTIER.raw());
-    visit(kinds::registry_lock());
-    visit(metadata::metadata_lock());
+/// Takes every lock of the region around every fork from now on. Again is harmless.
+///
+/// # Errors
+/// `ENOMEM`.
+pub(crate) fn protect_fork() -> Result<(), sys::SystemError> {
+    static ENTRIES: [ForkEntry; kinds::MAX_KINDS + 3] =
+        [const { ForkEntry::new() }; kinds::MAX_KINDS + 3];
+    // A lock that is taken while another is held comes after that one.
+    let inner = [FRONTIER.raw(), kinds::registry_lock(), metadata::metadata_lock()];
+    let mut locks = kind_locks().map(Lock::raw).chain(inner);
+    ENTRIES.iter().zip(&mut locks).try_for_each(|(entry, lock)| entry.register(lock, Rank::Region))
 }
 
 /// Asks for a region of at most `bytes` (rounded down to a power of two, from 64 MiB to 1 TiB).

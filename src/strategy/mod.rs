@@ -55,9 +55,13 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// A record of `start..start + length`. Each owner upholds the type's invariants.
+    /// A record of `start..start + length`.
+    ///
+    /// # Safety
+    /// The record upholds the type's invariants, and a strategy's functions, the safe ones too, get
+    /// it between its `add_extent` and its `remove_extent` there, and at no other time.
     #[inline]
-    pub const fn new(
+    pub const unsafe fn new(
         start: NonNull<u8>,
         length: usize,
         metadata: NonNull<u8>,

@@ -28,12 +28,19 @@
 //! Nothing is allocated, and no lock taken, but at the making and at the end: those of the stack's
 //! pool.
 
+use core::any::Any;
+use core::cell::Cell;
 use core::fmt;
+use core::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::handle::{Heap, HeapError};
 use super::saved::{ContextMark, SavedContext};
 use super::stack_pool::{CoroutineStack, DEFAULT_STACKS};
 use crate::sys::SystemError;
+
+/// What corosensei moves to a new stack at most, in bytes; and no alignment takes it off the stack.
+const MAX_CAPTURE_BYTES: usize = 1024;
 
 type Raw<Input, Yield, Return> = corosensei::Coroutine<Input, Yield, Return, CoroutineStack>;
 
@@ -136,7 +143,12 @@ impl<Input> fmt::Display for ResumeError<Input> {
 
 impl<Input> core::error::Error for ResumeError<Input> {}
 
-/// The body's way to suspend its coroutine.
+/// The body's way to suspend its coroutine. It stays on the body's thread:
+///
+/// ```compile_fail,E0277
+/// fn is_send<T: Send>() {}
+/// is_send::<&heapswitch::Yielder<'static, (), ()>>();
+/// ```
 pub struct Yielder<'a, Input, Yield> {
     raw: &'a corosensei::Yielder<Input, Yield>,
 }
@@ -166,6 +178,17 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
     /// A coroutine that runs `body` in `heap` when it is first resumed, on a stack of 1 MiB of
     /// address space from a pool that all threads share.
     ///
+    /// What `body` captures moves to that stack: 1 KiB at most, aligned to 1 KiB at most. More does
+    /// not compile:
+    ///
+    /// ```compile_fail,E0080
+    /// use heapswitch::{Coroutine, Heap};
+    ///
+    /// let large = [0_u8; 2000];
+    /// let heap = Heap::new().unwrap();
+    /// let coroutine = Coroutine::<(), (), u8>::new(heap, move |_, ()| large[0]);
+    /// ```
+    ///
     /// # Errors
     /// The system's, where it refuses a stack; the heap is closed then.
     pub fn new<F>(heap: Heap, body: F) -> Result<Self, SystemError>
@@ -180,7 +203,15 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
     where
         F: FnOnce(&Yielder<'_, Input, Yield>, Input) -> Return + 'static,
     {
-        let raw = Raw::with_stack(stack, move |raw, input| body(&Yielder { raw }, input));
+        const {
+            assert!(
+                size_of::<F>() <= MAX_CAPTURE_BYTES && align_of::<F>() <= MAX_CAPTURE_BYTES,
+                "a coroutine's body captures more than 1 KiB, or what is aligned to more; box it"
+            );
+        }
+        let captured = Captured(ManuallyDrop::new(body));
+        let raw =
+            Raw::with_stack(stack, move |raw, input| captured.take()(&Yielder { raw }, input));
         let body = Body { raw, context: SavedContext::new(), heap: heap.raw() };
         Self { body, heap }
     }
@@ -264,6 +295,52 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
     }
 }
 
+/// A coroutine's body until it is called. A coroutine that was never resumed drops it: corosensei
+/// does not note that it has, should that panic, and would drop it once more with the stack.
+/// Therefore the panic waits in `PANIC` until that is over.
+struct Captured<F>(ManuallyDrop<F>);
+
+std::thread_local! {
+    /// From a body's drop to the end of its coroutine's, on one thread.
+    static PANIC: Cell<Option<Box<dyn Any + Send>>> = const { Cell::new(None) };
+}
+
+impl<F> Captured<F> {
+    #[inline]
+    fn take(self) -> F {
+        // SAFETY: `self` is never dropped nor used after.
+        unsafe { ManuallyDrop::take(&mut ManuallyDrop::new(self).0) }
+    }
+}
+
+impl<F> Drop for Captured<F> {
+    fn drop(&mut self) {
+        // SAFETY: not used afterwards.
+        let dropped = || unsafe { ManuallyDrop::drop(&mut self.0) };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(dropped)) {
+            put_off(payload);
+        }
+    }
+}
+
+// Neither is inlined: around them other code may change threads with its stack.
+
+#[cold]
+#[inline(never)]
+fn put_off(payload: Box<dyn Any + Send>) {
+    let mut payload = ManuallyDrop::new(Some(payload));
+    // Where the thread's variables are gone, so is the panic.
+    let _ = PANIC.try_with(|waiting| waiting.set(payload.take()));
+}
+
+#[cold]
+#[inline(never)]
+fn panic_put_off() {
+    if let Ok(Some(payload)) = PANIC.try_with(Cell::take) {
+        resume_unwind(payload);
+    }
+}
+
 /// Leaves the contexts when dropped: after the switch back, and when a panic comes out of it.
 struct Entered<'a, Input, Yield, Return> {
     body: &'a mut Body<Input, Yield, Return>,
@@ -292,6 +369,7 @@ impl<Input, Yield, Return> Drop for Body<Input, Yield, Return> {
         let entered = Entered { body: self, mark };
         entered.body.raw.force_unwind();
         drop(entered);
+        panic_put_off();
     }
 }
 

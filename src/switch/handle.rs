@@ -15,6 +15,7 @@ use crate::heap::kind::ContextChoice;
 use crate::heap::{AccountHandle, AccountUsage, EscapeReport, HeapHeader, HeapKind, LifetimeHint};
 use crate::region;
 use crate::sync::Token;
+use crate::units::CHUNK_BYTES;
 
 /// A heap of its own for a coroutine, a task, a request.
 ///
@@ -57,6 +58,8 @@ pub enum HeapError {
     NoHeap,
     /// The thread is ending and can enter no heap any more.
     ThreadEnded,
+    /// The heap's source does not hand out memory chunk by chunk.
+    Granule,
 }
 
 impl core::fmt::Display for HeapError {
@@ -76,6 +79,10 @@ impl core::fmt::Display for HeapError {
                  swap in a heap first"
             }
             Self::ThreadEnded => "a heap was to be entered while the thread's state is torn down",
+            Self::Granule => {
+                "a heap was to be made on a source whose granule is not 64 KiB; use an arena of \
+                 such blocks, or a map of the region"
+            }
         })
     }
 }
@@ -114,8 +121,8 @@ impl<'a> HeapBuilder<'a> {
         Self { hint: Some(hint), ..self }
     }
 
-    /// Where its chunks come from. Only sources inside the region can back a heap; the type system
-    /// refuses any other:
+    /// Where its chunks come from: a source whose [granule](crate::MemorySource::granule) is 64
+    /// KiB. Only sources inside the region can back a heap; the type system refuses any other:
     ///
     /// ```compile_fail,E0277
     /// use heapswitch::{Heap, MemoryMapSource};
@@ -132,14 +139,23 @@ impl<'a> HeapBuilder<'a> {
         Self { parent: Some(parent), ..self }
     }
 
+    /// The source, that of contexts unless another was chosen.
+    fn checked_source(&self) -> Result<&'static dyn RegionSource, HeapError> {
+        match self.source {
+            // Longer ranges would be wasted, or taken for one chunk; shorter ones never come.
+            Some(source) if source.granule() != CHUNK_BYTES => Err(HeapError::Granule),
+            Some(source) => Ok(source),
+            None => Ok(source_for(CurrentAllocatorInUse::CoroutineLocal)),
+        }
+    }
+
     /// Makes the heap.
     ///
     /// # Errors
-    /// [`HeapError::NoMemory`].
+    /// [`HeapError::NoMemory`]; [`HeapError::Granule`].
     pub fn build(self) -> Result<Heap, HeapError> {
         settle();
-        let source =
-            self.source.unwrap_or_else(|| source_for(CurrentAllocatorInUse::CoroutineLocal));
+        let source = self.checked_source()?;
         let parent = self.parent.map(|parent| &parent.header().account);
         let header = match (self.hint, installed()) {
             (Some(hint), _) => ContextChoice::create(hint, source, parent),
@@ -152,11 +168,10 @@ impl<'a> HeapBuilder<'a> {
     /// Makes a heap of a given kind.
     ///
     /// # Errors
-    /// [`HeapError::NoMemory`].
+    /// [`HeapError::NoMemory`]; [`HeapError::Granule`].
     pub fn build_kind<K: HeapKind>(self, settings: K::Settings) -> Result<Heap, HeapError> {
         settle();
-        let source =
-            self.source.unwrap_or_else(|| source_for(CurrentAllocatorInUse::CoroutineLocal));
+        let source = self.checked_source()?;
         let parent: Option<&AccountHandle> = self.parent.map(|parent| &parent.header().account);
         Heap::from_header(K::create(settings, source, parent))
     }
@@ -195,7 +210,7 @@ impl Heap {
     }
 
     /// Whether contexts of suspended coroutines name it, so that it is bound to their thread. For
-    /// who could enter it just now.
+    /// its runner, or who was just that and has the only handle.
     pub(super) fn is_pinned(&self) -> bool {
         self.header().pins.get() != 0
     }

@@ -68,8 +68,9 @@ impl Heap {
             return None;
         }
         let offset = region::offset_of(block.as_ptr())?;
-        if old.align() != new.align() {
-            // A block is later freed with the new alignment: it may stay only where that makes no
+        // An orphan that a reset left behind is no longer the strategy's.
+        if old.align() != new.align() || !self.contains(block.as_ptr()) {
+            // A block is later freed with the new layout: it may stay only where that makes no
             // difference to what serves it.
             let (old_length, new_length) = (self.block_length(old), self.block_length(new));
             return (old_length == new_length).then_some(new_length.ok()?);

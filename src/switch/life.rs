@@ -2,17 +2,16 @@
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Once;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::configuration::{self, Configuration};
 use super::in_use::CurrentAllocatorInUse;
 use super::stack::{Entry, Hold};
 use super::state::{Phase, ThreadState, state};
-use crate::heap::{FastPath, HeapHeader, HeapKind, abandoned};
+use crate::heap::{FastPath, HeapHeader, HeapKind, abandoned, lost};
+use crate::region;
 use crate::sync::Token;
 use crate::sys::thread::{self, ExitKey};
-use crate::{heap, region};
 
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(0);
 static EXIT: ExitKey = ExitKey::new();
@@ -136,28 +135,25 @@ fn close_owned_heap(state: &ThreadState) {
     }
 }
 
-/// Every lock is taken before a fork, in one order (a lock that another may be taken under comes
-/// later), and opened on both sides, so that the child finds the structures whole. The child's
-/// heaps of other threads are never entered: their tokens belong to no thread there. What is freed
-/// to them is leaked.
+/// Every lock is taken before a fork, in the order of [`Rank`](crate::sys::fork::Rank), and opened
+/// on both sides, so that the child finds the structures whole. The child's heaps of other threads
+/// are never entered: their tokens belong to no thread there. What is freed to them is leaked, and
+/// counted.
 fn watch_forks() {
-    static REGISTERED: Once = Once::new();
-    REGISTERED.call_once(|| {
+    static IS_WATCHED: AtomicBool = AtomicBool::new(false);
+    // Relaxed: to do it twice does no harm. Not a `Once`: a fork may leave one behind for ever.
+    if !IS_WATCHED.load(Ordering::Relaxed) {
         // Without memory for the handlers, a child of a threaded process may find a lock held.
-        let _ = thread::on_fork(before_fork, after_fork, after_fork);
-    });
+        let _ = abandoned::protect_fork();
+        let _ = region::protect_fork();
+        let _ = thread::on_fork(nothing, nothing, lose_other_threads);
+        IS_WATCHED.store(true, Ordering::Relaxed);
+    }
 }
 
-fn for_each_lock(mut visit: impl FnMut(&'static crate::sys::lock::RawLock)) {
-    visit(heap::abandoned::abandoned_lock());
-    region::for_each_lock(visit);
-}
+unsafe extern "C" fn nothing() {}
 
-unsafe extern "C" fn before_fork() {
-    for_each_lock(|lock| lock.lock());
-}
-
-unsafe extern "C" fn after_fork() {
-    // SAFETY: this thread, or in the child its image, took every lock in `before_fork`.
-    for_each_lock(|lock| unsafe { lock.unlock() });
+unsafe extern "C" fn lose_other_threads() {
+    let next = Token::from_number(NEXT_TOKEN.load(Ordering::Relaxed));
+    lost::lose_threads(next, state().token.get());
 }

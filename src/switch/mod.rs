@@ -18,6 +18,8 @@ pub(crate) mod stack;
 pub(crate) mod stack_pool;
 pub(crate) mod state;
 pub(crate) mod usage;
+#[cfg(heapswitch_check)]
+mod verify;
 pub(crate) mod worker;
 
 pub use configuration::{Configuration, Settings, is_installed};

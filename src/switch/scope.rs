@@ -202,9 +202,15 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
         return Err(SwapError { error: HeapError::Held, heap });
     }
     if let Some(new) = &heap {
-        // A heap that a suspended context names could come back to two contexts at once.
         // SAFETY: the handle keeps the header valid.
-        if new.is_pinned() || !unsafe { new.raw().as_ref() }.runner.try_enter(token) {
+        let header = unsafe { new.raw().as_ref() };
+        if !header.runner.try_enter(token) {
+            return Err(SwapError { error: HeapError::Running, heap });
+        }
+        // A heap that a suspended context names could come back to two contexts at once. Asked by
+        // the runner: where a guard was leaked, another thread may be about to pin it until then.
+        if new.is_pinned() {
+            header.leave();
             return Err(SwapError { error: HeapError::Running, heap });
         }
     }

@@ -330,6 +330,8 @@ impl ThreadState {
         };
         self.slab.set(slab);
         self.bump.set(bump);
+        #[cfg(heapswitch_check)]
+        self.verify();
     }
 
     /// Enters a context; its serial number. `None` where there is no memory for the entry.

@@ -18,6 +18,9 @@ use crate::sys::SystemError;
 use crate::sys::fork::{ForkEntry, Rank};
 use crate::sys::lock::Lock;
 
+/// More than any address space has; with pages around it, the length does not overflow.
+const MAX_STACK_BYTES: usize = isize::MAX as usize >> 1;
+
 /// A bounded pool of stacks of one size, shared by all threads.
 ///
 /// ```
@@ -85,6 +88,9 @@ impl StackPool {
     /// # Errors
     /// The system's, where it refuses the mappings: `ENOMEM`, also at the limit on mappings.
     pub fn take(&'static self) -> Result<CoroutineStack, SystemError> {
+        if self.stack_bytes > MAX_STACK_BYTES {
+            return Err(SystemError::NO_MEMORY);
+        }
         let stack = match self.take_waiting() {
             Some(stack) => stack,
             None => {

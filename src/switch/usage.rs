@@ -52,6 +52,9 @@ pub struct ProcessUsage {
     pub overflow_blocks: u64,
     /// Heaps dropped while they ran on another thread.
     pub leaked_heaps: u64,
+    /// Blocks that were freed to heaps which other threads ran when this process was forked: those
+    /// threads are the parent's alone, so nobody collects them.
+    pub lost_blocks: u64,
     /// Heaps of ended threads that wait for a new thread.
     pub abandoned_heaps: usize,
 }
@@ -64,6 +67,7 @@ pub fn process_usage() -> ProcessUsage {
         global_bytes: GLOBAL_COUNTERS.total_bytes.load(Ordering::Relaxed),
         overflow_blocks: GLOBAL_COUNTERS.overflow_blocks.load(Ordering::Relaxed),
         leaked_heaps: GLOBAL_COUNTERS.leaked_heaps.load(Ordering::Relaxed),
+        lost_blocks: heap::lost::lost_blocks(),
         abandoned_heaps: heap::abandoned::abandoned_heaps(),
     }
 }

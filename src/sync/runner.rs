@@ -19,6 +19,11 @@ impl Token {
     pub const fn from_number(number: u64) -> Self {
         Self(number + FIRST)
     }
+
+    /// A number that tells it from other tokens, and grows from one to the next.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// In a heap's header while nobody runs it. Not 0, which a thread without a token would take for
@@ -65,6 +70,15 @@ impl Runner {
     #[inline]
     pub fn is(&self, token: Token) -> bool {
         self.token.load(Ordering::Relaxed) == token.0
+    }
+
+    /// The thread that runs it, or that it is bound to; `None` where nobody does, or it is closed.
+    /// May be outdated as soon as it is known.
+    pub fn runner(&self) -> Option<Token> {
+        match self.token.load(Ordering::Relaxed) {
+            IDLE | CLOSED => None,
+            token => Some(Token(token & !BOUND)),
+        }
     }
 
     /// Whether somebody runs it, or it is closed.

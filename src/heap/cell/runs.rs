@@ -171,10 +171,10 @@ pub(super) unsafe fn add_extent<S: Strategy>(header: Header) -> Option<()> {
             }
         },
     };
-    let extent = Extent::new(run.start(), run.bytes(), metadata, run.is_zeroed);
     // SAFETY: the record space is the runner's; the extent is chunk-aligned, the strategy's alone,
-    // and its record stays there until `remove_extent`.
+    // and its record stays there until `remove_extent`, after which it is not used.
     unsafe {
+        let extent = Extent::new(run.start(), run.bytes(), metadata, run.is_zeroed);
         run.entry().record.get().cast::<Extent>().write(extent);
         strategy.add_extent(extent_of(run.entry()));
     }

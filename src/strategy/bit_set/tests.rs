@@ -23,7 +23,8 @@ impl Memory {
             // SAFETY: as long as was just allocated.
             unsafe { start.write_bytes(0xd1, bytes) };
         }
-        let extent = Box::new(Extent::new(start, bytes, metadata, is_zeroed));
+        // SAFETY: memory and metadata are as long; the tests add it before they use it.
+        let extent = Box::new(unsafe { Extent::new(start, bytes, metadata, is_zeroed) });
         Self { extent, layouts, live: 0 }
     }
 }

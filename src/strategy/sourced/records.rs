@@ -205,7 +205,9 @@ mod tests {
         let records: Vec<Record> = (0..200)
             .map(|slot| {
                 let range = MemoryRange { start: start(slot), length: LENGTH, is_zeroed: false };
-                Record::new(Extent::new(start(slot), LENGTH, base, false), range)
+                // SAFETY: no strategy gets it.
+                let extent = unsafe { Extent::new(start(slot), LENGTH, base, false) };
+                Record::new(extent, range)
             })
             .collect();
         let tree = Records::new();

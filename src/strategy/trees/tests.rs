@@ -27,7 +27,8 @@ impl Memory {
         unsafe { metadata.write_bytes(0, metadata_layout.size()) };
         // SAFETY: as above; the strategy must not depend on what was there before.
         unsafe { start.write_bytes(0xA5, length) };
-        let extent = Box::new(Extent::new(start, length, metadata, false));
+        // SAFETY: memory and metadata are as long; the tests add it before they use it.
+        let extent = Box::new(unsafe { Extent::new(start, length, metadata, false) });
         Self { layout, metadata_layout, extent }
     }
 
@@ -306,9 +307,11 @@ fn extents_that_touch_are_not_coalesced_and_are_removed_alone() {
     let metadata: Vec<Memory> = (0..3).map(|_| Memory::new(8_192, 4_096)).collect();
     let extents: Vec<Extent> = (0..3)
         .map(|index| {
-            // SAFETY: three thirds of one allocation.
-            let start = unsafe { forward(memory.extent.start(), index * 8_192) };
-            Extent::new(start, 8_192, metadata[index].extent.metadata(), false)
+            // SAFETY: three thirds of one allocation; each is added before it is used.
+            unsafe {
+                let start = forward(memory.extent.start(), index * 8_192);
+                Extent::new(start, 8_192, metadata[index].extent.metadata(), false)
+            }
         })
         .collect();
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
