@@ -1,14 +1,15 @@
 //! What the peers are timed on: each workload is one function, its size a constant beside it.
 //!
 //! A peer's program sets its global allocator and calls [`run`], which asserts that this allocator
-//! really serves, runs the workloads named on the command line (all, if none is) on `--threads N`
-//! threads and prints a line for each.
+//! really serves and in which version, runs the workloads named on the command line (all, if none
+//! is) on `--threads N` threads and prints a line for each.
 
 mod blocks;
 mod collections;
 mod interpreter;
 mod list;
 mod matcher;
+mod measure;
 mod programs;
 mod random;
 mod run;
@@ -18,7 +19,8 @@ mod threads;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
 pub use list::{Body, Kind, Part, THREADS, WORKLOADS, Workload};
-pub use run::{run, set_request_scope};
+pub use measure::Measured;
+pub use run::{locked_version, run, set_request_scope};
 
 use run::in_request_scope;
 
