@@ -113,6 +113,9 @@ pub(crate) fn misses(comparison: &Comparison) -> String {
             text += &format!("- {row}: {}\n", cell(Some(figure)));
         }
         let beside_floor = comparison.between(subject.name, "floor");
+        if beside_floor.is_empty() {
+            continue;
+        }
         let above_floor = beside_floor.iter().filter(|(_, ratio)| low(ratio) > ABOVE_FLOOR).count();
         let _infallible = writeln!(
             text,

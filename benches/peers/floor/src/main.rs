@@ -19,8 +19,9 @@ const SMALL_LISTS: usize = SMALL_BYTES / STEP_BYTES + 1;
 const LISTS: usize = SMALL_LISTS + usize::BITS as usize;
 /// What a thread cuts its small blocks from, in the order of addresses.
 const CHUNK_BYTES: usize = 1 << 20;
-/// All that can ever be handed out: only what is touched takes memory.
-const REGION_BYTES: usize = 1 << 36;
+/// All that can ever be handed out: only what is touched takes memory. More would not fit beside
+/// valgrind.
+const REGION_BYTES: usize = 1 << 33;
 
 static REGION: AtomicUsize = AtomicUsize::new(0);
 /// How much of the region is handed out.

@@ -28,6 +28,8 @@ pub enum Kind {
     SmallLoop,
     /// The same between threads.
     SharedLoop,
+    /// Passes data between threads, or starts many of them.
+    Threads,
     /// Allocates in sizes or orders that are hard to serve.
     Blocks,
     /// Works on data structures as programs do.
@@ -85,8 +87,8 @@ pub const WORKLOADS: &[Workload] = &[
     apart("request", Kind::SmallLoop, 1_500, small::request),
     together("foreign", Kind::SharedLoop, 40_000, PAIRED, threads::foreign),
     together("larson", Kind::SharedLoop, 240, THREADS, threads::larson),
-    together("exchange", Kind::Program, 100_000, PAIRED, threads::exchange),
-    together("spawn", Kind::Program, 8_000, THREADS, threads::spawn),
+    together("exchange", Kind::Threads, 100_000, PAIRED, threads::exchange),
+    together("spawn", Kind::Threads, 8_000, THREADS, threads::spawn),
     apart("vectors", Kind::Blocks, 40, blocks::vectors),
     apart("large", Kind::Blocks, 800, blocks::large),
     apart("buffers", Kind::Blocks, 200_000, blocks::buffers),
