@@ -1,15 +1,27 @@
 //! The command line.
 
-use workloads::WORKLOADS;
+use std::path::PathBuf;
 
-use crate::PEERS;
+use workloads::{THREADS, WORKLOADS, Workload};
+
+use crate::programs::{PROGRAMS, Program};
+use crate::results::Row;
 
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) rounds: usize,
     pub(crate) profile: String,
     pub(crate) is_smoke: bool,
-    peers: Option<String>,
+    /// Instructions are counted instead of time.
+    pub(crate) counts_instructions: bool,
+    /// Where to draw the charts.
+    pub(crate) charts: Option<PathBuf>,
+    /// Where every measurement is written as it is made.
+    pub(crate) record: Option<PathBuf>,
+    /// A record to print instead of measuring.
+    pub(crate) from: Option<PathBuf>,
+    programs: Vec<String>,
+    threads: Vec<usize>,
     workloads: Vec<String>,
 }
 
@@ -19,7 +31,12 @@ impl Options {
             rounds: 15,
             profile: "release".to_owned(),
             is_smoke: false,
-            peers: None,
+            counts_instructions: false,
+            charts: None,
+            record: None,
+            from: None,
+            programs: Vec::new(),
+            threads: Vec::new(),
             workloads: Vec::new(),
         };
         let mut arguments = arguments;
@@ -27,40 +44,76 @@ impl Options {
             let mut value =
                 || arguments.next().ok_or_else(|| format!("what follows {argument} is missing"));
             match argument.as_str() {
-                "--rounds" => {
-                    let rounds = value()?;
-                    let number = rounds.parse().ok().filter(|&number| number > 0);
-                    options.rounds = number.ok_or_else(|| format!("{rounds} rounds?"))?;
-                }
+                "--rounds" => options.rounds = positive(&value()?)?,
                 "--profile" => options.profile = value()?,
-                "--peers" => options.peers = Some(value()?),
-                "--smoke" => options.is_smoke = true,
-                name if is_workload(name) => options.workloads.push(argument),
-                other => {
-                    return Err(format!("{other} is neither an option nor a workload"));
+                "--peers" => {
+                    options.programs = listed(&value()?, |name| match program(name) {
+                        Some(_) => Ok(name.to_owned()),
+                        None => Err(format!("{name} is no program here")),
+                    })?;
                 }
+                "--threads" => {
+                    options.threads = listed(&value()?, |number| {
+                        let number = positive(number)?;
+                        let is_known = THREADS.contains(&number);
+                        is_known.then_some(number).ok_or(format!("none runs on {number} threads"))
+                    })?;
+                }
+                "--smoke" => options.is_smoke = true,
+                "--instructions" => options.counts_instructions = true,
+                "--charts" => options.charts = Some(value()?.into()),
+                "--record" => options.record = Some(value()?.into()),
+                "--from" => options.from = Some(value()?.into()),
+                name if WORKLOADS.iter().any(|known| known.name == name) => {
+                    options.workloads.push(argument);
+                }
+                other => return Err(format!("{other} is neither an option nor a workload")),
             }
         }
         Ok(options)
     }
 
-    pub(crate) fn peers(&self) -> Vec<String> {
-        match &self.peers {
-            Some(names) => names.split(',').map(str::to_owned).collect(),
-            None => PEERS.iter().map(|&name| name.to_owned()).collect(),
+    pub(crate) fn programs(&self) -> Vec<&'static Program> {
+        if self.programs.is_empty() {
+            return PROGRAMS.iter().collect();
         }
+        self.programs.iter().filter_map(|name| program(name)).collect()
     }
 
-    pub(crate) fn workloads(&self) -> Vec<String> {
-        if self.workloads.is_empty() {
-            return WORKLOADS.iter().map(|known| known.name.to_owned()).collect();
-        }
-        self.workloads.clone()
+    /// What is measured: each workload on each of its counts of threads. Under test once is enough,
+    /// on two; instructions are counted on the fewest, for threads that wait count differently.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let is_wanted = |workload: &&Workload| {
+            self.workloads.is_empty() || self.workloads.iter().any(|name| name == workload.name)
+        };
+        let threads = |workload: &'static Workload| match workload.threads {
+            all if !self.threads.is_empty() => {
+                all.iter().copied().filter(|count| self.threads.contains(count)).collect()
+            }
+            all if self.counts_instructions => all[..1].to_vec(),
+            all if self.is_smoke => all.iter().copied().filter(|&count| count == 2).collect(),
+            all => all.to_vec(),
+        };
+        WORKLOADS
+            .iter()
+            .filter(is_wanted)
+            .flat_map(|workload| {
+                threads(workload).into_iter().map(move |threads| Row { workload, threads })
+            })
+            .collect()
     }
 }
 
-fn is_workload(name: &str) -> bool {
-    WORKLOADS.iter().any(|known| known.name == name)
+fn program(name: &str) -> Option<&'static Program> {
+    PROGRAMS.iter().find(|program| program.name == name)
+}
+
+fn listed<T>(text: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    text.split(',').map(read).collect()
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&number| number > 0).ok_or_else(|| format!("{text}: how many?"))
 }
 
 #[cfg(test)]
@@ -73,18 +126,41 @@ mod tests {
 
     #[test]
     fn options_are_read() {
-        let options = parse("--rounds 3 --peers a,b --smoke tree").expect("a good line");
-        assert_eq!((options.rounds, options.is_smoke), (3, true));
-        assert_eq!(
-            (options.peers(), options.workloads()),
-            (vec!["a".into(), "b".into()], vec!["tree".into()])
-        );
-        assert_eq!(parse("").expect("nothing").workloads().len(), WORKLOADS.len());
+        let line = "--rounds 3 --peers system,floor --threads 1,8 --charts a/b tree foreign";
+        let options = parse(line).expect("a good line");
+        assert_eq!(options.rounds, 3);
+        let names: Vec<&str> = options.programs().iter().map(|program| program.name).collect();
+        assert_eq!(names, ["system", "floor"]);
+        let rows: Vec<String> = options.rows().iter().map(Row::to_string).collect();
+        assert_eq!(rows, ["foreign, 8 threads", "tree, 1 thread", "tree, 8 threads"]);
+        assert_eq!(options.charts, Some(PathBuf::from("a/b")));
+    }
+
+    #[test]
+    fn without_options_every_row_is_measured() {
+        let options = parse("").expect("nothing");
+        let all: usize = WORKLOADS.iter().map(|workload| workload.threads.len()).sum();
+        assert_eq!((options.rows().len(), options.programs().len()), (all, PROGRAMS.len()));
+        let smoke = parse("--smoke").expect("a good line").rows();
+        assert_eq!(smoke.len(), WORKLOADS.len());
+        assert!(smoke.iter().all(|row| row.threads == 2));
+        let counted = parse("--instructions").expect("a good line").rows();
+        assert_eq!(counted.len(), WORKLOADS.len());
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for line in ["--rounds", "--rounds 0", "--rounds x", "--round 1", "trees"] {
+        for line in [
+            "--rounds",
+            "--rounds 0",
+            "--rounds x",
+            "--round 1",
+            "trees",
+            "--threads 3",
+            "--peers nobody",
+            "--threads 1,",
+            "--charts",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

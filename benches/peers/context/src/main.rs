@@ -17,5 +17,6 @@ fn main() {
         })
         .expect("the heap is not entered");
     });
-    workloads::run("context", |block| GLOBAL.contains(block));
+    let version = workloads::locked_version("heapswitch");
+    workloads::run("context", &version, "0.", |block| GLOBAL.contains(block));
 }

@@ -6,5 +6,6 @@ use heapswitch::HeapSwitch;
 static GLOBAL: HeapSwitch = HeapSwitch;
 
 fn main() {
-    workloads::run("heapswitch", |block| GLOBAL.contains(block));
+    let version = workloads::locked_version("heapswitch");
+    workloads::run("heapswitch", &version, "0.", |block| GLOBAL.contains(block));
 }

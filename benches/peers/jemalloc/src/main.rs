@@ -1,6 +1,7 @@
 //! The workloads on jemalloc.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr;
 
 #[global_allocator]
 static GLOBAL: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -23,8 +24,27 @@ fn owns(block: *const u8) -> bool {
     status == 0 && arena != u32::MAX
 }
 
+fn version() -> &'static str {
+    let mut version: *const c_char = ptr::null();
+    let mut size = size_of::<*const c_char>();
+    // SAFETY: the name ends in zero, and the pointer and size are those of the variable.
+    let status = unsafe {
+        tikv_jemalloc_sys::mallctl(
+            c"version".as_ptr(),
+            (&raw mut version).cast::<c_void>(),
+            &raw mut size,
+            ptr::null_mut(),
+            0,
+        )
+    };
+    assert!(status == 0 && !version.is_null(), "jemalloc does not tell its version");
+    // SAFETY: it is a constant of jemalloc's that ends in zero.
+    let version = unsafe { CStr::from_ptr(version) };
+    version.to_str().expect("the version is ASCII")
+}
+
 fn main() {
     let local = 0;
     assert!(!owns(&raw const local), "jemalloc claims the stack");
-    workloads::run("jemalloc", owns);
+    workloads::run("jemalloc", version(), "5.", owns);
 }

@@ -15,5 +15,6 @@ fn owns(block: *const u8) -> bool {
 }
 
 fn main() {
-    workloads::run("rpmalloc", owns);
+    // It cannot be asked for its version.
+    workloads::run("rpmalloc", &workloads::locked_version("rpmalloc-sys"), "0.2.", owns);
 }

@@ -12,5 +12,6 @@ fn main() {
     // SAFETY: malloc may be called at any time; the block is never freed.
     let foreign = unsafe { libc::malloc(100) };
     assert!(!owns(foreign.cast()), "snmalloc claims a block of the system's allocator");
-    workloads::run("snmalloc", owns);
+    // It cannot be asked for its version; that of its package is its own.
+    workloads::run("snmalloc", &workloads::locked_version("snmalloc-sys"), "0.7.", owns);
 }

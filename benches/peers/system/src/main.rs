@@ -1,6 +1,7 @@
 //! The workloads on the C library's allocator, which is what Rust programs use by default.
 
 use std::alloc::System;
+use std::ffi::CStr;
 
 #[global_allocator]
 static GLOBAL: System = System;
@@ -13,5 +14,7 @@ fn owns(block: *const u8) -> bool {
 }
 
 fn main() {
-    workloads::run("system", owns);
+    // SAFETY: it returns a constant that ends in zero.
+    let version = unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) };
+    workloads::run("system", version.to_str().expect("the version is ASCII"), "2.", owns);
 }

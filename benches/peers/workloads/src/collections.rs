@@ -1,32 +1,11 @@
-//! Data structures as programs use them: here the allocator's locality and its large blocks count.
+//! Data structures as programs use them: here the allocator's locality counts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::hint::black_box;
 
 use crate::random::Random;
-
-/// Vectors grow by pushing: one to 8 MiB, many to a few kilobytes.
-pub(crate) fn vectors(repeats: usize) {
-    const LARGE: u64 = 1 << 20;
-    const SMALL: u64 = 300;
-    const SMALLS: usize = 1000;
-    for _ in 0..repeats {
-        black_box(grown(LARGE));
-        for _ in 0..SMALLS {
-            black_box(grown(SMALL));
-        }
-    }
-}
-
-fn grown(length: u64) -> Vec<u64> {
-    let mut vector = Vec::new();
-    for number in 0..length {
-        vector.push(number);
-    }
-    vector
-}
+use crate::{FixedHasher, Part};
 
 enum Expression {
     Number(u64),
@@ -65,18 +44,18 @@ impl Expression {
 }
 
 /// A syntax tree is built, walked, and dropped.
-pub(crate) fn tree(repeats: usize) {
+pub(crate) fn tree(part: Part) {
     const DEPTH: usize = 16;
-    let mut random = Random::new();
-    for _ in 0..repeats {
+    let mut random = Random::of_thread(part.thread);
+    for _ in 0..part.repeats {
         black_box(Expression::random(&mut random, DEPTH).value());
     }
 }
 
 /// A JSON text of half a megabyte is parsed into a tree of values.
-pub(crate) fn json(repeats: usize) {
+pub(crate) fn json(part: Part) {
     const RECORDS: usize = 4000;
-    let mut random = Random::new();
+    let mut random = Random::of_thread(part.thread);
     let mut text = String::from("[");
     for number in 0..RECORDS {
         let comma = if number == 0 { "" } else { "," };
@@ -89,7 +68,7 @@ pub(crate) fn json(repeats: usize) {
         .expect("a string takes any text");
     }
     text.push(']');
-    for _ in 0..repeats {
+    for _ in 0..part.repeats {
         let value: serde_json::Value = serde_json::from_str(&text).expect("the text is JSON");
         assert_eq!(value.as_array().map(Vec::len), Some(RECORDS));
     }
@@ -97,12 +76,11 @@ pub(crate) fn json(repeats: usize) {
 
 /// A map from strings to strings grows, is searched, loses half, and is dropped. Its hashes are the
 /// same in every run.
-pub(crate) fn strings(repeats: usize) {
+pub(crate) fn strings(part: Part) {
     const KEYS: usize = 50_000;
-    for _ in 0..repeats {
-        let mut random = Random::new();
-        let mut map: HashMap<String, String, BuildHasherDefault<DefaultHasher>> =
-            HashMap::default();
+    for _ in 0..part.repeats {
+        let mut random = Random::of_thread(part.thread);
+        let mut map: HashMap<String, String, FixedHasher> = HashMap::default();
         for number in 0..KEYS {
             let value = "v".repeat(1 + random.below(60));
             map.insert(format!("key/{number}"), value);
@@ -115,10 +93,10 @@ pub(crate) fn strings(repeats: usize) {
 }
 
 /// A B-tree grows in random order, loses every other key, and is dropped.
-pub(crate) fn btree(repeats: usize) {
+pub(crate) fn btree(part: Part) {
     const KEYS: usize = 100_000;
-    for _ in 0..repeats {
-        let mut random = Random::new();
+    for _ in 0..part.repeats {
+        let mut random = Random::of_thread(part.thread);
         let keys: Vec<u64> = (0..KEYS).map(|_| random.next()).collect();
         let mut map: BTreeMap<u64, [u64; 3]> = keys.iter().map(|&key| (key, [key; 3])).collect();
         for &key in keys.iter().rev() {
