@@ -301,8 +301,9 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
 struct Captured<F>(ManuallyDrop<F>);
 
 std::thread_local! {
-    /// From a body's drop to the end of its coroutine's, on one thread.
-    static PANIC: Cell<Option<Box<dyn Any + Send>>> = const { Cell::new(None) };
+    /// From a body's drop to the end of its coroutine's, on one thread. Without a destructor, which
+    /// a coroutine that is dropped when the thread's others have run would register in vain.
+    static PANIC: Cell<Option<ManuallyDrop<Box<dyn Any + Send>>>> = const { Cell::new(None) };
 }
 
 impl<F> Captured<F> {
@@ -328,16 +329,14 @@ impl<F> Drop for Captured<F> {
 #[cold]
 #[inline(never)]
 fn put_off(payload: Box<dyn Any + Send>) {
-    let mut payload = ManuallyDrop::new(Some(payload));
-    // Where the thread's variables are gone, so is the panic.
-    let _ = PANIC.try_with(|waiting| waiting.set(payload.take()));
+    PANIC.set(Some(ManuallyDrop::new(payload)));
 }
 
 #[cold]
 #[inline(never)]
 fn panic_put_off() {
-    if let Ok(Some(payload)) = PANIC.try_with(Cell::take) {
-        resume_unwind(payload);
+    if let Some(payload) = PANIC.take() {
+        resume_unwind(ManuallyDrop::into_inner(payload));
     }
 }
 
