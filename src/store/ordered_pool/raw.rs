@@ -31,8 +31,8 @@ use crate::source::MemoryMapSource;
 ///
 /// # Invariants
 /// - `blocks`, `order` and `positions` lie in `range` (or are dangling where they take no bytes),
-///   `capacity` elements long each.
-/// - `length <= touched` and `length <= usable <= capacity`.
+///   `total` elements long each.
+/// - `length <= touched` and `length <= usable <= total`.
 /// - `order[..touched]` is a permutation of `0..touched`, and `positions` its inverse.
 pub struct RawOrderedPool<T, Index: PoolIndex = usize, S: MemorySource = MemoryMapSource> {
     blocks: NonNull<T>,
@@ -40,9 +40,9 @@ pub struct RawOrderedPool<T, Index: PoolIndex = usize, S: MemorySource = MemoryM
     positions: NonNull<Index>,
     length: usize,
     touched: usize,
-    /// The capacity less the retired blocks, which lie behind it in the order.
+    /// The total less the retired blocks, which lie behind it in the order.
     usable: usize,
-    capacity: usize,
+    total: usize,
     range: Option<MemoryRange>,
     source: S,
     owns: PhantomData<T>,
@@ -110,7 +110,7 @@ impl<T, Index: PoolIndex, S: MemorySource> RawOrderedPool<T, Index, S> {
             length: 0,
             touched: 0,
             usable: capacity,
-            capacity,
+            total: capacity,
             range,
             source,
             owns: PhantomData,
@@ -202,7 +202,7 @@ impl<T, Index: PoolIndex, S: MemorySource> RawOrderedPool<T, Index, S> {
     /// The block was allocated once, is free, and was not retired.
     #[cold]
     pub unsafe fn retire(&mut self, physical: Index) -> Range<usize> {
-        let unused = self.touched..self.capacity;
+        let unused = self.touched..self.total;
         for index in unused.clone() {
             // SAFETY: the index is below the capacity. INVARIANT: fixed points, as in `allocate`.
             unsafe {
@@ -210,7 +210,7 @@ impl<T, Index: PoolIndex, S: MemorySource> RawOrderedPool<T, Index, S> {
                 *self.positions_entry(index) = Index::from_usize(index);
             }
         }
-        self.touched = self.capacity;
+        self.touched = self.total;
         self.usable -= 1;
         // SAFETY: both positions are in the permutation; the block's is between the length and the
         // last usable one.
