@@ -27,8 +27,8 @@ impl fmt::Display for GravityError {
             Self::Settings { capacity_bytes, granule_bytes } => write!(
                 formatter,
                 "a store of {capacity_bytes} bytes in granules of {granule_bytes} was asked; the \
-                 granule must be a power of two up to 4096, and there must be at least one and less \
-                 than 2^32 - 1"
+                 granule must be a power of two up to 4096, and the capacity at least one of them \
+                 and less than 2^32 - 1"
             ),
             Self::NoMemory { bytes } => write!(
                 formatter,

@@ -28,7 +28,7 @@
 //! # Costs, and what it is not for
 //! 64 bytes beside each block, and the rounding to a granule. Reading is an atomic
 //! read-modify-write, letting go another: many threads that read one and the same block get in each
-//! other's way. Writing and freeing cost O(log slots), if slots' sizes do not follow their addresses.
+//! other's way. Writing and freeing cost O(log slots), if sizes of slots do not follow addresses.
 //! The capacity is fixed, at most 2^32 - 1 granules, and a block is below 4 GiB. On a file the
 //! bytes are in the file, but what says where is not: it is no data base.
 

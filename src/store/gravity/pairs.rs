@@ -20,7 +20,7 @@ impl Pairs {
         Self { heap: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, nodes: &mut [Slot], slot: u32) {
+    pub(super) fn insert(&mut self, nodes: &mut [Slot], slot: u32) {
         self.heap.push((Slots::gravity(nodes, slot), slot));
         self.rise(nodes, self.heap.len() - 1);
     }

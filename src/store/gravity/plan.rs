@@ -9,10 +9,10 @@
 //!   after    ... │ A │ C │      hole         │ D │ ...  │ B │ │ ...
 //! ```
 //! Each block of a window moves once at the most, so a window costs no more than the bytes of its
-//! blocks. Windows are sought around the pairs of slots with the greatest gravity, and tried from the
-//! cheapest on. Where none of them serves, the whole store is searched for the cheapest stretch that
-//! holds enough free space by itself: pushing its blocks aside always works. Blocks that readers pin
-//! are walls that no window crosses.
+//! blocks. Windows are sought around the pairs of slots with the greatest gravity, and tried from
+//! the cheapest on. Where none of them serves, the whole store is searched for the cheapest stretch
+//! that holds enough free space by itself: pushing its blocks aside always works. Blocks that
+//! readers pin are walls that no window crosses.
 //!
 //! Planning happens under the lock, copying does not: the plan's blocks are claimed and its free
 //! spans set aside, so others go on beside it. One plan at a time is made and carried out.
@@ -471,8 +471,8 @@ pub(super) fn give_back(space: &mut Space, record: &Record, number: u32) {
 }
 
 impl Plan {
-    /// Notes under the lock that the copies are done, and lets go of the blocks. Returns the hole, a
-    /// reserved span.
+    /// Notes under the lock that the copies are done, and lets go of the blocks. Returns the hole,
+    /// a reserved span.
     pub(super) fn commit(self, space: &mut Space, tables: &Tables) -> u32 {
         let settle = |space: &mut Space, number: u32, span: u32, start: Units| {
             space.span(span).content = Content::Block(number);

@@ -1,8 +1,8 @@
 //! What the threads share: the memory, the tables, and the lock that the spans are under.
 //!
 //! The lock is held while a place is chosen or given back, never while bytes are copied. A second
-//! one is held by the thread that moves blocks, over the copying; nobody holds either while he waits
-//! for a reader, and no reader takes either while it holds a block, except to give back the last.
+//! one is held by the thread that moves blocks, over the copying. Nobody ever waits for a reader,
+//! with a lock or without.
 
 use core::ptr::NonNull;
 
@@ -234,8 +234,8 @@ impl Shared {
         bytes
     }
 
-    /// Copies the blocks of a plan; how many bytes that were. The blocks are claimed, and where they
-    /// go is reserved or was left by the one before, so no lock is held.
+    /// Copies the blocks of a plan; how many bytes that were. The blocks are claimed, and where
+    /// they go is reserved or was left by the one before, so no lock is held.
     fn carry_out(&self, plan: &Plan) -> usize {
         let mut bytes = 0;
         for made in &plan.moves {

@@ -1,4 +1,4 @@
-//! The free slots: a treap keyed by their start, a heap by their size, and links to both neighbours.
+//! The free slots: a treap keyed by their start, a heap by their size, and links to neighbours.
 //!
 //! ```text
 //!               40..60                largest slot on top: O(1)
@@ -123,7 +123,7 @@ impl Slots {
         }
         self.count += 1;
         self.rise(slot);
-        self.pairs.add(&mut self.nodes, slot);
+        self.pairs.insert(&mut self.nodes, slot);
         self.pull_changed(previous);
         slot
     }

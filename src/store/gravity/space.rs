@@ -8,7 +8,7 @@
 //! - The spans follow each other without a gap, from 0 to the capacity; none is empty.
 //! - A span that is a slot is in the treap with the same borders; no two slots touch.
 //! - The record of a span that is a block names this span and has its start.
-//! - `free_units` is the capacity less the lengths of all blocks, also of those that are just moved.
+//! - `free_units` is the capacity less the lengths of all blocks, also of those just being moved.
 #![forbid(unsafe_code)]
 
 use super::slots::Slots;

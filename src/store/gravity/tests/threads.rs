@@ -30,8 +30,8 @@ fn next(seed: &mut u32) -> u32 {
 /// rise, so whoever reads a key again must not find an older value.
 #[test]
 fn threads_read_whole_values_and_the_newest() {
-    const ROUNDS: u32 = 3000;
-    with_store(1 << 14, 8, |store| {
+    const ROUNDS: u32 = 800;
+    with_store(1 << 12, 8, |store| {
         let shared: Vec<Key> =
             (0..4_u8).map(|owner| store.write(&bytes(owner, 0, 100)).unwrap()).collect();
         let refused = AtomicUsize::new(0);
@@ -44,7 +44,7 @@ fn threads_read_whole_values_and_the_newest() {
                     let mut seen = [0; 4];
                     let mut held = Vec::new();
                     for round in 1..=ROUNDS {
-                        let length = 6 + next(&mut seed) as usize % 600;
+                        let length = 6 + next(&mut seed) as usize % 400;
                         let value = bytes(owner, round, length);
                         match store.replace(shared[usize::from(owner)], &value) {
                             Ok(()) => {}
@@ -111,7 +111,7 @@ fn readers_and_a_mover() {
                 });
             }
             let mut seed = 9;
-            for number in 1..3000 {
+            for number in 1..500 {
                 let which = next(&mut seed) as usize % keys.len();
                 let length = 64 + next(&mut seed) as usize % 128;
                 match store.replace(keys[which], &bytes(which as u8, number, length)) {
