@@ -8,9 +8,9 @@
 //!            22..26
 //! ```
 //! As the sizes are the heap's order, the slots of at least a size are a connected part of the tree
-//! around its root: the first slot that fits is found by going left while the left one fits. Equal
-//! sizes are told apart by a scrambled number, so that the tree does not become a list where all
-//! slots are alike. Where the sizes rise or fall with the addresses it does: the depth is that of
+//! around its root, and a slot that fits without much to spare is a leaf of that part. Equal sizes
+//! are told apart by a scrambled number, so that the tree does not become a list where all slots are
+//! alike. Where the sizes rise or fall with the addresses it does: the depth is that of
 //! the sizes' order, O(log n) for sizes in no order, O(n) at the worst.
 //!
 //! Each slot also stands in a heap of gravities (see [`pairs`](super::pairs)).
@@ -74,17 +74,19 @@ impl Slots {
         (self.root != NONE).then(|| self.get(self.root))
     }
 
-    /// The lowest slot of at least `length`. O(depth).
-    pub(super) fn first_fit(&self, length: Units) -> Option<u32> {
-        let fits = |slot: u32| slot != NONE && self.get(slot).length >= length;
-        if !fits(self.root) {
-            return None;
+    /// A slot of at least `length`, and not much more: from the largest on down to the smaller of
+    /// the children that fit, until none does. O(depth).
+    pub(super) fn tight_fit(&self, length: Units) -> Option<u32> {
+        let fits = |slot: &u32| *slot != NONE && self.get(*slot).length >= length;
+        let mut slot = Some(self.root).filter(fits)?;
+        loop {
+            let Slot { left, right, .. } = *self.get(slot);
+            let children = [left, right].into_iter().filter(fits);
+            match children.min_by_key(|child| self.get(*child).length) {
+                Some(child) => slot = child,
+                None => return Some(slot),
+            }
         }
-        let mut slot = self.root;
-        while fits(self.get(slot).left) {
-            slot = self.get(slot).left;
-        }
-        Some(slot)
     }
 
     /// The slots in whose direction the pull is strongest: each with the one behind it. The first

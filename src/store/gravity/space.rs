@@ -133,9 +133,9 @@ impl Space {
         Some(self.get(span).previous).filter(|previous| *previous != NONE)
     }
 
-    /// Cuts `length` units, reserved, from the start of the lowest slot that has them.
+    /// Cuts `length` units, reserved, from the start of a slot that has them and not many more.
     pub(super) fn carve(&mut self, length: Units) -> Option<u32> {
-        let slot = self.slots.first_fit(length)?;
+        let slot = self.slots.tight_fit(length)?;
         let span = self.slots.get(slot).span;
         if self.get(span).length == length {
             self.slots.remove(slot);

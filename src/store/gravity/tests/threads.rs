@@ -21,6 +21,11 @@ fn check(found: &[u8], owner: u8) -> u32 {
     number
 }
 
+/// Waits by the call that ThreadSanitizer knows: how a scope waits it cannot see.
+fn join(thread: thread::ScopedJoinHandle<'_, ()>) {
+    thread.join().expect("the thread's own assertions hold");
+}
+
 fn next(seed: &mut u32) -> u32 {
     *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     *seed >> 8
@@ -36,7 +41,7 @@ fn threads_read_whole_values_and_the_newest() {
             (0..4_u8).map(|owner| store.write(&bytes(owner, 0, 100)).unwrap()).collect();
         let refused = AtomicUsize::new(0);
         thread::scope(|scope| {
-            for owner in 0..4_u8 {
+            let threads = [0, 1, 2, 3_u8].map(|owner| {
                 let (shared, refused) = (&shared, &refused);
                 scope.spawn(move || {
                     let mut seed = u32::from(owner) + 1;
@@ -80,8 +85,9 @@ fn threads_read_whole_values_and_the_newest() {
                     for key in own {
                         store.free(key).unwrap();
                     }
-                });
-            }
+                })
+            });
+            threads.into_iter().for_each(join);
         });
         let usage = store.usage();
         assert_eq!((usage.blocks, usage.withheld_bytes), (4, 0));
@@ -99,7 +105,7 @@ fn readers_and_a_mover() {
             (0..56_u8).map(|owner| store.write(&bytes(owner, 0, 128)).unwrap()).collect();
         let is_done = AtomicBool::new(false);
         thread::scope(|scope| {
-            for reader in 0..2_u32 {
+            let readers = [0, 1_u32].map(|reader| {
                 let (keys, is_done) = (&keys, &is_done);
                 scope.spawn(move || {
                     let mut seed = reader + 100;
@@ -108,8 +114,8 @@ fn readers_and_a_mover() {
                         let guard = store.read(keys[which]).unwrap();
                         check(&guard, which as u8);
                     }
-                });
-            }
+                })
+            });
             let mut seed = 9;
             for number in 1..500 {
                 let which = next(&mut seed) as usize % keys.len();
@@ -120,6 +126,7 @@ fn readers_and_a_mover() {
                 }
             }
             is_done.store(true, Ordering::Relaxed);
+            readers.into_iter().for_each(join);
         });
         assert!(store.usage().compactions > 0);
     });
@@ -133,15 +140,16 @@ fn a_key_is_freed_once() {
             let key = store.write(&bytes(1, 1, 40)).unwrap();
             let freed = AtomicUsize::new(0);
             thread::scope(|scope| {
-                for _ in 0..2 {
+                let threads = [(); 2].map(|()| {
                     scope.spawn(|| {
                         let _ = store.replace(key, &bytes(1, 2, 40 + round % 50));
                         freed.fetch_add(usize::from(store.free(key).is_ok()), Ordering::Relaxed);
-                    });
-                }
+                    })
+                });
                 if let Ok(guard) = store.read(key) {
                     check(&guard, 1);
                 }
+                threads.into_iter().for_each(join);
             });
             assert_eq!(freed.load(Ordering::Relaxed), 1);
             assert_eq!(store.usage().blocks, 0);
