@@ -8,8 +8,9 @@
 //! whether the key still means that record: between the two the block may have been freed, and the
 //! record used for another. While a record has readers its block neither moves nor goes. Who wants
 //! to move or overwrite a block claims it, which only an owned block without readers allows;
-//! readers that come meanwhile wait for the end of the copy. Freeing takes the ownership away; whoever
-//! leaves the word at zero, the last reader, the mover or the one who freed, gives the block back.
+//! readers that come meanwhile wait for the end of the copy. Freeing takes the ownership away;
+//! whoever leaves the word at zero, the last reader, the mover or the one who freed, gives the
+//! block back.
 
 use super::{AtomicU64, Ordering};
 

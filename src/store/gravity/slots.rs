@@ -9,8 +9,8 @@
 //! ```
 //! As the sizes are the heap's order, the slots of at least a size are a connected part of the tree
 //! around its root, and a slot that fits without much to spare is a leaf of that part. Equal sizes
-//! are told apart by a scrambled number, so that the tree does not become a list where all slots are
-//! alike. Where the sizes rise or fall with the addresses it does: the depth is that of
+//! are told apart by a scrambled number, so that the tree does not become a list where all slots
+//! are alike. Where the sizes rise or fall with the addresses it does: the depth is that of
 //! the sizes' order, O(log n) for sizes in no order, O(n) at the worst.
 //!
 //! Each slot also stands in a heap of gravities (see [`pairs`](super::pairs)).
