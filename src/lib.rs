@@ -13,6 +13,8 @@
 //! - To give a strategy memory: [`MemoryMapSource`], [`ArenaMemorySource`],
 //!   [`BorrowedSliceSource`], [`FileMemorySource`], or a [`MemorySource`] of your own. To give a
 //!   heap memory: [`RegionMapSource`], or an arena on it.
+//! - To keep values or bytes by handles instead of addresses: [`OrderedPool`](store::OrderedPool),
+//!   whose blocks are sorted without being moved; see [`store`].
 //! - To use an allocator through another's trait: [`AllocatorAdaptor`],
 //!   [`GlobalAllocToAllocatorAdaptor`].
 
@@ -28,6 +30,7 @@ pub mod pointers;
 #[cfg(not(loom))]
 pub(crate) mod region;
 pub mod source;
+pub mod store;
 pub mod strategy;
 #[cfg(not(loom))]
 pub(crate) mod switch;

@@ -9,6 +9,8 @@
 mod arena;
 #[path = "loom/heap.rs"]
 mod heap;
+#[path = "loom/store.rs"]
+mod store;
 
 /// Runs the model over every execution with at most three preemptions; each more multiplies the
 /// time.

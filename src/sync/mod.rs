@@ -5,6 +5,7 @@
 
 pub mod chunk_word;
 pub mod foreign_stack;
+pub mod pins;
 pub mod runner;
 
 #[cfg(not(loom))]

@@ -1,0 +1,285 @@
+//! Bytes by keys, in memory that is kept compact.
+//!
+//! A key says nothing of where its bytes are, so the store may move them: while the free space
+//! suffices for a block, it is found, however scattered it is. Readers get the bytes where they
+//! are, without a copy, and many at once; what they read stays in place until they let go of it.
+//!
+//! ```text
+//!   key ──▶ record ──▶ memory │ block │ slot │ block │ block │ slot │ block │
+//!   16 B     24 B             ▲ a span each, 24 B; slots in a treap as well
+//! ```
+//!
+//! # Who waits for whom
+//! | | takes a lock | waits for |
+//! |---|---|---|
+//! | reading | none | the end of a copy, if just this block is being moved or overwritten |
+//! | letting go | none; a short one if the block was freed meanwhile | |
+//! | writing, freeing | a short one, to choose a place; bytes are copied outside it | |
+//! | moving | the mover's, during the copies | copies that are under way, never a reader |
+//!
+//! A thread that writes while it holds a guard cannot wait for itself: where guards pin what would
+//! have to move, the write fails at once with an error that says how many bytes are pinned.
+//!
+//! # When blocks move
+//! When no slot is long enough, but all together are. What moves is chosen around the slots that
+//! attract each other most, and little is moved: `plan` says how. [`GravityStore::compact_step`]
+//! does some of it ahead of time, as much as one likes.
+//!
+//! # Costs, and what it is not for
+//! 64 bytes beside each block, and the rounding to a granule. Reading is an atomic
+//! read-modify-write, letting go another: many threads that read one and the same block get in each
+//! other's way. Writing and freeing cost O(log slots), if sizes of slots do not follow addresses.
+//! The capacity is fixed, at most 2^32 - 1 granules, and a block is below 4 GiB. On a file the
+//! bytes are in the file, but what says where is not: it is no data base.
+
+mod error;
+mod guard;
+mod pairs;
+mod plan;
+mod shared;
+mod slots;
+mod space;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use core::alloc::Layout;
+use core::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub use error::{GravityError, NoSuchKey, ReplaceError, WriteError};
+pub use guard::ReadGuard;
+
+use crate::allocator::{MemoryRange, MemorySource};
+use crate::source::MemoryMapSource;
+use shared::{ReplaceFailure, Shared};
+
+/// The store's memory is counted in granules.
+type Units = u32;
+
+/// No number.
+const NONE: u32 = u32::MAX;
+
+/// Names bytes in the store that gave it. A key of another store, or one that was freed, is an
+/// error to use, and never means somebody else's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    store: u32,
+    index: u32,
+    generation: u32,
+}
+
+/// How a store is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GravitySettings {
+    /// How many bytes it holds, in blocks rounded up to granules. It is rounded down to granules
+    /// itself.
+    pub capacity_bytes: usize,
+    /// The unit of blocks in bytes, and their alignment: a power of two up to 4096.
+    pub granule_bytes: usize,
+}
+
+impl GravitySettings {
+    /// So many bytes, with a granule of 8.
+    pub const fn new(capacity_bytes: usize) -> Self {
+        Self { capacity_bytes, granule_bytes: 8 }
+    }
+}
+
+/// What a store holds and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GravityUsage {
+    /// All of its memory.
+    pub capacity_bytes: usize,
+    /// What is in no block.
+    pub free_bytes: usize,
+    /// In blocks that were freed while they were read, and still are.
+    pub withheld_bytes: usize,
+    /// The largest slot: a block up to it is written without moving others.
+    pub largest_slot_bytes: usize,
+    /// How many slots the free bytes are in.
+    pub slots: usize,
+    /// How many blocks there are.
+    pub blocks: usize,
+    /// What was written since the store was made, without what was replaced in place.
+    pub written_bytes: u64,
+    /// What was moved since the store was made.
+    pub moved_bytes: u64,
+    /// How often anything was moved.
+    pub compactions: u64,
+}
+
+/// A compacting store; see the [module](self).
+///
+/// ```
+/// use heapswitch::store::{GravitySettings, GravityStore};
+///
+/// # if heapswitch::sys::IS_PASS_THROUGH { return; }
+/// let store = GravityStore::new(GravitySettings::new(1 << 20)).unwrap();
+/// let key = store.write(b"some bytes").unwrap();
+/// let bytes = store.read(key).unwrap();
+/// store.replace(key, b"other bytes").unwrap();
+/// assert_eq!((&*bytes, &*store.read(key).unwrap()), (&b"some bytes"[..], &b"other bytes"[..]));
+/// drop(bytes);
+/// store.free(key).unwrap();
+/// assert!(store.read(key).is_err());
+/// ```
+pub struct GravityStore<S: MemorySource = MemoryMapSource> {
+    shared: Shared,
+    range: MemoryRange,
+    source: S,
+}
+
+// SAFETY: the range and what is shared belong to the store alone, wherever it is.
+unsafe impl<S: MemorySource + Send> Send for GravityStore<S> {}
+// SAFETY: the source is only used by who makes or drops the store; the rest is shared by design.
+unsafe impl<S: MemorySource> Sync for GravityStore<S> {}
+
+impl GravityStore {
+    /// A store in a mapping of its own.
+    ///
+    /// # Errors
+    /// Settings that no store can have, or the system has no memory.
+    pub fn new(settings: GravitySettings) -> Result<Self, GravityError> {
+        Self::new_in(MemoryMapSource::new(), settings)
+    }
+}
+
+impl<S: MemorySource> GravityStore<S> {
+    /// A store in one range of `source`.
+    ///
+    /// # Errors
+    /// Settings that no store can have, or the source is exhausted.
+    pub fn new_in(source: S, settings: GravitySettings) -> Result<Self, GravityError> {
+        static STORES: AtomicU32 = AtomicU32::new(0);
+        let GravitySettings { capacity_bytes, granule_bytes } = settings;
+        let wrong = GravityError::Settings { capacity_bytes, granule_bytes };
+        if !granule_bytes.is_power_of_two() || granule_bytes > 4096 {
+            return Err(wrong);
+        }
+        let capacity = Units::try_from(capacity_bytes / granule_bytes).map_err(|_| wrong)?;
+        let bytes = capacity as usize * granule_bytes;
+        let layout = Layout::from_size_align(bytes, granule_bytes).map_err(|_| wrong)?;
+        if bytes == 0 || capacity == NONE {
+            return Err(wrong);
+        }
+        let range = source.take(layout).map_err(|_| GravityError::NoMemory { bytes })?;
+        // Relaxed: only that no two are alike matters. After four thousand million stores some
+        // are, and a key of one may be taken for one of the other; bytes are never out of bounds.
+        let number = STORES.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the range is as long, and goes back when the store is dropped.
+        let shared = unsafe { Shared::new(range.start, granule_bytes, capacity, number) };
+        Ok(Self { shared, range, source })
+    }
+
+    /// Stores a copy of `bytes`. O(log slots), and the copy; where no slot is long enough, blocks
+    /// are moved.
+    ///
+    /// # Errors
+    /// There is not so much free space, or guards pin what would have to move; see [`WriteError`].
+    /// It never waits for a guard.
+    pub fn write(&self, bytes: &[u8]) -> Result<Key, WriteError> {
+        self.shared.write(bytes)
+    }
+
+    /// The bytes of a key, which stay where and as they are while the guard exists, also if the key
+    /// is freed or given others. O(1), without a lock.
+    ///
+    /// # Errors
+    /// The key was freed, or is of another store.
+    #[inline]
+    pub fn read(&self, key: Key) -> Result<ReadGuard<'_>, NoSuchKey> {
+        let (pin, bytes) = self.shared.pin(key)?;
+        // SAFETY: the block is pinned, and its bytes were written.
+        Ok(unsafe { ReadGuard::new(&self.shared, pin, bytes) })
+    }
+
+    /// Frees the bytes of a key. Where guards still read them, their space is free when the last of
+    /// those is dropped. O(log slots).
+    ///
+    /// # Errors
+    /// The key was freed before, or is of another store.
+    pub fn free(&self, key: Key) -> Result<(), NoSuchKey> {
+        self.shared.free(key)
+    }
+
+    /// Gives a key other bytes, which whoever reads it from now on gets. In place if they take as
+    /// many granules as the old ones and no guard reads those; else there must be room for both.
+    ///
+    /// # Errors
+    /// The key was freed, or is of another store; or there is no room, as for
+    /// [`write`](Self::write): the key has its old bytes then.
+    pub fn replace(&self, key: Key, bytes: &[u8]) -> Result<(), ReplaceError> {
+        self.shared.replace(key, bytes).map_err(|failure| match failure {
+            ReplaceFailure::NoSuchKey => ReplaceError::NoSuchKey(NoSuchKey),
+            ReplaceFailure::Write(error) => ReplaceError::Write(error),
+        })
+    }
+
+    /// Whether a key means bytes of this store. May be outdated as soon as it is known.
+    pub fn contains(&self, key: Key) -> bool {
+        self.shared.contains(key)
+    }
+
+    /// Brings the slots of greatest gravity together, or closer, by moving at most `most_bytes`, or
+    /// one block if that is longer: so that later writes need not. How many bytes it moved; 0 where
+    /// there is nothing to do, or guards are in the way.
+    ///
+    /// Called until it gives 0 it leaves one slot, if nothing is pinned.
+    pub fn compact_step(&self, most_bytes: usize) -> usize {
+        let units = most_bytes / self.shared.granule();
+        self.shared.compact_step(Units::try_from(units).unwrap_or(Units::MAX))
+    }
+
+    /// What it holds and did.
+    pub fn usage(&self) -> GravityUsage {
+        let granule = self.shared.granule();
+        let bytes = |units: Units| units as usize * granule;
+        let space = self.shared.space().lock();
+        GravityUsage {
+            capacity_bytes: bytes(space.capacity),
+            free_bytes: bytes(space.free_units),
+            withheld_bytes: bytes(space.withheld_units),
+            largest_slot_bytes: bytes(space.slots.largest().map_or(0, |slot| slot.length)),
+            slots: space.slots.count(),
+            blocks: space.blocks,
+            written_bytes: space.totals.written * granule as u64,
+            moved_bytes: space.totals.moved * granule as u64,
+            compactions: space.totals.compactions,
+        }
+    }
+
+    /// Panics where an invariant is broken. Nothing may be going on.
+    #[cfg(any(test, heapswitch_check))]
+    fn verify(&self) {
+        self.shared.verify();
+    }
+}
+
+impl<S: MemorySource> Drop for GravityStore<S> {
+    fn drop(&mut self) {
+        #[cfg(heapswitch_check)]
+        if !std::thread::panicking() {
+            self.verify();
+        }
+        // SAFETY: the range was taken for the store, and guards borrow that.
+        unsafe { self.source.give_back(self.range) };
+    }
+}
+
+impl<S: MemorySource> fmt::Debug for GravityStore<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("GravityStore").field(&self.usage()).finish()
+    }
+}
+
+/// Waits for the end of a copy: a little, and then gives the time to others.
+#[cold]
+fn wait(waited: u32) {
+    if waited < 64 {
+        core::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,451 @@
+//! What the threads share: the memory, the tables, and the lock that the spans are under.
+//!
+//! The lock is held while a place is chosen or given back, never while bytes are copied. A second
+//! one is held by the thread that moves blocks, over the copying. Nobody ever waits for a reader,
+//! with a lock or without.
+
+use core::ptr::NonNull;
+
+use super::plan::{Outcome, Plan, Planner, give_back};
+use super::space::{Content, Space};
+use super::table::{Place, Record, Table, Tables};
+use super::{Key, NONE, NoSuchKey, Units, WriteError, wait};
+use crate::pointers;
+use crate::sync::pins::{Hold, KeyWord, Meaning, pin_by_key};
+use crate::sys::lock::Lock;
+
+/// After so many searches that were disturbed by copies, the next one waits for those.
+const IMPATIENT_TRIES: u32 = 16;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    base: NonNull<u8>,
+    granule: usize,
+    number: u32,
+    tables: Tables,
+    space: Lock<Space>,
+    /// Held by who moves blocks. Taken before `space`.
+    mover: Lock<()>,
+}
+
+// SAFETY: the memory at `base` is the store's alone. A block is written by who claimed it, and read
+// by who pinned it, never both at once; free memory by who reserved it under the lock.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+/// A block that was reserved, and that only its writer knows.
+struct NewBlock<'a> {
+    record: &'a Record,
+    number: u32,
+    place: Place,
+    key: Option<NewKey<'a>>,
+}
+
+/// A key that means nothing yet.
+#[derive(Clone, Copy)]
+struct NewKey<'a> {
+    word: &'a KeyWord,
+    index: u32,
+}
+
+/// What is to be reserved.
+#[derive(Clone, Copy)]
+struct Request {
+    bytes: usize,
+    /// Whether for a new key too.
+    wants_key: bool,
+}
+
+impl Shared {
+    /// # Safety
+    /// `capacity` units of `granule` bytes at `base` are the caller's, who gives them to the store
+    /// as long as it exists.
+    pub(super) unsafe fn new(
+        base: NonNull<u8>,
+        granule: usize,
+        capacity: Units,
+        number: u32,
+    ) -> Self {
+        Self {
+            base,
+            granule,
+            number,
+            tables: Tables { records: Table::new(), keys: Table::new() },
+            space: Lock::new(Space::new(capacity)),
+            mover: Lock::new(()),
+        }
+    }
+
+    pub(super) fn space(&self) -> &Lock<Space> {
+        &self.space
+    }
+
+    pub(super) fn granule(&self) -> usize {
+        self.granule
+    }
+
+    /// Where a unit is.
+    ///
+    /// # Safety
+    /// The unit is not above the capacity.
+    unsafe fn address(&self, unit: Units) -> NonNull<u8> {
+        // SAFETY: the caller's contract.
+        unsafe { pointers::forward(self.base, unit as usize * self.granule) }
+    }
+
+    fn bytes_of(&self, units: Units) -> usize {
+        units as usize * self.granule
+    }
+
+    #[inline]
+    pub(super) fn key_word(&self, key: Key) -> Option<&KeyWord> {
+        if key.store == self.number { self.tables.keys.get(key.index) } else { None }
+    }
+
+    /// Pins the block of a key. The bytes stay where they are until [`unpin`](Self::unpin).
+    #[inline]
+    pub(super) fn pin(&self, key: Key) -> Result<(Pin<'_>, NonNull<[u8]>), NoSuchKey> {
+        let word = self.key_word(key).ok_or(NoSuchKey)?;
+        let records = &self.tables.records;
+        let give_back = |number| self.give_back(number);
+        let record = |number| records.get(number);
+        let pinned = pin_by_key(word, key.generation, record, wait, give_back);
+        let (number, record) = pinned.ok_or(NoSuchKey)?;
+        let place = record.place();
+        // SAFETY: blocks lie in the store's memory.
+        let start = unsafe { self.address(place.start) };
+        Ok((Pin { record, number }, pointers::block(start, place.bytes as usize)))
+    }
+
+    #[inline]
+    pub(super) fn unpin(&self, pin: &Pin<'_>) {
+        if pin.record.pins.unpin() {
+            self.give_back(pin.number);
+        }
+    }
+
+    /// Whether a key means a block.
+    pub(super) fn contains(&self, key: Key) -> bool {
+        self.key_word(key).is_some_and(|word| word.meaning().generation == key.generation)
+    }
+
+    /// Gives back a block whose last holder the caller was.
+    #[cold]
+    fn give_back(&self, number: u32) {
+        if let Some(record) = self.tables.records.get(number) {
+            give_back(&mut self.space.lock(), record, number);
+        }
+    }
+
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<Key, WriteError> {
+        let block = self.write_block(bytes, true)?;
+        let NewKey { word, index } = block.key.ok_or(WriteError::NoRecords)?;
+        // Even while it is unused, and below the last one.
+        let generation = word.meaning().generation + 1;
+        word.publish(Meaning { generation, record: block.number });
+        Ok(Key { store: self.number, index, generation })
+    }
+
+    /// A new block with these bytes, which nobody knows of, and which may be moved already.
+    fn write_block(&self, bytes: &[u8], wants_key: bool) -> Result<NewBlock<'_>, WriteError> {
+        let block = self.reserve(Request { bytes: bytes.len(), wants_key })?;
+        // SAFETY: the block is claimed, and has room for the bytes.
+        unsafe { self.copy_in(bytes, block.place.start) };
+        // Nobody can have disowned it: no key means it.
+        let _ = block.record.pins.unclaim();
+        Ok(block)
+    }
+
+    /// # Safety
+    /// The caller has claimed the block at `start`, whose units have room for the bytes.
+    unsafe fn copy_in(&self, bytes: &[u8], start: Units) {
+        // SAFETY: the caller's contract. A borrowed slice may be bytes of another block, which its
+        // guard pins, never of this one, which is claimed.
+        unsafe {
+            let to = self.address(start).as_ptr();
+            to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
+    }
+
+    /// Finds room, moving blocks if need be.
+    fn reserve(&self, request: Request) -> Result<NewBlock<'_>, WriteError> {
+        let bytes = request.bytes;
+        let full = |space: &Space| self.full(space, bytes);
+        let units = Units::try_from(bytes.max(1).div_ceil(self.granule)).ok();
+        let (Some(units), Ok(_)) = (units, u32::try_from(bytes)) else {
+            return Err(full(&self.space.lock()));
+        };
+        {
+            let mut space = self.space.lock();
+            if let Some(span) = space.carve(units) {
+                return self.adopt(&mut space, span, request);
+            }
+            if units > space.free_units {
+                return Err(full(&space));
+            }
+        }
+        let _mover = self.mover.lock();
+        let mut tries = 0;
+        loop {
+            let mut space = self.space.lock();
+            // Whoever moved blocks before may have left room.
+            if let Some(span) = space.carve(units) {
+                return self.adopt(&mut space, span, request);
+            }
+            if units > space.free_units {
+                return Err(full(&space));
+            }
+            let is_patient = tries > IMPATIENT_TRIES;
+            match Planner::new(&mut space, &self.tables, is_patient).plan(units) {
+                Outcome::Pinned => return Err(self.pinned(&space, bytes)),
+                Outcome::Unsettled => {
+                    drop(space);
+                    wait(tries);
+                    tries += 1;
+                }
+                Outcome::Planned(plan) => {
+                    drop(space);
+                    self.carry_out(&plan);
+                    let mut space = self.space.lock();
+                    let hole = plan.commit(&mut space, &self.tables);
+                    if space.get(hole).length == units {
+                        return self.adopt(&mut space, hole, request);
+                    }
+                    let front = space.split(hole, units);
+                    space.join(hole);
+                    return self.adopt(&mut space, front, request);
+                }
+            }
+        }
+    }
+
+    /// Moves blocks without need, at most `most` units at once; how many bytes it moved.
+    pub(super) fn compact_step(&self, most: Units) -> usize {
+        let _mover = self.mover.lock();
+        let mut space = self.space.lock();
+        let plan = Planner::new(&mut space, &self.tables, false).plan_step(most);
+        let Some(plan) = plan else { return 0 };
+        drop(space);
+        let bytes = self.carry_out(&plan);
+        let mut space = self.space.lock();
+        let hole = plan.commit(&mut space, &self.tables);
+        space.join(hole);
+        bytes
+    }
+
+    /// Copies the blocks of a plan; how many bytes that were. The blocks are claimed, and where
+    /// they go is reserved or was left by the one before, so no lock is held.
+    fn carry_out(&self, plan: &Plan) -> usize {
+        let mut bytes = 0;
+        for made in &plan.moves {
+            let Some(record) = self.tables.records.get(made.record) else { continue };
+            let length = record.place().bytes as usize;
+            bytes += length;
+            // SAFETY: both lie in the store's memory; see above. They may overlap.
+            unsafe {
+                let (from, to) = (self.address(made.from), self.address(made.to));
+                to.as_ptr().copy_from(from.as_ptr(), length);
+            }
+        }
+        bytes
+    }
+
+    /// Makes a reserved span a block, claimed by the caller.
+    fn adopt(
+        &self,
+        space: &mut Space,
+        span: u32,
+        request: Request,
+    ) -> Result<NewBlock<'_>, WriteError> {
+        let Some((number, record, key)) = self.numbers(space, request.wants_key) else {
+            space.join(span);
+            return Err(WriteError::NoRecords);
+        };
+        let taken = space.span(span);
+        taken.content = Content::Block(number);
+        let (start, length) = (taken.start, taken.length);
+        space.free_units -= length;
+        space.blocks += 1;
+        space.totals.written += u64::from(length);
+        // The caller has compared the length with this type's largest.
+        let place = Place { start, bytes: request.bytes as u32 };
+        record.set_span(span);
+        record.set_place(place);
+        record.pins.begin();
+        Ok(NewBlock { record, number, place, key })
+    }
+
+    /// A record, and a key if one is wanted; `None` if there is no memory for them.
+    fn numbers(
+        &self,
+        space: &mut Space,
+        wants_key: bool,
+    ) -> Option<(u32, &Record, Option<NewKey<'_>>)> {
+        let number = space.records.take()?;
+        let Some(record) = self.tables.records.get_or_make(number) else {
+            space.records.give_back(number);
+            return None;
+        };
+        if !wants_key {
+            return Some((number, record, None));
+        }
+        if let Some(index) = space.keys.take() {
+            if let Some(word) = self.tables.keys.get_or_make(index) {
+                return Some((number, record, Some(NewKey { word, index })));
+            }
+            space.keys.give_back(index);
+        }
+        space.records.give_back(number);
+        None
+    }
+
+    pub(super) fn free(&self, key: Key) -> Result<(), NoSuchKey> {
+        let word = self.key_word(key).ok_or(NoSuchKey)?;
+        let record = loop {
+            let meaning = word.meaning();
+            if meaning.generation != key.generation {
+                return Err(NoSuchKey);
+            }
+            let unused = Meaning { generation: key.generation.wrapping_add(1), record: NONE };
+            if word.change(meaning, unused) {
+                break meaning.record;
+            }
+        };
+        let mut space = self.space.lock();
+        // The generation after the last one would be the first again: such a key is not used anew.
+        if key.generation != u32::MAX {
+            space.keys.give_back(key.index);
+        }
+        self.disown(&mut space, record);
+        Ok(())
+    }
+
+    /// Ends the ownership of a block that no key means any more.
+    fn disown(&self, space: &mut Space, number: u32) {
+        let Some(record) = self.tables.records.get(number) else { return };
+        space.withheld_units += space.get(record.span()).length;
+        if record.pins.disown() {
+            give_back(space, record, number);
+        }
+    }
+
+    /// Gives a key other bytes: in place where they fit and nobody reads the old ones.
+    pub(super) fn replace(&self, key: Key, bytes: &[u8]) -> Result<(), ReplaceFailure> {
+        let word = self.key_word(key).ok_or(ReplaceFailure::NoSuchKey)?;
+        let mut waited = 0;
+        loop {
+            let meaning = word.meaning();
+            if meaning.generation != key.generation {
+                return Err(ReplaceFailure::NoSuchKey);
+            }
+            let record = self.tables.records.get(meaning.record);
+            let record = record.ok_or(ReplaceFailure::NoSuchKey)?;
+            match record.pins.claim() {
+                Ok(()) => {}
+                Err(Hold::Pinned) => return self.replace_elsewhere(key, word, bytes),
+                Err(_) => {
+                    wait(waited);
+                    waited += 1;
+                    continue;
+                }
+            }
+            let place = record.place();
+            let units = |bytes: usize| bytes.max(1).div_ceil(self.granule);
+            let is_meant = word.meaning() == meaning;
+            let is_in_place = is_meant && units(bytes.len()) == units(place.bytes as usize);
+            if is_in_place {
+                // SAFETY: the block is claimed, and has as many units.
+                unsafe { self.copy_in(bytes, place.start) };
+                record.set_place(Place { bytes: bytes.len() as u32, ..place });
+            }
+            if record.pins.unclaim() {
+                self.give_back(meaning.record);
+            }
+            if is_in_place {
+                return Ok(());
+            }
+            if is_meant {
+                return self.replace_elsewhere(key, word, bytes);
+            }
+        }
+    }
+
+    /// Writes a new block, and lets the key mean that.
+    fn replace_elsewhere(
+        &self,
+        key: Key,
+        word: &KeyWord,
+        bytes: &[u8],
+    ) -> Result<(), ReplaceFailure> {
+        let block = self.write_block(bytes, false).map_err(ReplaceFailure::Write)?;
+        loop {
+            let meaning = word.meaning();
+            if meaning.generation != key.generation {
+                self.disown(&mut self.space.lock(), block.number);
+                return Err(ReplaceFailure::NoSuchKey);
+            }
+            if word.change(meaning, Meaning { record: block.number, ..meaning }) {
+                self.disown(&mut self.space.lock(), meaning.record);
+                return Ok(());
+            }
+        }
+    }
+
+    /// The error for a block of that length; for tests, which cannot have such a slice.
+    #[cfg(test)]
+    pub(super) fn too_long(&self, bytes: usize) -> Option<WriteError> {
+        self.reserve(Request { bytes, wants_key: false }).err()
+    }
+
+    /// The error of a store without room: whether readers keep what would be enough.
+    fn full(&self, space: &Space, bytes: usize) -> WriteError {
+        let with_withheld = self.bytes_of(space.free_units + space.withheld_units);
+        if bytes <= with_withheld && space.withheld_units > 0 {
+            return self.pinned(space, bytes);
+        }
+        WriteError::Full { asked_bytes: bytes, free_bytes: self.bytes_of(space.free_units) }
+    }
+
+    /// The error of a store whose readers are in the way. O(blocks).
+    fn pinned(&self, space: &Space, bytes: usize) -> WriteError {
+        let mut pinned = 0;
+        let mut span = space.first;
+        while span != NONE {
+            let here = space.get(span);
+            if let Content::Block(number) = here.content
+                && let Some(record) = self.tables.records.get(number)
+                && record.pins.look() == Hold::Pinned
+            {
+                pinned += self.bytes_of(here.length);
+            }
+            span = here.next;
+        }
+        let free_bytes = self.bytes_of(space.free_units);
+        WriteError::Pinned { asked_bytes: bytes, free_bytes, pinned_bytes: pinned }
+    }
+
+    /// Panics where an invariant is broken. Nothing may be going on.
+    #[cfg(any(test, heapswitch_check))]
+    pub(super) fn verify(&self) {
+        let space = self.space.lock();
+        for (number, span) in space.verify() {
+            let record = self.tables.records.get(number);
+            let place = record.map(|record| record.place());
+            assert_eq!(place.map(|place| place.start), Some(span.start), "a record's place");
+        }
+    }
+}
+
+/// Why a key keeps its bytes.
+pub(super) enum ReplaceFailure {
+    NoSuchKey,
+    Write(WriteError),
+}
+
+/// A pinned block.
+#[derive(Debug)]
+pub(super) struct Pin<'a> {
+    record: &'a Record,
+    number: u32,
+}

@@ -1,0 +1,213 @@
+//! The store: at its borders, against a model, beside the best there is, and shared by threads.
+
+mod model;
+mod optimum;
+mod threads;
+
+use core::mem::MaybeUninit;
+
+use super::*;
+use crate::source::BorrowedSliceSource;
+
+/// Runs `test` with a store of so many bytes, on memory that there is where mappings are refused.
+fn with_store(
+    capacity_bytes: usize,
+    granule_bytes: usize,
+    test: impl FnOnce(&GravityStore<&BorrowedSliceSource<'_>>),
+) {
+    let mut memory = vec![MaybeUninit::new(0xa5_u8); capacity_bytes + 2 * granule_bytes + 64];
+    let source = BorrowedSliceSource::new(&mut memory);
+    let store =
+        GravityStore::new_in(&source, GravitySettings { capacity_bytes, granule_bytes }).unwrap();
+    test(&store);
+    store.verify();
+    drop(store);
+    assert_eq!(source.free_bytes(), source.usable_bytes());
+}
+
+#[test]
+fn bytes_are_kept_replaced_and_freed() {
+    with_store(1024, 16, |store| {
+        let empty = store.write(b"").unwrap();
+        let text = store.write(b"a text that is longer than one granule").unwrap();
+        assert!(store.read(empty).unwrap().is_empty());
+        let guard = store.read(text).unwrap();
+        assert!(guard.as_ptr().addr().is_multiple_of(16));
+        assert_eq!(&*guard, b"a text that is longer than one granule");
+        store.replace(text, b"short").unwrap();
+        assert_eq!(&*guard, b"a text that is longer than one granule");
+        assert_eq!(&*store.read(text).unwrap(), b"short");
+        let place = store.read(text).unwrap().as_ptr();
+        store.replace(text, b"other").unwrap();
+        assert_eq!(
+            (&*store.read(text).unwrap(), store.read(text).unwrap().as_ptr()),
+            (&b"other"[..], place)
+        );
+        assert_eq!(store.usage().withheld_bytes, 48);
+        drop(guard);
+        assert_eq!((store.usage().withheld_bytes, store.usage().free_bytes), (0, 1024 - 32));
+        store.free(text).unwrap();
+        assert_eq!(store.free(text), Err(NoSuchKey));
+        assert_eq!(store.replace(text, b"x"), Err(ReplaceError::NoSuchKey(NoSuchKey)));
+        assert!(store.read(text).is_err() && !store.contains(text) && store.contains(empty));
+    });
+}
+
+#[test]
+fn a_key_never_means_what_another_wrote() {
+    with_store(256, 8, |store| {
+        let key = store.write(b"mine").unwrap();
+        store.free(key).unwrap();
+        let other = store.write(b"theirs").unwrap();
+        // The same number, another generation.
+        assert_eq!(other.index, key.index);
+        assert!(store.read(key).is_err() && store.free(key).is_err());
+        with_store(256, 8, |foreign| {
+            let here = foreign.write(b"here").unwrap();
+            assert_eq!((here.index, here.generation), (0, 1));
+            assert!(store.read(here).is_err() && foreign.read(other).is_err());
+            assert_eq!(store.replace(here, b""), Err(ReplaceError::NoSuchKey(NoSuchKey)));
+        });
+        let last = Key { generation: u32::MAX, ..other };
+        let word = store.shared.key_word(other).unwrap();
+        word.publish(crate::sync::pins::Meaning { generation: u32::MAX, ..word.meaning() });
+        assert_eq!(&*store.read(last).unwrap(), b"theirs");
+        store.free(last).unwrap();
+        assert_ne!(store.write(b"next").unwrap().index, last.index);
+        assert!(store.read(last).is_err());
+    });
+}
+
+#[test]
+fn settings_that_cannot_be_are_refused() {
+    let mut memory = vec![MaybeUninit::uninit(); 4096];
+    let source = BorrowedSliceSource::new(&mut memory);
+    for (capacity_bytes, granule_bytes) in [(64, 0), (64, 3), (64, 8192), (7, 8), (1 << 40, 8)] {
+        let settings = GravitySettings { capacity_bytes, granule_bytes };
+        let error = GravityStore::new_in(&source, settings).unwrap_err();
+        assert_eq!(error, GravityError::Settings { capacity_bytes, granule_bytes });
+    }
+    let error = GravityStore::new_in(&source, GravitySettings::new(8192)).unwrap_err();
+    assert_eq!(error, GravityError::NoMemory { bytes: 8192 });
+}
+
+#[test]
+fn a_full_store_says_what_is_free() {
+    with_store(64, 8, |store| {
+        let key = store.write(&[1; 40]).unwrap();
+        let error = WriteError::Full { asked_bytes: 25, free_bytes: 24 };
+        assert_eq!(store.write(&[2; 25]), Err(error));
+        assert_eq!(
+            store.replace(key, &[2; 32]),
+            Err(ReplaceError::Write(WriteError::Full { asked_bytes: 32, free_bytes: 24 }))
+        );
+        assert_eq!(&*store.read(key).unwrap(), [1; 40]);
+        store.write(&[3; 24]).unwrap();
+        let error = WriteError::Full { asked_bytes: usize::MAX, free_bytes: 0 };
+        // Far longer than any block can be; nothing of it is read.
+        assert_eq!(store.shared.too_long(usize::MAX), Some(error));
+        assert_eq!(store.write(b""), Err(WriteError::Full { asked_bytes: 0, free_bytes: 0 }));
+    });
+}
+
+/// The thread that would have to wait is the one that holds the guard.
+#[test]
+fn what_readers_pin_is_an_error_at_once() {
+    with_store(64, 8, |store| {
+        let keys: Vec<_> = (0..8_u8).map(|n| store.write(&[n; 8]).unwrap()).collect();
+        let guard = store.read(keys[3]).unwrap();
+        for key in [0, 2, 4, 6] {
+            store.free(keys[key]).unwrap();
+        }
+        // Slots 0, 2, 4, 6; block 1 may go to 0, 5 to 4 ... but nothing passes 3.
+        assert_eq!(store.write(&[9; 24]).map(|_| ()), Ok(()));
+        let error = WriteError::Pinned { asked_bytes: 16, free_bytes: 8, pinned_bytes: 8 };
+        store.free(keys[3]).unwrap();
+        assert_eq!(store.write(&[9; 16]), Err(error));
+        assert_eq!((&*guard, store.usage().withheld_bytes), (&[3; 8][..], 8));
+        drop(guard);
+        let key = store.write(&[9; 16]).unwrap();
+        assert_eq!(&*store.read(key).unwrap(), [9; 16]);
+        for (n, key) in keys.iter().enumerate().filter(|(n, _)| [1, 5, 7].contains(n)) {
+            assert_eq!(&*store.read(*key).unwrap(), [n as u8; 8]);
+        }
+    });
+}
+
+#[test]
+fn walls_that_leave_no_room_are_named() {
+    with_store(64, 8, |store| {
+        let keys: Vec<_> = (0..8_u8).map(|n| store.write(&[n; 8]).unwrap()).collect();
+        let guards = [1, 3, 5].map(|n| store.read(keys[n]).unwrap());
+        for key in [0, 2, 4, 6] {
+            store.free(keys[key]).unwrap();
+        }
+        let error = WriteError::Pinned { asked_bytes: 32, free_bytes: 32, pinned_bytes: 24 };
+        assert_eq!(store.write(&[9; 32]), Err(error));
+        assert_eq!(store.compact_step(64), 0);
+        drop(guards);
+        let key = store.write(&[9; 32]).unwrap();
+        assert_eq!(&*store.read(key).unwrap(), [9; 32]);
+    });
+}
+
+#[test]
+fn steps_bring_the_slots_together() {
+    with_store(4096, 8, |store| {
+        let keys: Vec<_> = (0..64_u8).map(|n| store.write(&[n; 64]).unwrap()).collect();
+        for key in keys.iter().step_by(3) {
+            store.free(*key).unwrap();
+        }
+        assert!(store.usage().slots > 20);
+        let mut steps = 0;
+        loop {
+            let moved = store.compact_step(200);
+            store.verify();
+            assert!(moved <= 200);
+            if moved == 0 {
+                break;
+            }
+            steps += 1;
+        }
+        let usage = store.usage();
+        assert_eq!((usage.slots, usage.largest_slot_bytes), (1, usage.free_bytes));
+        assert!(steps > 10);
+        // One block at least, so that steps always lead somewhere.
+        store.free(keys[1]).unwrap();
+        assert_eq!(store.compact_step(1), 64);
+        for (n, key) in keys.iter().enumerate().skip(2).filter(|(n, _)| n % 3 != 0) {
+            assert_eq!(&*store.read(*key).unwrap(), [n as u8; 64]);
+        }
+    });
+}
+
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn mappings_huge_pages_and_files_serve() {
+    use crate::source::{FileMemorySource, FileSettings, HugePages, MemoryMapSettings};
+
+    fn serves<S: MemorySource>(source: S) {
+        let store = GravityStore::new_in(source, GravitySettings::new(300_000)).unwrap();
+        let keys: Vec<_> = (0..300_u32).map(|n| store.write(&[n as u8; 1000]).unwrap()).collect();
+        for key in keys.iter().step_by(2) {
+            store.free(*key).unwrap();
+        }
+        let large = store.write(&[7; 150_000]).unwrap();
+        assert!(store.usage().moved_bytes > 0);
+        assert!(store.read(large).unwrap().iter().all(|byte| *byte == 7));
+        for (n, key) in keys.iter().enumerate().skip(1).step_by(2) {
+            assert_eq!(&*store.read(*key).unwrap(), [n as u8; 1000]);
+        }
+        store.verify();
+    }
+
+    serves(MemoryMapSource::new());
+    let huge = MemoryMapSettings::new()
+        .granule(2 << 20)
+        .alignment(2 << 20)
+        .huge_pages(HugePages::Explicit { shift: 21 });
+    serves(MemoryMapSource::with_settings(huge).unwrap());
+    let path = std::env::temp_dir().join(format!("heapswitch-gravity-{}", std::process::id()));
+    serves(FileMemorySource::open(&path, FileSettings::default()).unwrap());
+    std::fs::remove_file(&path).unwrap();
+}

@@ -1,0 +1,158 @@
+//! Several threads on one store.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use super::super::*;
+use super::with_store;
+
+/// Bytes from which can be told whether they belong together.
+fn bytes(owner: u8, number: u32, length: usize) -> Vec<u8> {
+    let mut bytes = vec![owner ^ number as u8; length.max(6)];
+    bytes[0] = owner;
+    bytes[1..5].copy_from_slice(&number.to_le_bytes());
+    bytes
+}
+
+fn check(found: &[u8], owner: u8) -> u32 {
+    assert_eq!(found[0], owner);
+    let number = u32::from_le_bytes(found[1..5].try_into().expect("four bytes"));
+    assert!(found[5..].iter().all(|byte| *byte == owner ^ number as u8), "torn");
+    number
+}
+
+/// Waits by the call that ThreadSanitizer knows: how a scope waits it cannot see.
+fn join(thread: thread::ScopedJoinHandle<'_, ()>) {
+    thread.join().expect("the thread's own assertions hold");
+}
+
+fn next(seed: &mut u32) -> u32 {
+    *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+    *seed >> 8
+}
+
+/// Each thread writes, replaces and frees its own; all read each other's. A thread's numbers only
+/// rise, so whoever reads a key again must not find an older value.
+#[test]
+fn threads_read_whole_values_and_the_newest() {
+    const ROUNDS: u32 = 800;
+    with_store(1 << 12, 8, |store| {
+        let shared: Vec<Key> =
+            (0..4_u8).map(|owner| store.write(&bytes(owner, 0, 100)).unwrap()).collect();
+        let refused = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let threads = [0, 1, 2, 3_u8].map(|owner| {
+                let (shared, refused) = (&shared, &refused);
+                scope.spawn(move || {
+                    let mut seed = u32::from(owner) + 1;
+                    let mut own = Vec::new();
+                    let mut seen = [0; 4];
+                    let mut held = Vec::new();
+                    for round in 1..=ROUNDS {
+                        let length = 6 + next(&mut seed) as usize % 400;
+                        let value = bytes(owner, round, length);
+                        match store.replace(shared[usize::from(owner)], &value) {
+                            Ok(()) => {}
+                            Err(ReplaceError::Write(_)) => {
+                                refused.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Err(error) => panic!("{error}"),
+                        }
+                        match store.write(&value) {
+                            Ok(key) => own.push(key),
+                            Err(_) => {
+                                refused.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                        if own.len() > 8 || (round % 3 == 0 && !own.is_empty()) {
+                            let key = own.swap_remove(next(&mut seed) as usize % own.len());
+                            check(&store.read(key).unwrap(), owner);
+                            store.free(key).unwrap();
+                            assert!(store.read(key).is_err());
+                        }
+                        let other = next(&mut seed) as usize % 4;
+                        let guard = store.read(shared[other]).unwrap();
+                        let number = check(&guard, other as u8);
+                        assert!(number >= seen[other], "an older value came back");
+                        seen[other] = number;
+                        held.push((guard, number));
+                        if held.len() > 3 {
+                            let (guard, number) = held.swap_remove(0);
+                            assert_eq!(check(&guard, guard[0]), number);
+                        }
+                    }
+                    drop(held);
+                    for key in own {
+                        store.free(key).unwrap();
+                    }
+                })
+            });
+            threads.into_iter().for_each(join);
+        });
+        let usage = store.usage();
+        assert_eq!((usage.blocks, usage.withheld_bytes), (4, 0));
+        assert!(usage.compactions > 0, "nothing was moved: {usage:?}");
+        println!("{usage:?}, refused {}", refused.load(Ordering::Relaxed));
+    });
+}
+
+/// One thread replaces at 90 % fill, so that blocks move; the others read all the time, one with
+/// guards that it keeps. What fits is always written, for the kept guards' blocks are small.
+#[test]
+fn readers_and_a_mover() {
+    with_store(1 << 13, 8, |store| {
+        let keys: Vec<Key> =
+            (0..56_u8).map(|owner| store.write(&bytes(owner, 0, 128)).unwrap()).collect();
+        let is_done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let readers = [0, 1_u32].map(|reader| {
+                let (keys, is_done) = (&keys, &is_done);
+                scope.spawn(move || {
+                    let mut seed = reader + 100;
+                    while !is_done.load(Ordering::Relaxed) {
+                        let which = next(&mut seed) as usize % keys.len();
+                        let guard = store.read(keys[which]).unwrap();
+                        check(&guard, which as u8);
+                    }
+                })
+            });
+            let mut seed = 9;
+            for number in 1..500 {
+                let which = next(&mut seed) as usize % keys.len();
+                let length = 64 + next(&mut seed) as usize % 128;
+                match store.replace(keys[which], &bytes(which as u8, number, length)) {
+                    Ok(()) | Err(ReplaceError::Write(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            is_done.store(true, Ordering::Relaxed);
+            readers.into_iter().for_each(join);
+        });
+        assert!(store.usage().compactions > 0);
+    });
+}
+
+/// Two threads free and replace one key at once: one of them frees it, nothing is left.
+#[test]
+fn a_key_is_freed_once() {
+    with_store(1 << 12, 8, |store| {
+        for round in 0..500 {
+            let key = store.write(&bytes(1, 1, 40)).unwrap();
+            let freed = AtomicUsize::new(0);
+            thread::scope(|scope| {
+                let threads = [(); 2].map(|()| {
+                    scope.spawn(|| {
+                        let _ = store.replace(key, &bytes(1, 2, 40 + round % 50));
+                        freed.fetch_add(usize::from(store.free(key).is_ok()), Ordering::Relaxed);
+                    })
+                });
+                if let Ok(guard) = store.read(key) {
+                    check(&guard, 1);
+                }
+                threads.into_iter().for_each(join);
+            });
+            assert_eq!(freed.load(Ordering::Relaxed), 1);
+            assert_eq!(store.usage().blocks, 0);
+        }
+    });
+}
