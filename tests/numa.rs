@@ -1,0 +1,15 @@
+//! NUMA, as the kernel itself and numactl tell it. `tests/numa/run` runs this program on machines
+//! with several nodes; on any other the same tests run with the nodes that there are.
+#![cfg(not(any(heapswitch_pass_through, loom)))]
+
+#[path = "numa/machine.rs"]
+mod machine;
+#[path = "numa/oracle.rs"]
+mod oracle;
+#[path = "numa/ranges.rs"]
+mod ranges;
+
+use heapswitch::HeapSwitch;
+
+#[global_allocator]
+static GLOBAL: HeapSwitch = HeapSwitch;

@@ -1,0 +1,46 @@
+//! What others than this crate say: numactl, and `/proc/self/numa_maps`.
+
+use std::collections::BTreeMap;
+
+/// The numbers of a list as the kernel prints it: `0-3,8`.
+pub(crate) fn numbers(list: &str) -> Vec<usize> {
+    let mut numbers = Vec::new();
+    for item in list.split(',').filter(|item| !item.is_empty()) {
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        numbers.extend(first.parse::<usize>().unwrap()..=last.parse().unwrap());
+    }
+    numbers
+}
+
+/// A mapping in `/proc/self/numa_maps`.
+#[derive(Debug)]
+pub(crate) struct NumaMaps {
+    /// `bind:0`, `interleave:0-3`, `default`.
+    pub(crate) policy: String,
+    /// Pages by node, of `page_kibibytes` each.
+    pub(crate) pages: BTreeMap<usize, usize>,
+    pub(crate) page_kibibytes: usize,
+}
+
+/// What the kernel says of the mapping that starts at an address; `None` where it keeps no such
+/// file.
+pub(crate) fn numa_maps(start: *const u8) -> Option<NumaMaps> {
+    let text = std::fs::read_to_string("/proc/self/numa_maps").ok()?;
+    let address = format!("{:08x} ", start.addr());
+    let line = text.lines().find(|line| line.starts_with(&address));
+    let line = line.unwrap_or_else(|| panic!("no mapping starts at {address}:\n{text}"));
+    let rest = &line[address.len()..];
+    // The name of a policy may hold blanks: "prefer (many):0-1".
+    let end = rest.find(" anon=").or_else(|| rest.find(" kernelpagesize")).unwrap_or(rest.len());
+    let policy = rest[..end].split(" file=").next().unwrap().trim().to_owned();
+    let mut maps = NumaMaps { policy, pages: BTreeMap::new(), page_kibibytes: 4 };
+    for field in rest[end..].split_ascii_whitespace() {
+        let Some((key, value)) = field.split_once('=') else { continue };
+        if key == "kernelpagesize_kB" {
+            maps.page_kibibytes = value.parse().unwrap();
+        } else if let Some(node) = key.strip_prefix('N') {
+            maps.pages.insert(node.parse().unwrap(), value.parse().unwrap());
+        }
+    }
+    Some(maps)
+}
