@@ -8,6 +8,8 @@ mod machine;
 mod oracle;
 #[path = "numa/ranges.rs"]
 mod ranges;
+#[path = "numa/topology.rs"]
+mod topology;
 
 use heapswitch::HeapSwitch;
 

@@ -1,11 +1,17 @@
-//! NUMA settings: sets of nodes, and where a range's pages shall lie.
+//! NUMA: the machine's topology, sets of nodes, and where pages shall lie.
 //!
 //! Nothing here is ever a reason for a program not to start: where the kernel refuses a policy, the
 //! nearest older one takes its place, and the outcome says so. See [`Placement::apply`].
 #![forbid(unsafe_code)]
 
 mod node_set;
+mod numbers;
 mod placement;
+mod processor_set;
+mod topology;
 
-pub use node_set::{Node, NodeSet, ParseNodeSetError};
+pub use node_set::{Node, NodeSet};
+pub use numbers::ParseListError;
 pub use placement::{Outcome, Placement, Policy};
+pub use processor_set::ProcessorSet;
+pub use topology::{LOCAL_DISTANCE, NodeDescription, Topology, TopologyError, TopologyFile};

@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 
 use super::{Node, NodeSet};
 use crate::sys::SystemError;
-use crate::sys::policy::{self, Mode};
+use crate::sys::policy::{self, Existing, Mode, RawPolicy};
 
 /// A memory policy of a range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,7 +115,9 @@ impl Placement {
         }
         let ask = |policy: &Policy| {
             let nodes = policy.nodes();
-            policy::set_range_policy(start, bytes, policy.mode(), nodes.as_words(), self.is_strict)
+            let raw = RawPolicy { mode: policy.mode(), mode_flags: 0, nodes: *nodes.as_words() };
+            let existing = Existing { are_moved: self.is_strict, must_follow: self.is_strict };
+            policy::set_range_policy(start, bytes, &raw, existing)
         };
         let Err(error) = ask(&self.policy) else { return Outcome::AsAsked };
         match self.policy.fallback() {

@@ -44,3 +44,40 @@ pub(crate) fn numa_maps(start: *const u8) -> Option<NumaMaps> {
     }
     Some(maps)
 }
+
+/// What `numactl --hardware` prints.
+#[derive(Debug, Default)]
+pub(crate) struct Hardware {
+    /// Processors and mebibytes by node.
+    pub(crate) nodes: BTreeMap<usize, (Vec<usize>, u64)>,
+    /// Row by node, in the order of the nodes.
+    pub(crate) distances: BTreeMap<usize, Vec<u32>>,
+}
+
+/// What numactl says of the machine; `None` where it is not installed, or sees no NUMA.
+pub(crate) fn hardware() -> Option<Hardware> {
+    let output = std::process::Command::new("numactl").arg("--hardware").output().ok()?;
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut hardware = Hardware::default();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        match words.as_slice() {
+            ["node", node, "cpus:", processors @ ..] => {
+                let processors = processors.iter().map(|number| number.parse().unwrap()).collect();
+                hardware.nodes.entry(node.parse().unwrap()).or_default().0 = processors;
+            }
+            ["node", node, "size:", mebibytes, "MB"] => {
+                hardware.nodes.entry(node.parse().unwrap()).or_default().1 =
+                    mebibytes.parse().unwrap();
+            }
+            [row, distances @ ..] if row.ends_with(':') && row != &"available:" => {
+                if let Ok(node) = row.trim_end_matches(':').parse() {
+                    let distances = distances.iter().map(|number| number.parse().unwrap());
+                    hardware.distances.insert(node, distances.collect());
+                }
+            }
+            _ => {}
+        }
+    }
+    (!hardware.nodes.is_empty()).then_some(hardware)
+}
