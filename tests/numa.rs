@@ -2,12 +2,18 @@
 //! with several nodes; on any other the same tests run with the nodes that there are.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
+#[path = "numa/faults.rs"]
+mod faults;
 #[path = "numa/machine.rs"]
 mod machine;
 #[path = "numa/oracle.rs"]
 mod oracle;
+#[path = "numa/policies.rs"]
+mod policies;
 #[path = "numa/ranges.rs"]
 mod ranges;
+#[path = "numa/residence.rs"]
+mod residence;
 #[path = "numa/topology.rs"]
 mod topology;
 

@@ -4,14 +4,20 @@
 //! nearest older one takes its place, and the outcome says so. See [`Placement::apply`].
 #![forbid(unsafe_code)]
 
+mod mappings;
 mod node_set;
 mod numbers;
 mod placement;
 mod processor_set;
+mod residence;
+mod thread_policy;
 mod topology;
 
+pub use mappings::{Backing, backing_of};
 pub use node_set::{Node, NodeSet};
 pub use numbers::ParseListError;
-pub use placement::{Outcome, Placement, Policy};
+pub use placement::{NodeNumbers, Outcome, Placement, Policy};
 pub use processor_set::ProcessorSet;
+pub use residence::Residence;
+pub use thread_policy::ThreadPolicy;
 pub use topology::{LOCAL_DISTANCE, NodeDescription, Topology, TopologyError, TopologyFile};

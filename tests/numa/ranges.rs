@@ -6,6 +6,7 @@ use heapswitch::allocator::{MemoryRange, MemorySource};
 use heapswitch::numa::{Node, NodeSet, Placement, Policy};
 use heapswitch::source::{HugePages, MemoryMapSettings, MemoryMapSource};
 
+use crate::faults;
 use crate::machine::{nodes, not_tested};
 use crate::oracle::numa_maps;
 
@@ -63,6 +64,7 @@ fn told(touched: &Touched, what: &str) -> Option<(String, Vec<(usize, usize)>)> 
 
 #[test]
 fn a_bound_range_lies_on_its_node() {
+    let _no_faults = faults::none();
     for number in nodes() {
         let touched = Touched::new(Placement::new(Policy::Bind(set(&[number]))));
         let Some((policy, pages)) = told(&touched, "bind") else { continue };
@@ -72,6 +74,7 @@ fn a_bound_range_lies_on_its_node() {
 
 #[test]
 fn a_preferred_node_gets_the_pages() {
+    let _no_faults = faults::none();
     for number in nodes() {
         let touched = Touched::new(Placement::new(Policy::Preferred(node(number))));
         let Some((policy, pages)) = told(&touched, "preferred") else { continue };
@@ -81,6 +84,7 @@ fn a_preferred_node_gets_the_pages() {
 
 #[test]
 fn interleaving_is_even() {
+    let _no_faults = faults::none();
     let nodes = nodes();
     let touched = Touched::new(Placement::new(Policy::Interleave(set(&nodes))));
     let Some((_, pages)) = told(&touched, "interleave") else { return };

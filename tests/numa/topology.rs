@@ -2,6 +2,7 @@
 
 use heapswitch::numa::{NodeSet, Topology};
 
+use crate::faults;
 use crate::machine::{known, nodes, not_tested};
 use crate::oracle::hardware;
 
@@ -13,6 +14,7 @@ fn row(topology: &Topology, from: heapswitch::numa::Node) -> Vec<u32> {
 
 #[test]
 fn numactl_says_the_same() {
+    let _no_faults = faults::none();
     let topology = Topology::of_system().unwrap();
     let Some(hardware) = hardware() else {
         assert!(known().is_none(), "the machine has numactl");
@@ -41,6 +43,7 @@ fn numactl_says_the_same() {
 
 #[test]
 fn the_machine_is_what_was_asked_for() {
+    let _no_faults = faults::none();
     let topology = Topology::of_system().unwrap();
     let usable: Vec<usize> = topology.usable_nodes().iter().map(|node| node.number()).collect();
     assert_eq!(usable, nodes());

@@ -20,7 +20,7 @@ mod tree;
 use core::fmt;
 
 pub use error::{TopologyError, TopologyFile};
-use tree::{Bytes, Root};
+pub(super) use tree::{Bytes, Root};
 
 use super::numbers::ParseListError;
 use super::{Node, NodeSet, ProcessorSet};

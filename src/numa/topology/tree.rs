@@ -7,14 +7,14 @@ use crate::sys::SystemError;
 use crate::sys::read::SmallFile;
 
 /// The longest path of a root, in bytes.
-pub(super) const ROOT_BYTES: usize = 255;
+pub(in crate::numa) const ROOT_BYTES: usize = 255;
 
 /// The longest path below a root, in bytes, with the zero at its end.
 const PATH_BYTES: usize = 96;
 
 /// A folder that `sys` and `proc` lie in.
 #[derive(Clone, Copy)]
-pub(super) struct Root {
+pub(in crate::numa) struct Root {
     bytes: [u8; ROOT_BYTES],
     length: usize,
 }
@@ -37,7 +37,7 @@ impl Write for Path {
 
 impl Root {
     /// `None` where the path is longer than 255 bytes or holds a zero.
-    pub(super) fn new(path: &str) -> Option<Self> {
+    pub(in crate::numa) fn new(path: &str) -> Option<Self> {
         let mut root = Self { bytes: [0; ROOT_BYTES], length: path.len() };
         root.bytes.get_mut(..path.len())?.copy_from_slice(path.as_bytes());
         (!path.contains('\0')).then_some(root)
@@ -50,7 +50,7 @@ impl Root {
     }
 
     /// Opens a file below the root; its path begins with a slash.
-    pub(super) fn open(&self, path: &dyn fmt::Display) -> Result<Bytes, SystemError> {
+    pub(in crate::numa) fn open(&self, path: &dyn fmt::Display) -> Result<Bytes, SystemError> {
         self.with_path(path, SmallFile::open).map(Bytes::of)
     }
 
@@ -77,7 +77,7 @@ impl fmt::Debug for Root {
 
 /// The bytes of a file, one after the other.
 #[derive(Debug)]
-pub(super) struct Bytes {
+pub(in crate::numa) struct Bytes {
     file: SmallFile,
     buffer: [u8; 256],
     next: usize,
@@ -92,13 +92,16 @@ impl Bytes {
     }
 
     /// What `parse` makes of the bytes; but the error that ended them, where one did.
-    pub(super) fn read<T>(mut self, parse: impl FnOnce(&mut Self) -> T) -> Result<T, SystemError> {
+    pub(in crate::numa) fn read<T>(
+        mut self,
+        parse: impl FnOnce(&mut Self) -> T,
+    ) -> Result<T, SystemError> {
         let parsed = parse(&mut self);
         self.error.map_or(Ok(parsed), Err)
     }
 
     /// Goes to the line that begins with `start`, behind that; whether there is one.
-    pub(super) fn find_line(&mut self, start: &[u8]) -> bool {
+    pub(in crate::numa) fn find_line(&mut self, start: &[u8]) -> bool {
         loop {
             let mut matched = 0;
             let byte = loop {
@@ -121,12 +124,12 @@ impl Bytes {
     }
 
     /// The rest of the line.
-    pub(super) fn line(&mut self) -> impl Iterator<Item = u8> + '_ {
+    pub(in crate::numa) fn line(&mut self) -> impl Iterator<Item = u8> + '_ {
         self.take_while(|&byte| byte != b'\n')
     }
 
     /// The next decimal number of the line, after blanks; `None` where something else comes.
-    pub(super) fn number(&mut self) -> Option<u64> {
+    pub(in crate::numa) fn number(&mut self) -> Option<u64> {
         let mut number = None;
         for byte in self {
             match byte {

@@ -23,7 +23,7 @@ pub use refusals::{Refusal, Step};
 pub use settings::{HugePages, MemoryMapSettings, MemoryMapSettingsError};
 
 use crate::allocator::{AllocError, MemoryRange, MemorySource};
-use crate::numa::Outcome;
+use crate::numa::{Outcome, Placement};
 use crate::pointers;
 use crate::sys::memory::{self, Advice, MapFlags};
 use crate::sys::{SystemError, page_bytes};
@@ -263,6 +263,10 @@ unsafe impl MemorySource for MemoryMapSource {
 
     fn granule(&self) -> usize {
         self.settings.granule.max(self.settings.huge_pages.page_bytes()).max(page_bytes())
+    }
+
+    fn placement(&self) -> Placement {
+        self.settings.placement
     }
 }
 
