@@ -4,6 +4,8 @@
 
 #[path = "numa/faults.rs"]
 mod faults;
+#[path = "numa/heaps.rs"]
+mod heaps;
 #[path = "numa/machine.rs"]
 mod machine;
 #[path = "numa/oracle.rs"]
@@ -12,6 +14,8 @@ mod oracle;
 mod policies;
 #[path = "numa/ranges.rs"]
 mod ranges;
+#[path = "numa/refused.rs"]
+mod refused;
 #[path = "numa/residence.rs"]
 mod residence;
 #[path = "numa/topology.rs"]

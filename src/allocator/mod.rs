@@ -123,8 +123,8 @@ pub unsafe trait MemorySource {
     /// The system's: `ENOSYS` where it has no NUMA, `EPERM` where a sandbox forbids to ask.
     fn residence_of(&self, range: MemoryRange) -> Result<Residence, SystemError> {
         let mut residence = Residence::wanted(self.placement().policy);
-        residence.add(range.start, range.length)?;
-        residence.add_backing(range.start, range.length);
+        residence.count_range(range.start, range.length)?;
+        residence.look_up_backing(range.start, range.length);
         Ok(residence)
     }
 }

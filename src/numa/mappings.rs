@@ -1,5 +1,6 @@
 //! Which sizes of pages back mappings, as `/proc/self/smaps` tells: read without allocating.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::topology::{Bytes, Root};
@@ -40,22 +41,29 @@ impl Backing {
 /// # Errors
 /// The system's, where `/proc` is not mounted.
 pub fn backing_of(start: NonNull<u8>, bytes: usize) -> Result<Backing, SystemError> {
-    let first = start.addr().get() as u64;
-    let end = first.saturating_add(bytes as u64);
+    let first = start.addr().get();
+    let end = first.saturating_add(bytes);
+    backing_where(|mapping| mapping.start < end && first < mapping.end)
+}
+
+/// What backs the mappings for whose addresses `is_wanted` holds.
+pub(super) fn backing_where(
+    mut is_wanted: impl FnMut(Range<usize>) -> bool,
+) -> Result<Backing, SystemError> {
     let root = Root::new("").ok_or(SystemError::NO_ENTRY)?;
     let smaps = root.open(&"/proc/self/smaps")?;
     smaps.read(|smaps| {
         let mut backing = Backing::default();
-        let mut is_wanted = false;
+        let mut counts = false;
         while let Some(line) = Line::read(smaps) {
             match line {
                 Line::Mapping(range) => {
-                    is_wanted = range.start < end && first < range.end;
-                    backing.mappings += usize::from(is_wanted);
+                    counts = is_wanted(range);
+                    backing.mappings += usize::from(counts);
                 }
-                Line::Figure(figure, kibibytes) if is_wanted => {
+                Line::Figure(figure, kibibytes) if counts => {
                     let bytes = usize::try_from(kibibytes << 10).unwrap_or(usize::MAX);
-                    figure.add(&mut backing, bytes);
+                    figure.enter_in(&mut backing, bytes);
                 }
                 Line::Figure(..) | Line::Other => {}
             }
@@ -81,7 +89,7 @@ impl Figure {
         (b"Shared_Hugetlb", Self::Explicit),
     ];
 
-    fn add(self, backing: &mut Backing, bytes: usize) {
+    fn enter_in(self, backing: &mut Backing, bytes: usize) {
         match self {
             Self::PageSize => backing.page_bytes = backing.page_bytes.max(bytes),
             Self::Resident => backing.resident_bytes += bytes,
@@ -97,7 +105,7 @@ impl Figure {
 
 /// A line of smaps: `7f01000-7f02000 rw-p ...` or `Rss:   4 kB`.
 enum Line {
-    Mapping(core::ops::Range<u64>),
+    Mapping(Range<usize>),
     Figure(Figure, u64),
     Other,
 }
@@ -140,11 +148,11 @@ impl Line {
 }
 
 /// A number up to the first byte that is none of its digits.
-fn hexadecimal(bytes: impl Iterator<Item = u8>) -> Option<u64> {
+fn hexadecimal(bytes: impl Iterator<Item = u8>) -> Option<usize> {
     let mut number = None;
     for byte in bytes {
         let Some(digit) = char::from(byte).to_digit(16) else { break };
-        number = Some(number.unwrap_or(0_u64).checked_mul(16)?.checked_add(u64::from(digit))?);
+        number = Some(number.unwrap_or(0_usize).checked_mul(16)?.checked_add(digit as usize)?);
     }
     number
 }

@@ -4,6 +4,7 @@
 //! nearest older one takes its place, and the outcome says so. See [`Placement::apply`].
 #![forbid(unsafe_code)]
 
+mod home;
 mod mappings;
 mod node_set;
 mod numbers;
@@ -13,6 +14,7 @@ mod residence;
 mod thread_policy;
 mod topology;
 
+pub(crate) use home::{current_home, has_several_nodes};
 pub use mappings::{Backing, backing_of};
 pub use node_set::{Node, NodeSet};
 pub use numbers::ParseListError;

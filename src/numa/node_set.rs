@@ -1,14 +1,19 @@
 //! Nodes and sets of them, in the kernel's list syntax.
 
 use core::fmt;
+use core::num::NonZeroU16;
 use core::str::FromStr;
 
 use super::numbers::{Numbers, ParseListError};
 use crate::sys::policy::NODE_BITS;
 
 /// A NUMA node's number, below [`Node::LIMIT`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Node(u16);
+///
+/// # Invariants
+/// Holds the number's successor, so that an `Option` of it is as large, and none of all zero bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Node(NonZeroU16);
 
 impl Node {
     /// One more than the highest number: 1024, the most nodes that any kernel is built for.
@@ -16,18 +21,30 @@ impl Node {
 
     /// The node of this number; `None` from [`LIMIT`](Self::LIMIT) up.
     pub const fn new(number: usize) -> Option<Self> {
-        if number < Self::LIMIT { Some(Self(number as u16)) } else { None }
+        if number >= Self::LIMIT {
+            return None;
+        }
+        match NonZeroU16::new(number as u16 + 1) {
+            Some(successor) => Some(Self(successor)),
+            None => None,
+        }
     }
 
     /// Its number.
     pub const fn number(self) -> usize {
-        self.0 as usize
+        self.0.get() as usize - 1
     }
 }
 
 impl fmt::Display for Node {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
+        self.number().fmt(formatter)
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Node({self})")
     }
 }
 

@@ -108,6 +108,16 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Why the kernel refused what was asked; `None` where it took it.
+    pub const fn error(self) -> Option<SystemError> {
+        match self {
+            Self::AsAsked => None,
+            Self::Instead { error, .. } | Self::Refused { error } => Some(error),
+        }
+    }
+}
+
 impl Placement {
     /// The thread's policy.
     pub const DEFAULT: Self = Self::new(Policy::Default);

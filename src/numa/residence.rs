@@ -4,13 +4,14 @@
 //! tests, reports and now and then a look, not for a hot path.
 
 use core::fmt;
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::mappings::{self, Backing};
 use super::{Node, NodeSet, Placement, Policy};
+use crate::sys;
 use crate::sys::SystemError;
 use crate::sys::policy::{self, PAGES_AT_ONCE};
-use crate::sys::{self};
 
 /// Pages by node, of one range or several; of 4 KiB itself.
 ///
@@ -23,7 +24,7 @@ use crate::sys::{self};
 /// # if heapswitch::sys::IS_PASS_THROUGH { return Ok(()); }
 /// let table = vec![1_u8; 1 << 20];
 /// let mut residence = Residence::new();
-/// match residence.add_slice(&table) {
+/// match residence.count_slice(&table) {
 ///     Ok(()) => println!("{residence}"),
 ///     Err(refusal) => println!("the system does not tell: {refusal}"),
 /// }
@@ -55,8 +56,8 @@ impl Residence {
     /// The system's: `ENOSYS` where it has no NUMA, `EPERM` where a sandbox forbids the call.
     pub fn of_range(start: NonNull<u8>, bytes: usize) -> Result<Self, SystemError> {
         let mut residence = Self::wanted(Placement::of_range(start)?.policy);
-        residence.add(start, bytes)?;
-        residence.add_backing(start, bytes);
+        residence.count_range(start, bytes)?;
+        residence.look_up_backing(start, bytes);
         Ok(residence)
     }
 
@@ -64,7 +65,7 @@ impl Residence {
     ///
     /// # Errors
     /// As [`of_range`](Self::of_range); some of the pages may be counted then.
-    pub fn add(&mut self, start: NonNull<u8>, bytes: usize) -> Result<(), SystemError> {
+    pub fn count_range(&mut self, start: NonNull<u8>, bytes: usize) -> Result<(), SystemError> {
         let page = sys::page_bytes();
         let first = start.addr().get() / page;
         let end = (start.addr().get().saturating_add(bytes)).div_ceil(page);
@@ -76,7 +77,7 @@ impl Residence {
                 *address = (next + index) * page;
             }
             let nodes = policy::nodes_of_pages(&addresses, count)?;
-            nodes.iter().take(count).for_each(|&status| self.count(status));
+            nodes.iter().take(count).for_each(|&status| self.count_page(status));
             next += count;
         }
         Ok(())
@@ -86,19 +87,25 @@ impl Residence {
     ///
     /// # Errors
     /// As [`of_range`](Self::of_range).
-    pub fn add_slice<T>(&mut self, slice: &[T]) -> Result<(), SystemError> {
-        self.add(NonNull::from(slice).cast(), size_of_val(slice))
+    pub fn count_slice<T>(&mut self, slice: &[T]) -> Result<(), SystemError> {
+        self.count_range(NonNull::from(slice).cast(), size_of_val(slice))
     }
 
     /// Looks up what pages back the mappings that a range lies in; see [`backing`](Self::backing).
     /// Without effect where `/proc` is not mounted.
-    pub fn add_backing(&mut self, start: NonNull<u8>, bytes: usize) {
+    pub fn look_up_backing(&mut self, start: NonNull<u8>, bytes: usize) {
         if let Ok(backing) = mappings::backing_of(start, bytes) {
             self.backing = Some(self.backing.map_or(backing, |old| old.and(backing)));
         }
     }
 
-    fn count(&mut self, status: i32) {
+    /// As [`look_up_backing`](Self::look_up_backing), of every mapping for whose addresses
+    /// `is_wanted` holds, in one pass.
+    pub(crate) fn look_up_backing_where(&mut self, is_wanted: impl FnMut(Range<usize>) -> bool) {
+        self.backing = mappings::backing_where(is_wanted).ok();
+    }
+
+    fn count_page(&mut self, status: i32) {
         match usize::try_from(status) {
             Ok(node) => match self.pages.get_mut(node) {
                 Some(pages) => *pages = pages.saturating_add(1),

@@ -5,6 +5,7 @@ use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 fn kind() -> SegmentKind {
     // A kind of this test's own, so that other tests do not disturb the figures.
     register_kind(KindSettings {
+        placement: crate::numa::Placement::DEFAULT,
         huge_pages: HugePages::Never,
         name: c"heapswitch-test",
         is_dumped: true,

@@ -3,7 +3,9 @@
 use core::alloc::Layout;
 
 use crate::allocator::{AllocError, MemoryRange, MemorySource, RegionSource};
+use crate::numa::{Placement, Residence};
 use crate::region::{self, KindSettings, Run, SegmentKind};
+use crate::sys::SystemError;
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, chunks_for};
 
 /// Memory maps inside the region: what heaps that can become current draw from.
@@ -14,17 +16,48 @@ pub struct RegionMapSource {
     kind: SegmentKind,
 }
 
-/// The source of contexts: never huge pages.
-pub static CONTEXT_SOURCE: RegionMapSource = RegionMapSource { kind: SegmentKind::CONTEXT };
+/// A source for each kind of segments, for whoever needs one that lives for ever.
+static SOURCES: [RegionMapSource; region::MAX_KINDS] = {
+    let mut sources = [RegionMapSource { kind: SegmentKind::CONTEXT }; region::MAX_KINDS];
+    let mut index = 0;
+    while index < region::MAX_KINDS {
+        sources[index] = RegionMapSource { kind: SegmentKind::from_index(index as u8) };
+        index += 1;
+    }
+    sources
+};
 
-/// The source of thread heaps: huge pages as the system is set.
-pub static THREAD_SOURCE: RegionMapSource = RegionMapSource { kind: SegmentKind::THREAD };
+/// The source of a kind of segments.
+pub fn source_of(kind: SegmentKind) -> &'static RegionMapSource {
+    // Kinds are made by the region only, so the index is in range.
+    SOURCES.get(usize::from(kind.index())).unwrap_or(&SOURCES[0])
+}
 
 impl RegionMapSource {
-    /// A source whose segments have these settings. `None` when the process has 32 kinds of
+    /// A source whose segments have these settings. `None` when the process has 128 kinds of
     /// segments.
     pub fn new(settings: KindSettings) -> Option<Self> {
         Some(Self { kind: region::register_kind(settings)? })
+    }
+
+    /// On which NUMA nodes the pages of all its segments lie, also of what is free in them, beside
+    /// where they are wanted.
+    ///
+    /// # Errors
+    /// The system's: `ENOSYS` where it has no NUMA, `EPERM` where a sandbox forbids to ask.
+    pub fn residence(&self) -> Result<Residence, SystemError> {
+        let mut residence = Residence::wanted(self.placement().policy);
+        for segments in region::segments_of(self.kind) {
+            residence.count_range(segments.start, segments.bytes)?;
+            residence.look_up_backing(segments.start, segments.bytes);
+        }
+        Ok(residence)
+    }
+
+    /// How many of its segments the kernel refused the NUMA placement, or gave an older one, and
+    /// the last reason; `None` where all lie as was asked.
+    pub fn refused_placements(&self) -> Option<(u64, SystemError)> {
+        region::refused_placements(self.kind)
     }
 }
 
@@ -63,6 +96,10 @@ unsafe impl MemorySource for RegionMapSource {
 
     fn granule(&self) -> usize {
         CHUNK_BYTES
+    }
+
+    fn placement(&self) -> Placement {
+        region::settings_of(self.kind).placement
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod coroutine;
 pub(crate) mod future;
 pub(crate) mod handle;
 pub(crate) mod heap_allocator;
+pub(crate) mod home;
 pub(crate) mod in_use;
 pub(crate) mod life;
 pub(crate) mod lookup;
@@ -25,6 +26,7 @@ pub use configuration::{Configuration, Settings, is_installed};
 pub use coroutine::{Coroutine, CoroutineResult, ResumeError, SendCoroutine, Yielder};
 pub use future::{FutureExt, InHeap};
 pub use handle::{Heap, HeapBuilder, HeapError};
+pub use home::{rehome_thread, thread_home};
 pub use in_use::CurrentAllocatorInUse;
 pub use lookup::{HeapId, owner_of, thread_heap_id, usable_size};
 pub use pool::{HeapPool, PooledHeap};
@@ -35,5 +37,5 @@ pub use scope::{
 };
 #[cfg(feature = "corosensei")]
 pub use stack_pool::{CoroutineStack, StackPool};
-pub use usage::{ProcessUsage, flush_foreign_frees, process_usage, purge, usage_of};
+pub use usage::{ProcessUsage, flush_foreign_frees, process_usage, purge, residence_of, usage_of};
 pub use worker::{ScopedWorker, Worker, WorkerBuilder, WorkerError, processors};

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle, ScopedJoinHandle};
 use std::vec::Vec;
 
+use super::home::rehome_thread;
 use super::in_use::CurrentAllocatorInUse;
 use super::scope::{Scope, use_allocator};
 use crate::sys::SystemError;
@@ -185,6 +186,8 @@ impl Start {
             }
             None => Ok(()),
         };
+        // What the thread's start allocated before may have given it a heap elsewhere.
+        rehome_thread();
         if self.makes_heap {
             drop(core::hint::black_box(Box::new(0_u64)));
         }

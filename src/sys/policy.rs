@@ -202,11 +202,20 @@ pub fn is_not_resident(status: i32) -> bool {
     status == -libc::ENOENT || status == -libc::EFAULT
 }
 
-/// The node that this thread runs on now (`getcpu`).
+/// Where a thread runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The processor's number.
+    pub processor: usize,
+    /// The number of its node, be it one without memory.
+    pub node: usize,
+}
+
+/// Where this thread runs now (`getcpu`).
 ///
 /// # Errors
 /// The system's: `ENOSYS`.
-pub fn current_node() -> Result<usize, SystemError> {
+pub fn current_place() -> Result<Place, SystemError> {
     if fault::strikes(Call::AskNode) {
         return Err(SystemError(libc::ENOSYS));
     }
@@ -214,7 +223,7 @@ pub fn current_node() -> Result<usize, SystemError> {
     let outs = (&raw mut processor, &raw mut node);
     let outs = (outs.0.expose_provenance(), outs.1.expose_provenance());
     call(libc::SYS_getcpu, [outs.0, outs.1, 0, 0, 0, 0])?;
-    Ok(node as usize)
+    Ok(Place { processor: processor as usize, node: node as usize })
 }
 
 /// The processor that this thread runs on now, without a system call where the C library can;

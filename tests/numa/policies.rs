@@ -134,7 +134,7 @@ fn a_threads_policy_holds_until_its_guard_goes() {
             // SAFETY: mapped just now.
             unsafe { start.write_bytes(1, BYTES) };
             let mut residence = Residence::wanted(Policy::Bind(set(&[number])));
-            residence.add(start, BYTES).unwrap();
+            residence.count_range(start, BYTES).unwrap();
             assert_eq!((residence.on(node(number)), residence.misplaced()), (BYTES / 4096, 0));
             let inner = Placement::new(Policy::Local).hold_on_thread();
             assert_eq!(Placement::of_thread().unwrap().policy, Policy::Local);

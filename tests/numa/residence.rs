@@ -55,7 +55,7 @@ fn what_was_never_touched_is_nowhere() {
             assert!(residence.resident() >= 1);
             // The address within the first page, and the last byte before the second.
             let mut one = Residence::new();
-            one.add(range.start, 1).unwrap();
+            one.count_range(range.start, 1).unwrap();
             assert_eq!((one.resident(), one.not_resident()), (1, 0));
         }
         Err(error) => not_tested("residence", error),

@@ -33,7 +33,7 @@ impl Described {
         let node = |number| DescribedNode {
             number,
             processors: (number * processors..(number + 1) * processors).collect(),
-            kibibytes: 2 * (number as u64 + 1) << 20,
+            kibibytes: (number as u64 + 1) << 21,
         };
         Self {
             nodes: (0..nodes).map(node).collect(),

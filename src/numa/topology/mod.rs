@@ -104,6 +104,62 @@ fn status_list<T>(
     .map(Option::flatten)
 }
 
+/// The nodes with memory of this machine; `None` where it has no NUMA or sysfs is not mounted.
+/// Needs little of the stack: a thread's first allocation may come here.
+pub(super) fn nodes_with_memory_of_system() -> Option<NodeSet> {
+    let root = Root::new("")?;
+    list(&root, TopologyFile::NodesWithMemory, |bytes| NodeSet::parse(bytes)).ok()
+}
+
+/// The node of this machine among these that is nearest to `from`; `None` where none is, or sysfs
+/// is not mounted. Needs little of the stack, as above.
+pub(super) fn nearest_of_system(from: Node, among: &NodeSet) -> Option<Node> {
+    let root = Root::new("")?;
+    let nodes = list(&root, TopologyFile::Nodes, |bytes| NodeSet::parse(bytes)).ok()?;
+    let mut nearest = Nearest::default();
+    visit_distances(&root, &nodes, from, |node, distance| nearest.visit(node, distance, among))
+        .ok()?;
+    nearest.node()
+}
+
+/// The nearest of the nodes visited, the lowest of several.
+#[derive(Default)]
+struct Nearest(Option<(u32, Node)>);
+
+impl Nearest {
+    fn visit(&mut self, node: Node, distance: u32, among: &NodeSet) {
+        if among.contains(node) && self.0.is_none_or(|(least, _)| distance < least) {
+            self.0 = Some((distance, node));
+        }
+    }
+
+    fn node(self) -> Option<Node> {
+        self.0.map(|(_, node)| node)
+    }
+}
+
+/// Calls `visit` with each of the nodes that are online and how far it is from `from`.
+fn visit_distances(
+    root: &Root,
+    nodes: &NodeSet,
+    from: Node,
+    mut visit: impl FnMut(Node, u32),
+) -> Result<(), TopologyError> {
+    let file = TopologyFile::NodeDistances(from);
+    let parse = |bytes: &mut Bytes| {
+        // The row has a column for each node that is online, so holes in the numbering do not show.
+        nodes.iter().all(|node| {
+            let distance = bytes.number().and_then(|number| u32::try_from(number).ok());
+            distance.inspect(|&distance| visit(node, distance)).is_some()
+        })
+    };
+    match root.open(&file).and_then(|bytes| bytes.read(parse)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(TopologyError::Parse { file, error: None }),
+        Err(error) => Err(TopologyError::Read { file, error }),
+    }
+}
+
 impl Topology {
     /// That of this machine.
     ///
@@ -283,21 +339,7 @@ impl Topology {
             visit(from, LOCAL_DISTANCE);
             return Ok(());
         }
-        let file = TopologyFile::NodeDistances(from);
-        let parse = |bytes: &mut Bytes| {
-            // The row has a column for each node that is online, so holes in the numbering do not
-            // show.
-            self.nodes.iter().all(|node| {
-                let distance = bytes.number().and_then(|number| u32::try_from(number).ok());
-                distance.inspect(|&distance| visit(node, distance)).is_some()
-            })
-        };
-        let is_whole = self.root.open(&file).and_then(|bytes| bytes.read(parse));
-        match is_whole {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(TopologyError::Parse { file, error: None }),
-            Err(error) => Err(TopologyError::Read { file, error }),
-        }
+        visit_distances(&self.root, &self.nodes, from, visit)
     }
 
     /// The node among these that is nearest to `from`, the lowest of several; `None` where none of
@@ -306,13 +348,9 @@ impl Topology {
     /// # Errors
     /// As [`node`](Self::node).
     pub fn nearest(&self, from: Node, among: &NodeSet) -> Result<Option<Node>, TopologyError> {
-        let mut nearest: Option<(u32, Node)> = None;
-        self.distances(from, |node, distance| {
-            if among.contains(node) && nearest.is_none_or(|(least, _)| distance < least) {
-                nearest = Some((distance, node));
-            }
-        })?;
-        Ok(nearest.map(|(_, node)| node))
+        let mut nearest = Nearest::default();
+        self.distances(from, |node, distance| nearest.visit(node, distance, among))?;
+        Ok(nearest.node())
     }
 
     /// The node that a processor belongs to; `None` where it is not online.

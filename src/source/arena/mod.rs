@@ -128,7 +128,7 @@ impl<S: MemorySource> ArenaMemorySource<S> {
         self.release(&source, 0) << self.settings.range_shift()
     }
 
-    /// On which NUMA nodes the pages of all its ranges lie, taken blocks and free ones, beside where
+    /// On which NUMA nodes the pages of all its ranges lie, those of free blocks too, beside where
     /// the inner source wants them. Under the arena's lock.
     ///
     /// # Errors
@@ -138,8 +138,8 @@ impl<S: MemorySource> ArenaMemorySource<S> {
         let mut residence = Residence::wanted(source.placement().policy);
         let ranges = self.table().into_iter().flat_map(|table| table.ranges());
         for range in ranges {
-            residence.add(range.start, range.length)?;
-            residence.add_backing(range.start, range.length);
+            residence.count_range(range.start, range.length)?;
+            residence.look_up_backing(range.start, range.length);
         }
         Ok(residence)
     }
