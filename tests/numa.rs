@@ -20,6 +20,8 @@ mod refused;
 mod residence;
 #[path = "numa/topology.rs"]
 mod topology;
+#[path = "numa/workers.rs"]
+mod workers;
 
 use heapswitch::HeapSwitch;
 

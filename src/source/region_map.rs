@@ -16,6 +16,12 @@ pub struct RegionMapSource {
     kind: SegmentKind,
 }
 
+/// The source of contexts on any node: never huge pages.
+pub static CONTEXT_SOURCE: RegionMapSource = RegionMapSource { kind: SegmentKind::CONTEXT };
+
+/// The source of thread heaps on any node: huge pages as the system is set.
+pub static THREAD_SOURCE: RegionMapSource = RegionMapSource { kind: SegmentKind::THREAD };
+
 /// A source for each kind of segments, for whoever needs one that lives for ever.
 static SOURCES: [RegionMapSource; region::MAX_KINDS] = {
     let mut sources = [RegionMapSource { kind: SegmentKind::CONTEXT }; region::MAX_KINDS];

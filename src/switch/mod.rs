@@ -10,6 +10,7 @@ pub(crate) mod home;
 pub(crate) mod in_use;
 pub(crate) mod life;
 pub(crate) mod lookup;
+pub(crate) mod pin;
 pub(crate) mod pool;
 pub(crate) mod route;
 pub(crate) mod saved;
@@ -29,6 +30,7 @@ pub use handle::{Heap, HeapBuilder, HeapError};
 pub use home::{rehome_thread, thread_home};
 pub use in_use::CurrentAllocatorInUse;
 pub use lookup::{HeapId, owner_of, thread_heap_id, usable_size};
+pub use pin::{PinnedThread, pin_thread};
 pub use pool::{HeapPool, PooledHeap};
 pub use saved::{ContextMark, SavedContext};
 pub use scope::{
@@ -38,4 +40,4 @@ pub use scope::{
 #[cfg(feature = "corosensei")]
 pub use stack_pool::{CoroutineStack, StackPool};
 pub use usage::{ProcessUsage, flush_foreign_frees, process_usage, purge, residence_of, usage_of};
-pub use worker::{ScopedWorker, Worker, WorkerBuilder, WorkerError, processors};
+pub use worker::{ScopedWorker, Worker, WorkerBuilder, WorkerError, processors, worker_nodes};

@@ -40,9 +40,9 @@ pub fn usage_of(allocator: CurrentAllocatorInUse) -> MemoryUsage {
     }
 }
 
-/// On which NUMA nodes the pages of one of this thread's heaps lie, as the kernel says, beside where
-/// they are wanted; without a page where it has no such heap. What the global allocator holds is
-/// not known.
+/// On which NUMA nodes the pages of one of this thread's heaps lie, as the kernel says, beside
+/// where they are wanted; without a page where it has no such heap. What the global allocator holds
+/// is not known.
 ///
 /// # Errors
 /// The system's: `ENOSYS` where it has no NUMA, `EPERM` where a sandbox forbids to ask.

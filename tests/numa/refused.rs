@@ -40,12 +40,12 @@ extern "C" fn constructor() {
 static CONSTRUCTOR: extern "C" fn() = constructor;
 
 fn work() {
-    let strings = || (0..3000).map(|number| "s".repeat(number % 700)).collect::<Vec<_>>();
+    let strings = || (0..1000).map(|number| "s".repeat(number % 700)).collect::<Vec<_>>();
     let heap = Heap::new().unwrap();
     let (escaped, large) = heap.run(|| (strings(), vec![1_u8; 1 << 20])).unwrap();
     drop(heap);
     let mine = strings();
-    assert!(escaped.iter().chain(&mine).enumerate().all(|(n, s)| s.len() == n % 3000 % 700));
+    assert!(escaped.iter().chain(&mine).enumerate().all(|(n, s)| s.len() == n % 1000 % 700));
     assert!(large.iter().all(|&byte| byte == 1));
 }
 
@@ -66,9 +66,13 @@ fn memory_is_served() {
 #[test]
 fn whatever_is_refused_memory_is_served() {
     let _no_faults = crate::faults::none();
-    let single = CALLS.map(|(name, _)| name.to_owned());
     let all = CALLS.map(|(name, _)| name).join(",");
-    for names in single.into_iter().chain([all, "AskPolicy,Open".into()]) {
+    let mut cases = vec![all, "AskPolicy,Open".into(), "AskPolicy".into(), "Policy".into()];
+    // A process takes a second on an emulated machine: there only those that differ by nodes.
+    if crate::machine::known().is_none() {
+        cases.extend(CALLS.map(|(name, _)| name.to_owned()));
+    }
+    for names in cases {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "refused::memory_is_served", "--ignored", "--nocapture"])
             .env(REFUSED, &names)
