@@ -6,6 +6,8 @@
 mod faults;
 #[path = "numa/heaps.rs"]
 mod heaps;
+#[path = "numa/huge_pages.rs"]
+mod huge_pages;
 #[path = "numa/machine.rs"]
 mod machine;
 #[path = "numa/oracle.rs"]

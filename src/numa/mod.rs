@@ -22,4 +22,6 @@ pub use placement::{NodeNumbers, Outcome, Placement, Policy};
 pub use processor_set::ProcessorSet;
 pub use residence::Residence;
 pub use thread_policy::ThreadPolicy;
-pub use topology::{LOCAL_DISTANCE, NodeDescription, Topology, TopologyError, TopologyFile};
+pub use topology::{
+    HugePagePool, LOCAL_DISTANCE, NodeDescription, Topology, TopologyError, TopologyFile,
+};

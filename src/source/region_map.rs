@@ -6,7 +6,11 @@ use crate::allocator::{AllocError, MemoryRange, MemorySource, RegionSource};
 use crate::numa::{Placement, Residence};
 use crate::region::{self, KindSettings, Run, SegmentKind};
 use crate::sys::SystemError;
+use crate::sys::memory::{self, Advice};
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, chunks_for};
+
+/// A transparent huge page of x86-64, in bytes. A segment is several, and aligned to its length.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Memory maps inside the region: what heaps that can become current draw from.
 ///
@@ -58,6 +62,31 @@ impl RegionMapSource {
             residence.look_up_backing(segments.start, segments.bytes);
         }
         Ok(residence)
+    }
+
+    /// Puts transparent huge pages of 2 MiB in the place of small ones, at once, where at least half
+    /// of one is resident in its segments; how many bytes that are. For a heap that has grown to
+    /// its size and lives long; it copies what it collapses.
+    ///
+    /// # Errors
+    /// The system's, of the first that it refused: `EINVAL` before Linux 6.1 or without transparent
+    /// huge pages, `ENOMEM`, `EAGAIN`. What went before is collapsed.
+    pub fn collapse(&self) -> Result<usize, SystemError> {
+        let mut collapsed = 0;
+        for segments in region::segments_of(self.kind) {
+            for offset in (0..segments.bytes).step_by(HUGE_PAGE_BYTES) {
+                // SAFETY: the offset is below the span's length.
+                let start = unsafe { crate::pointers::forward(segments.start, offset) };
+                let mut residence = Residence::new();
+                residence.count_range(start, HUGE_PAGE_BYTES)?;
+                if residence.resident() >= residence.not_resident() {
+                    // SAFETY: whole pages of the region; collapsing changes no contents.
+                    unsafe { memory::apply_advice(start, HUGE_PAGE_BYTES, Advice::Collapse) }?;
+                    collapsed += HUGE_PAGE_BYTES;
+                }
+            }
+        }
+        Ok(collapsed)
     }
 
     /// How many of its segments the kernel refused the NUMA placement, or gave an older one, and

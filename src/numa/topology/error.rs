@@ -30,6 +30,20 @@ pub enum TopologyFile {
     NodeMemory(Node),
     /// A node's distances.
     NodeDistances(Node),
+    /// A node's pool of huge pages of one size.
+    HugePages {
+        /// The node.
+        node: Node,
+        /// The page's length in KiB.
+        kibibytes: u64,
+    },
+    /// What of that is free.
+    FreeHugePages {
+        /// The node.
+        node: Node,
+        /// The page's length in KiB.
+        kibibytes: u64,
+    },
 }
 
 /// Its path, below the root.
@@ -47,6 +61,14 @@ impl fmt::Display for TopologyFile {
             Self::NodeProcessors(node) => write!(formatter, "{NODES}/node{node}/cpulist"),
             Self::NodeMemory(node) => write!(formatter, "{NODES}/node{node}/meminfo"),
             Self::NodeDistances(node) => write!(formatter, "{NODES}/node{node}/distance"),
+            Self::HugePages { node, kibibytes } => write!(
+                formatter,
+                "{NODES}/node{node}/hugepages/hugepages-{kibibytes}kB/nr_hugepages"
+            ),
+            Self::FreeHugePages { node, kibibytes } => write!(
+                formatter,
+                "{NODES}/node{node}/hugepages/hugepages-{kibibytes}kB/free_hugepages"
+            ),
         }
     }
 }
@@ -64,6 +86,13 @@ pub enum TopologyError {
     },
     /// A file could not be read.
     Read {
+        /// The file, below the root.
+        file: TopologyFile,
+        /// The system's reason.
+        error: SystemError,
+    },
+    /// A file could not be written.
+    Write {
         /// The file, below the root.
         file: TopologyFile,
         /// The system's reason.
@@ -93,6 +122,11 @@ impl fmt::Display for TopologyError {
                 "the topology was to be read, and the system refused {file} ({error}); mount sysfs \
                  and proc"
             ),
+            Self::Write { file, error } => write!(
+                formatter,
+                "{file} was to be changed and the system refused ({error}); run this as root, with \
+                 sysfs writable"
+            ),
             Self::Parse { file, error: Some(error) } => write!(formatter, "{file}: {error}"),
             Self::Parse { file, error: None } => {
                 write!(formatter, "{file}: a figure that the kernel writes there is missing")
@@ -104,7 +138,7 @@ impl fmt::Display for TopologyError {
 impl core::error::Error for TopologyError {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
-            Self::Read { error, .. } => Some(error),
+            Self::Read { error, .. } | Self::Write { error, .. } => Some(error),
             Self::Parse { error: Some(error), .. } => Some(error),
             _ => None,
         }

@@ -15,11 +15,13 @@
 //! processors and all memory.
 
 mod error;
+mod huge_pages;
 mod tree;
 
 use core::fmt;
 
 pub use error::{TopologyError, TopologyFile};
+pub use huge_pages::HugePagePool;
 pub(super) use tree::{Bytes, Root};
 
 use super::numbers::ParseListError;

@@ -54,6 +54,14 @@ impl Root {
         self.with_path(path, SmallFile::open).map(Bytes::of)
     }
 
+    /// Opens a file below the root for writing.
+    pub(in crate::numa) fn open_for_writing(
+        &self,
+        path: &dyn fmt::Display,
+    ) -> Result<SmallFile, SystemError> {
+        self.with_path(path, SmallFile::open_for_writing)
+    }
+
     fn with_path<T>(
         &self,
         path: &dyn fmt::Display,
