@@ -24,17 +24,23 @@ struct Either;
 unsafe impl GlobalAlloc for Either {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's contract.
-        match IS_SYSTEM.load(Ordering::Relaxed) {
-            true => unsafe { System.alloc(layout) },
-            false => unsafe { HeapSwitch.alloc(layout) },
+        unsafe {
+            if IS_SYSTEM.load(Ordering::Relaxed) {
+                System.alloc(layout)
+            } else {
+                HeapSwitch.alloc(layout)
+            }
         }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: the caller's contract.
-        match IS_SYSTEM.load(Ordering::Relaxed) {
-            true => unsafe { System.dealloc(block, layout) },
-            false => unsafe { HeapSwitch.dealloc(block, layout) },
+        unsafe {
+            if IS_SYSTEM.load(Ordering::Relaxed) {
+                System.dealloc(block, layout)
+            } else {
+                HeapSwitch.dealloc(block, layout)
+            }
         }
     }
 }
