@@ -1,5 +1,7 @@
 //! The slab's memory is made of huge pages where they are wanted: read back from smaps.
-#![cfg(not(any(heapswitch_pass_through, loom)))]
+//!
+//! Not under sanitizers, whose own memory takes the huge pages that the kernel has at hand.
+#![cfg(not(any(heapswitch_pass_through, loom, heapswitch_asan, heapswitch_tsan)))]
 
 use heapswitch::numa::Placement;
 use heapswitch::{

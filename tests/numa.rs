@@ -1,6 +1,8 @@
 //! NUMA, as the kernel itself and numactl tell it. `tests/numa/run` runs this program on machines
 //! with several nodes; on any other the same tests run with the nodes that there are.
-#![cfg(not(any(heapswitch_pass_through, loom)))]
+//!
+//! Not under ThreadSanitizer: where pages lie is no question of races, and it moves mappings about.
+#![cfg(not(any(heapswitch_pass_through, loom, heapswitch_tsan)))]
 
 #[path = "numa/faults.rs"]
 mod faults;

@@ -2,9 +2,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+#[cfg(not(heapswitch_pass_through))]
 use heapswitch::numa::{Node, ProcessorSet, Topology};
 use heapswitch::sys::thread::Affinity;
-use heapswitch::{HeapSwitch, WorkerBuilder, WorkerError, pin_thread, processors, worker_nodes};
+use heapswitch::{HeapSwitch, WorkerBuilder, WorkerError, processors};
+#[cfg(not(heapswitch_pass_through))]
+use heapswitch::{pin_thread, worker_nodes};
 
 #[global_allocator]
 static GLOBAL: HeapSwitch = HeapSwitch;

@@ -64,7 +64,7 @@ impl RegionMapSource {
         Ok(residence)
     }
 
-    /// Puts transparent huge pages of 2 MiB in the place of small ones, at once, where at least half
+    /// Puts transparent huge pages of 2 MiB in the place of small ones, at once, where half or more
     /// of one is resident in its segments; how many bytes that are. For a heap that has grown to
     /// its size and lives long; it copies what it collapses.
     ///

@@ -35,8 +35,8 @@ impl Topology {
     /// A node's pool of huge pages of so many bytes.
     ///
     /// # Errors
-    /// [`TopologyError::NoNode`]; [`TopologyError::Read`] where the system has no huge pages of that
-    /// size.
+    /// [`TopologyError::NoNode`]; [`TopologyError::Read`] where the system has no huge pages of
+    /// that size.
     pub fn huge_page_pool(
         &self,
         node: Node,

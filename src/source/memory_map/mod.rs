@@ -11,7 +11,7 @@
 //!       ▶ collapse
 //! ```
 //! Pages must not come before the placement and the advice on huge pages: what is there stays as it
-//! is. So prefaulting is a late step, and not a flag of the first; what it brought can be collapsed.
+//! is. So prefaulting is a late step, and no flag of the first; what it brought can be collapsed.
 
 mod refusals;
 mod settings;
