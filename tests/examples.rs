@@ -9,7 +9,7 @@ mod process;
 #[path = "examples/server.rs"]
 mod server;
 
-use process::run;
+use process::{Folder, run};
 
 #[test]
 fn quickstart_tells_what_escaped() {
@@ -33,4 +33,24 @@ fn collections_leave_nothing_behind() {
     assert!(text.contains("2001 blocks"), "{text}");
     assert!(text.contains("coast: 12.2 degrees\n  inland: 18.3 degrees"), "{text}");
     assert!(text.contains("when all are dropped: 0 blocks\nescaped: 0 blocks"), "{text}");
+}
+
+#[test]
+fn numa_shows_every_heap_on_its_node() {
+    let folder = Folder::new();
+    let file = folder.0.join("placement.svg");
+    let output = run("numa", &["--svg".as_ref(), file.as_os_str()]);
+    assert!(output.status.success(), "{output:?}");
+    #[cfg(not(heapswitch_pass_through))]
+    {
+        let text = String::from_utf8_lossy(&output.stdout);
+        let rows = text.lines().filter(|line| line.contains(" on ")).count();
+        assert!(rows >= 3 && text.contains("not resident"), "{text}");
+        let svg = std::fs::read_to_string(&file).unwrap();
+        assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{svg}");
+        // A cell for each heap of which the kernel tells, on each node.
+        let cells = svg.matches("<rect ").count() + svg.matches("not told").count();
+        assert!(cells >= 3, "{svg}");
+    }
+    assert!(!run("numa", &["--png".as_ref()]).status.success());
 }

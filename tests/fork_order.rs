@@ -21,8 +21,12 @@ const FORKS: usize = if cfg!(debug_assertions) { 100 } else { 300 };
 
 /// Every block is a range of its own, so that each take and give-back reaches the region.
 static ARENA: LazyLock<ArenaMemorySource<RegionMapSource>> = LazyLock::new(|| {
-    let settings =
-        KindSettings { huge_pages: RegionHugePages::System, name: c"order", is_dumped: true };
+    let settings = KindSettings {
+        placement: heapswitch::numa::Placement::DEFAULT,
+        huge_pages: RegionHugePages::System,
+        name: c"order",
+        is_dumped: true,
+    };
     let sizes =
         ArenaSizes { block_bytes: 64 << 10, range_bytes: 64 << 10, maximum_bytes: 64 << 20 };
     let source = RegionMapSource::new(settings).unwrap();

@@ -67,8 +67,12 @@ fn a_stack_as_large_as_everything_is_an_error() {
 
 /// An arena of blocks of so many bytes, in the region, for ever.
 fn arena(block_bytes: usize) -> &'static ArenaMemorySource<RegionMapSource> {
-    let settings =
-        KindSettings { huge_pages: RegionHugePages::System, name: c"arena", is_dumped: true };
+    let settings = KindSettings {
+        placement: heapswitch::numa::Placement::DEFAULT,
+        huge_pages: RegionHugePages::System,
+        name: c"arena",
+        is_dumped: true,
+    };
     let sizes = ArenaSizes { block_bytes, range_bytes: 4 << 20, maximum_bytes: 1 << 30 };
     let settings = (RegionMapSource::new(settings).unwrap(), ArenaSettings::new(sizes).unwrap());
     Box::leak(Box::new(ArenaMemorySource::new(settings.0, settings.1)))

@@ -2,8 +2,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+#[cfg(not(heapswitch_pass_through))]
+use heapswitch::numa::{Node, ProcessorSet, Topology};
 use heapswitch::sys::thread::Affinity;
 use heapswitch::{HeapSwitch, WorkerBuilder, WorkerError, processors};
+#[cfg(not(heapswitch_pass_through))]
+use heapswitch::{pin_thread, worker_nodes};
 
 #[global_allocator]
 static GLOBAL: HeapSwitch = HeapSwitch;
@@ -89,4 +93,103 @@ fn a_worker_started_in_a_context_leaves_nothing_there() {
     let worker = heap.run(|| WorkerBuilder::new().name("long-lived").spawn(|| 5).unwrap()).unwrap();
     assert_eq!(heap.close().blocks, 0);
     assert_eq!(worker.join().unwrap(), 5);
+}
+
+/// The processors that the calling thread may use, as a set.
+#[cfg(not(heapswitch_pass_through))]
+fn mine_as_set() -> ProcessorSet {
+    ProcessorSet::from(Affinity::current().unwrap())
+}
+
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn a_list_gets_one_worker_each() {
+    let list = ProcessorSet::from_iter([*mine().last().unwrap()]);
+    let name = |_| std::thread::current().name().map(str::to_owned);
+    let workers = WorkerBuilder::new().name("l").spawn_on_list(&list, name).unwrap();
+    assert_eq!(workers.len(), 1);
+    for worker in workers {
+        assert_eq!(worker.processor(), list.iter().next());
+        let expected = format!("l-{list}");
+        assert_eq!(worker.join().unwrap(), Some(expected));
+    }
+    let seen = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let body = |processor| {
+            assert_eq!(mine(), [processor]);
+            seen.fetch_add(1, Ordering::Relaxed)
+        };
+        WorkerBuilder::new().spawn_scoped_on_list(scope, &mine_as_set(), body).unwrap();
+    });
+    assert_eq!(seen.into_inner(), mine().len());
+    // All or none: the absent one ends those that could run.
+    let list = mine_as_set().with(absent());
+    let ran = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let body = |_| ran.fetch_add(1, Ordering::Relaxed);
+        let error = WorkerBuilder::new().spawn_scoped_on_list(scope, &list, body).unwrap_err();
+        assert!(matches!(error, WorkerError::Pin { processor, .. } if processor == absent()));
+    });
+    assert_eq!(ran.into_inner(), 0);
+    assert!(WorkerBuilder::new().spawn_on_list(&ProcessorSet::EMPTY, |_| ()).unwrap().is_empty());
+}
+
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn each_node_gets_one_worker_on_its_processors() {
+    let topology = Topology::of_system().unwrap();
+    let nodes = worker_nodes().unwrap();
+    assert!(!nodes.is_empty());
+    let body = |node: Node| (node, mine_as_set());
+    let workers = WorkerBuilder::new().name("n").spawn_on_each_node(body).unwrap();
+    assert_eq!(workers.len(), nodes.len());
+    for (worker, node) in workers.into_iter().zip(&nodes) {
+        assert_eq!((worker.node(), worker.processor()), (Some(*node), None));
+        assert_eq!(worker.thread().name(), Some(format!("n-{node}").as_str()));
+        let own = topology.processors_of(*node).unwrap().and(&mine_as_set());
+        assert_eq!(worker.join().unwrap(), (*node, own));
+    }
+    let seen = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let count = |_| seen.fetch_add(1, Ordering::Relaxed);
+        WorkerBuilder::new().spawn_scoped_on_each_node(scope, count).unwrap();
+    });
+    assert_eq!(seen.into_inner(), nodes.len());
+}
+
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn a_node_that_is_not_there_starts_nobody() {
+    let node = Node::new(1023).unwrap();
+    let error = WorkerBuilder::new().node(node).spawn(|| ()).unwrap_err();
+    assert!(matches!(error, WorkerError::Topology(_)), "{error}");
+    assert!(error.to_string().contains("node 1023"), "{error}");
+    let set = ProcessorSet::from_iter([absent()]);
+    let error = WorkerBuilder::new().processors(set).spawn(|| ()).unwrap_err();
+    assert!(matches!(&error, WorkerError::PinToSet { processors, .. } if **processors == set));
+    assert!(error.to_string().contains(&format!("processors {set} ")), "{error}");
+}
+
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn a_pinned_thread_is_let_go_again() {
+    std::thread::spawn(|| {
+        let before = mine();
+        let first = ProcessorSet::from_iter([before[0]]);
+        let pinned = pin_thread(&first).unwrap();
+        assert_eq!(mine_as_set(), first);
+        let result = std::panic::catch_unwind(|| {
+            let _inner = pin_thread(&ProcessorSet::from_iter([before[0]])).unwrap();
+            std::panic::resume_unwind(Box::new(()));
+        });
+        assert!(result.is_err());
+        assert_eq!(mine_as_set(), first, "the inner guard restores what it found");
+        pinned.restore().unwrap();
+        assert_eq!(mine(), before);
+        let error = pin_thread(&ProcessorSet::EMPTY).unwrap_err();
+        assert!(matches!(error, WorkerError::PinToSet { .. }), "{error}");
+        assert_eq!(mine(), before);
+    })
+    .join()
+    .unwrap();
 }

@@ -21,6 +21,9 @@ use core::ptr::NonNull;
 pub use allocator_api2::alloc::{AllocError, Allocator};
 pub use usage::{MemoryUsage, MemoryUsageChange};
 
+use crate::numa::{Placement, Residence};
+use crate::sys::SystemError;
+
 /// What routing needs of an allocator beside allocating and freeing.
 ///
 /// # Safety
@@ -107,6 +110,23 @@ pub unsafe trait MemorySource {
 
     /// The unit of what it hands out, in bytes, a power of two; ranges are multiples of it long.
     fn granule(&self) -> usize;
+
+    /// On which NUMA nodes it wants its ranges' pages.
+    fn placement(&self) -> Placement {
+        Placement::DEFAULT
+    }
+
+    /// On which NUMA nodes the pages of a range lie, as the kernel says, beside where the source
+    /// wants them. For any range of memory; nothing is touched.
+    ///
+    /// # Errors
+    /// The system's: `ENOSYS` where it has no NUMA, `EPERM` where a sandbox forbids to ask.
+    fn residence_of(&self, range: MemoryRange) -> Result<Residence, SystemError> {
+        let mut residence = Residence::wanted(self.placement().policy);
+        residence.count_range(range.start, range.length)?;
+        residence.look_up_backing(range.start, range.length);
+        Ok(residence)
+    }
 }
 
 // SAFETY: the contract holds for `S` and a shared reference only forwards.
@@ -127,6 +147,10 @@ unsafe impl<S: MemorySource + ?Sized> MemorySource for &S {
 
     fn granule(&self) -> usize {
         (**self).granule()
+    }
+
+    fn placement(&self) -> Placement {
+        (**self).placement()
     }
 }
 

@@ -6,6 +6,7 @@
 use core::ptr::NonNull;
 
 use super::header::{HeapHeader, Operations};
+use crate::numa::Node;
 use crate::sync::Token;
 use crate::sys::SystemError;
 use crate::sys::fork::{ForkEntry, Rank};
@@ -49,9 +50,13 @@ pub unsafe fn publish(header: NonNull<HeapHeader>) {
     list.length += 1;
 }
 
-/// Takes over a heap with the given operations, if one waits; the caller's thread runs it from now
-/// on.
-pub fn adopt(operations: &Operations, token: Token) -> Option<NonNull<HeapHeader>> {
+/// Takes over a heap with the given operations and home, if one waits; the caller's thread runs it
+/// from now on.
+pub fn adopt(
+    operations: &Operations,
+    token: Token,
+    home: Option<Node>,
+) -> Option<NonNull<HeapHeader>> {
     let mut list = LIST.lock();
     let mut previous: Option<NonNull<HeapHeader>> = None;
     let mut next = list.first;
@@ -59,7 +64,7 @@ pub fn adopt(operations: &Operations, token: Token) -> Option<NonNull<HeapHeader
         // SAFETY: heaps on the list are valid and run by nobody; the lock is held.
         let this = unsafe { header.as_ref() };
         next = this.next_in_list.get();
-        if !this.operations.is_same(operations) {
+        if !this.operations.is_same(operations) || this.home.get() != home {
             previous = Some(header);
             continue;
         }

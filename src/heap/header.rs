@@ -10,6 +10,7 @@ use crossbeam_utils::CachePadded;
 use super::account::AccountHandle;
 use super::cell::EscapeReport;
 use crate::allocator::{MemoryUsage, RegionSource};
+use crate::numa::Node;
 use crate::region::ChunkEntry;
 use crate::sync::{ForeignStack, Runner};
 
@@ -110,6 +111,8 @@ pub struct HeapHeader {
     pub remaining: AtomicUsize,
     /// Where its runs are charged.
     pub account: AccountHandle,
+    /// The NUMA node of a thread's heap, where there are several.
+    pub home: Cell<Option<Node>>,
     /// The next in a list of heaps that nobody runs: of ended threads, or of a pool.
     pub next_in_list: Cell<Option<NonNull<HeapHeader>>>,
     /// Slow paths since every structure was checked last.

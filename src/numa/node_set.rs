@@ -1,13 +1,19 @@
 //! Nodes and sets of them, in the kernel's list syntax.
 
 use core::fmt;
+use core::num::NonZeroU16;
 use core::str::FromStr;
 
+use super::numbers::{Numbers, ParseListError};
 use crate::sys::policy::NODE_BITS;
 
 /// A NUMA node's number, below [`Node::LIMIT`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Node(u16);
+///
+/// # Invariants
+/// Holds the number's successor, so that an `Option` of it is as large, and none of all zero bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Node(NonZeroU16);
 
 impl Node {
     /// One more than the highest number: 1024, the most nodes that any kernel is built for.
@@ -15,22 +21,32 @@ impl Node {
 
     /// The node of this number; `None` from [`LIMIT`](Self::LIMIT) up.
     pub const fn new(number: usize) -> Option<Self> {
-        if number < Self::LIMIT { Some(Self(number as u16)) } else { None }
+        if number >= Self::LIMIT {
+            return None;
+        }
+        match NonZeroU16::new(number as u16 + 1) {
+            Some(successor) => Some(Self(successor)),
+            None => None,
+        }
     }
 
     /// Its number.
     pub const fn number(self) -> usize {
-        self.0 as usize
+        self.0.get() as usize - 1
     }
 }
 
 impl fmt::Display for Node {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
+        self.number().fmt(formatter)
     }
 }
 
-const WORDS: usize = NODE_BITS / 64;
+impl fmt::Debug for Node {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Node({self})")
+    }
+}
 
 /// A set of NUMA nodes. Printed and parsed as the kernel does, `0-3,8`.
 ///
@@ -44,16 +60,18 @@ const WORDS: usize = NODE_BITS / 64;
 ///
 /// const FIRST_TWO: NodeSet = NodeSet::from_numbers(&[0, 1]).unwrap();
 /// assert_eq!(FIRST_TWO.to_string(), "0-1");
-/// # Ok::<(), heapswitch::numa::ParseNodeSetError>(())
+/// # Ok::<(), heapswitch::numa::ParseListError>(())
 /// ```
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NodeSet {
-    words: [u64; WORDS],
+    numbers: Numbers<WORDS>,
 }
+
+const WORDS: usize = NODE_BITS / 64;
 
 impl NodeSet {
     /// No node.
-    pub const EMPTY: Self = Self { words: [0; WORDS] };
+    pub const EMPTY: Self = Self { numbers: Numbers::EMPTY };
 
     /// The nodes of these numbers; `None` if one is [`Node::LIMIT`] or more.
     pub const fn from_numbers(numbers: &[usize]) -> Option<Self> {
@@ -76,28 +94,32 @@ impl NodeSet {
 
     /// This set and `node`.
     #[must_use]
-    pub const fn with(mut self, node: Node) -> Self {
-        // INVARIANT of `Node`: the number is below 64 * WORDS.
-        self.words[node.number() / 64] |= 1 << (node.number() % 64);
-        self
+    pub const fn with(self, node: Node) -> Self {
+        // INVARIANT of `Node`: the number is below the limit.
+        Self { numbers: self.numbers.with(node.number()) }
     }
 
     /// This set less `node`.
     #[must_use]
-    pub const fn without(mut self, node: Node) -> Self {
-        // INVARIANT of `Node`: the number is below 64 * WORDS.
-        self.words[node.number() / 64] &= !(1 << (node.number() % 64));
-        self
+    pub const fn without(self, node: Node) -> Self {
+        // INVARIANT of `Node`: the number is below the limit.
+        Self { numbers: self.numbers.without(node.number()) }
+    }
+
+    /// The nodes that are in both sets.
+    #[must_use]
+    pub fn and(self, other: &Self) -> Self {
+        Self { numbers: self.numbers.and(&other.numbers) }
     }
 
     /// Whether `node` is in it.
     pub const fn contains(&self, node: Node) -> bool {
-        self.words[node.number() / 64] & (1 << (node.number() % 64)) != 0
+        self.numbers.contains(node.number())
     }
 
     /// How many nodes are in it.
     pub fn len(&self) -> usize {
-        self.words.iter().map(|word| word.count_ones() as usize).sum()
+        self.numbers.len()
     }
 
     /// Whether no node is in it.
@@ -107,37 +129,39 @@ impl NodeSet {
 
     /// Its nodes, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Node> + '_ {
-        (0..Node::LIMIT).filter_map(Node::new).filter(|node| self.contains(*node))
+        self.numbers.iter().filter_map(Node::new)
+    }
+
+    /// The lowest of its nodes.
+    pub fn first(&self) -> Option<Node> {
+        self.iter().next()
     }
 
     /// One bit a node, the lowest number in the lowest bit of the first word: what the kernel
     /// takes.
     pub const fn as_words(&self) -> &[u64; WORDS] {
-        &self.words
+        &self.numbers.words
     }
 
-    /// The first node at or after `from` whose membership is `is_member`, or the limit.
-    fn next(&self, from: usize, is_member: bool) -> usize {
-        (from..Node::LIMIT)
-            .find(|&number| Node::new(number).is_some_and(|node| self.contains(node) == is_member))
-            .unwrap_or(Node::LIMIT)
+    pub(super) const fn from_words(words: [u64; WORDS]) -> Self {
+        Self { numbers: Numbers { words } }
+    }
+
+    /// Reads a list from its bytes.
+    pub(super) fn parse(bytes: &mut dyn Iterator<Item = u8>) -> Result<Self, ParseListError> {
+        Ok(Self { numbers: Numbers::parse(bytes)? })
+    }
+}
+
+impl Default for NodeSet {
+    fn default() -> Self {
+        Self::EMPTY
     }
 }
 
 impl fmt::Display for NodeSet {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut start = self.next(0, true);
-        let mut comma = "";
-        while start < Node::LIMIT {
-            let end = self.next(start, false);
-            write!(formatter, "{comma}{start}")?;
-            if end - start > 1 {
-                write!(formatter, "-{}", end - 1)?;
-            }
-            comma = ",";
-            start = self.next(end, true);
-        }
-        Ok(())
+        self.numbers.fmt(formatter)
     }
 }
 
@@ -147,75 +171,14 @@ impl fmt::Debug for NodeSet {
     }
 }
 
-/// A list of nodes that cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ParseNodeSetError {
-    /// Something between two commas is neither a number nor two with a hyphen.
-    NotANumber {
-        /// Its place in the list, from 0.
-        item: usize,
-    },
-    /// A node's number is 1024 or more.
-    TooLarge {
-        /// Its place in the list, from 0.
-        item: usize,
-    },
-    /// A range ends before it starts.
-    Descending {
-        /// Its place in the list, from 0.
-        item: usize,
-    },
-}
-
-impl fmt::Display for ParseNodeSetError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (item, problem) = match self {
-            Self::NotANumber { item } => (item, "is not a number or a range"),
-            Self::TooLarge { item } => (item, "names a node above 1023"),
-            Self::Descending { item } => (item, "ends before it starts"),
-        };
-        write!(
-            formatter,
-            "cannot read a list of NUMA nodes: item {item} {problem}; write it like \"0-3,8\""
-        )
-    }
-}
-
-impl core::error::Error for ParseNodeSetError {}
-
 impl FromStr for NodeSet {
-    type Err = ParseNodeSetError;
+    type Err = ParseListError;
 
     /// Reads `0-3,8`; white space around the list, as in sysfs, is ignored, and an empty list is
     /// the empty set.
-    fn from_str(list: &str) -> Result<Self, ParseNodeSetError> {
-        let list = list.trim();
-        let mut set = Self::EMPTY;
-        if list.is_empty() {
-            return Ok(set);
-        }
-        for (item, text) in list.split(',').enumerate() {
-            let (first, last) = text.split_once('-').unwrap_or((text, text));
-            let (first, last) = (parse_node(first, item)?, parse_node(last, item)?);
-            if last < first {
-                return Err(ParseNodeSetError::Descending { item });
-            }
-            for node in (first.number()..=last.number()).filter_map(Node::new) {
-                set = set.with(node);
-            }
-        }
-        Ok(set)
+    fn from_str(list: &str) -> Result<Self, ParseListError> {
+        Self::parse(&mut list.bytes())
     }
-}
-
-fn parse_node(text: &str, item: usize) -> Result<Node, ParseNodeSetError> {
-    // `parse` alone would take a sign.
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(ParseNodeSetError::NotANumber { item });
-    }
-    let too_large = ParseNodeSetError::TooLarge { item };
-    text.parse().ok().and_then(Node::new).ok_or(too_large)
 }
 
 #[cfg(test)]
@@ -235,7 +198,7 @@ mod tests {
 
     #[test]
     fn names_the_item_that_is_wrong() {
-        use ParseNodeSetError::{Descending, NotANumber, TooLarge};
+        use ParseListError::{Descending, NotANumber, TooLarge};
         let cases = [
             ("0,x", NotANumber { item: 1 }),
             ("0,,1", NotANumber { item: 1 }),
@@ -244,6 +207,10 @@ mod tests {
             ("0-3,1024", TooLarge { item: 1 }),
             ("99999999999999999999999", TooLarge { item: 0 }),
             ("3-1", Descending { item: 0 }),
+            ("0 1", NotANumber { item: 0 }),
+            ("0-1-2", NotANumber { item: 0 }),
+            ("-1", NotANumber { item: 0 }),
+            (",", NotANumber { item: 0 }),
         ];
         for (list, error) in cases {
             assert_eq!(list.parse::<NodeSet>(), Err(error), "{list}");

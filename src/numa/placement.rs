@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 
 use super::{Node, NodeSet};
 use crate::sys::SystemError;
-use crate::sys::policy::{self, Mode};
+use crate::sys::policy::{self, Existing, Mode, RawPolicy};
 
 /// A memory policy of a range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,19 +54,38 @@ impl Policy {
     /// The nearest policy that an older kernel has.
     fn fallback(&self) -> Option<Self> {
         match self {
-            Self::PreferredMany(nodes) => nodes.iter().next().map(Self::Preferred),
+            Self::PreferredMany(nodes) => nodes.first().map(Self::Preferred),
             Self::WeightedInterleave(nodes) => Some(Self::Interleave(*nodes)),
             _ => None,
         }
     }
 }
 
-/// A policy and how strictly it is meant.
+/// What the numbers of a policy's nodes mean, also after the process's cpuset changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeNumbers {
+    /// The nodes of these numbers now; the kernel puts others in their place when the cpuset
+    /// changes.
+    #[default]
+    Remapped,
+    /// The nodes of these numbers always (`MPOL_F_STATIC_NODES`): where the cpuset leaves none of
+    /// them the policy is off.
+    Static,
+    /// The n-th nodes of the cpuset, whichever those are (`MPOL_F_RELATIVE_NODES`).
+    Relative,
+}
+
+/// A policy and how it is meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
     /// The policy.
     pub policy: Policy,
-    /// Whether no other policy may take its place, and pages that lie elsewhere already are moved.
+    /// What the policy's numbers mean.
+    pub numbers: NodeNumbers,
+    /// Whether pages that lie elsewhere already are moved (`MPOL_MF_MOVE`).
+    pub are_pages_moved: bool,
+    /// Whether no other policy may take its place, and a page that lies elsewhere and stays there
+    /// is an error (`MPOL_MF_STRICT`).
     pub is_strict: bool,
 }
 
@@ -89,18 +108,40 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Why the kernel refused what was asked; `None` where it took it.
+    pub const fn error(self) -> Option<SystemError> {
+        match self {
+            Self::AsAsked => None,
+            Self::Instead { error, .. } | Self::Refused { error } => Some(error),
+        }
+    }
+}
+
 impl Placement {
     /// The thread's policy.
-    pub const DEFAULT: Self = Self { policy: Policy::Default, is_strict: false };
+    pub const DEFAULT: Self = Self::new(Policy::Default);
 
-    /// This policy, or where the kernel lacks it the nearest older one.
+    /// This policy, or where the kernel lacks it the nearest older one; pages that are there stay.
     pub const fn new(policy: Policy) -> Self {
-        Self { policy, is_strict: false }
+        Self { policy, numbers: NodeNumbers::Remapped, are_pages_moved: false, is_strict: false }
     }
 
-    /// This policy or none, also for pages that are there already.
+    /// This policy or none, also for pages that are there already, which are moved.
     pub const fn strict(policy: Policy) -> Self {
-        Self { policy, is_strict: true }
+        Self { policy, numbers: NodeNumbers::Remapped, are_pages_moved: true, is_strict: true }
+    }
+
+    /// What the numbers of the policy's nodes mean.
+    #[must_use]
+    pub const fn numbers(self, numbers: NodeNumbers) -> Self {
+        Self { numbers, ..self }
+    }
+
+    /// Whether pages that lie elsewhere already are moved.
+    #[must_use]
+    pub const fn moving_pages(self, are_pages_moved: bool) -> Self {
+        Self { are_pages_moved, ..self }
     }
 
     /// Asks the kernel for it, for the whole pages of `bytes` from `start`.
@@ -110,20 +151,70 @@ impl Placement {
     /// force, or an older one (preferred-many: the first node preferred; weighted interleave:
     /// interleave), and the outcome says which.
     pub fn apply(&self, start: NonNull<u8>, bytes: usize) -> Outcome {
-        if self.policy == Policy::Default && !self.is_strict {
+        if self.policy == Policy::Default && !self.is_strict && !self.are_pages_moved {
             return Outcome::AsAsked;
         }
-        let ask = |policy: &Policy| {
-            let nodes = policy.nodes();
-            policy::set_range_policy(start, bytes, policy.mode(), nodes.as_words(), self.is_strict)
-        };
-        let Err(error) = ask(&self.policy) else { return Outcome::AsAsked };
+        let existing = Existing { are_moved: self.are_pages_moved, must_follow: self.is_strict };
+        self.ask(|raw| policy::set_range_policy(start, bytes, raw, existing))
+    }
+
+    /// The policy that holds for the range that an address lies in, as the kernel has it.
+    ///
+    /// # Errors
+    /// The system's: `ENOSYS`, `EPERM`; `EFAULT` where nothing is mapped.
+    pub fn of_range(start: NonNull<u8>) -> Result<Self, SystemError> {
+        policy::policy_of(Some(start)).map(Self::from_raw)
+    }
+
+    /// This thread's policy, as the kernel has it.
+    ///
+    /// # Errors
+    /// The system's: `ENOSYS`, `EPERM`.
+    pub fn of_thread() -> Result<Self, SystemError> {
+        policy::policy_of(None).map(Self::from_raw)
+    }
+
+    /// Tries the policy and, unless it is strict, what may take its place.
+    pub(super) fn ask(&self, set: impl Fn(&RawPolicy) -> Result<(), SystemError>) -> Outcome {
+        let Err(error) = set(&self.raw(&self.policy)) else { return Outcome::AsAsked };
         match self.policy.fallback() {
-            Some(policy) if !self.is_strict && ask(&policy).is_ok() => {
+            Some(policy) if !self.is_strict && set(&self.raw(&policy)).is_ok() => {
                 Outcome::Instead { policy, error }
             }
             _ => Outcome::Refused { error },
         }
+    }
+
+    fn raw(&self, policy: &Policy) -> RawPolicy {
+        let nodes = policy.nodes();
+        let mode_flags = match self.numbers {
+            // A policy without nodes takes no flags.
+            _ if nodes.is_empty() => 0,
+            NodeNumbers::Remapped => 0,
+            NodeNumbers::Static => policy::STATIC_NODES,
+            NodeNumbers::Relative => policy::RELATIVE_NODES,
+        };
+        RawPolicy { mode: policy.mode(), mode_flags, nodes: *nodes.as_words() }
+    }
+
+    fn from_raw(raw: RawPolicy) -> Self {
+        let nodes = NodeSet::from_words(raw.nodes);
+        let policy = match (raw.mode, nodes.first()) {
+            (Mode::Default, _) => Policy::Default,
+            // Before Linux 5.14 the kernel said so of the local policy.
+            (Mode::Local, _) | (Mode::Preferred, None) => Policy::Local,
+            (Mode::Preferred, Some(node)) => Policy::Preferred(node),
+            (Mode::PreferredMany, _) => Policy::PreferredMany(nodes),
+            (Mode::Bind, _) => Policy::Bind(nodes),
+            (Mode::Interleave, _) => Policy::Interleave(nodes),
+            (Mode::WeightedInterleave, _) => Policy::WeightedInterleave(nodes),
+        };
+        let numbers = match raw.mode_flags {
+            policy::STATIC_NODES => NodeNumbers::Static,
+            policy::RELATIVE_NODES => NodeNumbers::Relative,
+            _ => NodeNumbers::Remapped,
+        };
+        Self::new(policy).numbers(numbers)
     }
 }
 
@@ -163,6 +254,29 @@ mod tests {
             match outcome {
                 Outcome::AsAsked => assert!(line.contains(name), "{policy:?}: {line}"),
                 outcome => std::println!("not tested here: {policy:?}: {outcome:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_set_is_read_back() {
+        let nodes = NodeSet::of(Node::new(0).unwrap());
+        let node = Node::new(0).unwrap();
+        for policy in [Policy::Local, Policy::Preferred(node), Policy::Bind(nodes)] {
+            for numbers in [NodeNumbers::Remapped, NodeNumbers::Static, NodeNumbers::Relative] {
+                let start = map_anonymous(BYTES, MapFlags::default()).unwrap();
+                let placement = Placement::new(policy).numbers(numbers);
+                if let outcome @ Outcome::Refused { .. } = placement.apply(start, BYTES) {
+                    std::println!("not tested here: {placement:?}: {outcome:?}");
+                    continue;
+                }
+                let found = Placement::of_range(start).unwrap();
+                // A policy without nodes has no flags.
+                let expected = match policy {
+                    Policy::Local => Placement::new(policy),
+                    _ => placement,
+                };
+                assert_eq!(found, expected);
             }
         }
     }

@@ -5,13 +5,17 @@
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
+use super::RegionUsage;
 use super::runs::Runs;
+use crate::numa::{self, Node, Placement, Policy};
+use crate::sys::SystemError;
 use crate::sys::lock::Lock;
 use crate::sys::memory::{self, Advice};
 
-/// The most kinds that a process can have.
-pub const MAX_KINDS: usize = 32;
+/// The most kinds that a process can have: two for each of 60 nodes, and some of the program's own.
+pub const MAX_KINDS: usize = 128;
 
 /// How the kernel may back memory with huge pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,8 +36,17 @@ pub struct KindSettings {
     pub huge_pages: HugePages,
     /// The mappings' name in `/proc/self/maps`, where the kernel has names (Linux 5.17).
     pub name: &'static CStr,
-    /// Keep the memory out of core dumps.
+    /// Whether core dumps hold the memory.
     pub is_dumped: bool,
+    /// On which NUMA nodes the pages shall lie.
+    pub placement: Placement,
+}
+
+impl KindSettings {
+    /// Mappings of this name, everything else as the system does it.
+    pub const fn new(name: &'static CStr) -> Self {
+        Self { huge_pages: HugePages::System, name, is_dumped: true, placement: Placement::DEFAULT }
+    }
 }
 
 /// One of the process's kinds of segments.
@@ -46,11 +59,13 @@ impl SegmentKind {
     /// For thread heaps: huge pages as the system is set.
     pub const THREAD: Self = Self(1);
 
-    pub(super) const fn from_index(index: u8) -> Self {
+    /// The kind of this number, one that was made.
+    pub(crate) const fn from_index(index: u8) -> Self {
         Self(index)
     }
 
-    pub(super) const fn index(self) -> u8 {
+    /// Its number, below [`MAX_KINDS`].
+    pub const fn index(self) -> u8 {
         self.0
     }
 
@@ -60,6 +75,10 @@ impl SegmentKind {
     /// The range is committed segments of the region that nobody uses yet.
     pub(super) unsafe fn prepare(self, start: NonNull<u8>, bytes: usize) {
         let settings = settings_of(self);
+        // Before the advice on huge pages: from then on the kernel may bring pages.
+        if let Some(error) = settings.placement.apply(start, bytes).error() {
+            figures_of(self).refuse_placement(error);
+        }
         // SAFETY: the range is the caller's alone. Refusals only lose the wish: a kernel without
         // transparent huge pages or names says EINVAL.
         unsafe {
@@ -81,9 +100,73 @@ struct Registry {
 }
 
 const CONTEXT_SETTINGS: KindSettings =
-    KindSettings { huge_pages: HugePages::Never, name: c"heapswitch-context", is_dumped: true };
-const THREAD_SETTINGS: KindSettings =
-    KindSettings { huge_pages: HugePages::System, name: c"heapswitch-thread", is_dumped: true };
+    KindSettings { huge_pages: HugePages::Never, ..KindSettings::new(c"heapswitch-context") };
+const THREAD_SETTINGS: KindSettings = KindSettings::new(c"heapswitch-thread");
+
+/// What is counted of a kind, without its locks.
+struct Figures {
+    /// The number of the one node that the kind prefers and one; 0 where there is none.
+    home: AtomicU16,
+    /// Runs that were taken by a thread on another node.
+    away_runs: AtomicU64,
+    /// Segments whose placement the kernel refused or replaced, and in the low 16 bits the error
+    /// number of the last.
+    refused_placements: AtomicU64,
+}
+
+static FIGURES: [Figures; MAX_KINDS] = [const {
+    Figures {
+        home: AtomicU16::new(0),
+        away_runs: AtomicU64::new(0),
+        refused_placements: AtomicU64::new(0),
+    }
+}; MAX_KINDS];
+
+impl Figures {
+    fn refuse_placement(&self, error: SystemError) {
+        // Relaxed, as all of them: figures for a reader, they order nothing. Called under the
+        // frontier's lock, so no count is lost.
+        let times = (self.refused_placements.load(Ordering::Relaxed) >> 16) + 1;
+        let word = times << 16 | u64::from(error.0 as u16);
+        self.refused_placements.store(word, Ordering::Relaxed);
+    }
+
+    fn home(&self) -> Option<Node> {
+        usize::from(self.home.load(Ordering::Relaxed)).checked_sub(1).and_then(Node::new)
+    }
+}
+
+fn figures_of(kind: SegmentKind) -> &'static Figures {
+    // Kinds are made by `register_kind` only, so the index is in range.
+    FIGURES.get(usize::from(kind.0)).unwrap_or(&FIGURES[0])
+}
+
+/// Segments of a kind whose placement the kernel refused or replaced by an older one, and the last
+/// reason; `None` where all lie as was asked.
+pub fn refused_placements(kind: SegmentKind) -> Option<(u64, SystemError)> {
+    let word = figures_of(kind).refused_placements.load(Ordering::Relaxed);
+    (word != 0).then_some((word >> 16, SystemError((word & 0xffff) as i32)))
+}
+
+/// Adds what is counted of all kinds.
+pub(super) fn add_figures(usage: &mut RegionUsage) {
+    for figures in &FIGURES {
+        usage.away_runs += figures.away_runs.load(Ordering::Relaxed);
+        usage.refused_placements += figures.refused_placements.load(Ordering::Relaxed) >> 16;
+    }
+}
+
+/// Counts a run that is taken while the thread is not on the kind's node. One load where the kind
+/// has none.
+#[inline]
+pub(super) fn note_taker(kind: SegmentKind) {
+    let figures = figures_of(kind);
+    if let Some(home) = figures.home()
+        && numa::current_home().is_some_and(|current| current != home)
+    {
+        figures.away_runs.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 static REGISTRY: Lock<Registry> = Lock::new(Registry {
     settings: {
@@ -96,7 +179,7 @@ static REGISTRY: Lock<Registry> = Lock::new(Registry {
 
 static RUNS: [Lock<Runs>; MAX_KINDS] = [const { Lock::new(Runs::new()) }; MAX_KINDS];
 
-/// The kind with these settings; made unless there is one. `None` when all 32 are in use.
+/// The kind with these settings; made unless there is one. `None` when all 128 are in use.
 pub fn register_kind(settings: KindSettings) -> Option<SegmentKind> {
     let mut registry = REGISTRY.lock();
     for (index, slot) in registry.settings.iter_mut().enumerate() {
@@ -105,14 +188,19 @@ pub fn register_kind(settings: KindSettings) -> Option<SegmentKind> {
             Some(_) => {}
             None => {
                 *slot = Some(settings);
-                return Some(SegmentKind(index as u8));
+                let kind = SegmentKind(index as u8);
+                if let Policy::Preferred(node) = settings.placement.policy {
+                    figures_of(kind).home.store(node.number() as u16 + 1, Ordering::Relaxed);
+                }
+                return Some(kind);
             }
         }
     }
     None
 }
 
-fn settings_of(kind: SegmentKind) -> KindSettings {
+/// What is set on a kind's segments.
+pub fn settings_of(kind: SegmentKind) -> KindSettings {
     let registry = REGISTRY.lock();
     registry.settings.get(usize::from(kind.0)).copied().flatten().unwrap_or(THREAD_SETTINGS)
 }

@@ -35,8 +35,10 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering}
 #[cfg(heapswitch_check)]
 pub use block_bits::BlockBits;
 pub use entry::{ChunkEntry, ENTRY_BYTES, RecordSpace};
-pub use kinds::{HugePages, KindSettings, SegmentKind, register_kind};
-use kinds::{kind_locks, lock_of};
+pub use kinds::{
+    HugePages, KindSettings, MAX_KINDS, SegmentKind, refused_placements, register_kind, settings_of,
+};
+use kinds::{add_figures, kind_locks, lock_of, note_taker};
 pub use metadata::{Metadata, metadata_bytes_held};
 use runs::Purged;
 pub use runs::Run;
@@ -302,6 +304,7 @@ pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option
         }
         None => return None,
     };
+    note_taker(kind);
     sys::poison::unpoison(run.start(), run.bytes());
     Some(run)
 }
@@ -339,6 +342,28 @@ pub unsafe fn grow_run(run: Run, chunks: usize) -> Option<Run> {
     Some(run)
 }
 
+/// The committed segments of a kind, in order: neighbours as one range.
+pub fn segments_of(kind: SegmentKind) -> impl Iterator<Item = MemorySpan> {
+    let mut next = 0;
+    core::iter::from_fn(move || {
+        let is_of_kind = |segment: &usize| kind_of_chunk(segment * SEGMENT_CHUNKS) == Some(kind);
+        let first = (next..MAX_SEGMENTS).find(is_of_kind)?;
+        next = (first..MAX_SEGMENTS).find(|segment| !is_of_kind(segment)).unwrap_or(MAX_SEGMENTS);
+        // SAFETY: the segment is committed, so the region is reserved and the segment in it.
+        let start = unsafe { at(first * SEGMENT_BYTES) };
+        Some(MemorySpan { start, bytes: (next - first) * SEGMENT_BYTES })
+    })
+}
+
+/// A part of the region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySpan {
+    /// Its first byte.
+    pub start: NonNull<u8>,
+    /// Its length in bytes.
+    pub bytes: usize,
+}
+
 /// Gives all memory of free runs back to the kernel; the bytes.
 pub fn purge() -> usize {
     purge_all().page_bytes
@@ -367,6 +392,11 @@ pub struct RegionUsage {
     pub runs_taken: u64,
     /// Runs given back since the start.
     pub runs_returned: u64,
+    /// Runs taken, since the start, by a thread that ran on another NUMA node than the one that the
+    /// run's memory was wanted on: a heap that moved with its context or its thread.
+    pub away_runs: u64,
+    /// Segments whose NUMA placement the kernel refused, or replaced by an older one.
+    pub refused_placements: u64,
 }
 
 /// What the region holds now. Takes each kind's lock in turn.
@@ -375,6 +405,7 @@ pub fn usage() -> RegionUsage {
     for lock in kind_locks() {
         lock.lock().add_to(&mut usage);
     }
+    add_figures(&mut usage);
     usage
 }
 

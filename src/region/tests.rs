@@ -6,7 +6,13 @@ use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 
 /// A kind of a test's own, so that other tests do not disturb its figures.
 fn kind_of(name: &'static core::ffi::CStr) -> SegmentKind {
-    register_kind(KindSettings { huge_pages: HugePages::Never, name, is_dumped: true }).unwrap()
+    register_kind(KindSettings {
+        placement: crate::numa::Placement::DEFAULT,
+        huge_pages: HugePages::Never,
+        name,
+        is_dumped: true,
+    })
+    .unwrap()
 }
 
 fn usage_of(kind: SegmentKind) -> RegionUsage {

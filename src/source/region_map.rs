@@ -3,8 +3,14 @@
 use core::alloc::Layout;
 
 use crate::allocator::{AllocError, MemoryRange, MemorySource, RegionSource};
+use crate::numa::{Placement, Residence};
 use crate::region::{self, KindSettings, Run, SegmentKind};
+use crate::sys::SystemError;
+use crate::sys::memory::{self, Advice};
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, chunks_for};
+
+/// A transparent huge page of x86-64, in bytes. A segment is several, and aligned to its length.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Memory maps inside the region: what heaps that can become current draw from.
 ///
@@ -14,17 +20,79 @@ pub struct RegionMapSource {
     kind: SegmentKind,
 }
 
-/// The source of contexts: never huge pages.
+/// The source of contexts on any node: never huge pages.
 pub static CONTEXT_SOURCE: RegionMapSource = RegionMapSource { kind: SegmentKind::CONTEXT };
 
-/// The source of thread heaps: huge pages as the system is set.
+/// The source of thread heaps on any node: huge pages as the system is set.
 pub static THREAD_SOURCE: RegionMapSource = RegionMapSource { kind: SegmentKind::THREAD };
 
+/// A source for each kind of segments, for whoever needs one that lives for ever.
+static SOURCES: [RegionMapSource; region::MAX_KINDS] = {
+    let mut sources = [RegionMapSource { kind: SegmentKind::CONTEXT }; region::MAX_KINDS];
+    let mut index = 0;
+    while index < region::MAX_KINDS {
+        sources[index] = RegionMapSource { kind: SegmentKind::from_index(index as u8) };
+        index += 1;
+    }
+    sources
+};
+
+/// The source of a kind of segments.
+pub fn source_of(kind: SegmentKind) -> &'static RegionMapSource {
+    // Kinds are made by the region only, so the index is in range.
+    SOURCES.get(usize::from(kind.index())).unwrap_or(&SOURCES[0])
+}
+
 impl RegionMapSource {
-    /// A source whose segments have these settings. `None` when the process has 32 kinds of
+    /// A source whose segments have these settings. `None` when the process has 128 kinds of
     /// segments.
     pub fn new(settings: KindSettings) -> Option<Self> {
         Some(Self { kind: region::register_kind(settings)? })
+    }
+
+    /// On which NUMA nodes the pages of all its segments lie, also of what is free in them, beside
+    /// where they are wanted.
+    ///
+    /// # Errors
+    /// The system's: `ENOSYS` where it has no NUMA, `EPERM` where a sandbox forbids to ask.
+    pub fn residence(&self) -> Result<Residence, SystemError> {
+        let mut residence = Residence::wanted(self.placement().policy);
+        for segments in region::segments_of(self.kind) {
+            residence.count_range(segments.start, segments.bytes)?;
+            residence.look_up_backing(segments.start, segments.bytes);
+        }
+        Ok(residence)
+    }
+
+    /// Puts transparent huge pages of 2 MiB in the place of small ones, at once, where half or more
+    /// of one is resident in its segments; how many bytes that are. For a heap that has grown to
+    /// its size and lives long; it copies what it collapses.
+    ///
+    /// # Errors
+    /// The system's, of the first that it refused: `EINVAL` before Linux 6.1 or without transparent
+    /// huge pages, `ENOMEM`, `EAGAIN`. What went before is collapsed.
+    pub fn collapse(&self) -> Result<usize, SystemError> {
+        let mut collapsed = 0;
+        for segments in region::segments_of(self.kind) {
+            for offset in (0..segments.bytes).step_by(HUGE_PAGE_BYTES) {
+                // SAFETY: the offset is below the span's length.
+                let start = unsafe { crate::pointers::forward(segments.start, offset) };
+                let mut residence = Residence::new();
+                residence.count_range(start, HUGE_PAGE_BYTES)?;
+                if residence.resident() >= residence.not_resident() {
+                    // SAFETY: whole pages of the region; collapsing changes no contents.
+                    unsafe { memory::apply_advice(start, HUGE_PAGE_BYTES, Advice::Collapse) }?;
+                    collapsed += HUGE_PAGE_BYTES;
+                }
+            }
+        }
+        Ok(collapsed)
+    }
+
+    /// How many of its segments the kernel refused the NUMA placement, or gave an older one, and
+    /// the last reason; `None` where all lie as was asked.
+    pub fn refused_placements(&self) -> Option<(u64, SystemError)> {
+        region::refused_placements(self.kind)
     }
 }
 
@@ -63,6 +131,10 @@ unsafe impl MemorySource for RegionMapSource {
 
     fn granule(&self) -> usize {
         CHUNK_BYTES
+    }
+
+    fn placement(&self) -> Placement {
+        region::settings_of(self.kind).placement
     }
 }
 

@@ -1,13 +1,14 @@
 //! What the macro configures, and the one configuration that a process has installed.
 
 use core::alloc::GlobalAlloc;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use super::in_use::CurrentAllocatorInUse;
 use crate::allocator::RegionSource;
 use crate::heap::HeapKind;
-use crate::region::{self, HugePages, KindSettings};
-use crate::source::region_map::{CONTEXT_SOURCE, RegionMapSource, THREAD_SOURCE};
+use crate::numa::{Node, Placement, Policy};
+use crate::region::{self, HugePages, KindSettings, SegmentKind};
+use crate::source::region_map::source_of;
 
 /// What the macro generates.
 ///
@@ -161,41 +162,47 @@ pub fn is_installed() -> bool {
     installed().is_some()
 }
 
-/// The source of contexts or of threads' heaps, with the huge pages that were configured.
-pub fn source_for(in_use: CurrentAllocatorInUse) -> &'static dyn RegionSource {
-    static CONTEXT: SourceSlot = SourceSlot::new();
-    static THREAD: SourceSlot = SourceSlot::new();
-    let settings = installed().map_or(Settings::new(), |installed| installed.settings);
-    match in_use {
-        CurrentAllocatorInUse::CoroutineLocal => match settings.coroutine_huge_pages {
-            HugePages::Never => &CONTEXT_SOURCE,
-            huge_pages => CONTEXT.get(huge_pages, c"heapswitch-context"),
-        },
-        _ => match settings.thread_huge_pages {
-            HugePages::System => &THREAD_SOURCE,
-            huge_pages => THREAD.get(huge_pages, c"heapswitch-thread"),
-        },
-    }
+/// The kinds of segments that are in use, by what for and by home, each as its number and one; zero
+/// while it was not made.
+static KINDS: [[AtomicU8; HOMES]; 2] = [const { [const { AtomicU8::new(0) }; HOMES] }; 2];
+
+/// Every node, and before them no node.
+const HOMES: usize = Node::LIMIT + 1;
+
+/// The source of contexts or of threads' heaps, with the huge pages that were configured; of memory
+/// on a node, if one is given.
+pub fn source_for(in_use: CurrentAllocatorInUse, home: Option<Node>) -> &'static dyn RegionSource {
+    let is_thread = in_use != CurrentAllocatorInUse::CoroutineLocal;
+    let place = home.map_or(0, |node| node.number() + 1);
+    let slot = KINDS.get(usize::from(is_thread)).and_then(|kinds| kinds.get(place));
+    // Relaxed: a number, valid in itself; the kind's registry has a lock.
+    let known = slot.and_then(|slot| slot.load(Ordering::Relaxed).checked_sub(1));
+    let kind = match known {
+        Some(index) => SegmentKind::from_index(index),
+        None => {
+            let kind = make_kind(is_thread, home);
+            // Until an allocator is installed, what it configures is not known.
+            if let (Some(slot), true) = (slot, is_installed()) {
+                slot.store(kind.index() + 1, Ordering::Relaxed);
+            }
+            kind
+        }
+    };
+    source_of(kind)
 }
 
-/// A source that is made at its first use.
-struct SourceSlot(std::sync::OnceLock<RegionMapSource>);
-
-impl SourceSlot {
-    const fn new() -> Self {
-        Self(std::sync::OnceLock::new())
-    }
-
-    fn get(
-        &'static self,
-        huge_pages: HugePages,
-        name: &'static core::ffi::CStr,
-    ) -> &'static dyn RegionSource {
-        self.0.get_or_init(|| {
-            let settings = KindSettings { huge_pages, name, is_dumped: true };
-            RegionMapSource::new(settings).unwrap_or(THREAD_SOURCE)
-        })
-    }
+/// Where all kinds are in use, that of threads' heaps on any node.
+#[cold]
+fn make_kind(is_thread: bool, home: Option<Node>) -> SegmentKind {
+    let settings = installed().map_or(Settings::new(), |installed| installed.settings);
+    let (name, huge_pages) = match is_thread {
+        true => (c"heapswitch-thread", settings.thread_huge_pages),
+        false => (c"heapswitch-context", settings.coroutine_huge_pages),
+    };
+    let placement = home.map_or(Placement::DEFAULT, |node| Placement::new(Policy::Preferred(node)));
+    let settings = KindSettings { huge_pages, placement, ..KindSettings::new(name) };
+    let general = if is_thread { SegmentKind::THREAD } else { SegmentKind::CONTEXT };
+    region::register_kind(settings).unwrap_or(general)
 }
 
 /// What the locked global allocator served, in blocks and bytes.
@@ -211,6 +218,8 @@ pub struct GlobalCounters {
     pub overflow_blocks: AtomicU64,
     /// Heaps that were dropped while they ran on another thread, and leaked.
     pub leaked_heaps: AtomicU64,
+    /// Times that a thread was found on another node than its heap's.
+    pub moved_threads: AtomicU64,
 }
 
 /// The process's.
@@ -220,4 +229,5 @@ pub static GLOBAL_COUNTERS: GlobalCounters = GlobalCounters {
     live_blocks: AtomicU64::new(0),
     overflow_blocks: AtomicU64::new(0),
     leaked_heaps: AtomicU64::new(0),
+    moved_threads: AtomicU64::new(0),
 };

@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::configuration::{self, Configuration};
+use super::home;
 use super::in_use::CurrentAllocatorInUse;
 use super::stack::{Entry, Hold};
 use super::state::{Phase, ThreadState, state};
@@ -49,6 +50,9 @@ pub fn start_thread<C: Configuration>(state: &ThreadState) {
 /// The thread's own heap, made or adopted at its first use. `None` where there is no memory.
 pub fn thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<HeapHeader>> {
     if let Some(heap) = state.thread_heap.get() {
+        if let Some(home) = state.home.get() {
+            home::notice(state, home);
+        }
         return Some(heap);
     }
     make_thread_heap::<C>(state)
@@ -72,18 +76,20 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
     if !region::ensure_reserved() {
         return None;
     }
-    let token = state.token.get();
-    let heap = match abandoned::adopt(C::Thread::operations(C::THREAD), token) {
+    let (token, home) = (state.token.get(), home::of_thread(state));
+    let heap = match abandoned::adopt(C::Thread::operations(C::THREAD), token, home) {
         Some(adopted) => {
             // SAFETY: the thread runs the heap from now on.
             unsafe { (adopted.as_ref().operations.collect)(adopted) };
             adopted
         }
         None => {
-            let source = configuration::source_for(CurrentAllocatorInUse::ThreadLocal);
+            let source = configuration::source_for(CurrentAllocatorInUse::ThreadLocal, home);
             let heap = C::Thread::create(C::THREAD, source, None)?;
             // SAFETY: the heap is new and the thread's alone.
-            unsafe { heap.as_ref() }.runner.try_enter(token);
+            let header = unsafe { heap.as_ref() };
+            header.runner.try_enter(token);
+            header.home.set(home);
             heap
         }
     };

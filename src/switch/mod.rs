@@ -6,9 +6,11 @@ pub(crate) mod coroutine;
 pub(crate) mod future;
 pub(crate) mod handle;
 pub(crate) mod heap_allocator;
+pub(crate) mod home;
 pub(crate) mod in_use;
 pub(crate) mod life;
 pub(crate) mod lookup;
+pub(crate) mod pin;
 pub(crate) mod pool;
 pub(crate) mod route;
 pub(crate) mod saved;
@@ -27,8 +29,10 @@ pub use configuration::{Configuration, Settings, is_installed};
 pub use coroutine::{Coroutine, CoroutineResult, ResumeError, SendCoroutine, Yielder};
 pub use future::{FutureExt, InHeap};
 pub use handle::{Heap, HeapBuilder, HeapError};
+pub use home::{rehome_thread, thread_home};
 pub use in_use::CurrentAllocatorInUse;
 pub use lookup::{HeapId, owner_of, thread_heap_id, usable_size};
+pub use pin::{PinnedThread, pin_thread};
 pub use pool::{HeapPool, PooledHeap};
 pub use saved::{ContextMark, SavedContext};
 pub use scope::{
@@ -37,5 +41,5 @@ pub use scope::{
 };
 #[cfg(feature = "corosensei")]
 pub use stack_pool::{CoroutineStack, StackPool};
-pub use usage::{ProcessUsage, flush_foreign_frees, process_usage, purge, usage_of};
-pub use worker::{ScopedWorker, Worker, WorkerBuilder, WorkerError, processors};
+pub use usage::{ProcessUsage, flush_foreign_frees, process_usage, purge, residence_of, usage_of};
+pub use worker::{ScopedWorker, Worker, WorkerBuilder, WorkerError, processors, worker_nodes};

@@ -12,6 +12,7 @@ use core::ptr::NonNull;
 use super::stack::ContextStack;
 use crate::heap::HeapHeader;
 use crate::heap::batch::Batches;
+use crate::numa::Node;
 use crate::sync::Token;
 
 /// How far the thread's life has come.
@@ -48,6 +49,10 @@ pub struct ThreadState {
     pub own_slab: Cell<Option<NonNull<HeapHeader>>>,
     /// How far the thread's life has come.
     pub phase: Cell<Phase>,
+    /// Whether the thread was last seen away from its home.
+    pub is_away: Cell<bool>,
+    /// The NUMA node that its memory is on, where there are several.
+    pub home: Cell<Option<Node>>,
     /// The thread's own heap, from its first allocation from there.
     pub thread_heap: Cell<Option<NonNull<HeapHeader>>>,
     /// The thread's token; none before it is set up.
@@ -192,6 +197,8 @@ impl ThreadState {
             bump: Cell::new(None),
             own_slab: Cell::new(None),
             phase: Cell::new(Phase::Fresh),
+            is_away: Cell::new(false),
+            home: Cell::new(None),
             thread_heap: Cell::new(None),
             token: Cell::new(Token::NOBODY),
             contexts: ContextStack::new(),

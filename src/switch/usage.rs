@@ -8,7 +8,9 @@ use super::in_use::CurrentAllocatorInUse;
 use super::state::state;
 use crate::allocator::MemoryUsage;
 use crate::heap::{self, HeapHeader};
+use crate::numa::Residence;
 use crate::region;
+use crate::sys::SystemError;
 
 fn usage_of_heap(heap: Option<NonNull<HeapHeader>>) -> MemoryUsage {
     match heap {
@@ -38,6 +40,26 @@ pub fn usage_of(allocator: CurrentAllocatorInUse) -> MemoryUsage {
     }
 }
 
+/// On which NUMA nodes the pages of one of this thread's heaps lie, as the kernel says, beside
+/// where they are wanted; without a page where it has no such heap. What the global allocator holds
+/// is not known.
+///
+/// # Errors
+/// The system's: `ENOSYS` where it has no NUMA, `EPERM` where a sandbox forbids to ask.
+pub fn residence_of(allocator: CurrentAllocatorInUse) -> Result<Residence, SystemError> {
+    let state = state();
+    let heap = match allocator {
+        CurrentAllocatorInUse::CoroutineLocal => state.contexts.top().heap,
+        CurrentAllocatorInUse::ThreadLocal => state.thread_heap.get(),
+        CurrentAllocatorInUse::Global => None,
+    };
+    match heap {
+        // SAFETY: heaps that the state names are run by this thread.
+        Some(heap) => unsafe { heap::cell::residence(heap) },
+        None => Ok(Residence::new()),
+    }
+}
+
 /// Figures of the whole process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -57,6 +79,9 @@ pub struct ProcessUsage {
     pub lost_blocks: u64,
     /// Heaps of ended threads that wait for a new thread.
     pub abandoned_heaps: usize,
+    /// Times that a thread was found, on a slow path, on another NUMA node than its heap's: the
+    /// scheduler moved it. Once for each stay away.
+    pub moved_threads: u64,
 }
 
 /// What the process holds.
@@ -69,6 +94,7 @@ pub fn process_usage() -> ProcessUsage {
         leaked_heaps: GLOBAL_COUNTERS.leaked_heaps.load(Ordering::Relaxed),
         lost_blocks: heap::lost::lost_blocks(),
         abandoned_heaps: heap::abandoned::abandoned_heaps(),
+        moved_threads: GLOBAL_COUNTERS.moved_threads.load(Ordering::Relaxed),
     }
 }
 

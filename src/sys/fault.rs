@@ -20,13 +20,27 @@ pub enum Call {
     Lock,
     /// Growing a file.
     Truncate,
-    /// Setting a memory policy.
+    /// Setting a range's memory policy.
     Policy,
-    /// Setting a thread's affinity.
+    /// Setting or asking a thread's affinity.
     Affinity,
+    /// Opening a small file.
+    Open,
+    /// Reading a small file.
+    Read,
+    /// Writing a small file.
+    Write,
+    /// Setting a thread's memory policy.
+    ThreadPolicy,
+    /// Asking for a memory policy or the nodes that are allowed.
+    AskPolicy,
+    /// Asking on which nodes pages lie.
+    AskPages,
+    /// Asking on which node a thread runs.
+    AskNode,
 }
 
-const CALLS: usize = 8;
+const CALLS: usize = 15;
 
 /// 0: no fault. n: the n-th call from now on, and all after it, fail.
 static COUNTDOWN: [AtomicU32; CALLS] = [const { AtomicU32::new(0) }; CALLS];

@@ -181,6 +181,9 @@ pub enum Advice {
     NoCoreDump,
     /// Populate the pages for writing (`MADV_POPULATE_WRITE`, Linux 5.14).
     Prefault,
+    /// Put transparent huge pages in the place of the pages that are there, at once
+    /// (`MADV_COLLAPSE`, Linux 6.1).
+    Collapse,
 }
 
 /// Applies advice to a range.
@@ -200,6 +203,7 @@ pub unsafe fn apply_advice(
         Advice::HugePages => libc::MADV_HUGEPAGE,
         Advice::NoCoreDump => libc::MADV_DONTDUMP,
         Advice::Prefault => libc::MADV_POPULATE_WRITE,
+        Advice::Collapse => libc::MADV_COLLAPSE,
     };
     // SAFETY: the caller owns the range, and none of these changes contents.
     unsafe { advise(start, bytes, advice) }

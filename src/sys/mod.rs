@@ -12,6 +12,7 @@ pub mod memory;
 mod no_libc;
 pub mod poison;
 pub mod policy;
+pub mod read;
 pub mod thread;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -31,10 +32,18 @@ impl SystemError {
     /// `ENOMEM`.
     pub(crate) const NO_MEMORY: Self = Self(libc::ENOMEM);
 
+    /// `ENOENT`.
+    pub(crate) const NO_ENTRY: Self = Self(libc::ENOENT);
+
     /// The error of this thread's last call.
     pub(crate) fn last() -> Self {
         // SAFETY: errno's address is valid on every thread.
         Self(unsafe { *libc::__errno_location() })
+    }
+
+    /// There is no such file.
+    pub fn is_no_entry(self) -> bool {
+        self == Self::NO_ENTRY
     }
 
     /// The system has no such call, or does not know what was asked of it.

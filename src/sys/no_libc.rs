@@ -7,12 +7,11 @@
 //!
 //! On Linux `--cfg heapswitch_pass_through` uses this file, so that the tests run it.
 #![expect(non_camel_case_types, reason = "libc's names")]
-#![expect(non_snake_case, reason = "libc's names")]
 #![expect(non_upper_case_globals, reason = "libc's names")]
 #![expect(dead_code, reason = "what a refused call would fill in is not read")]
 
 use core::cell::Cell;
-use core::ffi::{c_char, c_int, c_long, c_void};
+use core::ffi::{c_char, c_int, c_void};
 use std::io::Write;
 use std::sync::OnceLock;
 
@@ -21,15 +20,20 @@ macro_rules! constants {
 }
 
 constants! {
+    ENOENT: c_int = 2;
+    EPERM: c_int = 1;
     EINTR: c_int = 4;
+    EIO: c_int = 5;
     ENOMEM: c_int = 12;
+    EACCES: c_int = 13;
+    EFAULT: c_int = 14;
     EINVAL: c_int = 22;
     EFBIG: c_int = 27;
     ENOSPC: c_int = 28;
     ENOSYS: c_int = 38;
     EOPNOTSUPP: c_int = 95;
     CLOCK_MONOTONIC_COARSE: c_int = 6;
-    CPU_SETSIZE: c_int = 1024;
+    MADV_COLLAPSE: c_int = 25;
     MADV_DONTDUMP: c_int = 16;
     MADV_DONTNEED: c_int = 4;
     MADV_HUGEPAGE: c_int = 14;
@@ -50,6 +54,7 @@ constants! {
     MS_SYNC: c_int = 4;
     O_CLOEXEC: c_int = 0x8_0000;
     O_RDONLY: c_int = 0;
+    O_WRONLY: c_int = 1;
     PROT_NONE: c_int = 0;
     PROT_READ: c_int = 1;
     PROT_WRITE: c_int = 2;
@@ -57,12 +62,16 @@ constants! {
     PR_SET_VMA_ANON_NAME: usize = 0;
     RLIMIT_AS: c_int = 9;
     RLIM_INFINITY: u64 = u64::MAX;
+    SYS_get_mempolicy: c_long = 239;
+    SYS_getcpu: c_long = 309;
     SYS_mbind: c_long = 237;
+    SYS_move_pages: c_long = 279;
+    SYS_set_mempolicy: c_long = 238;
     _SC_PAGESIZE: c_int = 30;
     _SC_PHYS_PAGES: c_int = 85;
 }
 
-pub(super) use core::ffi::{c_uint, c_uint as pthread_key_t};
+pub(super) use core::ffi::{c_long, c_uint, c_uint as pthread_key_t};
 pub(super) type off_t = i64;
 
 pub(super) struct rlimit {
@@ -76,8 +85,7 @@ pub(super) struct timespec {
 }
 
 /// A set of processors.
-#[derive(Clone, Copy)]
-pub(super) struct cpu_set_t([u64; CPU_SETSIZE as usize / 64]);
+pub(super) struct cpu_set_t;
 
 macro_rules! refused {
     ($($name:ident($($argument:ty),*) -> $result:ty = $value:expr;)*) => { $(
@@ -105,11 +113,12 @@ refused! {
     read(c_int, *mut c_void, usize) -> isize = -1;
     close(c_int) -> c_int = -1;
     sysconf(c_int) -> c_long = -1;
+    sched_getcpu() -> c_int = -1;
     getrlimit(c_int, &mut rlimit) -> c_int = -1;
     clock_gettime(c_int, &mut timespec) -> c_int = -1;
-    sched_getaffinity(c_int, usize, &mut cpu_set_t) -> c_int = -1;
-    sched_setaffinity(c_int, usize, &cpu_set_t) -> c_int = -1;
-    syscall(c_long, *mut u8, usize, usize, *const u64, usize, usize) -> c_long = -1;
+    sched_getaffinity(c_int, usize, *mut cpu_set_t) -> c_int = -1;
+    sched_setaffinity(c_int, usize, *const cpu_set_t) -> c_int = -1;
+    syscall(c_long, usize, usize, usize, usize, usize, usize) -> c_long = -1;
     pthread_key_delete(pthread_key_t) -> c_int = ENOSYS;
     pthread_atfork(Handler, Handler, Handler) -> c_int = 0;
 }
@@ -139,20 +148,6 @@ pub(super) unsafe fn write(_: c_int, buffer: *const c_void, length: usize) -> is
         Ok(()) => length as isize,
         Err(_) => -1,
     }
-}
-
-/// # Safety
-/// None.
-pub(super) unsafe fn CPU_SET(processor: usize, set: &mut cpu_set_t) {
-    if let Some(word) = set.0.get_mut(processor / 64) {
-        *word |= 1 << (processor % 64);
-    }
-}
-
-/// # Safety
-/// None.
-pub(super) unsafe fn CPU_ISSET(processor: usize, set: &cpu_set_t) -> bool {
-    set.0.get(processor / 64).is_some_and(|word| word >> (processor % 64) & 1 != 0)
 }
 
 /// Destructors by key.

@@ -85,41 +85,49 @@ pub(crate) fn on_fork(
     if error == 0 { Ok(()) } else { Err(SystemError(error)) }
 }
 
-/// The processors that a thread may run on; processors from 1024 up are left out.
-#[derive(Clone, Copy)]
+/// Bits in a set of processors: what a kernel of x86-64 or aarch64 knows at most (`NR_CPUS`).
+pub const PROCESSOR_BITS: usize = 8192;
+
+const PROCESSOR_WORDS: usize = PROCESSOR_BITS / 64;
+
+/// The processors that a thread may run on, of 1 KiB. Larger than the C library's set, which ends
+/// at 1024 and which the kernel refuses where it has more.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Affinity {
-    set: libc::cpu_set_t,
+    words: [u64; PROCESSOR_WORDS],
 }
 
 impl Affinity {
-    /// Only `processor`; `None` from 1024 up.
+    /// Only `processor`; `None` from 8192 up.
     pub fn of(processor: usize) -> Option<Self> {
-        if processor >= libc::CPU_SETSIZE as usize {
-            return None;
-        }
-        // SAFETY: a cpu_set_t is plain bits, and the processor is in its range.
-        unsafe {
-            let mut set: libc::cpu_set_t = core::mem::zeroed();
-            libc::CPU_SET(processor, &mut set);
-            Some(Self { set })
-        }
+        let mut words = [0; PROCESSOR_WORDS];
+        *words.get_mut(processor / 64)? = 1 << (processor % 64);
+        Some(Self { words })
+    }
+
+    /// The processors whose bits are set, the lowest number in the lowest bit of the first word.
+    pub const fn from_words(words: [u64; PROCESSOR_WORDS]) -> Self {
+        Self { words }
+    }
+
+    /// Its bits.
+    pub const fn as_words(&self) -> &[u64; PROCESSOR_WORDS] {
+        &self.words
     }
 
     /// This thread's.
     ///
     /// # Errors
-    /// `EINVAL` where the kernel's set is larger than 1024 processors.
+    /// The system's.
     pub fn current() -> Result<Self, SystemError> {
-        // SAFETY: a cpu_set_t is plain bits and valid for writes.
-        unsafe {
-            let mut set: libc::cpu_set_t = core::mem::zeroed();
-            let bytes = core::mem::size_of::<libc::cpu_set_t>();
-            if libc::sched_getaffinity(0, bytes, &mut set) == 0 {
-                Ok(Self { set })
-            } else {
-                Err(SystemError::last())
-            }
+        if fault::strikes(Call::Affinity) {
+            return Err(SystemError(libc::EINVAL));
         }
+        let mut words = [0_u64; PROCESSOR_WORDS];
+        // SAFETY: the words are valid for writes of so many bytes, and any bits are valid.
+        let read =
+            unsafe { libc::sched_getaffinity(0, size_of_val(&words), words.as_mut_ptr().cast()) };
+        if read == 0 { Ok(Self { words }) } else { Err(SystemError::last()) }
     }
 
     /// Makes it this thread's.
@@ -130,9 +138,9 @@ impl Affinity {
         if fault::strikes(Call::Affinity) {
             return Err(SystemError(libc::EINVAL));
         }
-        let bytes = core::mem::size_of::<libc::cpu_set_t>();
+        let bytes = size_of_val(&self.words);
         // SAFETY: the set is valid for reads.
-        if unsafe { libc::sched_setaffinity(0, bytes, &self.set) } == 0 {
+        if unsafe { libc::sched_setaffinity(0, bytes, self.words.as_ptr().cast()) } == 0 {
             Ok(())
         } else {
             Err(SystemError::last())
@@ -141,9 +149,8 @@ impl Affinity {
 
     /// The processors in it, in order.
     pub fn processors(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..libc::CPU_SETSIZE as usize).filter(|&processor| {
-            // SAFETY: the processor is in the set's range.
-            unsafe { libc::CPU_ISSET(processor, &self.set) }
+        (0..PROCESSOR_BITS).filter(|processor| {
+            self.words.get(processor / 64).is_some_and(|word| word >> (processor % 64) & 1 != 0)
         })
     }
 }

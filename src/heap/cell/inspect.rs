@@ -7,11 +7,12 @@ use core::sync::atomic::Ordering;
 use super::collect::end_quarantine;
 use super::idle::live_blocks;
 use super::retire_emptied;
-use super::runs::{index_of, runs};
+use super::runs::{index_of, run_of, runs};
 use super::{DIRECT, EXTENT, Header, SPARE, header_of, strategy_of};
 use crate::allocator::MemoryUsage;
+use crate::numa::Residence;
 use crate::strategy::{Strategy, extent_of};
-use crate::sys;
+use crate::sys::{self, SystemError};
 
 /// # Safety
 /// The caller runs the heap, or nobody does and nobody enters it meanwhile.
@@ -76,4 +77,28 @@ pub(super) unsafe fn verify_sometimes<S: Strategy>(header: Header) {
         }
     }
     let _ = (header, S::NAME);
+}
+
+/// On which NUMA nodes the pages of a heap's runs lie, beside where its source wants them.
+///
+/// # Errors
+/// The system's: `ENOSYS` where it has no NUMA, `EPERM` where a sandbox forbids to ask.
+///
+/// # Safety
+/// The caller runs the heap.
+pub unsafe fn residence(header: Header) -> Result<Residence, SystemError> {
+    // SAFETY: the caller's contract.
+    let this = unsafe { header_of(header) };
+    let mut residence = Residence::wanted(this.source.placement().policy);
+    for entry in runs(this) {
+        let run = run_of(entry);
+        residence.count_range(run.start(), run.bytes())?;
+    }
+    residence.look_up_backing_where(|mapping| {
+        runs(this).map(run_of).any(|run| {
+            let start = run.start().addr().get();
+            mapping.start < start + run.bytes() && start < mapping.end
+        })
+    });
+    Ok(residence)
 }

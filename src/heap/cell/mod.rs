@@ -30,6 +30,7 @@ use crossbeam_utils::CachePadded;
 pub(super) use self::close::drop_remaining;
 pub use self::close::free_orphan;
 pub(super) use self::idle::retire_emptied;
+pub use self::inspect::residence;
 use super::account::AccountHandle;
 use super::header::{FastPath, HeapHeader, Operations};
 use crate::allocator::RegionSource;
@@ -149,6 +150,7 @@ fn create_with<S: Strategy + 'static>(
         foreign: CachePadded::new(ForeignStack::new()),
         remaining: AtomicUsize::new(0),
         account,
+        home: Cell::new(None),
         next_in_list: Cell::new(None),
         #[cfg(heapswitch_check)]
         unverified_steps: Cell::new(0),

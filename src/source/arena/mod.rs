@@ -41,6 +41,7 @@ use crossbeam_utils::CachePadded;
 pub use settings::{ArenaSettings, ArenaSettingsError, ArenaSizes};
 
 use crate::allocator::{AllocError, MemoryRange, MemorySource, RegionSource};
+use crate::numa::{Placement, Residence};
 use crate::sys::SystemError;
 use crate::sys::fork::{ForkEntry, Rank};
 use crate::sys::lock::Lock;
@@ -125,6 +126,22 @@ impl<S: MemorySource> ArenaMemorySource<S> {
     pub fn release_unused(&self) -> usize {
         let source = self.source.lock();
         self.release(&source, 0) << self.settings.range_shift()
+    }
+
+    /// On which NUMA nodes the pages of all its ranges lie, those of free blocks too, beside where
+    /// the inner source wants them. Under the arena's lock.
+    ///
+    /// # Errors
+    /// The system's: `ENOSYS` where it has no NUMA, `EPERM` where a sandbox forbids to ask.
+    pub fn residence(&self) -> Result<Residence, SystemError> {
+        let source = self.source.lock();
+        let mut residence = Residence::wanted(source.placement().policy);
+        let ranges = self.table().into_iter().flat_map(|table| table.ranges());
+        for range in ranges {
+            residence.count_range(range.start, range.length)?;
+            residence.look_up_backing(range.start, range.length);
+        }
+        Ok(residence)
     }
 
     /// Takes the arena's lock around every `fork` from now on, so that a child never finds it held
@@ -290,6 +307,10 @@ unsafe impl<S: MemorySource> MemorySource for ArenaMemorySource<S> {
 
     fn granule(&self) -> usize {
         self.settings.block_bytes()
+    }
+
+    fn placement(&self) -> Placement {
+        self.source.lock().placement()
     }
 }
 

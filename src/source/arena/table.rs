@@ -136,6 +136,15 @@ impl<'a> Table<'a> {
         Some(MemoryRange { start, length, is_zeroed: false })
     }
 
+    /// The ranges that are entered. Under the arena's lock.
+    pub(super) fn ranges(self) -> impl Iterator<Item = MemoryRange> + use<'a> {
+        (0..self.settings.slots()).filter_map(move |slot| {
+            let start = NonNull::new(self.base(slot).load(Ordering::Relaxed))?;
+            let length = self.length(slot).load(Ordering::Relaxed);
+            (start.as_ptr() != REMOVED).then_some(MemoryRange { start, length, is_zeroed: false })
+        })
+    }
+
     /// The number of the block at `block`; `None` where no range of the arena holds it.
     #[inline]
     pub(super) fn number(&self, block: NonNull<u8>) -> Option<u32> {

@@ -8,9 +8,10 @@
 //! # The order of the steps
 //! ```text
 //!   map ▶ trim to the alignment ▶ placement ▶ huge pages ▶ core dumps ▶ name ▶ lock ▶ prefault
+//!       ▶ collapse
 //! ```
 //! Pages must not come before the placement and the advice on huge pages: what is there stays as it
-//! is. So prefaulting is the last step, and not a flag of the first.
+//! is. So prefaulting is a late step, and no flag of the first; what it brought can be collapsed.
 
 mod refusals;
 mod settings;
@@ -23,7 +24,7 @@ pub use refusals::{Refusal, Step};
 pub use settings::{HugePages, MemoryMapSettings, MemoryMapSettingsError};
 
 use crate::allocator::{AllocError, MemoryRange, MemorySource};
-use crate::numa::Outcome;
+use crate::numa::{Outcome, Placement};
 use crate::pointers;
 use crate::sys::memory::{self, Advice, MapFlags};
 use crate::sys::{SystemError, page_bytes};
@@ -174,7 +175,11 @@ impl MemoryMapSource {
             let locked = unsafe { memory::lock_in_memory(start, length) };
             is_as_asked &= self.note(Step::Lock, locked);
         }
-        is_as_asked & self.prefault(start, length)
+        is_as_asked &= self.prefault(start, length);
+        if settings.is_collapsed {
+            is_as_asked &= advise(Step::Collapse, Advice::Collapse);
+        }
+        is_as_asked
     }
 
     /// Prefaults where that is set; whether the system did all that was asked.
@@ -263,6 +268,10 @@ unsafe impl MemorySource for MemoryMapSource {
 
     fn granule(&self) -> usize {
         self.settings.granule.max(self.settings.huge_pages.page_bytes()).max(page_bytes())
+    }
+
+    fn placement(&self) -> Placement {
+        self.settings.placement
     }
 }
 

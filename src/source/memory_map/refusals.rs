@@ -24,10 +24,12 @@ pub enum Step {
     Name,
     /// The NUMA placement; an older policy or the thread's holds.
     Placement,
+    /// Collapsing into huge pages; the pages are small ones, in part at least.
+    Collapse,
 }
 
 impl Step {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Map,
         Self::HugePages,
         Self::Lock,
@@ -35,6 +37,7 @@ impl Step {
         Self::CoreDump,
         Self::Name,
         Self::Placement,
+        Self::Collapse,
     ];
 
     fn advice(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Step {
             Self::CoreDump => "do not ask for it on explicit huge pages",
             Self::Name => "use Linux 5.17 or later with CONFIG_ANON_VMA_NAME",
             Self::Placement => "see numactl --hardware, and allow mbind in the sandbox",
+            Self::Collapse => "use Linux 6.1 or later, and see that memory is free",
         }
     }
 }

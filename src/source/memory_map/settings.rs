@@ -60,6 +60,7 @@ pub struct MemoryMapSettings {
     pub(super) huge_pages: HugePages,
     pub(super) is_locked: bool,
     pub(super) is_prefaulted: bool,
+    pub(super) is_collapsed: bool,
     pub(super) is_unreserved: bool,
     pub(super) is_kept_out_of_core_dumps: bool,
     pub(super) is_strict: bool,
@@ -76,6 +77,7 @@ impl MemoryMapSettings {
             huge_pages: HugePages::AsSystem,
             is_locked: false,
             is_prefaulted: false,
+            is_collapsed: false,
             is_unreserved: false,
             is_kept_out_of_core_dumps: false,
             is_strict: false,
@@ -119,6 +121,15 @@ impl MemoryMapSettings {
     #[must_use]
     pub const fn prefaulted(mut self, is_prefaulted: bool) -> Self {
         self.is_prefaulted = is_prefaulted;
+        self
+    }
+
+    /// Whether its pages are transparent huge ones at once (`MADV_COLLAPSE`, Linux 6.1), also where
+    /// the system's setting is `never`; after prefaulting, if that is asked, for what is not there
+    /// cannot be collapsed. Best with an alignment and a granule of 2 MiB.
+    #[must_use]
+    pub const fn collapsed(mut self, is_collapsed: bool) -> Self {
+        self.is_collapsed = is_collapsed;
         self
     }
 

@@ -1,0 +1,86 @@
+//! Where a thread's memory is at home: the NUMA node that it ran on at its first use.
+//!
+//! A thread keeps its home when the scheduler moves it, and so do its heap and the contexts that it
+//! made: their memory stays where it is. That a thread is away is noticed on slow paths and
+//! counted; [`rehome_thread`] gives it a heap where it runs now.
+//!
+//! With one node there are no homes, and all this is one load on a slow path.
+
+use core::sync::atomic::Ordering;
+
+use super::configuration::GLOBAL_COUNTERS;
+use super::state::{Phase, ThreadState, state};
+use crate::heap::abandoned;
+use crate::numa::{self, Node};
+use crate::region;
+
+/// The smallest region in which heaps are kept apart by node, in bytes: 128 segments. Each kind of
+/// heap takes a segment on each node, and a smaller region would be full of nearly empty ones.
+const LEAST_REGION_BYTES: usize = 4 << 30;
+
+/// The thread's home, found out at the first use.
+#[inline]
+pub(super) fn of_thread(state: &ThreadState) -> Option<Node> {
+    if !numa::has_several_nodes() {
+        return None;
+    }
+    state.home.get().or_else(|| settle(state))
+}
+
+#[cold]
+fn settle(state: &ThreadState) -> Option<Node> {
+    if !region::ensure_reserved() || region::bytes() < LEAST_REGION_BYTES {
+        return None;
+    }
+    let home = numa::current_home();
+    state.home.set(home);
+    home
+}
+
+/// Counts a thread that is found away from its home; once, until it is back.
+#[cold]
+#[inline(never)]
+pub(super) fn notice(state: &ThreadState, home: Node) {
+    let is_away = numa::current_home().is_some_and(|current| current != home);
+    if is_away && !state.is_away.get() {
+        GLOBAL_COUNTERS.moved_threads.fetch_add(1, Ordering::Relaxed);
+    }
+    state.is_away.set(is_away);
+}
+
+/// Makes the NUMA node that this thread runs on now its home, and gives it a heap there at its next
+/// allocation; the home, or `None` where the process may use one node only.
+///
+/// What the thread allocated before stays where it is and valid; its old heap waits for the next
+/// thread that starts on the old node. A [`WorkerBuilder`](crate::WorkerBuilder) does this once a
+/// worker is pinned. Other threads that are pinned after their first allocation, or that the
+/// scheduler moved for good ([`ProcessUsage::moved_threads`](crate::ProcessUsage::moved_threads)),
+/// should.
+pub fn rehome_thread() -> Option<Node> {
+    let state = state();
+    let old = of_thread(state)?;
+    let home = numa::current_home()?;
+    if home == old || state.phase.get() != Phase::Running {
+        return Some(old);
+    }
+    state.home.set(Some(home));
+    state.is_away.set(false);
+    if let Some(heap) = state.thread_heap.take() {
+        state.batches.flush();
+        state.own_slab.set(None);
+        state.apply_top();
+        // SAFETY: the thread runs the heap, its state names it no more, and after `publish` it
+        // touches it no more.
+        unsafe {
+            (heap.as_ref().operations.release_unused)(heap, 0);
+            abandoned::publish(heap);
+        }
+    }
+    Some(home)
+}
+
+/// The NUMA node that this thread's heap, and the contexts that it makes, have their memory on;
+/// `None` where the process may use one node only, or the region is smaller than 4 GiB.
+pub fn thread_home() -> Option<Node> {
+    of_thread(state())
+}
