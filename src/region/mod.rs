@@ -22,6 +22,7 @@
 
 #[cfg(heapswitch_check)]
 mod block_bits;
+pub mod class;
 mod entry;
 mod kinds;
 mod metadata;
@@ -311,6 +312,8 @@ pub struct RegionUsage {
     pub committed_bytes: usize,
     /// Bytes in runs that heaps hold.
     pub taken_bytes: usize,
+    /// The most that was, of contexts' and threads' memory each: their sum.
+    pub peak_bytes: usize,
     /// Bytes in free runs that were used and whose pages were not given back to the kernel yet.
     pub dirty_bytes: usize,
     /// Runs taken since the start.

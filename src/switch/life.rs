@@ -1,5 +1,6 @@
 //! A thread's life: set up at its first allocation, torn down when it ends; and `fork`.
 
+use core::cell::Cell;
 use core::ffi::c_void;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -9,13 +10,18 @@ use super::configuration::{self, Configuration};
 use super::in_use::CurrentAllocatorInUse;
 use super::stack::{Entry, Hold};
 use super::state::{Phase, ThreadState, state};
-use crate::heap::{FastPath, HeapHeader, HeapKind, abandoned};
+use crate::heap::{FastPath, HeapHeader, HeapKind, abandoned, census};
 use crate::sync::Token;
 use crate::sys::thread::{self, ExitKey};
 use crate::{heap, region};
 
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(0);
 static EXIT: ExitKey = ExitKey::new();
+
+/// How many threads were set up since the process's start.
+pub fn threads_started() -> u64 {
+    NEXT_TOKEN.load(Ordering::Relaxed)
+}
 
 /// Gives the thread its token and asks for its tear-down, so that it can run heaps and batch frees.
 #[cold]
@@ -83,8 +89,11 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
         None => {
             let source = configuration::source_for(CurrentAllocatorInUse::ThreadLocal);
             let heap = C::Thread::create(C::THREAD, source, None)?;
-            // SAFETY: the heap is new and the thread's alone.
-            unsafe { heap.as_ref() }.runner.try_enter(token);
+            // SAFETY: the heap is new and the thread's alone; threads' heaps are never closed.
+            unsafe {
+                heap.as_ref().runner.try_enter(token);
+                census::enlist(heap);
+            }
             heap
         }
     };
@@ -153,11 +162,51 @@ fn for_each_lock(mut visit: impl FnMut(&'static crate::sys::lock::RawLock)) {
     region::for_each_lock(visit);
 }
 
+/// What the forking thread had in use. Handlers that were registered before ours run while the
+/// locks are held, and may allocate and free: meanwhile the global allocator serves the thread, and
+/// its frees wait, so that nothing it does asks for a lock that it holds.
+struct Suspended {
+    phase: Cell<Phase>,
+    token: Cell<Token>,
+    slab: Cell<Option<NonNull<HeapHeader>>>,
+    bump: Cell<Option<NonNull<HeapHeader>>>,
+    own_slab: Cell<Option<NonNull<HeapHeader>>>,
+}
+
+// SAFETY: reached only by the thread that holds every lock.
+unsafe impl Sync for Suspended {}
+
+static SUSPENDED: Suspended = Suspended {
+    phase: Cell::new(Phase::Fresh),
+    token: Cell::new(Token::NOBODY),
+    slab: Cell::new(None),
+    bump: Cell::new(None),
+    own_slab: Cell::new(None),
+};
+
+impl Suspended {
+    /// Exchanges it for what the thread has.
+    fn exchange(&self, state: &ThreadState) {
+        self.phase.swap(&state.phase);
+        self.token.swap(&state.token);
+        self.slab.swap(&state.slab);
+        self.bump.swap(&state.bump);
+        self.own_slab.swap(&state.own_slab);
+    }
+}
+
 unsafe extern "C" fn before_fork() {
+    let state = state();
+    state.batches.flush();
     for_each_lock(|lock| lock.lock());
+    SUSPENDED.exchange(state);
+    state.phase.set(Phase::Busy);
 }
 
 unsafe extern "C" fn after_fork() {
+    SUSPENDED.exchange(state());
+    // As new for the next fork.
+    SUSPENDED.phase.set(Phase::Fresh);
     // SAFETY: this thread, or in the child its image, took every lock in `before_fork`.
     for_each_lock(|lock| unsafe { lock.unlock() });
 }

@@ -9,6 +9,7 @@ pub(crate) mod heap_allocator;
 pub(crate) mod in_use;
 pub(crate) mod life;
 pub(crate) mod lookup;
+pub(crate) mod malloc;
 pub(crate) mod pool;
 pub(crate) mod route;
 pub(crate) mod saved;

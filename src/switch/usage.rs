@@ -54,10 +54,19 @@ pub struct ProcessUsage {
     pub leaked_heaps: u64,
     /// Heaps of ended threads that wait for a new thread.
     pub abandoned_heaps: usize,
+    /// Threads that allocated, or freed what others had allocated, since the start.
+    pub threads_started: u64,
+    /// Heaps that were made for threads; new threads take over those of ended ones.
+    pub thread_heaps: usize,
+    /// Allocations in threads' heaps that no list of free blocks could serve.
+    pub slow_allocations: u64,
+    /// Blocks in threads' heaps that other threads freed, as far as they were collected.
+    pub foreign_frees: u64,
 }
 
 /// What the process holds.
 pub fn process_usage() -> ProcessUsage {
+    let census = heap::census::take();
     ProcessUsage {
         region: region::usage(),
         metadata_bytes: region::metadata_bytes_held(),
@@ -65,6 +74,10 @@ pub fn process_usage() -> ProcessUsage {
         overflow_blocks: GLOBAL_COUNTERS.overflow_blocks.load(Ordering::Relaxed),
         leaked_heaps: GLOBAL_COUNTERS.leaked_heaps.load(Ordering::Relaxed),
         abandoned_heaps: heap::abandoned::abandoned_heaps(),
+        threads_started: super::life::threads_started(),
+        thread_heaps: census.heaps,
+        slow_allocations: census.slow_allocations,
+        foreign_frees: census.foreign_frees,
     }
 }
 

@@ -150,6 +150,7 @@ fn create_with<S: Strategy + 'static>(
         remaining: AtomicUsize::new(0),
         account,
         next_in_list: Cell::new(None),
+        census: super::census::Entry::new(),
         #[cfg(heapswitch_check)]
         unverified_steps: Cell::new(0),
         #[cfg(heapswitch_asan)]

@@ -309,6 +309,9 @@ impl<const LISTED: bool> Slab<LISTED> {
         self.unassigned = as_pointer(unsafe { record(extent, NEXT) });
         extent.words[NEXT].set(0);
         extent.words[STATE].set(class);
+        if LISTED {
+            mark_chunk(extent, class);
+        }
         self.list_partial(extent);
         Some(extent)
     }
@@ -357,6 +360,18 @@ fn record_at(pointer: *const Extent) -> Option<&'static Extent> {
     // SAFETY: the strategy keeps records only from `add_extent` to `remove_extent`.
     unsafe { deref(pointer) }
 }
+
+/// Notes the class in the chunk table, for frees that tell no size.
+#[cfg(not(loom))]
+fn mark_chunk(extent: &Extent, class: usize) {
+    if let Some(entry) = crate::region::entry_of(extent.start().as_ptr()) {
+        entry.set_class(class as u8 + 1);
+    }
+}
+
+/// Loom's models have no region.
+#[cfg(loom)]
+fn mark_chunk(_: &Extent, _: usize) {}
 
 fn has_uncarved(extent: &Extent, class: usize) -> bool {
     extent.words[CARVED].get() + block_bytes(class) <= extent.length()
