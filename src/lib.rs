@@ -80,7 +80,7 @@ pub mod __private {
     /// with layouts.
     pub mod malloc {
         pub use crate::switch::malloc::{
-            ALIGN_BYTES, LengthUsage, Place, allocate, allocate_zeroed, free, resize, try_lists,
+            ALIGN_BYTES, LengthUsage, Place, allocate, allocate_zeroed, free, resize, try_bytes,
             usable_size, usage_by_length,
         };
     }

@@ -16,9 +16,6 @@ const PAGE_BYTES: usize = 4096;
 /// The longest request in bytes: C's differences of pointers must be able to hold it.
 const MOST_BYTES: usize = isize::MAX as usize - ALIGN_BYTES;
 
-/// Requests of up to so many bytes are looked up in a table, inline.
-const SHORT_BYTES: usize = 1024;
-
 /// A layout of at least one byte. `None` where the size is too large.
 #[inline]
 fn layout_of(size: usize, alignment: usize) -> Option<Layout> {
@@ -37,14 +34,10 @@ fn fail(error: c_int) -> *mut c_void {
 /// A block, or null and `ENOMEM`.
 #[inline]
 pub(crate) fn allocate(size: usize) -> *mut c_void {
-    if size <= SHORT_BYTES {
-        // SAFETY: the size is in bounds.
-        let layout = unsafe { Layout::from_size_align_unchecked(size.max(1), ALIGN_BYTES) };
-        if let Some(block) = malloc::try_lists(layout) {
-            return block.as_ptr().cast();
-        }
+    match malloc::try_bytes(size) {
+        Some(block) => block.as_ptr().cast(),
+        None => allocate_aligned(ALIGN_BYTES, size),
     }
-    allocate_aligned(ALIGN_BYTES, size)
 }
 
 /// A block at a multiple of `alignment`, a power of two; or null and `ENOMEM`. By C's convention,

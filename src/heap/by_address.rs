@@ -16,10 +16,44 @@ use super::header::HeapHeader;
 use crate::region::class::WHOLE_RUN;
 use crate::region::{ChunkEntry, class};
 use crate::strategy::slab::Slab;
-use crate::strategy::slab::class::{CLASSES, block_bytes, class_of};
+use crate::strategy::slab::class::{CLASSES, block_bytes, class_of, computed_class};
 use crate::units::CHUNK_SHIFT;
 
 const _: () = assert!(CLASSES < WHOLE_RUN as usize);
+
+/// The alignment of blocks that are asked for by a size alone, in bytes.
+pub const ALIGN_BYTES: usize = 16;
+
+/// The largest size that is looked up in the table, in bytes.
+pub const TABLE_BYTES: usize = 1024;
+
+/// The class by size in steps of [`ALIGN_BYTES`], rounded up. A size of zero gets a block too.
+static TABLE: [u8; TABLE_BYTES / ALIGN_BYTES + 1] = {
+    let mut table = [computed_class(ALIGN_BYTES) as u8; TABLE_BYTES / ALIGN_BYTES + 1];
+    let mut index = 1;
+    while index < table.len() {
+        table[index] = computed_class(index * ALIGN_BYTES) as u8;
+        index += 1;
+    }
+    table
+};
+
+/// Allocates a block of at least so many bytes, aligned to [`ALIGN_BYTES`], from the lists of a
+/// slab heap; `None` where those have none, or beyond [`TABLE_BYTES`].
+///
+/// # Safety
+/// The caller runs the heap, whose fast path is that of the slab.
+#[inline]
+pub unsafe fn try_allocate_bytes(header: NonNull<HeapHeader>, bytes: usize) -> Option<NonNull<u8>> {
+    if bytes > TABLE_BYTES {
+        return None;
+    }
+    let class = usize::from(TABLE[bytes.div_ceil(ALIGN_BYTES)]);
+    // SAFETY: the caller runs the heap; the fast path tells the strategy; the table has classes.
+    let block = unsafe { strategy_of::<Slab<true>>(header).pop(class) }?;
+    check::handed_out(block);
+    Some(block)
+}
 
 /// The class of a chunk's blocks as the table has it, less one; [`CLASSES`] or more where it is no
 /// class of the slab.
@@ -54,24 +88,22 @@ pub unsafe fn try_allocate(header: NonNull<HeapHeader>, layout: Layout) -> Optio
     Some(block)
 }
 
-/// Frees a block to the lists of a slab heap; false, and nothing is done, for a run of its own.
+/// Frees a block to the lists of a slab heap; false, and nothing is done, for a run of its own, and
+/// where the chunk has no class.
 ///
 /// # Safety
-/// The caller runs the heap, whose fast path is that of the slab; the block is allocated, of this
-/// heap, and starts in the entry's chunk.
+/// The chunk has no class, or: the caller runs the heap, whose fast path is that of the slab; the
+/// block is allocated, of this heap, and starts in the entry's chunk.
 #[inline]
 #[must_use]
-pub unsafe fn try_free(
-    header: NonNull<HeapHeader>,
-    entry: &ChunkEntry,
-    block: NonNull<u8>,
-) -> bool {
+pub unsafe fn try_free(header: *mut HeapHeader, entry: &ChunkEntry, block: NonNull<u8>) -> bool {
     let class = slab_class_of(entry);
     if class >= CLASSES {
         return false;
     }
     // SAFETY: the caller's contract; the blocks of the chunk are of that class.
     unsafe {
+        let header = NonNull::new_unchecked(header);
         #[cfg(heapswitch_check)]
         {
             let length = block_bytes(class);
@@ -121,4 +153,19 @@ pub fn usage_by_length() -> impl Iterator<Item = LengthUsage> {
             held_runs: usage.held_runs,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_the_class_of_each_size_at_its_alignment() {
+        for bytes in 0..=TABLE_BYTES {
+            let layout = Layout::from_size_align(bytes.max(1), ALIGN_BYTES).unwrap();
+            let class = usize::from(TABLE[bytes.div_ceil(ALIGN_BYTES)]);
+            assert_eq!(Some(class), class_of(layout));
+            assert!(block_bytes(class).is_multiple_of(ALIGN_BYTES));
+        }
+    }
 }

@@ -206,6 +206,28 @@ pub unsafe fn entry_at(offset: usize) -> &'static ChunkEntry {
     }
 }
 
+/// The distance of an address from the region's base, and the entry of its chunk, if it lies in the
+/// region. As [`offset_of`] and [`entry_at`], with one load of the base less.
+///
+/// # Safety
+/// If the address lies in the region, its segment is committed.
+#[inline]
+pub unsafe fn find(address: *const u8) -> Option<(usize, &'static ChunkEntry)> {
+    // Relaxed: as in `offset_of`.
+    let base = BOUNDS.base.load(Ordering::Relaxed);
+    let offset = address.addr().wrapping_sub(base.addr());
+    if offset >= BOUNDS.bytes.load(Ordering::Relaxed) {
+        return None;
+    }
+    let distance = ((offset >> CHUNK_SHIFT) + 1) * ENTRY_BYTES;
+    // SAFETY: as in `entry_at`; where an address lies above it by less than the region's length,
+    // the base is the region's.
+    let entry = unsafe {
+        crate::pointers::backward(NonNull::new_unchecked(base), distance).cast().as_ref()
+    };
+    Some((offset, entry))
+}
+
 /// The entry of the chunk that `address` lies in, for any address at all.
 pub fn entry_of(address: *const u8) -> Option<&'static ChunkEntry> {
     let offset = offset_of(address)?;

@@ -18,10 +18,7 @@ use crate::heap::{HeapHeader, by_address, check};
 use crate::region::{self, ChunkEntry};
 use crate::sys;
 
-pub use crate::heap::by_address::{LengthUsage, usage_by_length};
-
-/// The alignment of every block, in bytes: that of C's `max_align_t`.
-pub const ALIGN_BYTES: usize = 16;
+pub use crate::heap::by_address::{ALIGN_BYTES, LengthUsage, usage_by_length};
 
 /// The longest blocks that are cleared by hand rather than asked for as zeroed, in bytes: above,
 /// memory may be fresh from the kernel.
@@ -50,9 +47,20 @@ pub unsafe fn allocate<C: Configuration>(layout: Layout) -> *mut u8 {
     }
 }
 
-/// Allocates from the lists of the thread's heap, inline; `None` where those have nothing.
+/// Allocates so many bytes, aligned to [`ALIGN_BYTES`], from the lists of the thread's heap, inline;
+/// `None` where those have nothing, and beyond 1024 bytes.
 #[inline]
-pub fn try_lists(layout: Layout) -> Option<NonNull<u8>> {
+pub fn try_bytes(bytes: usize) -> Option<NonNull<u8>> {
+    if bytes > by_address::TABLE_BYTES {
+        return None; // Before the state is read, or the two tests are joined by four instructions.
+    }
+    let heap = state().slab.get()?;
+    // SAFETY: the state's heaps are run by this thread, and this one is of the slab strategy.
+    unsafe { by_address::try_allocate_bytes(heap, bytes) }
+}
+
+#[inline]
+fn try_lists(layout: Layout) -> Option<NonNull<u8>> {
     let heap = state().slab.get()?;
     // SAFETY: the state's heaps are run by this thread, and this one is of the slab strategy.
     unsafe { by_address::try_allocate(heap, layout) }
@@ -82,19 +90,16 @@ pub unsafe fn allocate_zeroed<C: Configuration>(layout: Layout) -> *mut u8 {
 /// that was not freed since, or lies outside the region.
 #[inline]
 pub unsafe fn free(block: *mut u8) -> Place {
-    let Some(offset) = region::offset_of(block) else { return Place::Elsewhere };
     // SAFETY: the block is allocated, so its segment is committed and its owner valid; the thread
-    // runs its own heap.
+    // runs its own heap. Where both are none, nothing can be allocated in the chunk: then it has no
+    // class, and `try_free` looks at that before it looks at the heap.
     unsafe {
+        let Some((offset, entry)) = region::find(block) else { return Place::Elsewhere };
         let block = NonNull::new_unchecked(block);
-        let entry = region::entry_at(offset);
         let owner = entry.owner.load(Ordering::Relaxed).cast::<HeapHeader>();
-        let is_freed = match state().own_slab.get() {
-            Some(own) if !cfg!(heapswitch_asan) && own.as_ptr() == owner => {
-                by_address::try_free(own, entry, block)
-            }
-            _ => false,
-        };
+        let own = state().own_slab.get().map_or(core::ptr::null_mut(), NonNull::as_ptr);
+        let is_freed =
+            !cfg!(heapswitch_asan) && own == owner && by_address::try_free(owner, entry, block);
         if !is_freed {
             free_other(block, offset, entry);
         }
