@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering;
 
 use super::configuration::Configuration;
 use super::route;
-use super::state::state;
+use super::state::{Phase, state};
 use crate::heap::{HeapHeader, by_address, check};
 use crate::region::{self, ChunkEntry};
 use crate::sys;
@@ -47,8 +47,8 @@ pub unsafe fn allocate<C: Configuration>(layout: Layout) -> *mut u8 {
     }
 }
 
-/// Allocates so many bytes, aligned to [`ALIGN_BYTES`], from the lists of the thread's heap, inline;
-/// `None` where those have nothing, and beyond 1024 bytes.
+/// Allocates so many bytes, aligned to [`ALIGN_BYTES`], from the lists of the thread's heap,
+/// inline; `None` where those have nothing, and beyond 1024 bytes.
 #[inline]
 pub fn try_bytes(bytes: usize) -> Option<NonNull<u8>> {
     if bytes > by_address::TABLE_BYTES {
@@ -116,8 +116,20 @@ pub unsafe fn free(block: *mut u8) -> Place {
 #[inline(never)]
 unsafe extern "C" fn free_other(block: NonNull<u8>, offset: usize, entry: &'static ChunkEntry) {
     let layout = layout_of(block.as_ptr(), entry);
-    // SAFETY: the caller's contract; the layout is of the block's length.
-    unsafe { route::free_at(block, offset, layout) };
+    let state = state();
+    // SAFETY: the caller's contract; the layout is of the block's length; a chunk in which a block
+    // is has an owner, as `layout_of` made sure.
+    unsafe {
+        let owner = NonNull::new_unchecked(entry.owner.load(Ordering::Relaxed).cast());
+        let is_foreign = |owner: &HeapHeader| !owner.runner.is(state.token.get());
+        if state.phase.get() == Phase::Running && is_foreign(owner.as_ref()) {
+            // What most blocks are that come here: straight to the batch.
+            check::freed(block, layout);
+            state.batches.free(owner, entry, block, offset, layout);
+        } else {
+            route::free_at(block, offset, layout);
+        }
+    }
 }
 
 /// The length of a block, in bytes.
