@@ -31,6 +31,10 @@ type Text8k = Text<REPORT_BYTES>;
 extern "C" fn on_load() {
     // SAFETY: the name is a C string, and the value, if there is one, too; nobody else runs yet.
     unsafe {
+        // Whoever starts a set-user-ID program does not choose what that writes to.
+        if libc::getauxval(libc::AT_SECURE) != 0 {
+            return;
+        }
         let value = libc::getenv(c"HEAPSWITCH_REPORT".as_ptr());
         if value.is_null() || libc::strlen(value) >= PATH_BYTES {
             return;
