@@ -79,6 +79,15 @@ pub mod __private {
     pub use crate::switch::in_use::CurrentAllocatorInUse;
     pub use crate::switch::route::{alloc, alloc_zeroed, dealloc, realloc};
 
+    /// What `preload/` is made of. Hidden, for its contract is C's: users of the crate allocate
+    /// with layouts.
+    pub mod malloc {
+        pub use crate::switch::malloc::{
+            ALIGN_BYTES, LengthUsage, Place, allocate, allocate_zeroed, free, resize, try_bytes,
+            usable_size, usage_by_length,
+        };
+    }
+
     /// The settings of a kind of heap.
     pub type StrategySettings<K> = <K as HeapKind>::Settings;
 

@@ -115,6 +115,8 @@ pub struct HeapHeader {
     pub home: Cell<Option<Node>>,
     /// The next in a list of heaps that nobody runs: of ended threads, or of a pool.
     pub next_in_list: Cell<Option<NonNull<HeapHeader>>>,
+    /// Counts that anyone may read.
+    pub census: super::census::Entry,
     /// Slow paths since every structure was checked last.
     #[cfg(heapswitch_check)]
     pub unverified_steps: Cell<usize>,

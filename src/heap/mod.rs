@@ -28,7 +28,9 @@
 pub mod abandoned;
 pub mod account;
 pub mod batch;
+pub mod by_address;
 pub mod cell;
+pub mod census;
 pub mod check;
 pub mod fast;
 pub mod foreign;

@@ -2,6 +2,7 @@
 
 use core::cell::{Cell, UnsafeCell};
 use core::mem::MaybeUninit;
+use core::sync::atomic::AtomicU8;
 
 use crate::sync::{AtomicPtr, ChunkWord};
 
@@ -44,6 +45,10 @@ pub struct ChunkEntry {
     pub tag: Cell<u8>,
     /// For the runs of free chunks: whether a free run starts or ends here.
     pub(super) edge: Cell<u8>,
+    /// Which length the blocks in the chunk have, for frees that do not tell: see [`class`].
+    ///
+    /// [`class`]: super::class
+    pub(super) class: AtomicU8,
     /// For the owner of the run.
     pub record: RecordSpace,
     /// Where blocks start that are allocated. Anyone's.

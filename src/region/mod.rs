@@ -24,6 +24,7 @@
 mod bins;
 #[cfg(heapswitch_check)]
 mod block_bits;
+pub mod class;
 mod entry;
 mod kinds;
 mod metadata;
@@ -225,6 +226,28 @@ pub unsafe fn entry_at(offset: usize) -> &'static ChunkEntry {
     }
 }
 
+/// The distance of an address from the region's base, and the entry of its chunk, if it lies in the
+/// region. As [`offset_of`] and [`entry_at`], with one load of the base less.
+///
+/// # Safety
+/// If the address lies in the region, its segment is committed.
+#[inline]
+pub unsafe fn find(address: *const u8) -> Option<(usize, &'static ChunkEntry)> {
+    // Relaxed: as in `offset_of`.
+    let base = BOUNDS.base.load(Ordering::Relaxed);
+    let offset = address.addr().wrapping_sub(base.addr());
+    if offset >= BOUNDS.bytes.load(Ordering::Relaxed) {
+        return None;
+    }
+    let distance = ((offset >> CHUNK_SHIFT) + 1) * ENTRY_BYTES;
+    // SAFETY: as in `entry_at`; where an address lies above it by less than the region's length,
+    // the base is the region's.
+    let entry = unsafe {
+        crate::pointers::backward(NonNull::new_unchecked(base), distance).cast().as_ref()
+    };
+    Some((offset, entry))
+}
+
 /// The entry of the chunk that `address` lies in, for any address at all.
 pub fn entry_of(address: *const u8) -> Option<&'static ChunkEntry> {
     let offset = offset_of(address)?;
@@ -386,6 +409,8 @@ pub struct RegionUsage {
     pub committed_bytes: usize,
     /// Bytes in runs that heaps hold.
     pub taken_bytes: usize,
+    /// The most that was, of contexts' and threads' memory each: their sum.
+    pub peak_bytes: usize,
     /// Bytes in free runs that were used and whose pages were not given back to the kernel yet.
     pub dirty_bytes: usize,
     /// Runs taken since the start.

@@ -132,6 +132,7 @@ pub(crate) struct Runs {
     reserved: Bins,
     committed_segments: usize,
     taken_chunks: usize,
+    peak_chunks: usize,
     runs_taken: u64,
     runs_returned: u64,
     operations: u32,
@@ -148,6 +149,7 @@ impl Runs {
             reserved: Bins::new(),
             committed_segments: 0,
             taken_chunks: 0,
+            peak_chunks: 0,
             runs_taken: 0,
             runs_returned: 0,
             operations: 0,
@@ -200,10 +202,15 @@ impl Runs {
         if after != 0 {
             bins.insert(start + chunks, after, edge);
         }
-        self.taken_chunks += chunks as usize;
+        self.count_taken(chunks);
         self.runs_taken += 1;
         self.low_water = self.low_water.min(self.dirty.chunks);
         Some(Run { first: start, chunks, is_zeroed })
+    }
+
+    fn count_taken(&mut self, chunks: u32) {
+        self.taken_chunks += chunks as usize;
+        self.peak_chunks = self.peak_chunks.max(self.taken_chunks);
     }
 
     /// # Safety
@@ -262,7 +269,7 @@ impl Runs {
             }
             taken += used;
         }
-        self.taken_chunks += extra as usize;
+        self.count_taken(extra);
         self.low_water = self.low_water.min(self.dirty.chunks);
         Some(Run { first: run.first, chunks: run.chunks + extra, is_zeroed: false })
     }
@@ -413,6 +420,7 @@ impl Runs {
         let segments = self.committed_segments * SEGMENT_CHUNKS;
         usage.committed_bytes += segments * CHUNK_BYTES;
         usage.taken_bytes += self.taken_chunks * CHUNK_BYTES;
+        usage.peak_bytes += self.peak_chunks * CHUNK_BYTES;
         usage.dirty_bytes += self.dirty.chunks * CHUNK_BYTES;
         usage.runs_taken += self.runs_taken;
         usage.runs_returned += self.runs_returned;

@@ -1,5 +1,6 @@
 //! A thread's life: set up at its first allocation, torn down when it ends; and `fork`.
 
+use core::cell::Cell;
 use core::ffi::c_void;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,13 +10,18 @@ use super::home;
 use super::in_use::CurrentAllocatorInUse;
 use super::stack::{Entry, Hold};
 use super::state::{Phase, ThreadState, state};
-use crate::heap::{FastPath, HeapHeader, HeapKind, abandoned, lost};
+use crate::heap::{FastPath, HeapHeader, HeapKind, abandoned, census, lost};
 use crate::region;
 use crate::sync::Token;
 use crate::sys::thread::{self, ExitKey};
 
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(0);
 static EXIT: ExitKey = ExitKey::new();
+
+/// How many threads were set up since the process's start.
+pub fn threads_started() -> u64 {
+    NEXT_TOKEN.load(Ordering::Relaxed)
+}
 
 /// Gives the thread its token and asks for its tear-down, so that it can run heaps and batch frees.
 #[cold]
@@ -86,10 +92,13 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
         None => {
             let source = configuration::source_for(CurrentAllocatorInUse::ThreadLocal, home);
             let heap = C::Thread::create(C::THREAD, source, None)?;
-            // SAFETY: the heap is new and the thread's alone.
-            let header = unsafe { heap.as_ref() };
-            header.runner.try_enter(token);
-            header.home.set(home);
+            // SAFETY: the heap is new and the thread's alone; threads' heaps are never closed.
+            unsafe {
+                let header = heap.as_ref();
+                header.runner.try_enter(token);
+                header.home.set(home);
+                census::enlist(heap);
+            }
             heap
         }
     };
@@ -152,14 +161,69 @@ fn watch_forks() {
         // Without memory for the handlers, a child of a threaded process may find a lock held.
         let _ = abandoned::protect_fork();
         let _ = region::protect_fork();
-        let _ = thread::on_fork(nothing, nothing, lose_other_threads);
+        let _ = thread::on_fork(suspend, resume, resume_in_child);
         IS_WATCHED.store(true, Ordering::Relaxed);
     }
 }
 
-unsafe extern "C" fn nothing() {}
+/// What a thread that forks had in use. Handlers that were registered before ours run while the
+/// locks are held, and may allocate and free: meanwhile the global allocator serves the thread, and
+/// its frees wait, so that nothing it does asks for a lock that it holds.
+#[derive(Debug)]
+pub struct Suspended {
+    phase: Cell<Phase>,
+    token: Cell<Token>,
+    slab: Cell<Option<NonNull<HeapHeader>>>,
+    bump: Cell<Option<NonNull<HeapHeader>>>,
+    own_slab: Cell<Option<NonNull<HeapHeader>>>,
+}
 
-unsafe extern "C" fn lose_other_threads() {
+impl Suspended {
+    /// Nothing; the same as all zero bytes.
+    pub const fn new() -> Self {
+        Self {
+            phase: Cell::new(Phase::Fresh),
+            token: Cell::new(Token::NOBODY),
+            slab: Cell::new(None),
+            bump: Cell::new(None),
+            own_slab: Cell::new(None),
+        }
+    }
+
+    /// Exchanges it for what the thread has.
+    fn exchange(&self, state: &ThreadState) {
+        self.phase.swap(&state.phase);
+        self.token.swap(&state.token);
+        self.slab.swap(&state.slab);
+        self.bump.swap(&state.bump);
+        self.own_slab.swap(&state.own_slab);
+    }
+}
+
+impl Default for Suspended {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Registered after the handlers of the locks, so it runs before they are taken.
+unsafe extern "C" fn suspend() {
+    let state = state();
+    state.batches.flush();
+    state.suspended.exchange(state);
+    state.phase.set(Phase::Busy);
+}
+
+unsafe extern "C" fn resume() {
+    let state = state();
+    state.suspended.exchange(state);
+    // As new for the next fork.
+    state.suspended.phase.set(Phase::Fresh);
+}
+
+unsafe extern "C" fn resume_in_child() {
+    // SAFETY: the child's thread is the image of the one that called `suspend`.
+    unsafe { resume() };
     let next = Token::from_number(NEXT_TOKEN.load(Ordering::Relaxed));
     lost::lose_threads(next, state().token.get());
 }

@@ -10,6 +10,7 @@ pub(crate) mod home;
 pub(crate) mod in_use;
 pub(crate) mod life;
 pub(crate) mod lookup;
+pub(crate) mod malloc;
 pub(crate) mod pin;
 pub(crate) mod pool;
 pub(crate) mod route;

@@ -9,6 +9,7 @@
 use core::cell::Cell;
 use core::ptr::NonNull;
 
+use super::life::Suspended;
 use super::stack::ContextStack;
 use crate::heap::HeapHeader;
 use crate::heap::batch::Batches;
@@ -61,6 +62,8 @@ pub struct ThreadState {
     pub contexts: ContextStack,
     /// Blocks of others' heaps that this thread freed.
     pub batches: Batches,
+    /// What the thread has, while it forks.
+    pub suspended: Suspended,
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through)))]
@@ -203,6 +206,7 @@ impl ThreadState {
             token: Cell::new(Token::NOBODY),
             contexts: ContextStack::new(),
             batches: Batches::new(),
+            suspended: Suspended::new(),
         }
     }
 }

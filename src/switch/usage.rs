@@ -82,10 +82,19 @@ pub struct ProcessUsage {
     /// Times that a thread was found, on a slow path, on another NUMA node than its heap's: the
     /// scheduler moved it. Once for each stay away.
     pub moved_threads: u64,
+    /// Threads that allocated, or freed what others had allocated, since the start.
+    pub threads_started: u64,
+    /// Heaps that were made for threads; new threads take over those of ended ones.
+    pub thread_heaps: usize,
+    /// Allocations in threads' heaps that no list of free blocks could serve.
+    pub slow_allocations: u64,
+    /// Blocks in threads' heaps that other threads freed, as far as they were collected.
+    pub foreign_frees: u64,
 }
 
 /// What the process holds.
 pub fn process_usage() -> ProcessUsage {
+    let census = heap::census::take();
     ProcessUsage {
         region: region::usage(),
         metadata_bytes: region::metadata_bytes_held(),
@@ -95,6 +104,10 @@ pub fn process_usage() -> ProcessUsage {
         lost_blocks: heap::lost::lost_blocks(),
         abandoned_heaps: heap::abandoned::abandoned_heaps(),
         moved_threads: GLOBAL_COUNTERS.moved_threads.load(Ordering::Relaxed),
+        threads_started: super::life::threads_started(),
+        thread_heaps: census.heaps,
+        slow_allocations: census.slow_allocations,
+        foreign_frees: census.foreign_frees,
     }
 }
 

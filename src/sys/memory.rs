@@ -22,11 +22,22 @@ pub struct MapFlags {
     pub huge_page_shift: Option<u32>,
 }
 
+/// Makes a call. errno stays as it was, for a free must not change it.
 fn check(call: Call, run: impl FnOnce() -> c_int) -> Result<(), SystemError> {
     if fault::strikes(call) {
         return Err(SystemError(libc::ENOMEM));
     }
-    if run() == 0 { Ok(()) } else { Err(SystemError::last()) }
+    // SAFETY: errno's address is valid on every thread.
+    unsafe {
+        let error_number = libc::__errno_location();
+        let saved = *error_number;
+        if run() == 0 {
+            return Ok(());
+        }
+        let error = SystemError::last();
+        *error_number = saved;
+        Err(error)
+    }
 }
 
 /// # Safety
@@ -315,4 +326,20 @@ pub fn set_file_length(file: c_int, bytes: usize) -> Result<(), SystemError> {
         // SAFETY: no memory is involved; a bad descriptor is an error.
         unsafe { libc::ftruncate(file, length) }
     })
+}
+
+#[cfg(all(test, target_os = "linux", not(heapswitch_pass_through)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_fails_leaves_errno_as_it_was() {
+        let nowhere = NonNull::without_provenance(core::num::NonZeroUsize::new(1 << 62).unwrap());
+        // SAFETY: errno is this thread's; the kernel refuses a range that no process can have.
+        unsafe {
+            *libc::__errno_location() = 7;
+            assert_eq!(give_back_pages(nowhere, 4096), Err(SystemError(libc::ENOMEM)));
+            assert_eq!(*libc::__errno_location(), 7);
+        }
+    }
 }

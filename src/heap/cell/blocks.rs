@@ -30,6 +30,7 @@ pub(super) unsafe fn allocate_checked<S: Strategy>(
     // SAFETY: the caller's contract.
     unsafe {
         verify_sometimes::<S>(header);
+        header_of(header).census.count_slow_allocation();
         let mut block = allocate::<S>(header, layout, is_zeroed);
         if block.is_none() && end_quarantine::<S>(header) {
             block = allocate::<S>(header, layout, is_zeroed);

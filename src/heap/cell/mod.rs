@@ -152,6 +152,7 @@ fn create_with<S: Strategy + 'static>(
         account,
         home: Cell::new(None),
         next_in_list: Cell::new(None),
+        census: super::census::Entry::new(),
         #[cfg(heapswitch_check)]
         unverified_steps: Cell::new(0),
         #[cfg(heapswitch_asan)]

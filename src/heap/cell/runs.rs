@@ -16,8 +16,9 @@ use core::sync::atomic::Ordering;
 
 use super::super::check;
 use super::super::header::HeapHeader;
-use super::{EXTENT, Header, SPARE, header_of, strategy_of};
+use super::{DIRECT, EXTENT, Header, SPARE, header_of, strategy_of};
 use crate::allocator::MemoryRange;
+use crate::region::class::{NO_CLASS, WHOLE_RUN};
 use crate::region::{self, ChunkEntry, Metadata, Run};
 use crate::strategy::{Extent, Strategy, extent_of};
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT};
@@ -73,6 +74,9 @@ pub(super) unsafe fn take_run(header: Header, request: Layout, tag: u8) -> Optio
     entry.run_chunks.set(run.chunks() as u32);
     entry.live.set(0);
     entry.tag.set(tag);
+    if tag == DIRECT {
+        entry.set_class(WHOLE_RUN);
+    }
     entry.word.reset();
     let next = this.first_run.get();
     entry.next.set(next);
@@ -112,6 +116,7 @@ pub(super) unsafe fn return_run(header: Header, entry: &'static ChunkEntry) -> u
 pub(super) unsafe fn disown(this: &HeapHeader, entry: &'static ChunkEntry) -> usize {
     let run = run_of(entry);
     check::run_returned(entry);
+    entry.set_class(NO_CLASS);
     for entry in run.entries() {
         entry.owner.store(core::ptr::null_mut(), Ordering::Relaxed);
         entry.tag.set(0);

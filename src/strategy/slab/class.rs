@@ -44,7 +44,7 @@ const BLOCK_BYTES: [u16; CLASSES] = {
 };
 
 /// The class of a size of 1 to `MAX_BLOCK_BYTES`.
-const fn computed_class(size: usize) -> usize {
+pub(crate) const fn computed_class(size: usize) -> usize {
     if size <= LINEAR * 8 {
         return size.div_ceil(8) - 1;
     }

@@ -230,7 +230,11 @@ impl Slab {
             // No extent has a free block; those still listed have new ones.
             let extent = match self.partials.first(class) {
                 Some(extent) => extent,
-                None => self.partials.assign(class)?,
+                None => {
+                    let extent = self.partials.assign(class)?;
+                    mark_chunk(extent, class);
+                    extent
+                }
             };
             let most = (CARVED_BYTES / block_bytes(class).max(1)).clamp(1, slots.len());
             unfilled -= bits::carve(extent, class, slots.get_mut(slots.len() - most..)?);
@@ -252,6 +256,18 @@ impl Slab {
         })
     }
 }
+
+/// Notes the class in the chunk table, for frees that tell no size.
+#[cfg(not(loom))]
+fn mark_chunk(extent: &Extent, class: usize) {
+    if let Some(entry) = crate::region::entry_of(extent.start().as_ptr()) {
+        entry.set_class(class as u8 + 1);
+    }
+}
+
+/// Loom's models have no region.
+#[cfg(loom)]
+fn mark_chunk(_: &Extent, _: usize) {}
 
 /// The extent that a block of a heap lies in.
 ///

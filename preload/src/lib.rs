@@ -1,0 +1,26 @@
+//! heapswitch as the `malloc` of programs that were not built with it: `libheapswitch_preload.so`,
+//! for `LD_PRELOAD`.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `c` | `malloc`, `free` and their kin, with glibc's behaviour and errno |
+//! | `cpp` | C++'s `operator new` and `delete` |
+//! | `information` | `mallinfo2`, `malloc_stats`, `malloc_trim`, `mallopt` |
+//! | `clib` | the C library's own allocator: what serves where no heap can |
+//! | `report` | what the library tells when the program ends |
+//! | `text` | numbers and names as text, without allocating |
+//!
+//! Every exported function is safe at any time: before constructors run, in `fork`'s handlers, in
+//! destructors of thread-specific data, while the dynamic linker holds its locks. What the set-up
+//! of a thread allocates itself (`pthread_setspecific`, `pthread_atfork`) the C library's own
+//! allocator serves, under its internal names, so nothing here is entered twice.
+//!
+//! For Linux with glibc. Elsewhere the library is empty.
+#![cfg(all(target_os = "linux", target_env = "gnu"))]
+
+mod c;
+mod clib;
+mod cpp;
+mod information;
+mod report;
+mod text;

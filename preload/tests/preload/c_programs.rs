@@ -1,0 +1,95 @@
+//! C and C++ programs, compiled here and run twice each: with the C library's own allocator, as the
+//! oracle, and with the library preloaded. Both have to pass and say the same.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Ended, Folder, library, not_run, run};
+
+/// Runs a program that was compiled in `folder`, with the C library's allocator and with ours.
+#[track_caller]
+fn behaves_the_same(folder: &Folder, program: &Path, arguments: &[&OsStr]) -> Ended {
+    let expected = run(Command::new(program).args(arguments));
+    assert!(expected.status.success(), "without the library: {expected:?}");
+    let report = folder.0.join("report");
+    let mut command = Command::new(program);
+    command.env("LD_PRELOAD", library()).env("HEAPSWITCH_REPORT", &report);
+    if cfg!(not(heapswitch_pass_through)) {
+        // The programs that tell the two apart are told so.
+        command.arg("preloaded");
+    }
+    let ended = run(command.args(arguments));
+    assert!(ended.status.success(), "with the library: {ended:?}");
+    assert_eq!(ended.output, expected.output);
+    // The library was there, and knew that it was at the end.
+    let report = std::fs::read_to_string(report).expect("a report");
+    assert!(report.contains(&format!("process {} ", ended.process)), "{report}");
+    ended
+}
+
+fn c_program(source: &str, more: &[&str]) {
+    let folder = Folder::new();
+    let program = folder.compile("gcc", source, more);
+    behaves_the_same(&folder, &program, &[]);
+}
+
+#[test]
+fn every_function_keeps_its_contract() {
+    let folder = Folder::new();
+    let more = ["-fno-builtin", "-ldl", "-Wno-alloc-size-larger-than"];
+    let program = folder.compile("gcc", "functions.c", &more);
+    let ended = behaves_the_same(&folder, &program, &[]);
+    // What `malloc_stats` writes.
+    assert!(ended.errors.contains("heapswitch: process"), "{}", ended.errors);
+}
+
+#[test]
+fn it_serves_before_main_after_it_and_in_fork_handlers() {
+    c_program("early.c", &[]);
+}
+
+#[test]
+fn it_serves_while_threads_end() {
+    c_program("threads.c", &[]);
+}
+
+#[test]
+fn children_of_processes_with_threads_go_on() {
+    c_program("forks.c", &[]);
+}
+
+#[test]
+fn no_block_is_shared_lost_or_changed_under_stress() {
+    c_program("stress.c", &[]);
+}
+
+#[test]
+fn libraries_come_and_go_and_blocks_cross() {
+    let folder = Folder::new();
+    let plugin = folder.compile("gcc", "plugin.c", &["-shared", "-fPIC"]);
+    let program = folder.compile("gcc", "loader.c", &["-ldl"]);
+    behaves_the_same(&folder, &program, &[plugin.as_os_str()]);
+}
+
+#[test]
+fn memory_that_runs_out_comes_back() {
+    let folder = Folder::new();
+    let program = folder.compile("gcc", "limits.c", &[]);
+    // In MiB. With the least there is no region, and the C library's allocator serves everything.
+    for limit in ["150", "500"] {
+        behaves_the_same(&folder, &program, &[OsStr::new(limit)]);
+    }
+}
+
+#[test]
+fn operators_new_and_delete_serve_and_throw() {
+    if Command::new("g++").arg("--version").output().is_err() {
+        not_run("operators new and delete", "g++ is not installed");
+        return;
+    }
+    let folder = Folder::new();
+    let more = ["-std=c++17", "-Wno-alloc-size-larger-than"];
+    let program = folder.compile("g++", "operators.cpp", &more);
+    behaves_the_same(&folder, &program, &[]);
+}
