@@ -20,10 +20,14 @@
 //! ```
 
 pub mod bit_set;
+mod bit_tree;
 pub mod bump;
 pub mod context;
+pub mod free_list;
 pub mod locked;
 pub mod memory_map;
+#[cfg(test)]
+mod model;
 pub mod slab;
 pub mod sourced;
 pub mod trees;
@@ -153,6 +157,11 @@ pub unsafe trait Strategy: Sized {
     /// Outside a heap a new extent is at least so large a part of what is held: 2 means half. More
     /// where extents serve different sizes, so that one that serves few costs little.
     const EXTENT_DIVISOR: usize = 2;
+
+    /// Outside a heap, requests of more bytes get a range of their own from the memory source, and
+    /// the strategy never sees them; it only says their [length](Self::block_length). Inside a heap
+    /// that is so above 32 KiB whatever this says.
+    const DIRECT_BYTES: usize = usize::MAX;
 
     /// A strategy without extents.
     fn new(settings: Self::Settings) -> Self;
