@@ -21,6 +21,7 @@
 
 pub mod bit_set;
 mod bit_tree;
+pub mod buddy;
 pub mod bump;
 pub mod context;
 pub mod free_list;
