@@ -29,8 +29,10 @@ pub mod locked;
 pub mod memory_map;
 #[cfg(test)]
 mod model;
+mod red_black;
 pub mod slab;
 pub mod sourced;
+pub mod stripes;
 pub mod trees;
 
 use core::alloc::Layout;
