@@ -15,7 +15,10 @@ use std::thread::JoinHandle;
 use battery::{Limits, TestSource};
 use heapswitch::source::region_map::CONTEXT_SOURCE;
 use heapswitch::strategy::bit_set::{BitSet, Settings};
+use heapswitch::strategy::buddy::Buddy;
+use heapswitch::strategy::free_list::{self, Fit, FreeList};
 use heapswitch::strategy::slab::Slab;
+use heapswitch::strategy::stripes::Stripes;
 use heapswitch::{
     AllocError, Allocator, GlobalAllocToAllocatorAdaptor, Heap, HeapBuilder, HeapSwitch,
     LifetimeHint, MemoryRange, MemorySource, RegionSource, flush_foreign_frees,
@@ -284,6 +287,19 @@ fn slab(source: TestSource, way: Way) -> Tested {
     Tested::new(source, way, |builder| builder.build_kind::<Slab<true>>(()).unwrap())
 }
 
+fn free_list(source: TestSource, way: Way, fit: Fit) -> Tested {
+    let settings = free_list::Settings { fit };
+    Tested::new(source, way, |builder| builder.build_kind::<FreeList>(settings).unwrap())
+}
+
+fn buddy(source: TestSource, way: Way) -> Tested {
+    Tested::new(source, way, |builder| builder.build_kind::<Buddy>(()).unwrap())
+}
+
+fn stripes(source: TestSource, way: Way) -> Tested {
+    Tested::new(source, way, |builder| builder.build_kind::<Stripes>(()).unwrap())
+}
+
 /// Where the heap has no more, the global allocator serves; what another thread frees comes late.
 fn of_plenty() -> Limits {
     Limits { is_bounded: false, ..Limits::default() }
@@ -308,6 +324,16 @@ battery!(slab_apart, |source| slab(source, Way::Apart));
 battery!(slab_entered, |source| slab(source, Way::Entered));
 battery!(slab_routed, |source| slab(source, Way::Routed), of_plenty());
 battery!(slab_foreign, |source| slab(source, Way::Foreign), of_plenty());
+
+battery!(free_list_entered, |source| free_list(source, Way::Entered, Fit::First));
+battery!(free_list_routed, |source| free_list(source, Way::Routed, Fit::Next), of_plenty());
+battery!(free_list_foreign, |source| free_list(source, Way::Foreign, Fit::Best), of_plenty());
+
+battery!(buddy_entered, |source| buddy(source, Way::Entered));
+battery!(buddy_foreign, |source| buddy(source, Way::Foreign), of_plenty());
+
+battery!(stripes_entered, |source| stripes(source, Way::Entered));
+battery!(stripes_foreign, |source| stripes(source, Way::Foreign), of_plenty());
 
 #[test]
 fn blocks_as_long_as_a_chunk() {

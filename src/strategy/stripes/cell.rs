@@ -113,7 +113,7 @@ static RECIPROCALS: [u32; MAX_STRIDE / STRIDE_STEP + 1] = {
 
 /// `offset_steps / steps`, for offsets in a stripe.
 #[inline]
-fn unit_at_offset(offset_steps: usize, steps: usize) -> usize {
+pub(super) fn unit_at_offset(offset_steps: usize, steps: usize) -> usize {
     let factor = RECIPROCALS.get(steps).copied().unwrap_or(0);
     (offset_steps * factor as usize) >> 24
 }
@@ -144,15 +144,14 @@ impl Cell {
         self.fill == self.missing()
     }
 
-    /// Whether it is a stripe's head of that stride, and the unit is allocated.
-    pub(super) fn has_unit(&self, unit: usize, steps: usize) -> bool {
-        self.is_stripe()
-            && self.steps() == steps
-            && self.fill & !self.missing() & 1 << (unit & 15) != 0
+    /// Whether a unit is allocated.
+    pub(super) fn has_unit(&self, unit: usize) -> bool {
+        self.fill & !self.missing() & 1 << (unit & 15) != 0
     }
 
+    /// The stride in steps, of a stripe's head.
     #[inline]
-    fn steps(&self) -> usize {
+    pub(super) fn steps(&self) -> usize {
         self.stride as usize + 1
     }
 
@@ -183,7 +182,7 @@ impl Cell {
     }
 
     #[inline]
-    fn is_stripe(&self) -> bool {
+    pub(super) fn is_stripe(&self) -> bool {
         matches!(self.kind, Kind::Stripe | Kind::ShortStripe)
     }
 }
@@ -296,26 +295,21 @@ impl Header {
         pointers::distance(self.records.cast(), head.cast()) / size_of::<Cell>()
     }
 
-    /// The stripe that a block of `steps` lies in, and which unit it is.
+    /// The head of the run that a block lies in, and how many steps of 32 bytes behind its start.
     ///
     /// # Safety
-    /// The block lies in a stripe of that stride in this extent.
+    /// The block lies in a stripe of this extent, or is a large block.
     #[inline]
-    pub(super) unsafe fn unit_of(
-        &self,
-        block: NonNull<u8>,
-        steps: usize,
-    ) -> (NonNull<Cell>, usize) {
+    pub(super) unsafe fn head_of(&self, block: NonNull<u8>) -> (NonNull<Cell>, usize) {
         let offset = pointers::distance(self.start, block);
         let mut index = offset / CELL_BYTES;
-        // SAFETY: the block's cell is a stripe's head, or says how far back that is.
+        // SAFETY: the block's cell is a head, or a stripe's that says how far back its head is.
         unsafe {
             let cell = self.cell(index).as_ref();
             if cell.kind == Kind::Inner {
                 index -= cell.number as usize;
             }
-            let steps_behind = (offset - index * CELL_BYTES) / STRIDE_STEP;
-            (self.cell(index), unit_at_offset(steps_behind, steps))
+            (self.cell(index), (offset - index * CELL_BYTES) / STRIDE_STEP)
         }
     }
 

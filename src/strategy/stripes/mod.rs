@@ -252,17 +252,39 @@ impl Stripes {
         }
     }
 
+    /// Frees a block.
+    ///
+    /// # Safety
+    /// It is allocated, in the extent of `header`, and as long as the layout's blocks.
+    #[inline]
+    unsafe fn give(&mut self, header: NonNull<Header>, block: NonNull<u8>, layout: Layout) {
+        // SAFETY: a block of the extent lies in a stripe or is large, as the records say. The
+        // layout does not: one with a larger alignment may fit the same block.
+        unsafe {
+            let (head, offset) = header.as_ref().head_of(block);
+            let steps = (*head.as_ptr()).steps();
+            if (*head.as_ptr()).is_stripe() {
+                return self.give_unit(header, head, cell::unit_at_offset(offset, steps));
+            }
+            let (index, cells) =
+                (header.as_ref().index_of(head), served(layout).bytes() / CELL_BYTES);
+            if cfg!(any(test, heapswitch_check)) && header.as_ref().large_at(index) != Some(cells) {
+                abort_with(&["Stripes: a block is freed that is free already"]);
+            }
+            self.give_cells(header, index, cells);
+        }
+    }
+
     /// Frees a block of a stripe.
     ///
     /// # Safety
-    /// It is allocated, in the extent of `header`, and of that stride.
+    /// It is allocated, and the stripe is of the extent of `header`.
     #[inline]
-    unsafe fn give_unit(&mut self, header: NonNull<Header>, block: NonNull<u8>, steps: usize) {
-        // SAFETY: a block of the extent lies in a stripe, whose records are valid.
+    unsafe fn give_unit(&mut self, header: NonNull<Header>, head: NonNull<Cell>, unit: usize) {
+        // SAFETY: the caller's contract.
         unsafe {
-            let (head, unit) = header.as_ref().unit_of(block, steps);
-            let was_full = (*head.as_ptr()).is_full();
-            if cfg!(any(test, heapswitch_check)) && !(*head.as_ptr()).has_unit(unit, steps) {
+            let (was_full, steps) = ((*head.as_ptr()).is_full(), (*head.as_ptr()).steps());
+            if cfg!(any(test, heapswitch_check)) && !(*head.as_ptr()).has_unit(unit) {
                 abort_with(&["Stripes: a block is freed that is free already"]);
             }
             (*head.as_ptr()).give_unit(unit);
@@ -392,23 +414,8 @@ unsafe impl Strategy for Stripes {
 
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
-        // SAFETY: a block is allocated in the extent, so that was added and not removed; the
-        // layout fits it, so it was served as this says.
-        unsafe {
-            let header = header_of(extent);
-            match served(layout) {
-                Served::Stripe(steps) => self.give_unit(header, block, steps),
-                Served::Large(cells) => {
-                    let index = pointers::distance(extent.start(), block) / CELL_BYTES;
-                    if cfg!(any(test, heapswitch_check))
-                        && header.as_ref().large_at(index) != Some(cells)
-                    {
-                        abort_with(&["Stripes: a block is freed that is no large block"]);
-                    }
-                    self.give_cells(header, index, cells);
-                }
-            }
-        }
+        // SAFETY: a block is allocated in the extent, so that was added and not removed.
+        unsafe { self.give(header_of(extent), block, layout) }
     }
 
     unsafe fn grow_in_place(
@@ -418,14 +425,15 @@ unsafe impl Strategy for Stripes {
         old: Layout,
         new: Layout,
     ) -> Option<usize> {
-        let (Served::Large(had), Served::Large(wanted)) = (served(old), served(new)) else {
-            return None;
-        };
+        let Served::Large(wanted) = served(new) else { return None };
+        let had = served(old).bytes() / CELL_BYTES;
         let index = pointers::distance(extent.start(), block) / CELL_BYTES;
         // SAFETY: a block is allocated in the extent, so that was added and not removed; a blank
         // behind the block is in the tree.
         unsafe {
             let header = header_of(extent);
+            // A block in a stripe stays there.
+            header.as_ref().large_at(index)?;
             let behind = header.as_ref().blank_at(index + had)?;
             let more = wanted - had;
             if behind < more {
@@ -447,13 +455,13 @@ unsafe impl Strategy for Stripes {
         old: Layout,
         new: Layout,
     ) -> Option<usize> {
-        let (Served::Large(had), Served::Large(wanted)) = (served(old), served(new)) else {
-            return None;
-        };
+        let Served::Large(wanted) = served(new) else { return None };
+        let had = served(old).bytes() / CELL_BYTES;
         let index = pointers::distance(extent.start(), block) / CELL_BYTES;
         // SAFETY: as in `grow_in_place`; the tail is given up.
         unsafe {
             let header = header_of(extent);
+            header.as_ref().large_at(index)?;
             header.as_ref().write_run(index, wanted, Kind::Large);
             self.give_cells(header, index + wanted, had - wanted);
         }

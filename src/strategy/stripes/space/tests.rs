@@ -51,7 +51,10 @@ fn wrong_calls_are_errors_and_change_nothing() {
     }
     let full = SpaceError::Full { size: 900, longest_blank: 840 };
     assert_eq!(space.allocate(900), Err(full));
-    assert_eq!(space.allocate(usize::MAX), Err(SpaceError::Full { size: usize::MAX, longest_blank: 840 }));
+    assert_eq!(
+        space.allocate(usize::MAX),
+        Err(SpaceError::Full { size: usize::MAX, longest_blank: 840 })
+    );
     assert_eq!(format!("{space:?}"), before);
     assert_eq!(space.free(address), Ok(10));
     assert_eq!(space.free(address), Err(SpaceError::NotAllocated(address)));
