@@ -38,7 +38,7 @@ pub mod units;
 
 #[cfg(feature = "nightly")]
 pub use crate::adapt::{AllocToAllocatorAdaptor, AllocatorToAllocAdaptor};
-pub use crate::adapt::{AllocatorAdaptor, GlobalAllocToAllocatorAdaptor};
+pub use crate::adapt::{AllocatorAdaptor, GlobalAllocToAllocatorAdaptor, Recorder};
 pub use crate::allocator::{
     AllocError, Allocator, LocalAllocator, MemoryRange, MemorySource, MemoryUsage,
     MemoryUsageChange, RegionSource,

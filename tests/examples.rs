@@ -1,5 +1,7 @@
 //! The examples, run as their users run them.
 
+#[path = "examples/choose.rs"]
+mod choose;
 #[path = "examples/index.rs"]
 mod index;
 #[path = "examples/process.rs"]

@@ -1,0 +1,186 @@
+//! Replays a trace over a strategy.
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::time::{Duration, Instant};
+
+use heapswitch::adapt::trace::{Trace, TraceEvent};
+use heapswitch::allocator::LocalAllocator;
+
+use crate::memory::Memory;
+use crate::options::Options;
+use crate::strategies::{self, NAMES, Visitor};
+
+/// Where a block was, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    /// From the start of the memory.
+    pub(crate) offset: usize,
+    pub(crate) bytes: usize,
+    /// The events that made it and ended it.
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+}
+
+/// What a strategy did with a trace.
+pub(crate) struct Replayed {
+    pub(crate) name: &'static str,
+    /// The median of the rounds.
+    pub(crate) time: Duration,
+    pub(crate) peak_bytes: usize,
+    pub(crate) refused: usize,
+    pub(crate) placed: Vec<Placed>,
+}
+
+/// The most bytes that were asked for and live at once.
+pub(crate) fn peak_of_requests(trace: &Trace) -> usize {
+    let mut sizes = vec![0; trace.slots];
+    let (mut live, mut peak) = (0, 0);
+    for &event in &trace.events {
+        let (slot, size) = match event {
+            TraceEvent::Allocate { slot, layout, .. } => (slot, layout.size()),
+            TraceEvent::Reallocate { slot, size } => (slot, size),
+            TraceEvent::Free { slot } => (slot, 0),
+        };
+        live = live + size - std::mem::replace(&mut sizes[slot], size);
+        peak = peak.max(live);
+    }
+    peak
+}
+
+/// A block of the program's, if the strategy did not refuse it.
+type Slot = Option<(NonNull<u8>, Layout)>;
+
+fn written(block: NonNull<[u8]>, layout: Layout) -> Slot {
+    let start = block.cast::<u8>();
+    if layout.size() != 0 {
+        // SAFETY: the block was just allocated, and is a byte long at least.
+        unsafe { start.write(1) };
+    }
+    Some((start, layout))
+}
+
+/// Does what the event says; whether it was not refused.
+#[inline]
+fn step(allocator: &impl LocalAllocator, slots: &mut [Slot], event: TraceEvent) -> bool {
+    match event {
+        TraceEvent::Allocate { slot, layout, is_zeroed } => {
+            let block = if is_zeroed {
+                allocator.allocate_zeroed(layout)
+            } else {
+                allocator.allocate(layout)
+            };
+            slots[slot] = block.ok().and_then(|block| written(block, layout));
+            slots[slot].is_some()
+        }
+        TraceEvent::Free { slot } => {
+            if let Some((block, layout)) = slots[slot].take() {
+                // SAFETY: the block is allocated with that layout.
+                unsafe { allocator.deallocate(block, layout) };
+            }
+            true
+        }
+        TraceEvent::Reallocate { slot, size } => {
+            // What was refused stays so.
+            let Some((block, old)) = slots[slot] else { return true };
+            let Ok(new) = Layout::from_size_align(size, old.align()) else { return false };
+            // SAFETY: the block is allocated with the old layout; the sizes are in that order.
+            let moved = unsafe {
+                if size >= old.size() {
+                    allocator.grow(block, old, new)
+                } else {
+                    allocator.shrink(block, old, new)
+                }
+            };
+            moved.ok().inspect(|&moved| slots[slot] = written(moved, new)).is_some()
+        }
+    }
+}
+
+fn free_all(allocator: &impl LocalAllocator, slots: &mut [Slot]) {
+    for (block, layout) in slots.iter_mut().filter_map(Option::take) {
+        // SAFETY: the block is allocated with that layout.
+        unsafe { allocator.deallocate(block, layout) };
+    }
+}
+
+/// Times a replay.
+struct Timed<'a> {
+    trace: &'a Trace,
+    slots: Vec<Slot>,
+}
+
+impl Visitor for Timed<'_> {
+    type Result = Duration;
+
+    fn visit(&mut self, _: usize, allocator: &impl LocalAllocator) -> Duration {
+        let start = Instant::now();
+        for &event in &self.trace.events {
+            step(allocator, &mut self.slots, event);
+        }
+        let taken = start.elapsed();
+        free_all(allocator, &mut self.slots);
+        taken
+    }
+}
+
+/// Notes where each block is.
+struct Watched<'a> {
+    trace: &'a Trace,
+}
+
+impl Visitor for Watched<'_> {
+    type Result = (usize, usize, Vec<Placed>);
+
+    fn visit(&mut self, start: usize, allocator: &impl LocalAllocator) -> Self::Result {
+        let mut slots = vec![None; self.trace.slots];
+        let mut since: Vec<Option<Placed>> = vec![None; self.trace.slots];
+        let (mut placed, mut refused) = (vec![], 0);
+        for (index, &event) in self.trace.events.iter().enumerate() {
+            refused += usize::from(!step(allocator, &mut slots, event));
+            let (TraceEvent::Allocate { slot, .. }
+            | TraceEvent::Free { slot }
+            | TraceEvent::Reallocate { slot, .. }) = event;
+            let now = slots[slot].filter(|(_, layout)| layout.size() != 0);
+            let now = now.map(|(block, layout)| Placed {
+                offset: block.addr().get() - start,
+                bytes: allocator.block_length(layout).unwrap_or(layout.size()),
+                from: index,
+                to: self.trace.events.len(),
+            });
+            let before = std::mem::replace(&mut since[slot], now);
+            placed.extend(before.map(|before| Placed { to: index, ..before }));
+        }
+        placed.extend(since.into_iter().flatten());
+        let peak_bytes = allocator.memory_usage().peak_committed_bytes;
+        free_all(allocator, &mut slots);
+        (peak_bytes, refused, placed)
+    }
+}
+
+/// Replays the trace over each strategy: first watched, then timed in turn.
+pub(crate) fn all(trace: &Trace, options: &Options) -> Vec<Replayed> {
+    let mut memory = Memory::new(options.memory_bytes);
+    let mut results: Vec<Replayed> = NAMES
+        .iter()
+        .map(|&name| {
+            let watched = strategies::visit(name, &mut memory, &mut Watched { trace });
+            let (peak_bytes, refused, placed) = watched;
+            Replayed { name, time: Duration::ZERO, peak_bytes, refused, placed }
+        })
+        .collect();
+    let mut timed = Timed { trace, slots: vec![None; trace.slots] };
+    let mut times = vec![vec![]; NAMES.len()];
+    for round in 0..options.rounds {
+        // In turning order, so that what else the machine does hits all alike.
+        for turn in 0..NAMES.len() {
+            let index = (turn + round) % NAMES.len();
+            times[index].push(strategies::visit(NAMES[index], &mut memory, &mut timed));
+        }
+    }
+    for (result, mut times) in results.iter_mut().zip(times) {
+        times.sort_unstable();
+        result.time = times[times.len() / 2];
+    }
+    results
+}
