@@ -1,4 +1,5 @@
-//! Traces: what a program allocated and freed, in order, as [`Recorder`](super::Recorder) writes it.
+//! Traces: what a program allocated and freed, in order, as a [`Recorder`](super::Recorder) writes
+//! it.
 //!
 //! ```text
 //!   "hstrace1"  then events, each

@@ -15,6 +15,8 @@
 
 use core::ptr::NonNull;
 
+use crate::pointers;
+
 /// log2 of the bits in a word.
 const WORD_SHIFT: u32 = u64::BITS.ilog2();
 
@@ -79,7 +81,7 @@ impl BitTree {
             return None;
         }
         // SAFETY: the index lies within the words by the type's invariant.
-        Some(unsafe { self.words.add(index) })
+        Some(unsafe { pointers::forward(self.words.cast(), index * size_of::<u64>()).cast() })
     }
 
     #[inline]

@@ -72,6 +72,16 @@ impl Record {
         self.usable_bytes
     }
 
+    /// A word of the map.
+    ///
+    /// # Safety
+    /// There are as many.
+    #[inline]
+    unsafe fn word(&self, index: usize) -> NonNull<u64> {
+        // SAFETY: the caller's contract.
+        unsafe { pointers::forward(self.words.cast(), index * size_of::<u64>()).cast() }
+    }
+
     /// The word and the bit of a granule's start.
     ///
     /// # Safety
@@ -80,7 +90,7 @@ impl Record {
     unsafe fn bit(&self, start: NonNull<u8>) -> (NonNull<u64>, u64) {
         let granule = pointers::distance(self.start, start) >> MIN_ORDER;
         // SAFETY: the map has a bit for each granule of the extent.
-        let word = unsafe { self.words.add(granule / u64::BITS as usize) };
+        let word = unsafe { self.word(granule / u64::BITS as usize) };
         (word, 1 << (granule % u64::BITS as usize))
     }
 
@@ -182,7 +192,7 @@ impl Record {
     pub(super) unsafe fn visit(&self, visit: &mut dyn FnMut(NonNull<Block>, usize)) {
         for index in 0..words_for(self.usable_bytes) {
             // SAFETY: the words are as many.
-            let mut rest = unsafe { self.words.add(index).read() };
+            let mut rest = unsafe { self.word(index).read() };
             while rest != 0 {
                 let granule = index * u64::BITS as usize + rest.trailing_zeros() as usize;
                 rest &= rest - 1;

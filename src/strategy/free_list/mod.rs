@@ -15,9 +15,9 @@
 //! - `class` the classes of lengths by which a search knows where to begin,
 //! - `shelves` the extents that may serve a request.
 //!
-//! **Which fit?** First fit keeps the upper end of memory free and is the fastest: the default. Next
-//! fit goes on where the last search ended: the shortest searches where all sizes are alike, and the
-//! most fragmentation. Best fit looks at every hole that may fit, and leaves the least behind.
+//! **Which fit?** First fit keeps the upper end of memory free and is the fastest: the default.
+//! Next fit goes on where the last search ended, so blocks of one time lie together, and it
+//! fragments most. Best fit looks at every hole that may fit, and leaves the least behind.
 //!
 //! **Large requests** (above 128 KiB) get a range of their own from the memory source, which on a
 //! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small block

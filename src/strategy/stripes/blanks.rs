@@ -1,4 +1,4 @@
-//! The blanks of all extents: a red-black tree by length and address, whose nodes lie in the blanks.
+//! The blanks of all extents: a red-black tree by length and address, its nodes in the blanks.
 
 use core::ptr::NonNull;
 

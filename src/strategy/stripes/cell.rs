@@ -277,7 +277,7 @@ impl Header {
     #[inline]
     pub(super) unsafe fn cell(&self, index: usize) -> NonNull<Cell> {
         // SAFETY: the caller's contract.
-        unsafe { self.records.add(index) }
+        unsafe { pointers::forward(self.records.cast(), index * size_of::<Cell>()).cast() }
     }
 
     #[inline]
