@@ -12,8 +12,14 @@ impl Memory {
         Self(Box::new_uninit_slice(bytes))
     }
 
-    pub(crate) fn source(&mut self) -> BorrowedSliceSource<'_> {
-        BorrowedSliceSource::new(&mut self.0)
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The first `bytes` of it, or all.
+    pub(crate) fn source(&mut self, bytes: usize) -> BorrowedSliceSource<'_> {
+        let bytes = bytes.min(self.0.len());
+        BorrowedSliceSource::new(&mut self.0[..bytes])
     }
 
     /// The address of the first byte.

@@ -8,8 +8,9 @@ pub(crate) const USAGE: &str = "\
 Usage: choose [OPTIONS] [TRACE...]
        choose --record JOB FILE
 
-Replays allocation traces over every strategy, and prints for each trace the time, the peak of
-memory, what part of it was wasted, and what was refused. Without TRACE: those beside this example.
+Replays allocation traces over every strategy, and prints for each trace the time, the memory
+that was taken, the least that would do, what part of that is lost, and what was refused.
+Without TRACE: those beside this example.
 
 Options:
   --svg FILE        Draw the address space of each strategy over time, for the first trace

@@ -27,7 +27,10 @@ pub(crate) struct Replayed {
     pub(crate) name: &'static str,
     /// The median of the rounds.
     pub(crate) time: Duration,
+    /// What was taken of the memory where there is plenty.
     pub(crate) peak_bytes: usize,
+    /// The least memory in which nothing is refused; none where something always is.
+    pub(crate) least_bytes: Option<usize>,
     pub(crate) refused: usize,
     pub(crate) placed: Vec<Placed>,
 }
@@ -124,6 +127,47 @@ impl Visitor for Timed<'_> {
     }
 }
 
+/// Counts what is refused.
+struct Counted<'a>(&'a Trace);
+
+impl Visitor for Counted<'_> {
+    type Result = usize;
+
+    fn visit(&mut self, _: usize, allocator: &impl LocalAllocator) -> usize {
+        let mut slots = vec![None; self.0.slots];
+        let refused = self.0.events.iter().filter(|&&event| !step(allocator, &mut slots, event));
+        let refused = refused.count();
+        free_all(allocator, &mut slots);
+        refused
+    }
+}
+
+/// The least memory in which the strategy refuses nothing, to a KiB, found by halving: what it
+/// refuses in some memory it is taken to refuse in any less.
+fn least_bytes(name: &str, trace: &Trace, memory: &mut Memory) -> Option<usize> {
+    const STEP: usize = 1 << 10;
+    let mut serves = |steps: usize| {
+        strategies::visit(name, (&mut *memory, steps * STEP), &mut Counted(trace)) == 0
+    };
+    let mut too_little = peak_of_requests(trace) / STEP;
+    let mut enough = (too_little + 1).next_power_of_two();
+    while !serves(enough) {
+        enough *= 2;
+        if enough > 1 << 18 {
+            return None;
+        }
+    }
+    while enough - too_little > 1 {
+        let middle = usize::midpoint(too_little, enough);
+        if serves(middle) {
+            enough = middle;
+        } else {
+            too_little = middle;
+        }
+    }
+    Some(enough * STEP)
+}
+
 /// Notes where each block is.
 struct Watched<'a> {
     trace: &'a Trace,
@@ -164,9 +208,12 @@ pub(crate) fn all(trace: &Trace, options: &Options) -> Vec<Replayed> {
     let mut results: Vec<Replayed> = NAMES
         .iter()
         .map(|&name| {
-            let watched = strategies::visit(name, &mut memory, &mut Watched { trace });
+            let all = memory.bytes();
+            let watched = strategies::visit(name, (&mut memory, all), &mut Watched { trace });
             let (peak_bytes, refused, placed) = watched;
-            Replayed { name, time: Duration::ZERO, peak_bytes, refused, placed }
+            let least_bytes = (refused == 0).then(|| least_bytes(name, trace, &mut memory));
+            let (time, least_bytes) = (Duration::ZERO, least_bytes.flatten());
+            Replayed { name, time, peak_bytes, least_bytes, refused, placed }
         })
         .collect();
     let mut timed = Timed { trace, slots: vec![None; trace.slots] };
@@ -175,7 +222,8 @@ pub(crate) fn all(trace: &Trace, options: &Options) -> Vec<Replayed> {
         // In turning order, so that what else the machine does hits all alike.
         for turn in 0..NAMES.len() {
             let index = (turn + round) % NAMES.len();
-            times[index].push(strategies::visit(NAMES[index], &mut memory, &mut timed));
+            let all = memory.bytes();
+            times[index].push(strategies::visit(NAMES[index], (&mut memory, all), &mut timed));
         }
     }
     for (result, mut times) in results.iter_mut().zip(times) {

@@ -29,10 +29,14 @@ pub(crate) const NAMES: &[&str] = &[
     "stripes",
 ];
 
-/// Makes the strategy of that name on the memory, and visits it.
-pub(crate) fn visit<V: Visitor>(name: &str, memory: &mut Memory, visitor: &mut V) -> V::Result {
+/// Makes the strategy of that name on so many bytes of the memory, and visits it.
+pub(crate) fn visit<V: Visitor>(
+    name: &str,
+    (memory, bytes): (&mut Memory, usize),
+    visitor: &mut V,
+) -> V::Result {
     let start = memory.start();
-    let source = memory.source();
+    let source = memory.source(bytes);
     let list = |fit| Settings { fit };
     match name {
         "bump" => visitor.visit(start, &BumpAllocator::new(source)),

@@ -14,8 +14,20 @@ use table::Row;
 /// One peer's run of a workload.
 type Run<'a> = (&'static str, Box<dyn Fn(&mut Buffer) -> f64 + 'a>);
 
+/// Whether the command line leaves a peer's run of a workload in: `--row TEXT` leaves in those
+/// whose name has the text, `--peer NAME` one peer.
+fn is_wanted(row: &str, peer: &str) -> bool {
+    let following = |option: &str| {
+        let mut arguments = std::env::args().skip_while(|argument| argument != option).skip(1);
+        arguments.next()
+    };
+    following("--row").is_none_or(|text| row.contains(&text))
+        && following("--peer").is_none_or(|name| name == peer)
+}
+
 /// Runs each in turn, in turning order, so that what else the machine does hits them alike.
 fn interleave(name: String, rounds: usize, buffer: &mut Buffer, runs: &[Run<'_>]) -> Row {
+    let runs: Vec<_> = runs.iter().filter(|(peer, _)| is_wanted(&name, peer)).collect();
     let mut columns: Vec<_> = runs.iter().map(|(name, _)| (*name, Vec::new())).collect();
     for round in 0..=rounds {
         for turn in 0..runs.len() {
@@ -27,7 +39,9 @@ fn interleave(name: String, rounds: usize, buffer: &mut Buffer, runs: &[Run<'_>]
             }
         }
     }
-    eprintln!("{name}");
+    if !columns.is_empty() {
+        eprintln!("{name}");
+    }
     Row { name, columns }
 }
 

@@ -23,7 +23,7 @@
 //! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small block
 //! never pins a large range. Inside heaps that begins at 32 KiB, as for every strategy.
 //!
-//! Costs: a bit and some for each 16 bytes (1/126), and of an extent's first some 250 bytes. First
+//! Costs: a bit and some for each 16 bytes (1/126), and of an extent's first some 450 bytes. First
 //! fit takes constant time where holes of one size are as good as another, and a step for each hole
 //! that is nearly long enough in the worst case; best fit a step for each hole from the first that
 //! fits on. Freeing takes O(log64 n). Not for: many threads' worth of objects of a few sizes, where
