@@ -90,6 +90,12 @@ impl BitTree {
         self.word(level, index).map(|word| unsafe { word.read() })
     }
 
+    /// The bits of the 64 numbers from `64 * index` on.
+    #[inline]
+    pub(super) fn word_at(&self, index: usize) -> u64 {
+        self.read(0, index).unwrap_or(0)
+    }
+
     /// Whether a number is in the set.
     #[inline]
     pub(super) fn contains(&self, number: usize) -> bool {

@@ -1,11 +1,11 @@
-//! Classes of lengths: for each of them a list knows before which place no hole of its length lies.
+//! Classes of lengths, by which the maxima say how long holes may be.
 //!
-//! Lengths are in granules of 16 bytes. Up to 64 granules there is a class for each length, above
+//! Lengths are in granules of 16 bytes. Up to 16 granules there is a class for each length, above
 //! four an octave. A hole belongs to the last class whose length it reaches.
 #![forbid(unsafe_code)]
 
 /// Lengths that have a class of their own.
-const EXACT: usize = 64;
+const EXACT: usize = 16;
 
 /// The last class that is at most as long as `granules`, at least 1.
 #[inline]

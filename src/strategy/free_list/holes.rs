@@ -12,10 +12,9 @@
 //! block before a hole is freed. What ends just before a block is one bit away; what begins behind
 //! it is the next hole's business: its length says where it begins.
 //!
-//! For each class of lengths a **bound** says before which place no hole of that length ends. A
-//! search begins there instead of at the front, and raises the bound to where it found its first;
-//! a hole that appears lowers it. So first fit stays exactly first fit and seldom takes more than a
-//! few steps.
+//! For each 64 granules, and for each 64 times as many, a byte says how long a hole that ends there
+//! may be: see [`Maxima`]. So a search passes over what is too short, and first fit stays exactly
+//! first fit.
 
 use core::alloc::Layout;
 use core::cell::Cell;
@@ -23,6 +22,7 @@ use core::ptr::NonNull;
 
 use super::Fit;
 use super::class::{class_of, length_of};
+use super::maxima::Maxima;
 use super::shelves::{Place, shelf_of};
 use crate::pointers;
 use crate::strategy::Extent;
@@ -35,24 +35,26 @@ const GRANULE_SHIFT: u32 = 4;
 /// What blocks are multiples of, and aligned to: the least hole has room for its length.
 pub(super) const GRANULE: usize = 1 << GRANULE_SHIFT;
 
-/// The most granules that are used of an extent: 64 GiB. Bounds are 32 bits wide.
+/// The most granules that are used of an extent: 64 GiB.
 const MAX_GRANULES: usize = u32::MAX as usize;
-const _: () = assert!(MAX_GRANULES <= MAX_NUMBERS);
+const _: () = assert!(MAX_GRANULES <= MAX_NUMBERS && class_of(MAX_GRANULES) < 127);
 
-/// What is kept about an extent, at the start of its metadata. The bounds and the tree's words
-/// follow.
+/// Granules for which one byte bounds the lengths of holes: a word of the tree.
+const STRETCH: usize = u64::BITS as usize;
+
+/// What is kept about an extent, at the start of its metadata. The maxima's bytes and the tree's
+/// words follow.
 ///
 /// # Invariants
 /// 1. `ends` has the last granule of each hole; the first word of that granule is the hole's length
 ///    in granules. Holes neither overlap nor touch.
-/// 2. No hole of at least `length_of(class)` granules ends before `bounds[class]`; bounds do not
-///    fall from class to class.
+/// 2. The maxima of the stretch that a hole ends in are at least the [value](value_of) of its
+///    length.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Holes {
     ends: BitTree,
-    bounds: NonNull<Cell<u32>>,
-    classes: usize,
+    maxima: Maxima,
     base: NonNull<u8>,
     granules: usize,
     /// Where the last search of next fit ended.
@@ -96,14 +98,17 @@ const fn usable_granules(extent_bytes: usize) -> usize {
     if granules < MAX_GRANULES { granules } else { MAX_GRANULES }
 }
 
-const fn bounds_bytes(granules: usize) -> usize {
-    ((class_of(granules) + 1) * size_of::<u32>()).next_multiple_of(size_of::<u64>())
+/// What a hole's length is in the maxima: its class and one, so that none is zero.
+#[inline]
+const fn value_of(granules: usize) -> u8 {
+    class_of(granules) as u8 + 1
 }
 
 /// The metadata bytes for an extent.
 pub(super) const fn metadata_bytes(extent_bytes: usize) -> usize {
     let granules = usable_granules(extent_bytes);
-    size_of::<Holes>() + bounds_bytes(granules) + BitTree::bytes_for(granules)
+    let stretches = granules.div_ceil(STRETCH);
+    size_of::<Holes>() + Maxima::bytes_for(stretches) + BitTree::bytes_for(granules)
 }
 
 impl Holes {
@@ -124,14 +129,14 @@ impl Holes {
     /// says.
     pub(super) unsafe fn start(extent: &Extent) -> &Self {
         let granules = usable_granules(extent.length());
-        // SAFETY: record, bounds and words lie in the metadata, in this order, and each is aligned.
+        let stretches = granules.div_ceil(STRETCH);
+        // SAFETY: record, bytes and words lie in the metadata, in this order, and each is aligned.
         let holes = unsafe {
-            let bounds = pointers::forward(extent.metadata(), size_of::<Self>());
-            let words = pointers::forward(bounds, bounds_bytes(granules)).cast();
+            let bytes = pointers::forward(extent.metadata(), size_of::<Self>());
+            let words = pointers::forward(bytes, Maxima::bytes_for(stretches)).cast();
             extent.metadata().cast::<Self>().write(Self {
                 ends: BitTree::new(words, granules),
-                bounds: bounds.cast(),
-                classes: class_of(granules) + 1,
+                maxima: Maxima::new(bytes, stretches),
                 base: extent.start(),
                 granules,
                 rover: Cell::new(0),
@@ -139,20 +144,11 @@ impl Holes {
             });
             Self::of(extent)
         };
-        // The bounds are zero, which is below every hole.
         if granules != 0 {
-            holes.set_length(granules - 1, granules);
+            holes.put(granules - 1, granules);
             holes.ends.insert(granules - 1);
         }
         holes
-    }
-
-    /// The bounds by class.
-    #[inline]
-    fn bounds(&self) -> &[Cell<u32>] {
-        // SAFETY: the bounds follow the record in the metadata, as many as there are classes, and
-        // are changed through their cells alone.
-        unsafe { core::slice::from_raw_parts(self.bounds.as_ptr(), self.classes) }
     }
 
     #[inline]
@@ -179,35 +175,18 @@ impl Holes {
         pointers::distance(self.base, block) >> GRANULE_SHIFT
     }
 
-    /// The shelf of the longest hole that the bounds allow.
+    /// The shelf of the longest hole that the maxima allow.
     pub(super) fn longest(&self) -> usize {
-        let bounds = self.bounds();
-        let full = self.granules as u32;
-        let classes = bounds.partition_point(|bound| bound.get() < full);
-        // The last class that may have a hole: such a hole is shorter than the next class.
-        classes.checked_sub(1).map_or(0, |class| shelf_of(length_of(class)))
+        // Such a hole is shorter than the next class, which may be on the next shelf.
+        let class = usize::from(self.maxima.most()).checked_sub(1);
+        class.map_or(0, |class| shelf_of(length_of(class + 1) - 1))
     }
 
-    /// A hole appeared, or became longer.
+    /// Writes a hole's length, where it appears or becomes longer.
     #[inline]
-    fn lower_bounds(&self, end: usize, length: usize) {
-        for bound in self.bounds().iter().take(class_of(length) + 1).rev() {
-            if bound.get() as usize <= end {
-                return;
-            }
-            bound.set(end as u32);
-        }
-    }
-
-    /// No hole of the class's length, or longer, ends before `end`.
-    #[inline]
-    fn raise_bounds(&self, class: usize, end: usize) {
-        for bound in self.bounds().iter().skip(class) {
-            if bound.get() as usize >= end {
-                return;
-            }
-            bound.set(end as u32);
-        }
+    fn put(&self, end: usize, granules: usize) {
+        self.set_length(end, granules);
+        self.maxima.raise(end / STRETCH, value_of(granules));
     }
 
     /// What alignment takes of a hole's front, if the request then fits.
@@ -230,9 +209,8 @@ impl Holes {
         let found = self.find(request)?;
         let start = found.end + 1 - found.length;
         if found.front != 0 {
-            self.set_length(start + found.front - 1, found.front);
+            self.put(start + found.front - 1, found.front);
             self.ends.insert(start + found.front - 1);
-            self.lower_bounds(start + found.front - 1, found.front);
         }
         let rest = found.length - found.front - request.granules;
         if rest == 0 {
@@ -246,75 +224,55 @@ impl Holes {
 
     #[inline]
     fn find(&self, request: Request) -> Option<Found> {
-        let class = class_of(request.granules);
-        let from = self.bounds().get(class)?.get() as usize;
         match request.fit {
-            Fit::First => self.find_first(from, request),
-            Fit::Next => self.find_next(from, request),
-            Fit::Best => self.find_best(from, request),
+            Fit::First => self.find_from(0, request),
+            Fit::Next => {
+                self.find_from(self.rover.get(), request).or_else(|| self.find_from(0, request))
+            }
+            Fit::Best => self.find_best(request),
         }
     }
 
-    /// The first hole that fits, in order of address.
+    /// The first hole, in order of address, that fits and ends at `from` or behind.
     #[inline]
-    fn find_first(&self, from: usize, request: Request) -> Option<Found> {
-        let class = class_of(request.granules);
-        // The first that is as long as the class, and as long as the request; both become bounds.
-        let (mut of_class, mut long_enough) = (None, None);
-        let mut next = self.ends.next_from(from);
-        let mut found = None;
-        while let Some(end) = next {
-            let length = self.length(end);
-            if of_class.is_none() && length >= length_of(class) {
-                of_class = Some(end);
+    fn find_from(&self, from: usize, request: Request) -> Option<Found> {
+        let value = value_of(request.granules);
+        let mut mask = u64::MAX << (from % STRETCH);
+        let mut stretch = from / STRETCH;
+        loop {
+            let next = self.maxima.next_at_least(stretch, value)?;
+            if next != stretch {
+                (stretch, mask) = (next, u64::MAX);
             }
-            if long_enough.is_none() && length >= request.granules {
-                long_enough = Some(end);
+            let mut rest = self.ends.word_at(stretch) & mask;
+            let mut longest = 0;
+            while rest != 0 {
+                let end = stretch * STRETCH + rest.trailing_zeros() as usize;
+                let length = self.length(end);
+                if let Some(front) = self.front_of(end, length, request) {
+                    return Some(Found { end, length, front });
+                }
+                longest = longest.max(value_of(length));
+                rest &= rest - 1;
             }
-            if let Some(front) = self.front_of(end, length, request) {
-                found = Some(Found { end, length, front });
-                break;
+            if mask == u64::MAX {
+                self.maxima.lower(stretch, longest);
             }
-            next = self.ends.next_from(end + 1);
+            (stretch, mask) = (stretch + 1, u64::MAX);
         }
-        let whole_class = length_of(class) == request.granules;
-        let above = if whole_class { class } else { class + 1 };
-        self.raise_bounds(above, long_enough.unwrap_or(self.granules));
-        if !whole_class && let Some(bound) = self.bounds().get(class) {
-            // Not above the next class's: the hole found is as long as the class too.
-            bound.set(of_class.unwrap_or(self.granules) as u32);
-        }
-        found
-    }
-
-    /// The next hole that fits from where the last search ended, round the extent.
-    fn find_next(&self, from: usize, request: Request) -> Option<Found> {
-        let rover = self.rover.get();
-        let mut next = self.ends.next_from(rover.max(from));
-        while let Some(end) = next {
-            let length = self.length(end);
-            if let Some(front) = self.front_of(end, length, request) {
-                return Some(Found { end, length, front });
-            }
-            next = self.ends.next_from(end + 1);
-        }
-        self.find_first(from, request)
     }
 
     /// The shortest hole that fits; among equals the first.
-    fn find_best(&self, from: usize, request: Request) -> Option<Found> {
-        let mut best = self.find_first(from, request)?;
-        let mut next = self.ends.next_from(best.end + 1);
-        while let Some(end) = next
+    fn find_best(&self, request: Request) -> Option<Found> {
+        let mut best = self.find_from(0, request)?;
+        let mut next = self.find_from(best.end + 1, request);
+        while let Some(found) = next
             && best.length > request.granules
         {
-            let length = self.length(end);
-            if length < best.length
-                && let Some(front) = self.front_of(end, length, request)
-            {
-                best = Found { end, length, front };
+            next = self.find_from(found.end + 1, request);
+            if found.length < best.length {
+                best = found;
             }
-            next = self.ends.next_from(end + 1);
         }
         Some(best)
     }
@@ -334,13 +292,11 @@ impl Holes {
             && let behind = self.length(end)
             && end - behind == last
         {
-            self.set_length(end, behind + length);
-            self.lower_bounds(end, behind + length);
+            self.put(end, behind + length);
             return behind + length;
         }
-        self.set_length(last, length);
+        self.put(last, length);
         self.ends.insert(last);
-        self.lower_bounds(last, length);
         length
     }
 
@@ -399,10 +355,6 @@ impl Holes {
         if !self.ends.is_sound() {
             return Some("the levels of a map disagree");
         }
-        let bounds = self.bounds();
-        if !bounds.is_sorted() {
-            return Some("the bounds are not in order");
-        }
         // Where the next hole may begin at the earliest: not where the one before ends.
         let mut from = 0;
         let mut next = self.ends.next_from(0);
@@ -414,9 +366,8 @@ impl Holes {
             if end + 1 - length < from {
                 return Some("two holes touch, or freed memory was written to");
             }
-            let class = class_of(length);
-            if bounds.get(class).is_none_or(|bound| bound.get() as usize > end) {
-                return Some("a hole lies before its class's bound");
+            if !self.maxima.allows(end / STRETCH, value_of(length)) {
+                return Some("a hole is longer than its stretch's bound");
             }
             from = end + 2;
             next = self.ends.next_from(end + 1);
