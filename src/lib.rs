@@ -8,8 +8,9 @@
 //! - To give a context a heap of its own: [`Heap`], [`HeapBuilder`], [`Scope`], [`LifetimeHint`].
 //! - To use a strategy by itself, through the trait [`Allocator`]: [`BumpAllocator`],
 //!   [`BitSetAllocator`], [`MultipleBinarySearchTreeAllocator`], [`SlabAllocator`], the choice of
-//!   the first three by lifetime, [`ContextAllocator`], and [`MemoryMapAllocator`]. [`Locked`] lets
-//!   threads share one.
+//!   the first three by lifetime, [`ContextAllocator`], [`FreeListAllocator`], [`BuddyAllocator`],
+//!   [`StripeAllocator`], and [`MemoryMapAllocator`]. [`Locked`] lets threads share one, and
+//!   [`StripeSpace`] allocates addresses of anything.
 //! - To give a strategy memory: [`MemoryMapSource`], [`ArenaMemorySource`],
 //!   [`BorrowedSliceSource`], [`FileMemorySource`], or a [`MemorySource`] of your own. To give a
 //!   heap memory: [`RegionMapSource`], or an arena on it.
@@ -40,7 +41,7 @@ pub mod units;
 
 #[cfg(feature = "nightly")]
 pub use crate::adapt::{AllocToAllocatorAdaptor, AllocatorToAllocAdaptor};
-pub use crate::adapt::{AllocatorAdaptor, GlobalAllocToAllocatorAdaptor};
+pub use crate::adapt::{AllocatorAdaptor, GlobalAllocToAllocatorAdaptor, Recorder};
 pub use crate::allocator::{
     AllocError, Allocator, LocalAllocator, MemoryRange, MemorySource, MemoryUsage,
     MemoryUsageChange, RegionSource,
@@ -56,12 +57,16 @@ pub use crate::source::{
     FileSettings, MemoryMapSettings, MemoryMapSource,
 };
 pub use crate::strategy::bit_set::BitSetAllocator;
+pub use crate::strategy::buddy::{BuddyAllocator, LockedBuddyAllocator};
 pub use crate::strategy::bump::BumpAllocator;
 pub use crate::strategy::context::{ContextAllocator, LifetimeHint};
+pub use crate::strategy::free_list::{Fit, FreeListAllocator};
 pub use crate::strategy::locked::Locked;
 pub use crate::strategy::memory_map::MemoryMapAllocator;
 pub use crate::strategy::slab::SlabAllocator;
 pub use crate::strategy::sourced::SourcedAllocator;
+pub use crate::strategy::stripes::StripeAllocator;
+pub use crate::strategy::stripes::space::{SpaceError, SpaceSettings, StripeSpace};
 pub use crate::strategy::trees::MultipleBinarySearchTreeAllocator;
 #[cfg(not(loom))]
 pub use crate::switch::*;
@@ -75,6 +80,7 @@ pub mod __private {
     pub use crate::heap::HeapKind;
     pub use crate::region::HugePages;
     pub use crate::strategy::context::LifetimeHint;
+    pub use crate::strategy::free_list::Fit;
     pub use crate::switch::configuration::{Configuration, Settings};
     pub use crate::switch::in_use::CurrentAllocatorInUse;
     pub use crate::switch::route::{alloc, alloc_zeroed, dealloc, realloc};
@@ -95,6 +101,9 @@ pub mod __private {
     pub mod strategy {
         pub use crate::heap::kind::ContextChoice;
         pub use crate::strategy::bit_set::BitSet;
+        pub use crate::strategy::buddy::Buddy;
+        pub use crate::strategy::free_list::FreeList;
+        pub use crate::strategy::stripes::Stripes;
         pub use crate::strategy::trees::MultipleBinarySearchTree;
         /// The bump strategy as heaps use it.
         pub type Bump = crate::strategy::bump::Bump<true>;
@@ -106,12 +115,24 @@ pub mod __private {
     pub mod settings {
         use crate::strategy::bit_set;
         use crate::strategy::context::LifetimeHint;
+        use crate::strategy::free_list::{self, Fit};
 
         /// Of the bump strategy.
         pub const fn bump() {}
 
         /// Of the slab strategy.
         pub const fn slab() {}
+
+        /// Of the buddy system.
+        pub const fn buddy() {}
+
+        /// Of the stripes.
+        pub const fn stripes() {}
+
+        /// Of the free list.
+        pub const fn free_list(fit: Fit) -> free_list::Settings {
+            free_list::Settings { fit }
+        }
 
         /// Of the trees.
         pub const fn trees() {}

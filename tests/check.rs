@@ -7,20 +7,24 @@ use std::alloc::{Layout, dealloc};
 use std::hint::black_box;
 
 use child::fails_with;
-use heapswitch::__private::strategy;
-use heapswitch::{Heap, HeapSwitch, LifetimeHint};
+use heapswitch::__private::{settings, strategy};
+use heapswitch::{Fit, Heap, HeapSwitch, LifetimeHint};
 
 #[global_allocator]
 static GLOBAL: HeapSwitch = HeapSwitch;
 
 /// A heap of each kind, with its name.
-fn heaps() -> [(&'static str, Heap); 4] {
+fn heaps() -> [(&'static str, Heap); 7] {
+    let first_fit = settings::free_list(Fit::First);
     let hinted = |hint| Heap::with_hint(hint).unwrap();
     [
         ("bump", hinted(LifetimeHint::Short)),
         ("bits", hinted(LifetimeHint::Medium)),
         ("trees", hinted(LifetimeHint::Long)),
         ("slab", Heap::builder().build_kind::<strategy::Slab>(()).unwrap()),
+        ("free list", Heap::builder().build_kind::<strategy::FreeList>(first_fit).unwrap()),
+        ("buddy", Heap::builder().build_kind::<strategy::Buddy>(()).unwrap()),
+        ("stripes", Heap::builder().build_kind::<strategy::Stripes>(()).unwrap()),
     ]
 }
 
@@ -122,6 +126,8 @@ fn a_corrupted_structure_stops_the_process_and_is_named() {
         ("bits", "heapswitch: BitSet: "),
         ("trees", "heapswitch: MultipleBinarySearchTree: "),
         ("slab", "heapswitch: slab: "),
+        ("free list", "heapswitch: FreeList: "),
+        ("buddy", "heapswitch: Buddy: "),
     ];
     for (name, heap) in heaps() {
         let Some((_, message)) = named.iter().find(|(kind, _)| *kind == name) else { continue };

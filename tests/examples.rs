@@ -2,6 +2,8 @@
 
 #[path = "examples/cache.rs"]
 mod cache;
+#[path = "examples/choose.rs"]
+mod choose;
 #[path = "examples/index.rs"]
 mod index;
 #[path = "examples/process.rs"]

@@ -7,8 +7,11 @@ use std::alloc::Layout;
 use heapswitch::AllocError;
 use heapswitch::strategy::Strategy;
 use heapswitch::strategy::bit_set::{BitSet, Settings};
+use heapswitch::strategy::buddy::Buddy;
 use heapswitch::strategy::bump::Bump;
+use heapswitch::strategy::free_list::{self, FreeList};
 use heapswitch::strategy::slab::{PlainSlab, Slab};
+use heapswitch::strategy::stripes::Stripes;
 use heapswitch::strategy::trees::MultipleBinarySearchTree;
 
 const LARGEST: usize = 1 << 20;
@@ -75,6 +78,21 @@ fn of_trees() {
 }
 
 #[test]
+fn of_free_lists() {
+    strategy_fits::<FreeList>(free_list::Settings::default());
+}
+
+#[test]
+fn of_buddies() {
+    strategy_fits::<Buddy>(());
+}
+
+#[test]
+fn of_stripes() {
+    strategy_fits::<Stripes>(());
+}
+
+#[test]
 fn of_slabs() {
     strategy_fits::<Slab>(());
     strategy_fits::<PlainSlab>(());
@@ -92,8 +110,14 @@ mod heaps {
             let heap = Heap::with_hint(hint).unwrap();
             lengths_fit(|layout| heap.block_length(layout));
         }
-        let heap = Heap::builder().build_kind::<Slab>(()).unwrap();
-        lengths_fit(|layout| heap.block_length(layout));
+        let builder = Heap::builder;
+        let heaps = [
+            builder().build_kind::<Slab>(()).unwrap(),
+            builder().build_kind::<FreeList>(free_list::Settings::default()).unwrap(),
+            builder().build_kind::<Buddy>(()).unwrap(),
+            builder().build_kind::<Stripes>(()).unwrap(),
+        ];
+        heaps.iter().for_each(|heap| lengths_fit(|layout| heap.block_length(layout)));
     }
 
     #[test]

@@ -15,7 +15,10 @@ use std::thread::JoinHandle;
 use battery::{Limits, TestSource};
 use heapswitch::source::region_map::CONTEXT_SOURCE;
 use heapswitch::strategy::bit_set::{BitSet, Settings};
+use heapswitch::strategy::buddy::Buddy;
+use heapswitch::strategy::free_list::{self, Fit, FreeList};
 use heapswitch::strategy::slab::Slab;
+use heapswitch::strategy::stripes::Stripes;
 use heapswitch::{
     AllocError, Allocator, ArenaMemorySource, ArenaSettings, ArenaSizes,
     GlobalAllocToAllocatorAdaptor, Heap, HeapBuilder, HeapSwitch, LifetimeHint, MemoryRange,
@@ -290,6 +293,19 @@ fn bits_of(source: TestSource, block_bytes: usize) -> Tested {
     Tested::new(source, Way::Entered, |builder| builder.build_kind::<BitSet>(settings).unwrap())
 }
 
+fn free_list(source: TestSource, way: Way, fit: Fit) -> Tested {
+    let settings = free_list::Settings { fit };
+    Tested::new(source, way, |builder| builder.build_kind::<FreeList>(settings).unwrap())
+}
+
+fn buddy(source: TestSource, way: Way) -> Tested {
+    Tested::new(source, way, |builder| builder.build_kind::<Buddy>(()).unwrap())
+}
+
+fn stripes(source: TestSource, way: Way) -> Tested {
+    Tested::new(source, way, |builder| builder.build_kind::<Stripes>(()).unwrap())
+}
+
 /// Where the heap has no more, the global allocator serves; what another thread frees comes late.
 fn of_plenty() -> Limits {
     Limits { is_bounded: false, ..Limits::default() }
@@ -352,6 +368,15 @@ fn a_heap_on_an_arena_gives_its_chunks_back_to_it() {
     arena.release_unused();
     assert_eq!(arena.held_bytes(), 0);
 }
+battery!(free_list_entered, |source| free_list(source, Way::Entered, Fit::First));
+battery!(free_list_routed, |source| free_list(source, Way::Routed, Fit::Next), of_plenty());
+battery!(free_list_foreign, |source| free_list(source, Way::Foreign, Fit::Best), of_plenty());
+
+battery!(buddy_entered, |source| buddy(source, Way::Entered));
+battery!(buddy_foreign, |source| buddy(source, Way::Foreign), of_plenty());
+
+battery!(stripes_entered, |source| stripes(source, Way::Entered));
+battery!(stripes_foreign, |source| stripes(source, Way::Foreign), of_plenty());
 
 #[test]
 fn blocks_as_long_as_a_chunk() {

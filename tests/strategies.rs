@@ -10,14 +10,21 @@ use allocator_api2::alloc::Allocator;
 use battery::{Limits, TestSource, allocate, layout};
 use heapswitch::allocator::LocalAllocator;
 use heapswitch::strategy::bit_set::{BitSetAllocator, Settings};
+use heapswitch::strategy::buddy::{BuddyAllocator, LockedBuddyAllocator};
 use heapswitch::strategy::bump::BumpAllocator;
 use heapswitch::strategy::context::{ContextAllocator, LifetimeHint};
+use heapswitch::strategy::free_list::{self, Fit, FreeListAllocator};
 use heapswitch::strategy::locked::Locked;
 use heapswitch::strategy::slab::SlabAllocator;
+use heapswitch::strategy::stripes::StripeAllocator;
 use heapswitch::strategy::trees::MultipleBinarySearchTreeAllocator;
 
 fn bit_set(source: TestSource, block_bytes: usize) -> BitSetAllocator<TestSource> {
     BitSetAllocator::with_settings(Settings { block_bytes }, source)
+}
+
+fn free_list(source: TestSource, fit: Fit) -> FreeListAllocator<TestSource> {
+    FreeListAllocator::with_settings(free_list::Settings { fit }, source)
 }
 
 /// What a slab documents that it serves.
@@ -35,6 +42,13 @@ battery!(bit_set_of_zeroed_memory, |source| bit_set(source.zeroed(), 32));
 battery!(bit_set_of_4096, |source| bit_set(source, 4096));
 battery!(trees, MultipleBinarySearchTreeAllocator::<TestSource>::new);
 battery!(slab, SlabAllocator::<TestSource>::new, of_slab());
+battery!(free_list_first_fit, |source| free_list(source, Fit::First));
+battery!(free_list_next_fit, |source| free_list(source, Fit::Next));
+battery!(free_list_best_fit, |source| free_list(source, Fit::Best));
+battery!(free_list_of_zeroed_memory, |source| free_list(source.zeroed(), Fit::First));
+battery!(buddy, BuddyAllocator::<TestSource>::new);
+battery!(buddy_locked, |source| LockedBuddyAllocator::new(BuddyAllocator::new(source)));
+battery!(stripes, StripeAllocator::<TestSource>::new);
 battery!(context_short, |source| ContextAllocator::new(LifetimeHint::Short, source));
 battery!(context_medium, |source| ContextAllocator::new(LifetimeHint::Medium, source));
 battery!(context_long, |source| ContextAllocator::new(LifetimeHint::Long, source));
@@ -98,6 +112,9 @@ mod sourced {
         fills_twice(|source| bit_set(source, 32));
         fills_twice(MultipleBinarySearchTreeAllocator::new);
         fills_twice(SlabAllocator::new);
+        fills_twice(FreeListAllocator::new);
+        fills_twice(BuddyAllocator::new);
+        fills_twice(StripeAllocator::new);
     }
 
     /// The spare stands in the way of a larger range.
@@ -108,6 +125,35 @@ mod sourced {
         allocate(&allocator, layout(300 << 10, 8), 1).free(&allocator, false);
         assert_eq!(source.ranges(), 1);
         allocate(&allocator, layout(900 << 10, 8), 1).free(&allocator, false);
+    }
+
+    /// Large blocks of a free list are ranges, which go back at once, also from between others.
+    #[test]
+    fn large_blocks_have_ranges_of_their_own() {
+        let source = TestSource::new(16 << 20);
+        let mut allocator = free_list(source.clone(), Fit::First);
+        let small = allocate(&allocator, layout(100, 8), 1);
+        assert_eq!(source.ranges(), 1);
+        let large = [150_000, 1 << 20, 200_000]
+            .map(|size| allocate(&allocator, layout(size, 4096), size as u8));
+        assert_eq!(source.ranges(), 4);
+        assert_eq!(allocator.memory_usage().allocated_blocks, 4);
+        let [first, second, third] = large;
+        second.free(&allocator, true);
+        assert_eq!(source.ranges(), 3);
+        let third = battery::resize(&allocator, third, layout(150_000, 4096), false);
+        assert_eq!(source.ranges(), 3);
+        let third = battery::resize(&allocator, third, layout(2000, 4096), false);
+        assert_eq!(source.ranges(), 2, "it is small now");
+        assert!(allocator.contains(first.start().as_ptr()));
+        allocator.visit_idle(&mut |_| {});
+        first.free(&allocator, false);
+        third.free(&allocator, false);
+        small.free(&allocator, false);
+        let usage = allocator.memory_usage();
+        assert_eq!((usage.allocated_bytes, usage.allocated_blocks), (0, 0));
+        assert!(usage.peak_committed_bytes > 1_350_000);
+        assert_eq!(usage.committed_bytes, source.taken_bytes());
     }
 
     /// Each of 40 size classes has ranges of its own: none may be half of what is held.

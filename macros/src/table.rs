@@ -106,6 +106,12 @@ const LIFETIME_HINTS: &[Word] = &[
     Word { name: "long", stands_for: Ok("LifetimeHint::Long") },
 ];
 
+const FITS: &[Word] = &[
+    Word { name: "first", stands_for: Ok("Fit::First") },
+    Word { name: "next", stands_for: Ok("Fit::Next") },
+    Word { name: "best", stands_for: Ok("Fit::Best") },
+];
+
 /// The keys, in the order in which they are documented and expanded.
 pub(crate) const KEYS: &[Key] = &[
     Key {
@@ -197,6 +203,24 @@ pub(crate) const STRATEGIES: &[Strategy] = &[
         name: "slab",
         alias: None,
         stands_for: Ok(StrategyPaths { type_name: "Slab", constructor: "slab" }),
+        settings: &[],
+    },
+    Strategy {
+        name: "free_list",
+        alias: None,
+        stands_for: Ok(StrategyPaths { type_name: "FreeList", constructor: "free_list" }),
+        settings: &[StrategySetting { name: "fit", takes: Takes::Word(FITS), default: "first" }],
+    },
+    Strategy {
+        name: "buddy",
+        alias: None,
+        stands_for: Ok(StrategyPaths { type_name: "Buddy", constructor: "buddy" }),
+        settings: &[],
+    },
+    Strategy {
+        name: "stripes",
+        alias: None,
+        stands_for: Ok(StrategyPaths { type_name: "Stripes", constructor: "stripes" }),
         settings: &[],
     },
     Strategy {

@@ -8,9 +8,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::TypeId;
 
 use heapswitch_macros::global_thread_and_coroutine_switchable_allocator;
-use stand_in::__private::strategy::{BitSet, Bump, ContextChoice, MultipleBinarySearchTree, Slab};
+use stand_in::__private::strategy::{
+    BitSet, Buddy, Bump, ContextChoice, FreeList, MultipleBinarySearchTree, Slab, Stripes,
+};
 use stand_in::__private::{
-    Configuration, CurrentAllocatorInUse, Given, HugePages, LifetimeHint, Settings,
+    Configuration, CurrentAllocatorInUse, Fit, Given, HugePages, LifetimeHint, Settings,
 };
 
 /// An allocator with a state, which no path names as type and value at once.
@@ -74,6 +76,18 @@ mod private {
     }
 }
 
+global_thread_and_coroutine_switchable_allocator! {
+    struct Family;
+    crate = crate::stand_in, install = false,
+    coroutine = free_list(fit = best), thread = stripes,
+}
+
+global_thread_and_coroutine_switchable_allocator! {
+    struct Buddies;
+    crate = crate::stand_in, install = false,
+    coroutine = buddy, thread = free_list,
+}
+
 type Defaults = GlobalThreadAndCoroutineSwitchableAllocator;
 
 fn is<A: 'static, B: 'static>() -> bool {
@@ -104,6 +118,15 @@ fn keys_stand_in_any_order_and_number() {
     assert_eq!(private::region_bytes(), 1 << 30);
     assert_eq!(private::coroutine(), Given::BlockBytes(32));
     assert!(!is::<<Defaults as Configuration>::Coroutine, Slab>());
+}
+
+#[test]
+fn every_strategy_arrives() {
+    assert!(is::<<Family as Configuration>::Coroutine, FreeList>());
+    assert_eq!(Family::COROUTINE.given, Given::Fit(Fit::Best));
+    assert!(is::<<Family as Configuration>::Thread, Stripes>());
+    assert!(is::<<Buddies as Configuration>::Coroutine, Buddy>());
+    assert_eq!(Buddies::THREAD.given, Given::Fit(Fit::First));
 }
 
 #[test]

@@ -8,9 +8,12 @@ use super::header::{FastPath, HeapHeader, Operations};
 use crate::allocator::RegionSource;
 use crate::strategy::Strategy;
 use crate::strategy::bit_set::{self, BitSet};
+use crate::strategy::buddy::Buddy;
 use crate::strategy::bump::Bump;
 use crate::strategy::context::LifetimeHint;
+use crate::strategy::free_list::FreeList;
 use crate::strategy::slab::Slab;
+use crate::strategy::stripes::Stripes;
 use crate::strategy::trees::MultipleBinarySearchTree;
 
 /// A kind of heap that the macro and the builder can choose.
@@ -57,6 +60,9 @@ heap_kind!(Bump<true>, Bump);
 heap_kind!(Slab, Slab);
 heap_kind!(BitSet, None);
 heap_kind!(MultipleBinarySearchTree, None);
+heap_kind!(FreeList, None);
+heap_kind!(Buddy, None);
+heap_kind!(Stripes, None);
 
 /// A heap for contexts whose strategy a [`LifetimeHint`] chooses.
 #[derive(Clone, Copy, Debug)]

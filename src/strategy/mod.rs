@@ -20,12 +20,19 @@
 //! ```
 
 pub mod bit_set;
+mod bit_tree;
+pub mod buddy;
 pub mod bump;
 pub mod context;
+pub mod free_list;
 pub mod locked;
 pub mod memory_map;
+#[cfg(test)]
+mod model;
+mod red_black;
 pub mod slab;
 pub mod sourced;
+pub mod stripes;
 pub mod trees;
 
 use core::alloc::Layout;
@@ -161,6 +168,10 @@ pub unsafe trait Strategy: Sized {
     /// A strategy without extents and with the default settings: a constant, so that a static can
     /// hold one.
     const DEFAULT: Self;
+    /// Outside a heap, requests of more bytes get a range of their own from the memory source, and
+    /// the strategy never sees them; it only says their [length](Self::block_length). Inside a heap
+    /// that is so above 32 KiB whatever this says.
+    const DIRECT_BYTES: usize = usize::MAX;
 
     /// A strategy without extents.
     fn new(settings: Self::Settings) -> Self;

@@ -22,6 +22,7 @@
 //! last block whose address agrees in bits 16 to 19 was in the same range, else O(log n) of the
 //! number of ranges.
 
+mod direct;
 mod records;
 
 use core::alloc::Layout;
@@ -120,7 +121,11 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
     /// allocator.
     pub fn visit_idle(&mut self, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         let state = self.state.get_mut();
-        state.records.visit(&mut |record| state.strategy.visit_idle(&record.extent, visit));
+        state.records.visit(&mut |record| {
+            if !record.is_direct {
+                state.strategy.visit_idle(&record.extent, visit);
+            }
+        });
     }
 
     /// The state, for one call.
@@ -199,7 +204,9 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         // caller's contract.
         let length = unsafe {
             let extent = &record.as_ref().extent;
-            if new.size() >= old.size() {
+            if state.is_direct(old) || state.is_direct(new) {
+                record.as_ref().resize_direct(&state.strategy, new)?
+            } else if new.size() >= old.size() {
                 state.strategy.grow_in_place(extent, block, old, new)?
             } else {
                 state.strategy.shrink_in_place(extent, block, old, new)?
@@ -261,10 +268,14 @@ impl<S: Strategy> State<S> {
         };
         // SAFETY: `take` gave the range, at least as long as asked.
         unsafe { self.divide(range) };
-        self.usage.committed_bytes += range.length;
-        let usage = &mut self.usage;
-        usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
+        self.count_taken(range.length);
         Ok(())
+    }
+
+    fn count_taken(&mut self, bytes: usize) {
+        let usage = &mut self.usage;
+        usage.committed_bytes += bytes;
+        usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
     }
 
     /// Gives the spare to the strategy anew if it is `needed` bytes long. A strategy that did not
@@ -372,6 +383,9 @@ impl<S: Strategy> State<S> {
     fn became_empty(&mut self, source: &impl MemorySource, emptied: NonNull<Record>) {
         // SAFETY: the extents are held, so their records are valid, and neither has a block.
         unsafe {
+            if emptied.as_ref().is_direct {
+                return self.release(source, emptied);
+            }
             let length = |record: NonNull<Record>| record.as_ref().range.length;
             match self.spare {
                 Some(spare) if length(spare) >= length(emptied) => {
@@ -401,7 +415,9 @@ impl<S: Strategy> State<S> {
             let record = pointer.as_ref();
             let range = record.range;
             self.records.remove(record);
-            self.strategy.remove_extent(&record.extent);
+            if !record.is_direct {
+                self.strategy.remove_extent(&record.extent);
+            }
             self.usage.committed_bytes -= range.length;
             source.give_back(range);
         }
@@ -414,11 +430,17 @@ impl<S: Strategy> State<S> {
 unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if layout.size() > S::DIRECT_BYTES {
+            return self.state().allocate_direct(&self.source, layout, false);
+        }
         self.allocate_by(layout, S::allocate)
     }
 
     #[inline]
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if layout.size() > S::DIRECT_BYTES {
+            return self.state().allocate_direct(&self.source, layout, true);
+        }
         self.allocate_by(layout, S::allocate_zeroed)
     }
 
@@ -433,7 +455,9 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
         // SAFETY: the record is of an extent that is held, the block is in it, and the layout fits.
         let record = unsafe {
             let record = pointer.as_ref();
-            state.strategy.deallocate(&record.extent, block, layout);
+            if !state.is_direct(layout) {
+                state.strategy.deallocate(&record.extent, block, layout);
+            }
             record
         };
         state.usage.allocated_bytes = state.usage.allocated_bytes.wrapping_sub(length);

@@ -28,7 +28,7 @@ fn examples() -> &'static Path {
         let profile = test.ancestors().nth(2).expect("the profile's folder").to_owned();
         let folder = profile.join("examples");
         // `cargo test` builds the examples too, but not where it is told to build this test only.
-        let built = ["quickstart", "collections", "index", "numa", "server", "cache"]
+        let built = ["quickstart", "collections", "index", "numa", "server", "cache", "choose"]
             .map(|name| changed(&folder.join(name)))
             .into_iter()
             .min()

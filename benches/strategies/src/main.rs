@@ -1,19 +1,33 @@
 //! The strategies, used by themselves, beside other allocators in Rust. See README.md.
 
+mod many;
 mod peers;
 mod table;
 mod workloads;
 
 use std::time::{Duration, Instant};
 
+use many::Work;
 use peers::{Buffer, ByTrait};
 use table::Row;
 
 /// One peer's run of a workload.
 type Run<'a> = (&'static str, Box<dyn Fn(&mut Buffer) -> f64 + 'a>);
 
+/// Whether the command line leaves a peer's run of a workload in: `--row TEXT` leaves in those
+/// whose name has the text, `--peer NAME` one peer.
+fn is_wanted(row: &str, peer: &str) -> bool {
+    let following = |option: &str| {
+        let mut arguments = std::env::args().skip_while(|argument| argument != option).skip(1);
+        arguments.next()
+    };
+    following("--row").is_none_or(|text| row.contains(&text))
+        && following("--peer").is_none_or(|name| name == peer)
+}
+
 /// Runs each in turn, in turning order, so that what else the machine does hits them alike.
 fn interleave(name: String, rounds: usize, buffer: &mut Buffer, runs: &[Run<'_>]) -> Row {
+    let runs: Vec<_> = runs.iter().filter(|(peer, _)| is_wanted(&name, peer)).collect();
     let mut columns: Vec<_> = runs.iter().map(|(name, _)| (*name, Vec::new())).collect();
     for round in 0..=rounds {
         for turn in 0..runs.len() {
@@ -25,7 +39,9 @@ fn interleave(name: String, rounds: usize, buffer: &mut Buffer, runs: &[Run<'_>]
             }
         }
     }
-    eprintln!("{name}");
+    if !columns.is_empty() {
+        eprintln!("{name}");
+    }
     Row { name, columns }
 }
 
@@ -82,6 +98,8 @@ fn random_actions(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
                     seconds(workloads::random_actions(peer, range, most, with_resize))
                 };
                 "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
+                "heapswitch-free-list" peers::free_list, "heapswitch-best-fit" peers::best_fit,
+                "heapswitch-buddy" peers::our_buddy, "heapswitch-stripes" peers::stripes,
                 "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
             );
             rows.push(interleave(name, rounds, buffer, &runs));
@@ -94,17 +112,20 @@ fn pairs(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
     let small = runs!(
         |peer: &_, range: &_| seconds(workloads::pairs(peer, range, 8));
         "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
-        "heapswitch-slab" peers::slab, "talc" peers::talc, "buddy" peers::buddy,
-        "linked-list" peers::linked_list,
+        "heapswitch-slab" peers::slab, "heapswitch-free-list" peers::free_list,
+        "heapswitch-buddy" peers::our_buddy, "heapswitch-stripes" peers::stripes,
+        "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
     );
     let large = runs!(
         |peer: &_, range: &_| seconds(workloads::pairs(peer, range, 1 << 20));
-        "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits, "talc" peers::talc,
-        "buddy" peers::buddy, "linked-list" peers::linked_list,
+        "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
+        "heapswitch-free-list" peers::free_list, "heapswitch-buddy" peers::our_buddy,
+        "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
     );
     let threads = runs!(
         |peer: &_, range: &_| seconds(workloads::threads(peer, range));
         "heapswitch-trees" peers::locked_trees, "heapswitch-slab" peers::locked_slab,
+        "heapswitch-buddy" peers::locked_buddy,
         "talc" peers::locked_talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
     );
     vec![
@@ -122,12 +143,51 @@ fn objects(rounds: usize, buffer: &mut Buffer) -> Row {
     interleave("2000 objects, all dropped".into(), rounds, buffer, &runs)
 }
 
+/// Powers of two, the buddies' ground: allocated until many live, and freed in random order.
+fn powers(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
+    let runs = runs!(
+        |peer: &_, range: &_| seconds(workloads::powers(peer, range));
+        "heapswitch-buddy" peers::our_buddy, "buddy" peers::buddy,
+    );
+    vec![interleave("20,000 of 32 B to 4 KiB".into(), rounds, buffer, &runs)]
+}
+
+/// Many live blocks with holes among them, a free list's ground.
+fn holes(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
+    let runs = runs!(
+        |peer: &_, range: &_| seconds(workloads::nested(peer, range));
+        "heapswitch-free-list" peers::free_list, "heapswitch-best-fit" peers::best_fit,
+        "talc" peers::talc, "linked-list" peers::linked_list,
+    );
+    vec![interleave("nested scopes of 16 to 512 B".into(), rounds, buffer, &runs)]
+}
+
+/// A million entries of 64 bytes: the slab crate hands out numbers, the stripes addresses.
+fn million(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
+    let works = [
+        ("a million of 64 B, filled and emptied", Work::FillAndEmpty),
+        ("a million of 64 B, random ones replaced", Work::Replace),
+    ];
+    let mut rows = Vec::new();
+    for (name, work) in works {
+        let mut runs = Vec::from(runs!(
+            |peer: &_, range: &_| seconds(many::in_peer(peer, range, work));
+            "heapswitch-stripes" peers::stripes, "heapswitch-slab" peers::slab,
+        ));
+        runs.push(("slab-crate", Box::new(move |_| seconds(many::in_slab_crate(work)))));
+        rows.push(interleave(name.into(), rounds, buffer, &runs));
+    }
+    rows
+}
+
 fn shares(buffer: &mut Buffer) -> Vec<Row> {
     let mut rows = Vec::new();
     for most in [256, 1000, 10_000, 100_000] {
         let runs = runs!(
             |peer: &_, range: &_| workloads::efficiency(peer, range, most);
             "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
+            "heapswitch-free-list" peers::free_list, "heapswitch-best-fit" peers::best_fit,
+            "heapswitch-buddy" peers::our_buddy, "heapswitch-stripes" peers::stripes,
             "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
         );
         rows.push(interleave(format!("random to {most} B"), 1, buffer, &runs));
@@ -141,6 +201,9 @@ fn main() {
     let mut buffer = Buffer::new(128 << 20);
     let mut times = pairs(rounds, &mut buffer);
     times.push(objects(rounds, &mut buffer));
+    times.extend(powers(rounds, &mut buffer));
+    times.extend(holes(rounds, &mut buffer));
+    times.extend(million(rounds, &mut buffer));
     times.extend(random_actions(rounds, &mut buffer));
     drop(buffer);
     table::print_times(&times);

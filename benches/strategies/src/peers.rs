@@ -5,9 +5,10 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use allocator_api2::alloc::Allocator;
+use heapswitch::strategy::free_list::Settings;
 use heapswitch::{
-    BitSetAllocator, BorrowedSliceSource, BumpAllocator, Locked, MultipleBinarySearchTreeAllocator,
-    SlabAllocator,
+    BitSetAllocator, BorrowedSliceSource, BuddyAllocator, BumpAllocator, Fit, FreeListAllocator,
+    Locked, MultipleBinarySearchTreeAllocator, SlabAllocator, StripeAllocator,
 };
 use spinning_top::RawSpinlock;
 use talc::source::Manual;
@@ -120,6 +121,27 @@ pub fn trees(buffer: &mut Buffer) -> impl Peer {
 
 pub fn bits(buffer: &mut Buffer) -> impl Peer {
     ByTrait(BitSetAllocator::new(buffer.source()))
+}
+
+pub fn free_list(buffer: &mut Buffer) -> impl Peer {
+    ByTrait(FreeListAllocator::new(buffer.source()))
+}
+
+pub fn best_fit(buffer: &mut Buffer) -> impl Peer {
+    let settings = Settings { fit: Fit::Best };
+    ByTrait(FreeListAllocator::with_settings(settings, buffer.source()))
+}
+
+pub fn our_buddy(buffer: &mut Buffer) -> impl Peer {
+    ByTrait(BuddyAllocator::new(buffer.source()))
+}
+
+pub fn locked_buddy(buffer: &mut Buffer) -> impl Peer + Sync {
+    ByGlobal(Locked::new(BuddyAllocator::new(buffer.source())))
+}
+
+pub fn stripes(buffer: &mut Buffer) -> impl Peer {
+    ByTrait(StripeAllocator::new(buffer.source()))
 }
 
 pub fn slab(buffer: &mut Buffer) -> impl Peer {

@@ -15,10 +15,12 @@ pub fn median(figures: &[f64]) -> f64 {
 /// Times as ratios to the first peer that is not ours.
 pub fn print_times(rows: &[Row]) {
     println!("time, the fastest peer of others = 1.00, lower is better (median of rounds)\n");
-    for row in rows {
+    for row in rows.iter().filter(|row| !row.columns.is_empty()) {
         let is_ours = |name: &str| name.starts_with("heapswitch");
         let others = row.columns.iter().filter(|(name, _)| !is_ours(name));
         let best = others.map(|(_, times)| median(times)).fold(f64::INFINITY, f64::min);
+        // Where no other runs there is nothing to compare with.
+        let best = if best.is_finite() { best } else { median(&row.columns[0].1) };
         print!("{:<34}", row.name);
         for (name, times) in &row.columns {
             print!("  {name} {:.2}", median(times) / best);
@@ -30,7 +32,7 @@ pub fn print_times(rows: &[Row]) {
 /// Shares of the memory, higher is better.
 pub fn print_shares(rows: &[Row]) {
     println!("\nshare of the buffer that is live when a request is refused, higher is better\n");
-    for row in rows {
+    for row in rows.iter().filter(|row| !row.columns.is_empty()) {
         print!("{:<34}", row.name);
         for (name, shares) in &row.columns {
             print!("  {name} {:.1}%", median(shares) * 100.0);

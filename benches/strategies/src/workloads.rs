@@ -16,7 +16,7 @@ impl Random {
     }
 
     #[inline]
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -24,13 +24,13 @@ impl Random {
     }
 }
 
-fn layout(size: usize) -> Layout {
+pub fn layout(size: usize) -> Layout {
     Layout::from_size_align(size, 8).expect("a layout")
 }
 
 /// That the block is the peer's: nothing else may have served it.
 #[inline]
-fn served(block: *mut u8, addresses: &Range<usize>) -> *mut u8 {
+pub fn served(block: *mut u8, addresses: &Range<usize>) -> *mut u8 {
     assert!(addresses.contains(&block.addr()), "another allocator served: {block:?}");
     // SAFETY: the block is allocated, at least a byte long.
     unsafe { block.write(1) };
@@ -113,6 +113,65 @@ pub fn pairs(peer: &impl Peer, addresses: &Range<usize>, bytes: usize) -> Durati
         unsafe { peer.free(black_box(block), layout) };
     }
     start.elapsed()
+}
+
+/// Blocks of powers of two: 20,000 are allocated, freed in random order, and so again.
+pub fn powers(peer: &impl Peer, addresses: &Range<usize>) -> Duration {
+    let mut random = Random::new();
+    let mut live = Vec::with_capacity(20_000);
+    let start = Instant::now();
+    for _ in 0..4 {
+        for _ in 0..20_000 {
+            let layout = layout(32 << random.below(8));
+            live.push((served(peer.allocate(layout), addresses), layout));
+        }
+        while !live.is_empty() {
+            let (block, layout) = live.swap_remove(random.below(live.len()));
+            // SAFETY: the block is allocated with its layout.
+            unsafe { peer.free(block, layout) };
+        }
+    }
+    start.elapsed()
+}
+
+/// Scopes within scopes, each with 20 blocks of its own that are freed at its end, the last first;
+/// every tenth block lives on for a while: the way in which parsers and interpreters allocate.
+pub fn nested(peer: &impl Peer, addresses: &Range<usize>) -> Duration {
+    let mut random = Random::new();
+    let mut scopes: Vec<Vec<(*mut u8, Layout)>> = Vec::with_capacity(64);
+    let mut kept: Vec<(*mut u8, Layout)> = Vec::with_capacity(500);
+    let start = Instant::now();
+    for _ in 0..20_000 {
+        if scopes.len() < 60 && random.below(2) == 0 || scopes.is_empty() {
+            let scope = (0..20).map(|_| {
+                let layout = layout(16 + random.below(497));
+                (served(peer.allocate(layout), addresses), layout)
+            });
+            scopes.push(scope.collect());
+            continue;
+        }
+        let mut scope = scopes.pop().unwrap_or_default();
+        while let Some(block) = scope.pop() {
+            if scope.len() % 10 == 9 && kept.len() < 500 {
+                kept.push(block);
+            } else {
+                // SAFETY: the block is allocated with its layout.
+                unsafe { peer.free(block.0, block.1) };
+            }
+        }
+        if kept.len() >= 500 {
+            kept.drain(..).for_each(|(block, layout)| {
+                // SAFETY: as above.
+                unsafe { peer.free(block, layout) };
+            });
+        }
+    }
+    let taken = start.elapsed();
+    for (block, layout) in scopes.into_iter().flatten().chain(kept) {
+        // SAFETY: as above.
+        unsafe { peer.free(block, layout) };
+    }
+    taken
 }
 
 /// buddy's thread test, after Hoard's: each of two threads allocates 3000 objects of 8 bytes and

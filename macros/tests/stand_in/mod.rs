@@ -38,6 +38,13 @@ pub mod __private {
     }
 
     #[derive(Clone, Copy, Debug, PartialEq)]
+    pub enum Fit {
+        First,
+        Next,
+        Best,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
     pub enum HugePages {
         System,
         Never,
@@ -79,6 +86,7 @@ pub mod __private {
         Nothing,
         BlockBytes(usize),
         Hint(LifetimeHint),
+        Fit(Fit),
     }
 
     pub struct StrategySettings<S> {
@@ -94,12 +102,14 @@ pub mod __private {
                 impl Strategy for $name {}
             )*};
         }
-        strategies!(Bump BitSet MultipleBinarySearchTree ContextChoice Slab);
+        strategies!(
+            Bump BitSet MultipleBinarySearchTree ContextChoice Slab FreeList Buddy Stripes
+        );
     }
 
     pub mod settings {
         use super::strategy::*;
-        use super::{Given, LifetimeHint, PhantomData, StrategySettings};
+        use super::{Fit, Given, LifetimeHint, PhantomData, StrategySettings};
 
         const fn given<S>(given: Given) -> StrategySettings<S> {
             StrategySettings { given, strategy: PhantomData }
@@ -117,6 +127,15 @@ pub mod __private {
             given(Given::Hint(hint))
         }
         pub const fn slab() -> StrategySettings<Slab> {
+            given(Given::Nothing)
+        }
+        pub const fn free_list(fit: Fit) -> StrategySettings<FreeList> {
+            given(Given::Fit(fit))
+        }
+        pub const fn buddy() -> StrategySettings<Buddy> {
+            given(Given::Nothing)
+        }
+        pub const fn stripes() -> StrategySettings<Stripes> {
             given(Given::Nothing)
         }
     }

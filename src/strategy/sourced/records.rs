@@ -27,6 +27,8 @@ pub(super) struct Record {
     pub(super) range: MemoryRange,
     /// Blocks that are currently allocated in it.
     pub(super) live_blocks: Cell<usize>,
+    /// Whether the range serves one block, and the strategy knows nothing of it.
+    pub(super) is_direct: bool,
     lower: Cell<Link>,
     higher: Cell<Link>,
 }
@@ -37,9 +39,15 @@ impl Record {
             extent,
             range,
             live_blocks: Cell::new(0),
+            is_direct: false,
             lower: Cell::new(None),
             higher: Cell::new(None),
         }
+    }
+
+    /// Of a range that serves one block, which is allocated.
+    pub(super) const fn direct(extent: Extent, range: MemoryRange) -> Self {
+        Self { is_direct: true, live_blocks: Cell::new(1), ..Self::new(extent, range) }
     }
 
     fn key(&self) -> usize {

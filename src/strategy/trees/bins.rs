@@ -20,9 +20,9 @@ use super::free_block::{
     self, FreeBlock, bin_if_first, first_of_bin, is_sorted, mark_sorted, write_ends,
 };
 use super::record::Record;
-use super::red_black::RedBlackTree;
 use super::size_class::{BINS, FIRST_RANGE, LARGE, TREES, bin_of, tree_of};
 use super::verify::{Tally, check};
+use crate::strategy::red_black::RedBlackTree;
 
 /// The bits of all bins but that of the large blocks.
 const NOT_LARGE: u64 = (1 << LARGE) - 1;

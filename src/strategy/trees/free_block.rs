@@ -15,9 +15,10 @@ use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 
 use super::record::Record;
-use super::red_black::{Links, Node};
 use super::size_class::{BINS, GRANULE};
 use crate::pointers::{backward, forward};
+use crate::strategy::Strategy;
+use crate::strategy::red_black::{Links, Node};
 
 /// The flag in the length of a block that is in a tree.
 const SORTED: usize = 1;
@@ -49,6 +50,8 @@ const _: () = assert!(HEAD_BYTES == 64 && offset_of!(FreeBlock, next) == 0);
 // SAFETY: the links are a field, and a block's length changes only while it is in no tree.
 unsafe impl Node for FreeBlock {
     type Key = usize;
+
+    const OWNER: &'static str = super::MultipleBinarySearchTree::NAME;
 
     #[inline]
     unsafe fn links(node: NonNull<Self>) -> NonNull<Links<Self>> {

@@ -23,7 +23,7 @@
 //!
 //! - `size_class` says which bin a block belongs to,
 //! - `bins` keeps the lists, and the trees for what the lists cannot tell,
-//! - `red_black` is the tree, `free_block` its nodes and the ends of free blocks,
+//! - `free_block` has the nodes of the red-black trees, and the ends of free blocks,
 //! - `record` keeps the map: where free and allocated memory meet,
 //! - `top` is the free block that is in no list, and cut where no other fits,
 //! - `cut` allocates and frees with all of these, and `verify` checks them.
@@ -40,7 +40,6 @@ mod bins;
 mod cut;
 mod free_block;
 mod record;
-mod red_black;
 #[cfg(test)]
 mod sabotage;
 mod size_class;

@@ -17,7 +17,7 @@ mod verify;
 
 use core::ptr::NonNull;
 
-use super::broken;
+use crate::sys::abort_with;
 
 /// A pointer to a node, or none.
 pub(crate) type Link<N> = Option<NonNull<N>>;
@@ -40,6 +40,9 @@ pub(crate) struct Links<N> {
 pub(crate) unsafe trait Node: Sized {
     /// What the nodes are ordered by.
     type Key: Copy + Ord;
+
+    /// Whose nodes they are, for the message where a tree is broken.
+    const OWNER: &'static str;
 
     /// Where the node's links are.
     ///
@@ -295,6 +298,12 @@ impl<N: Node> RedBlackTree<N> {
     }
 }
 
+/// Ends the process where a tree contradicts itself.
+#[cold]
+fn broken<N: Node>(what: &str) -> ! {
+    abort_with(&[N::OWNER, ": ", what])
+}
+
 /// # Safety
 /// `node` is in a tree.
 unsafe fn child<N: Node>(node: NonNull<N>, side: Side) -> Link<N> {
@@ -354,7 +363,7 @@ unsafe fn sibling_of<N: Node>(parent: NonNull<N>, side: Side) -> NonNull<N> {
     // SAFETY: the parent is in a tree.
     match unsafe { child(parent, side.other()) } {
         Some(sibling) => sibling,
-        None => broken("a red-black tree's black heights differ"),
+        None => broken::<N>("a red-black tree's black heights differ"),
     }
 }
 

@@ -11,6 +11,8 @@ struct Item {
 unsafe impl Node for Item {
     type Key = u32;
 
+    const OWNER: &'static str = "the tests";
+
     unsafe fn links(node: NonNull<Self>) -> NonNull<Links<Self>> {
         // SAFETY: the node is valid; a field of it is not at address zero.
         unsafe { NonNull::new_unchecked(&raw mut (*node.as_ptr()).links) }

@@ -2,10 +2,9 @@
 
 use core::ptr::NonNull;
 
-use super::{Link, Node, RedBlackTree, Side, child, is_red, parent_of};
+use super::{Link, Node, RedBlackTree, Side, broken, child, is_red, parent_of};
 #[cfg(test)]
 use super::{outermost, side_of};
-use crate::strategy::trees::broken;
 
 /// What is known about the nodes below some node, itself included.
 struct Below<K> {
@@ -21,10 +20,10 @@ impl<N: Node> RedBlackTree<N> {
         // SAFETY: the root is in the tree.
         unsafe {
             if is_red(self.root) {
-                broken("the root of a red-black tree is red");
+                broken::<N>("the root of a red-black tree is red");
             }
             if self.root.is_some_and(|root| parent_of(root).is_some()) {
-                broken("the root of a red-black tree has a parent");
+                broken::<N>("the root of a red-black tree has a parent");
             }
             verify_below(self.root).nodes
         }
@@ -78,20 +77,20 @@ unsafe fn verify_below<N: Node>(node: Link<N>) -> Below<N::Key> {
         let [left, right] = [Side::Left, Side::Right].map(|side| {
             let below = child(here, side);
             if below.is_some_and(|below| parent_of(below) != node) {
-                broken("a node of a red-black tree has another parent than its parent");
+                broken::<N>("a node of a red-black tree has another parent than its parent");
             }
             if is_red(node) && is_red(below) {
-                broken("a red node of a red-black tree has a red child");
+                broken::<N>("a red node of a red-black tree has a red child");
             }
             verify_below(below)
         });
         if left.black_height != right.black_height {
-            broken("the black heights of a red-black tree differ");
+            broken::<N>("the black heights of a red-black tree differ");
         }
         if left.keys.is_some_and(|(_, greatest)| greatest > key)
             || right.keys.is_some_and(|(least, _)| least < key)
         {
-            broken("the keys of a red-black tree are out of order");
+            broken::<N>("the keys of a red-black tree are out of order");
         }
         let least = left.keys.map_or(key, |(least, _)| least);
         let greatest = right.keys.map_or(key, |(_, greatest)| greatest);

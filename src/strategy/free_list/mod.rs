@@ -1,0 +1,308 @@
+//! `FreeList`: holes kept by address, joined at once, searched by first, next or best fit.
+//!
+//! The plainest general allocator, and the one that wastes least: blocks are their size rounded up
+//! to 16 bytes, without a header, for the `Layout` comes back at the free. A hole needs 16 bytes.
+//!
+//! ```text
+//!   extent      ████░░░░░░██████████░░████████████████░░░░░░░░░░░░░░░    █ block  ░ hole
+//!   out of line          ▲          ▲                               ▲    a bit at the end of each
+//!
+//!   shelf 6     extent ⇄ extent ⇄ ...       extents by the longest hole that they may have
+//!   shelf 3     extent
+//! ```
+//!
+//! - `holes` has the holes of one extent,
+//! - `maxima` says where in it a hole may be long enough, by the lengths' `class`es,
+//! - `shelves` the extents that may serve a request.
+//!
+//! **Which fit?** First fit keeps the upper end of memory free and is the fastest: the default.
+//! Next fit goes on where the last search ended, so blocks of one time lie together, and it
+//! fragments most. Best fit looks at every hole that may fit, and leaves the least behind.
+//!
+//! **Large requests** (above 128 KiB) get a range of their own from the memory source, which on a
+//! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small block
+//! never pins a large range. Inside heaps that begins at 32 KiB, as for every strategy.
+//!
+//! Costs: a bit and some for each 16 bytes and a byte for each KiB (together 0.9 %). First fit takes
+//! a few steps, which grow with the logarithm of the extent's length, and one more for each hole of
+//! nearly the size that does not fit; best fit looks at each hole of the size or longer. Freeing
+//! takes O(log64 n). Not for: many threads' worth of objects of a few sizes, where a
+//! [slab](super::slab) is faster, or best fit in large extents full of holes, for which there are
+//! the [trees](super::trees).
+
+mod class;
+mod holes;
+mod maxima;
+mod shelves;
+#[cfg(test)]
+mod tests;
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use self::holes::{GRANULE, Holes, Request, granules_for};
+use self::shelves::{SHELVES, Shelves, shelf_of};
+use super::sourced::SourcedAllocator;
+use super::{Extent, Strategy};
+use crate::allocator::AllocError;
+use crate::pointers;
+use crate::sys::abort_with;
+use crate::units::round_up;
+
+/// A free list on a memory source, for use through the allocator trait.
+pub type FreeListAllocator<M> = SourcedAllocator<FreeList, M>;
+
+/// Which of the holes that fit is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Fit {
+    /// The first by address.
+    #[default]
+    First,
+    /// The first from where the last search ended.
+    Next,
+    /// The shortest; among equals the first.
+    Best,
+}
+
+/// What can be chosen of a free list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Which hole is taken.
+    pub fit: Fit,
+}
+
+/// How many extents of the request's own shelf are asked before better shelves are.
+const SHORT_LOOK: usize = 4;
+
+/// Holes by address, see the [module](self).
+///
+/// # Invariants
+/// Each extent that was added and not removed is on a shelf, no lower than that of its longest
+/// hole. `current` is one of them, or none.
+#[derive(Debug)]
+pub struct FreeList {
+    fit: Fit,
+    current: Option<NonNull<Extent>>,
+    shelves: Shelves,
+}
+
+// SAFETY: the pointers lead to memory that is the strategy's alone.
+unsafe impl Send for FreeList {}
+
+impl FreeList {
+    /// Cuts a block.
+    #[inline]
+    fn cut(&mut self, request: Request) -> Option<NonNull<u8>> {
+        if let Some(extent) = self.current {
+            // SAFETY: the current extent was added and not removed.
+            let extent = unsafe { extent.as_ref() };
+            if let Some(block) = Self::cut_from(extent, request) {
+                return Some(block);
+            }
+        }
+        self.cut_elsewhere(request)
+    }
+
+    #[inline]
+    fn cut_from(extent: &Extent, request: Request) -> Option<NonNull<u8>> {
+        // SAFETY: callers pass extents that were added and not removed.
+        let first = unsafe { Holes::of(extent) }.take(request)?;
+        // SAFETY: the granules lie in the extent.
+        Some(unsafe { pointers::forward(extent.start(), first * GRANULE) })
+    }
+
+    /// Cuts a block from the fullest extent in which it is found without a long search.
+    #[cold]
+    #[inline(never)]
+    fn cut_elsewhere(&mut self, request: Request) -> Option<NonNull<u8>> {
+        let shelf = shelf_of(request.granules);
+        if let Some(block) = self.cut_from_shelf(shelf, SHORT_LOOK, request) {
+            return Some(block);
+        }
+        let mut better = shelf;
+        while let Some(occupied) = self.shelves.next_occupied(better + 1) {
+            better = occupied;
+            if let Some(block) = self.cut_from_shelf(better, usize::MAX, request) {
+                return Some(block);
+            }
+        }
+        self.cut_from_shelf(shelf, usize::MAX, request)
+    }
+
+    fn cut_from_shelf(
+        &mut self,
+        shelf: usize,
+        mut looks: usize,
+        request: Request,
+    ) -> Option<NonNull<u8>> {
+        let mut next = self.shelves.first(shelf);
+        while let Some(pointer) = next
+            && looks > 0
+        {
+            looks -= 1;
+            // SAFETY: every extent on a shelf was added and not removed.
+            let (extent, holes) = unsafe { (pointer.as_ref(), Holes::of(pointer.as_ref())) };
+            next = holes.place.next.get();
+            let block = Self::cut_from(extent, request);
+            if block.is_some() {
+                self.current = Some(pointer);
+                return block;
+            }
+            // SAFETY: the extent is on a shelf.
+            unsafe { self.shelves.put_on(extent, holes.longest()) };
+        }
+        None
+    }
+
+    /// Frees granules of an extent.
+    ///
+    /// # Safety
+    /// They are allocated in the extent.
+    #[inline]
+    unsafe fn give(&mut self, extent: &Extent, first: usize, granules: usize) {
+        // SAFETY: something is allocated in the extent, so that was added and not removed.
+        let holes = unsafe { Holes::of(extent) };
+        if cfg!(any(test, heapswitch_check)) && !holes.is_taken(first, granules) {
+            abort_with(&["FreeList: a block is freed that is free already"]);
+        }
+        let shelf = shelf_of(holes.give(first, granules));
+        if shelf > holes.place.shelf.get() {
+            // SAFETY: the extent is on a shelf.
+            unsafe { self.shelves.put_on(extent, shelf) };
+        }
+    }
+}
+
+/// The length of the block that serves a request of `size` bytes.
+#[inline]
+const fn rounded(size: usize) -> usize {
+    granules_for(size) * GRANULE
+}
+
+// SAFETY:
+// - A block is cut from a hole, which then is shorter or gone, and is aligned as its front was.
+// - `block_length` rounds the size up to granules whatever the alignment: monotone, the same for
+//   all sizes up to it.
+// - Only the metadata and the last granules of holes are written.
+// - `extent_bytes` leaves room to align the request; a new extent is one hole, on its shelf.
+// - Nothing here allocates or unwinds.
+unsafe impl Strategy for FreeList {
+    type Settings = Settings;
+
+    const NAME: &'static str = "FreeList";
+
+    const EXTENT_ALIGN: usize = 64;
+
+    const DIRECT_BYTES: usize = 128 << 10;
+
+    const DEFAULT: Self = Self { fit: Fit::First, current: None, shelves: Shelves::new() };
+
+    fn new(settings: Settings) -> Self {
+        Self { fit: settings.fit, ..Self::DEFAULT }
+    }
+
+    fn metadata_bytes(&self, extent_bytes: usize) -> usize {
+        holes::metadata_bytes(extent_bytes)
+    }
+
+    fn extent_bytes(&self, layout: Layout) -> Option<usize> {
+        let length = self.block_length(layout).ok()?;
+        length.checked_add(layout.align().saturating_sub(Self::EXTENT_ALIGN))
+    }
+
+    #[inline]
+    fn block_length(&self, layout: Layout) -> Result<usize, AllocError> {
+        match round_up(layout.size(), GRANULE) {
+            Some(length) if length <= isize::MAX.unsigned_abs() => Ok(length),
+            _ => Err(AllocError),
+        }
+    }
+
+    #[inline]
+    fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        let start = self.cut(Request::new(layout, self.fit))?;
+        Some(pointers::block(start, rounded(layout.size())))
+    }
+
+    #[inline]
+    unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
+        // SAFETY: the block is allocated in the extent, and so long.
+        unsafe {
+            let first = Holes::of(extent).index_of(block);
+            self.give(extent, first, granules_for(layout.size()));
+        }
+    }
+
+    unsafe fn grow_in_place(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Option<usize> {
+        let (had, wanted) = (granules_for(old.size()), granules_for(new.size()));
+        // SAFETY: the block is allocated in the extent, so that was added and not removed.
+        let holes = unsafe { Holes::of(extent) };
+        let end = holes.index_of(block) + had;
+        if wanted > had && !holes.take_at(end, wanted - had) {
+            return None;
+        }
+        Some(rounded(new.size()))
+    }
+
+    unsafe fn shrink_in_place(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Option<usize> {
+        let (had, wanted) = (granules_for(old.size()), granules_for(new.size()));
+        if wanted < had {
+            // SAFETY: the block is allocated in the extent, and its tail is given up.
+            unsafe {
+                let first = Holes::of(extent).index_of(block);
+                self.give(extent, first + wanted, had - wanted);
+            }
+        }
+        Some(rounded(new.size()))
+    }
+
+    unsafe fn add_extent(&mut self, extent: &Extent) {
+        // SAFETY: the caller's contract; the metadata is as long as `metadata_bytes` asked.
+        unsafe {
+            let shelf = Holes::start(extent).longest().min(SHELVES - 1);
+            self.shelves.put(extent, shelf);
+        }
+        self.current = Some(extent.into());
+    }
+
+    unsafe fn remove_extent(&mut self, extent: &Extent) {
+        // SAFETY: the extent was added and not removed.
+        unsafe {
+            if !Holes::of(extent).is_empty() {
+                abort_with(&["FreeList: an extent is removed that is not one hole"]);
+            }
+            self.shelves.take_down(extent);
+        }
+        if self.current == Some(extent.into()) {
+            self.current = None;
+        }
+    }
+
+    fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        // SAFETY: owners ask only about extents that they added and did not remove.
+        unsafe { Holes::of(extent) }.visit_pages(visit);
+    }
+
+    fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        // SAFETY: as above.
+        unsafe { Holes::of(extent) }.visit(visit);
+    }
+
+    fn verify(&self) {
+        if let Some(fault) = self.shelves.fault() {
+            abort_with(&["FreeList: ", fault]);
+        }
+    }
+}
