@@ -101,6 +101,7 @@ impl Residence {
 
     /// As [`look_up_backing`](Self::look_up_backing), of every mapping for whose addresses
     /// `is_wanted` holds, in one pass.
+    #[cfg(not(loom))]
     pub(crate) fn look_up_backing_where(&mut self, is_wanted: impl FnMut(Range<usize>) -> bool) {
         self.backing = mappings::backing_where(is_wanted).ok();
     }
