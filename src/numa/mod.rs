@@ -4,6 +4,7 @@
 //! nearest older one takes its place, and the outcome says so. See [`Placement::apply`].
 #![forbid(unsafe_code)]
 
+#[cfg(not(loom))]
 mod home;
 mod mappings;
 mod node_set;
@@ -14,6 +15,7 @@ mod residence;
 mod thread_policy;
 mod topology;
 
+#[cfg(not(loom))]
 pub(crate) use home::{current_home, has_several_nodes};
 pub use mappings::{Backing, backing_of};
 pub use node_set::{Node, NodeSet};

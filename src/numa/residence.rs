@@ -4,7 +4,6 @@
 //! tests, reports and now and then a look, not for a hot path.
 
 use core::fmt;
-use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::mappings::{self, Backing};
@@ -101,7 +100,11 @@ impl Residence {
 
     /// As [`look_up_backing`](Self::look_up_backing), of every mapping for whose addresses
     /// `is_wanted` holds, in one pass.
-    pub(crate) fn look_up_backing_where(&mut self, is_wanted: impl FnMut(Range<usize>) -> bool) {
+    #[cfg(not(loom))]
+    pub(crate) fn look_up_backing_where(
+        &mut self,
+        is_wanted: impl FnMut(core::ops::Range<usize>) -> bool,
+    ) {
         self.backing = mappings::backing_where(is_wanted).ok();
     }
 

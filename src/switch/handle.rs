@@ -13,13 +13,9 @@ use super::life;
 use super::state::{Phase, state};
 use crate::allocator::{AllocError, MemoryUsage, RegionSource};
 use crate::heap::kind::ContextChoice;
-use crate::heap::{
-    AccountHandle, AccountUsage, EscapeReport, HeapHeader, HeapKind, LifetimeHint, cell,
-};
-use crate::numa::Residence;
+use crate::heap::{AccountHandle, AccountUsage, EscapeReport, HeapHeader, HeapKind, LifetimeHint};
 use crate::region;
 use crate::sync::Token;
-use crate::sys::SystemError;
 use crate::units::CHUNK_BYTES;
 
 /// A heap of its own for a coroutine, a task, a request.
@@ -65,20 +61,10 @@ pub enum HeapError {
     ThreadEnded,
     /// The heap's source does not hand out memory chunk by chunk.
     Granule,
-    /// The system does not tell on which NUMA nodes pages lie: it has no NUMA, or a sandbox forbids
-    /// to ask.
-    System(SystemError),
 }
 
 impl core::fmt::Display for HeapError {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        if let Self::System(error) = self {
-            return write!(
-                formatter,
-                "the system was asked where a heap's pages lie and refused ({error}); allow \
-                 move_pages in the sandbox"
-            );
-        }
         formatter.write_str(match self {
             Self::NoMemory => "a heap's records need memory and the system has none; free some",
             Self::Running => {
@@ -97,9 +83,7 @@ impl core::fmt::Display for HeapError {
                 "a heap was to be made on a source whose granule is not 64 KiB; use an arena of \
                  such blocks, or a map of the region"
             }
-            Self::ThreadEnded | Self::System(_) => {
-                "a heap was to be entered while the thread's state is torn down"
-            }
+            Self::ThreadEnded => "a heap was to be entered while the thread's state is torn down",
         })
     }
 }
@@ -303,17 +287,6 @@ impl Heap {
     pub fn memory_usage(&self) -> Result<MemoryUsage, HeapError> {
         // SAFETY: called as the runner.
         self.as_runner(|header| unsafe { (header.as_ref().operations.usage)(header) })
-    }
-
-    /// On which NUMA nodes the pages of its chunks lie, as the kernel says, beside where they are
-    /// wanted. Collects nothing and touches no page.
-    ///
-    /// # Errors
-    /// [`HeapError::Running`] on another thread; [`HeapError::System`].
-    pub fn residence(&self) -> Result<Residence, HeapError> {
-        // SAFETY: called as the runner.
-        let residence = self.as_runner(|header| unsafe { cell::residence(header) })?;
-        residence.map_err(HeapError::System)
     }
 
     /// What its account counts: its own chunks, its children's, its orphans'. Any time.

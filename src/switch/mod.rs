@@ -12,6 +12,7 @@ pub(crate) mod life;
 pub(crate) mod lookup;
 pub(crate) mod malloc;
 pub(crate) mod pin;
+pub(crate) mod placed;
 pub(crate) mod pool;
 pub(crate) mod route;
 pub(crate) mod saved;
@@ -34,6 +35,7 @@ pub use home::{rehome_thread, thread_home};
 pub use in_use::CurrentAllocatorInUse;
 pub use lookup::{HeapId, owner_of, thread_heap_id, usable_size};
 pub use pin::{PinnedThread, pin_thread};
+pub use placed::{ResidenceError, residence_of};
 pub use pool::{HeapPool, PooledHeap};
 pub use saved::{ContextMark, SavedContext};
 pub use scope::{
@@ -42,5 +44,5 @@ pub use scope::{
 };
 #[cfg(feature = "corosensei")]
 pub use stack_pool::{CoroutineStack, StackPool};
-pub use usage::{ProcessUsage, flush_foreign_frees, process_usage, purge, residence_of, usage_of};
+pub use usage::{ProcessUsage, flush_foreign_frees, process_usage, purge, usage_of};
 pub use worker::{ScopedWorker, Worker, WorkerBuilder, WorkerError, processors, worker_nodes};

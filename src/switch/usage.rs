@@ -8,9 +8,7 @@ use super::in_use::CurrentAllocatorInUse;
 use super::state::state;
 use crate::allocator::MemoryUsage;
 use crate::heap::{self, HeapHeader};
-use crate::numa::Residence;
 use crate::region;
-use crate::sys::SystemError;
 
 fn usage_of_heap(heap: Option<NonNull<HeapHeader>>) -> MemoryUsage {
     match heap {
@@ -37,26 +35,6 @@ pub fn usage_of(allocator: CurrentAllocatorInUse) -> MemoryUsage {
                 ..MemoryUsage::default()
             }
         }
-    }
-}
-
-/// On which NUMA nodes the pages of one of this thread's heaps lie, as the kernel says, beside
-/// where they are wanted; without a page where it has no such heap. What the global allocator holds
-/// is not known.
-///
-/// # Errors
-/// The system's: `ENOSYS` where it has no NUMA, `EPERM` where a sandbox forbids to ask.
-pub fn residence_of(allocator: CurrentAllocatorInUse) -> Result<Residence, SystemError> {
-    let state = state();
-    let heap = match allocator {
-        CurrentAllocatorInUse::CoroutineLocal => state.contexts.top().heap,
-        CurrentAllocatorInUse::ThreadLocal => state.thread_heap.get(),
-        CurrentAllocatorInUse::Global => None,
-    };
-    match heap {
-        // SAFETY: heaps that the state names are run by this thread.
-        Some(heap) => unsafe { heap::cell::residence(heap) },
-        None => Ok(Residence::new()),
     }
 }
 

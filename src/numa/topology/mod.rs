@@ -108,6 +108,7 @@ fn status_list<T>(
 
 /// The nodes with memory of this machine; `None` where it has no NUMA or sysfs is not mounted.
 /// Needs little of the stack: a thread's first allocation may come here.
+#[cfg(not(loom))]
 pub(super) fn nodes_with_memory_of_system() -> Option<NodeSet> {
     let root = Root::new("")?;
     list(&root, TopologyFile::NodesWithMemory, |bytes| NodeSet::parse(bytes)).ok()
@@ -115,6 +116,7 @@ pub(super) fn nodes_with_memory_of_system() -> Option<NodeSet> {
 
 /// The node of this machine among these that is nearest to `from`; `None` where none is, or sysfs
 /// is not mounted. Needs little of the stack, as above.
+#[cfg(not(loom))]
 pub(super) fn nearest_of_system(from: Node, among: &NodeSet) -> Option<Node> {
     let root = Root::new("")?;
     let nodes = list(&root, TopologyFile::Nodes, |bytes| NodeSet::parse(bytes)).ok()?;
