@@ -29,10 +29,12 @@
 //! 64 bytes beside each block, and the rounding to a granule. Reading is an atomic
 //! read-modify-write, letting go another: many threads that read one and the same block get in each
 //! other's way. Writing and freeing cost O(log slots), if sizes of slots do not follow addresses.
-//! A store that is full to the last granules has to gather crumbs from everywhere for each write: at
-//! 90 % fill hardly anything is moved, at 99 % two thirds of a byte for each one written, and beyond
-//! that soon more than all. Keep some of it free. The capacity is fixed, at most 2^32 - 1 granules, and a block is below 4 GiB. On a file the
-//! bytes are in the file, but what says where is not: it is no data base.
+//! A store that is full to the last granules has to gather crumbs from everywhere for each write:
+//! at 90 % fill hardly anything is moved, at 99 % two thirds of a byte for each one written, and
+//! beyond that soon more than all. Keep some of it free.
+//!
+//! The capacity is fixed, at most 2^32 - 1 granules, and a block is below 4 GiB. On a file the bytes
+//! are in the file, but what says where is not: it is no data base.
 
 mod error;
 mod guard;
