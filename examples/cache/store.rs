@@ -1,4 +1,5 @@
-//! The cache on a `GravityStore`: the store is the bound, and says when something has to go.
+//! The cache on a `GravityStore`: the store is the bound, and tells when something has to go. A
+//! sixteenth of it is kept free, so that little has to be moved.
 //!
 //! Which key a number has, and who was used since the hand of the clock last passed, is kept in
 //! parts, each behind a lock of its own that is never held while bytes are copied or looked at.
@@ -96,6 +97,12 @@ impl<S: MemorySource> Cache for StoreCache<S> {
 
     fn put(&self, id: u64, value: &[u8]) {
         let key = loop {
+            // In a store that is full to the brim each write would have to move much.
+            let usage = self.store.usage();
+            let is_tight = usage.free_bytes < usage.capacity_bytes / 16 + value.len();
+            if is_tight && self.evict() {
+                continue;
+            }
             match self.store.write(value) {
                 Ok(key) => break key,
                 Err(_) if self.evict() => {}

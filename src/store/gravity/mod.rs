@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   key ──▶ record ──▶ memory │ block │ slot │ block │ block │ slot │ block │
-//!   16 B     24 B             ▲ a span each, 24 B; slots in a treap as well
+//!   8 B      24 B             ▲ a span each, 24 B; slots in a treap as well
 //! ```
 //!
 //! # Who waits for whom
@@ -26,9 +26,13 @@
 //! does some of it ahead of time, as much as one likes.
 //!
 //! # Costs, and what it is not for
-//! 64 bytes beside each block, and the rounding to a granule. Reading is an atomic
+//! 56 bytes beside each block, and the rounding to a granule. Reading is an atomic
 //! read-modify-write, letting go another: many threads that read one and the same block get in each
 //! other's way. Writing and freeing cost O(log slots), if sizes of slots do not follow addresses.
+//! A store that is full to the last granules has to gather crumbs from everywhere for each write:
+//! at 90 % fill hardly anything is moved, at 99 % two thirds of a byte for each one written, and
+//! beyond that soon more than all. Keep some of it free.
+//!
 //! The capacity is fixed, at most 2^32 - 1 granules, and a block is below 4 GiB. On a file the
 //! bytes are in the file, but what says where is not: it is no data base.
 
