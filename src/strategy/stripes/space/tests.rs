@@ -95,7 +95,7 @@ fn every_address_is_aligned_and_the_ends_are_left_out() {
     let mut space = StripeSpace::new(settings).unwrap();
     for size in [1, 16, 17, 100] {
         let address = space.allocate(size).unwrap();
-        assert!(address % 16 == 0 && address >= 16);
+        assert!(address.is_multiple_of(16) && address >= 16);
         assert_eq!(space.allocation_size(address), Ok(size.next_multiple_of(16)));
     }
     verify(&space, 16, 1005);
@@ -110,7 +110,7 @@ fn random_operations() {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let random = state >> 33;
         let target = [10, 200, 50][step / 500 % 3];
-        if (random % 4 == 0) == (model.len() < target) {
+        if random.is_multiple_of(4) == (model.len() < target) {
             let at = random % 30_000;
             let Some((&address, &size)) = model.range(at..).next() else { continue };
             assert_eq!(space.free(address), Ok(size));
