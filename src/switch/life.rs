@@ -9,7 +9,8 @@ use super::configuration::{self, Configuration};
 use super::in_use::CurrentAllocatorInUse;
 use super::stack::{Entry, Hold};
 use super::state::{Phase, ThreadState, state};
-use crate::heap::{FastPath, HeapHeader, HeapKind, abandoned};
+use super::{closing, safe_point};
+use crate::heap::{Account, ContextName, FastPath, HeapHeader, HeapKind, abandoned};
 use crate::sync::Token;
 use crate::sys::thread::{self, ExitKey};
 use crate::{heap, region};
@@ -82,7 +83,8 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
         }
         None => {
             let source = configuration::source_for(CurrentAllocatorInUse::ThreadLocal);
-            let heap = C::Thread::create(C::THREAD, source, None)?;
+            let account = Account::make(None, ContextName::new("thread"))?;
+            let heap = C::Thread::create(C::THREAD, source, account)?;
             // SAFETY: the heap is new and the thread's alone.
             unsafe { heap.as_ref() }.runner.try_enter(token);
             heap
@@ -109,6 +111,7 @@ unsafe extern "C" fn end_thread(_: *mut c_void) {
     state.own_slab.set(None);
     state.leave_above(0);
     close_owned_heap(state);
+    safe_point::reach(state);
     state.contexts.give_back();
     state.batches.flush();
     state.contexts.set_top(Entry { in_use: CurrentAllocatorInUse::Global, ..Entry::EMPTY });
@@ -132,7 +135,7 @@ fn close_owned_heap(state: &ThreadState) {
     if let (Hold::Owned, Some(heap)) = (base.hold, base.heap) {
         state.unlink(heap);
         // SAFETY: the base entry ran and owned the heap.
-        unsafe { (heap.as_ref().operations.close)(heap) };
+        unsafe { closing::close(heap) };
     }
 }
 
@@ -150,6 +153,7 @@ fn watch_forks() {
 
 fn for_each_lock(mut visit: impl FnMut(&'static crate::sys::lock::RawLock)) {
     visit(heap::abandoned::abandoned_lock());
+    visit(heap::account::tree_lock());
     region::for_each_lock(visit);
 }
 

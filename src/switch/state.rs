@@ -9,6 +9,7 @@
 use core::cell::Cell;
 use core::ptr::NonNull;
 
+use super::safe_point::Due;
 use super::stack::ContextStack;
 use crate::heap::HeapHeader;
 use crate::heap::batch::Batches;
@@ -56,6 +57,8 @@ pub struct ThreadState {
     pub contexts: ContextStack,
     /// Blocks of others' heaps that this thread freed.
     pub batches: Batches,
+    /// What is to be done at the next safe point.
+    pub due: Due,
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through)))]
@@ -196,6 +199,7 @@ impl ThreadState {
             token: Cell::new(Token::NOBODY),
             contexts: ContextStack::new(),
             batches: Batches::new(),
+            due: Due::new(),
         }
     }
 }

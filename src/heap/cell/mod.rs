@@ -23,15 +23,16 @@ mod runs;
 use core::alloc::Layout;
 use core::cell::{Cell, UnsafeCell};
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::{AtomicU32, AtomicUsize};
 
 use crossbeam_utils::CachePadded;
 
 pub(super) use self::close::drop_remaining;
 pub use self::close::free_orphan;
 pub(super) use self::idle::retire_emptied;
-use super::account::AccountHandle;
-use super::header::{FastPath, HeapHeader, Operations};
+use super::account::{AccountHandle, Refusal};
+use super::callbacks::Callbacks;
+use super::header::{FastPath, HeapHeader, Operations, attention};
 use crate::allocator::RegionSource;
 use crate::region::Metadata;
 use crate::strategy::Strategy;
@@ -69,6 +70,12 @@ pub struct EscapeReport {
     pub kept_bytes: usize,
     /// Bytes that went back to the source.
     pub returned_bytes: usize,
+    /// Heaps below it that were closed with it.
+    pub closed_children: usize,
+    /// Heaps below it that run, and close when they are left.
+    pub deferred_children: usize,
+    /// Callbacks that panicked. The others were called all the same.
+    pub panicked_callbacks: usize,
 }
 
 /// Header and strategy.
@@ -113,9 +120,9 @@ pub fn create<S: Strategy + 'static>(
     settings: S::Settings,
     fast_path: FastPath,
     source: &'static dyn RegionSource,
-    parent: Option<&AccountHandle>,
+    account: AccountHandle,
 ) -> Option<Header> {
-    create_with::<S>(settings, fast_path, source, AccountHandle::new(parent)?)
+    create_with::<S>(settings, fast_path, source, account)
 }
 
 /// # Safety
@@ -124,7 +131,23 @@ unsafe fn recreate<S: Strategy + 'static>(header: Header) -> Option<Header> {
     // SAFETY: the caller's contract; none of these change.
     let (this, settings) =
         unsafe { (header_of(header), header.cast::<HeapCell<S>>().as_ref().settings) };
-    create_with::<S>(settings, this.fast_path, this.source, this.account.clone())
+    let header = create_with::<S>(settings, this.fast_path, this.source, this.account.clone())?;
+    if this.is_shared() {
+        // SAFETY: the heap is new and nobody else's.
+        unsafe { share(header) };
+    }
+    Some(header)
+}
+
+/// Makes a heap end with its parent.
+///
+/// # Safety
+/// The heap is new, and the caller's alone.
+pub unsafe fn share(header: Header) {
+    // SAFETY: the caller's contract.
+    let this = unsafe { &mut *header.as_ptr() };
+    this.runner = Runner::new_shared();
+    this.attend(attention::SHARED);
 }
 
 fn create_with<S: Strategy + 'static>(
@@ -137,7 +160,7 @@ fn create_with<S: Strategy + 'static>(
     let header = HeapHeader {
         runner: Runner::new(),
         fast_path,
-        pins: Cell::new(0),
+        attention: AtomicU32::new(0),
         operations: &OperationsOf::<S>::TABLE,
         source,
         first_run: Cell::new(0),
@@ -149,6 +172,10 @@ fn create_with<S: Strategy + 'static>(
         foreign: CachePadded::new(ForeignStack::new()),
         remaining: AtomicUsize::new(0),
         account,
+        refusal: Cell::new(Refusal::None),
+        may_overdraw: Cell::new(false),
+        uncounted_steps: Cell::new(0),
+        callbacks: Callbacks::new(),
         next_in_list: Cell::new(None),
         #[cfg(heapswitch_check)]
         unverified_steps: Cell::new(0),
