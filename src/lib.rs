@@ -48,6 +48,8 @@ pub use crate::heap::{
     LimitPolicy, Limits, Subtree, accounts, process_limit, set_process_limit,
 };
 #[cfg(not(loom))]
+pub use crate::region::census::Census;
+#[cfg(not(loom))]
 pub use crate::region::{HugePages as RegionHugePages, KindSettings, RegionUsage};
 #[cfg(not(loom))]
 pub use crate::source::region_map::RegionMapSource;

@@ -22,6 +22,7 @@
 
 #[cfg(heapswitch_check)]
 mod block_bits;
+pub mod census;
 mod entry;
 mod kinds;
 mod metadata;

@@ -16,9 +16,9 @@ use core::sync::atomic::Ordering;
 
 use super::configuration::GLOBAL_COUNTERS;
 use super::handle::{Heap, HeapError, token};
-use super::safe_point;
 use super::scope::out_of_contexts;
 use super::state::state;
+use super::{events, safe_point};
 use crate::heap::account::signal;
 use crate::heap::callbacks::Registered;
 use crate::heap::{Account, EscapeReport, HeapEnd, HeapHeader, attention, pins};
@@ -36,11 +36,16 @@ pub(super) unsafe fn close(header: NonNull<HeapHeader>) -> EscapeReport {
         this.account.set_heap(None);
     }
     flush_own_frees();
+    // The header may be gone when there is something to tell.
+    let account = events::ARE_WANTED.then(|| this.account.clone());
     // SAFETY: the caller's contract.
     let closed = unsafe { (this.operations.close)(header) };
     report.blocks = closed.blocks;
     report.kept_bytes = closed.kept_bytes;
     report.returned_bytes = closed.returned_bytes;
+    if let Some(account) = account {
+        events::closed(&account, &report);
+    }
     report
 }
 
@@ -61,8 +66,7 @@ pub(super) fn close_if_ended(account: &Account) -> bool {
     // For the handle, which is still there, or is dropped meanwhile.
     this.set_attention(this.attention() + attention::PIN);
     // SAFETY: the heap is claimed, and the handle has its pin.
-    let report = unsafe { close(header) };
-    super::events::closed(account, &report);
+    unsafe { close(header) };
     if account.raise(signal::CLOSED) & signal::HANDLE_GONE != 0 {
         // SAFETY: whoever dropped the handle left its pin to us.
         unsafe { pins::unpin(header, Token::NOBODY) };

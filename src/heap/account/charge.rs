@@ -13,25 +13,25 @@ use super::{Account, Node, PROCESS};
 /// Bits that tell safe points what happened.
 pub mod signal {
     /// A charge of this account's heap went above a hard limit, its own or an ancestor's.
-    pub const OVER: u32 = 1;
+    pub const OVER: u64 = 1;
     /// And above the reserve: being below the limit again does not help.
-    pub const SPENT: u32 = 1 << 1;
+    pub const SPENT: u64 = 1 << 1;
     /// Somebody asked for the context's end.
-    pub const CANCELLED: u32 = 1 << 2;
+    pub const CANCELLED: u64 = 1 << 2;
     /// What ends a context.
-    pub const END: u32 = OVER | SPENT | CANCELLED;
+    pub const END: u64 = OVER | SPENT | CANCELLED;
     /// The account's soft limit was passed and nobody was told.
-    pub const SOFT: u32 = 1 << 3;
+    pub const SOFT: u64 = 1 << 3;
     /// The account's hard limit was passed and nobody was told.
-    pub const HARD: u32 = 1 << 4;
+    pub const HARD: u64 = 1 << 4;
     /// The account stands in a thread's list.
-    pub const WAITS: u32 = 1 << 5;
+    pub const WAITS: u64 = 1 << 5;
     /// The parent has ended: the heap closes when it is left.
-    pub const CLOSE: u32 = 1 << 6;
+    pub const CLOSE: u64 = 1 << 6;
     /// And was closed for that.
-    pub const CLOSED: u32 = 1 << 7;
+    pub const CLOSED: u64 = 1 << 7;
     /// The handle of a heap whose parent has ended was dropped.
-    pub const HANDLE_GONE: u32 = 1 << 8;
+    pub const HANDLE_GONE: u64 = 1 << 8;
 }
 
 /// A charge that was made.
@@ -55,7 +55,7 @@ pub fn set_process_limit(bytes: Option<usize>) {
 
 impl Node {
     /// Takes `bytes` from this account alone; what that means for safe points.
-    fn take(&self, bytes: usize, may_overdraw: bool) -> Result<u32, Refusal> {
+    fn take(&self, bytes: usize, may_overdraw: bool) -> Result<u64, Refusal> {
         let (soft, hard) = (self.soft.load(Ordering::Relaxed), self.hard.load(Ordering::Relaxed));
         if soft == UNLIMITED && hard == UNLIMITED {
             let before = self.committed.fetch_add(bytes, Ordering::Relaxed);
@@ -79,12 +79,12 @@ impl Node {
         };
         self.raise_peak(after);
         if after > soft && before <= soft {
-            self.signals.fetch_or(signal::SOFT, Ordering::Relaxed);
+            self.signals.raise(signal::SOFT);
         }
         if after <= hard {
             return Ok(if after > soft && before <= soft { signal::SOFT } else { 0 });
         }
-        self.signals.fetch_or(signal::HARD, Ordering::Relaxed);
+        self.signals.raise(signal::HARD);
         self.overdrafts.fetch_add(1, Ordering::Relaxed);
         self.overdraft_peak.fetch_max(after - hard, Ordering::Relaxed);
         let is_spent = after - hard > reserve_of(hard);
@@ -154,23 +154,22 @@ impl Account {
     /// Whether a limit ends the context, or somebody asked for its end.
     #[inline]
     pub(crate) fn is_ended(&self) -> bool {
-        self.node().signals.load(Ordering::Relaxed) & signal::END != 0
+        self.node().signals.get() & signal::END != 0
     }
 
     /// The bits of [`signal`] that are set.
-    pub(crate) fn signals(&self) -> u32 {
-        self.node().signals.load(Ordering::Relaxed)
+    pub(crate) fn signals(&self) -> u64 {
+        self.node().signals.get()
     }
 
     /// Sets bits of [`signal`]; what was set before.
-    pub(crate) fn raise(&self, signals: u32) -> u32 {
-        // AcqRel: of whoever raises and whoever looks, the second sees what the first did before.
-        self.node().signals.fetch_or(signals, Ordering::AcqRel)
+    pub(crate) fn raise(&self, signals: u64) -> u64 {
+        self.node().signals.raise(signals)
     }
 
     /// Clears bits of [`signal`]; which of them were set.
-    pub(crate) fn lower(&self, signals: u32) -> u32 {
-        self.node().signals.fetch_and(!signals, Ordering::AcqRel) & signals
+    pub(crate) fn lower(&self, signals: u64) -> u64 {
+        self.node().signals.lower(signals)
     }
 
     /// The lowest account from this one up that is above its hard limit.

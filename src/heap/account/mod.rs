@@ -23,7 +23,7 @@ mod tree;
 mod usage;
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 pub use self::charge::{process_limit, set_process_limit, signal};
 pub use self::limits::{LimitPolicy, Limits, Refusal};
@@ -37,6 +37,7 @@ use self::tree::Links;
 use super::header::HeapHeader;
 use crate::allocator::AllocError;
 use crate::region::Metadata;
+use crate::sync::Signals;
 
 /// A node of the tree of accounts.
 ///
@@ -67,7 +68,7 @@ pub struct Node {
     hard_each: AtomicUsize,
     policy_each: AtomicU8,
     /// Bits of [`signal`].
-    signals: AtomicU32,
+    signals: Signals,
     overdraft_peak: AtomicUsize,
     overdrafts: AtomicU64,
     refusals: AtomicU64,
@@ -136,7 +137,7 @@ impl Node {
             soft_each: AtomicUsize::new(UNLIMITED),
             hard_each: AtomicUsize::new(UNLIMITED),
             policy_each: AtomicU8::new(LimitPolicy::Overdraft as u8),
-            signals: AtomicU32::new(0),
+            signals: Signals::new(),
             overdraft_peak: AtomicUsize::new(0),
             overdrafts: AtomicU64::new(0),
             refusals: AtomicU64::new(0),

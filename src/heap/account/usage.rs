@@ -100,7 +100,7 @@ impl Node {
             overdrafts: self.overdrafts.load(Ordering::Relaxed),
             refusals: self.refusals.load(Ordering::Relaxed),
             spilled_bytes: self.spilled.load(Ordering::Relaxed),
-            is_over_budget: self.signals.load(Ordering::Relaxed) & signal::END != 0,
+            is_over_budget: self.signals.get() & signal::END != 0,
         }
     }
 }
