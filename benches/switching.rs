@@ -137,6 +137,16 @@ fn freeing_cases<'a>(
     ]
 }
 
+/// A heap with a budget, below an account with one, and a child of a heap.
+fn budget_heaps(parent: &Heap) -> (Heap, Heap) {
+    let group = Account::new("group").unwrap().with_limit(1 << 30);
+    let limited = Heap::builder().charged_to(&group).limit(16 << 20).build().unwrap();
+    let child = Heap::builder().parent(parent).build().unwrap();
+    assert_serves(&limited);
+    assert_serves(&child);
+    (limited, child)
+}
+
 /// Futures that are done at once, and what budgets and parents cost.
 fn budget_cases<'a>(heap: &'a Heap, limited: &'a Heap, child: &'a Heap) -> [Case<'a>; 5] {
     [
@@ -165,11 +175,7 @@ fn main() {
     let pool = HeapPool::new();
     assert_serves(&heap);
     assert_serves(&pool.take().unwrap());
-    let group = Account::new("group").unwrap().with_limit(1 << 30);
-    let limited = Heap::builder().charged_to(&group).limit(16 << 20).build().unwrap();
-    let child = Heap::builder().parent(&heap).build().unwrap();
-    assert_serves(&limited);
-    assert_serves(&child);
+    let (limited, child) = budget_heaps(&heap);
     let slab = Heap::builder().build_kind::<Slab<true>>(()).unwrap();
     assert_serves(&slab);
     let kept = RefCell::new(Vec::with_capacity(1000));

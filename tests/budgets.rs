@@ -307,6 +307,7 @@ fn cancelling_ends_all_below_at_their_next_poll() {
     assert_eq!(polls.load(Ordering::Relaxed), 1, "it is not polled again");
     assert_eq!(other.run(checkpoint).unwrap(), Ok(()));
     assert_eq!(heap.run(checkpoint).unwrap(), Ok(()), "told once");
+    assert!(!group.usage().is_over_budget, "there is no context to end");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use heapswitch::{
-    Account, ContextError, FutureExt, Heap, HeapEnd, HeapError, HeapSwitch, LifetimeHint, copy_out,
-    process_usage, swap_coroutine_local, with_outer,
+    Account, ContextError, FutureExt, Heap, HeapEnd, HeapError, HeapSwitch, LifetimeHint,
+    checkpoint, copy_out, process_usage, swap_coroutine_local, with_outer,
 };
 
 #[global_allocator]
@@ -73,6 +73,7 @@ fn a_child_that_runs_is_closed_when_it_is_left() {
     assert_eq!(inner.enter().unwrap_err(), HeapError::Closed);
     let text = String::from("allocated in it still");
     assert!(child.contains(text.as_ptr()) && !was_called.load(Ordering::Relaxed));
+    assert_eq!(checkpoint(), Err(HeapError::Closed.into()), "a loop in it is told");
     drop(text);
     drop(scope);
     assert!(was_called.load(Ordering::Relaxed), "its callbacks are called there");

@@ -36,6 +36,14 @@ impl Callbacks {
         Self { first: Cell::new(None) }
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        let first = self.first.take();
+        let is_empty = first.is_none();
+        self.first.set(first);
+        is_empty
+    }
+
     /// Adds one. Does not allocate.
     pub fn push(&self, mut registered: Box<Registered>) {
         registered.next = self.first.take();

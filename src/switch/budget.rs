@@ -10,7 +10,7 @@ use super::safe_point;
 use super::scope::out_of_contexts;
 use super::state::state;
 use crate::heap::account::{largest, signal};
-use crate::heap::{Account, AccountId, ContextName, HeapHeader};
+use crate::heap::{Account, AccountId, ContextName, HeapHeader, attention};
 
 /// How many of the largest consumers an error names.
 const NAMED_CONSUMERS: usize = 3;
@@ -132,13 +132,14 @@ impl core::error::Error for OverBudget {}
 ///
 /// # Errors
 /// [`ContextError::OverBudget`] and [`ContextError::Cancelled`], each told once; while the context
-/// stays above its limit, at every call.
+/// stays above its limit, at every call. [`HeapError::Closed`] when its parent has ended.
 #[inline]
 pub fn checkpoint() -> Result<(), ContextError> {
     let Some(heap) = state().contexts.top().heap else { return Ok(()) };
     // SAFETY: heaps that the state names are run by this thread.
     let this = unsafe { heap.as_ref() };
-    if this.attention() == 0 && !this.account.is_ended() {
+    let is_noted = this.attention() & attention::NOTED != 0;
+    if !is_noted && this.account.signals() & (signal::END | signal::CLOSE) == 0 {
         return Ok(());
     }
     checkpoint_with_work(this)
@@ -153,6 +154,7 @@ fn checkpoint_with_work(this: &HeapHeader) -> Result<(), ContextError> {
     safe_point::reach(state());
     match end_of(&account) {
         Some(error) => Err(error),
+        None if account.signals() & signal::CLOSE != 0 => Err(HeapError::Closed.into()),
         None => Ok(()),
     }
 }
@@ -207,7 +209,7 @@ impl Account {
     /// [`ContextError::Cancelled`] at its next safe point. For a reclaim callback that chooses a
     /// victim, or a request whose client has gone.
     pub fn cancel(&self) {
-        for account in self.subtree() {
+        for account in self.subtree().filter(Account::has_heap) {
             account.raise(signal::CANCELLED);
         }
     }

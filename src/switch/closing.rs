@@ -77,10 +77,12 @@ pub(super) fn close_if_ended(account: &Account) -> bool {
 /// Ends the children and calls the callbacks of a heap that is about to be closed or reset.
 pub(super) fn end_contents(this: &HeapHeader, end: HeapEnd) -> EscapeReport {
     let mut report = EscapeReport::default();
-    if this.account.may_have_children() {
-        close_children(&this.account, &mut report);
+    if this.account.may_have_children() || !this.callbacks.is_empty() {
+        out_of_contexts(|| {
+            close_children(&this.account, &mut report);
+            report.panicked_callbacks += this.callbacks.call_all(end);
+        });
     }
-    report.panicked_callbacks += this.callbacks.call_all(end);
     report
 }
 
@@ -170,7 +172,9 @@ impl Heap {
         flush_own_frees();
         // SAFETY: this thread runs the heap; a closed one is replaced in the handle.
         let renewed = unsafe { self.renew(&mut report) };
-        self.header().account.lower(signal::END);
+        if self.header().account.is_ended() {
+            self.header().account.lower(signal::END);
+        }
         // Nobody runs a successor.
         if self.header().runner.is(token) {
             // SAFETY: this thread runs the heap.
@@ -256,7 +260,8 @@ impl Heap {
     /// The newest callback is called first, those of children before their parents'. A panic in one
     /// is caught and counted in the report.
     ///
-    /// It is called before any block is given back, by whoever ends the heap, outside of it.
+    /// It is called before any block is given back, by whoever ends the heap, with the thread's
+    /// own heap in use.
     ///
     /// ```
     /// use heapswitch::{Heap, HeapEnd};

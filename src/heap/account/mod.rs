@@ -23,7 +23,7 @@ mod tree;
 mod usage;
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 pub use self::charge::{process_limit, set_process_limit, signal};
 pub use self::limits::{LimitPolicy, Limits, Refusal};
@@ -50,25 +50,30 @@ use crate::sync::Signals;
 /// All counters are relaxed: anyone may read them, and nobody concludes anything about memory from
 /// them.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Node {
+    // One cache line: what closing, resetting, polling and most charges look at.
     holders: AtomicUsize,
+    /// Bits of [`signal`].
+    signals: Signals,
     parent: Option<NonNull<Node>>,
-    id: AccountId,
-    name: ContextName,
     committed: AtomicUsize,
     own: AtomicUsize,
     peak: AtomicUsize,
-    total: AtomicU64,
-    charges: AtomicU64,
     soft: AtomicUsize,
     hard: AtomicUsize,
+    // And the rest.
+    total: AtomicU64,
+    charges: AtomicU64,
+    id: AccountId,
+    name: ContextName,
+    /// Whether a heap was ever charged to it directly.
+    has_heap: AtomicBool,
     policy: AtomicU8,
-    /// What children begin with: soft, hard, policy.
+    /// What children begin with: policy, soft, hard.
+    policy_each: AtomicU8,
     soft_each: AtomicUsize,
     hard_each: AtomicUsize,
-    policy_each: AtomicU8,
-    /// Bits of [`signal`].
-    signals: Signals,
     overdraft_peak: AtomicUsize,
     overdrafts: AtomicU64,
     refusals: AtomicU64,
@@ -82,6 +87,9 @@ pub struct Node {
     next_waiting: AtomicPtr<Node>,
     links: Links,
 }
+
+/// A heap has one, so a million heaps have a million.
+const _: () = assert!(size_of::<Node>() <= 256);
 
 // SAFETY: a node consists of atomics, constants, pointers to nodes that it keeps alive, and links
 // that are only used under the tree's lock.
@@ -126,6 +134,7 @@ impl Node {
             parent,
             id: AccountId(id),
             name,
+            has_heap: AtomicBool::new(false),
             committed: AtomicUsize::new(0),
             own: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -284,6 +293,16 @@ impl Account {
     /// Whether `other` is this account or one above it.
     pub fn is_within(&self, other: &Account) -> bool {
         self.node().ancestors().any(|node| core::ptr::eq(node, other.node()))
+    }
+
+    /// Whether a heap was ever charged to it directly.
+    pub(crate) fn has_heap(&self) -> bool {
+        self.node().has_heap.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it is a heap's.
+    pub(crate) fn belongs_to_heap(&self) {
+        self.node().has_heap.store(true, Ordering::Relaxed);
     }
 
     /// Whether something may be below it. Cheap: while only its heap holds it, nothing is.

