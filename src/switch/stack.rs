@@ -427,16 +427,17 @@ impl ThreadState {
     /// stack.
     #[inline]
     pub fn pop_context_and_above(&self, serial: u32) {
-        if self.contexts.top().serial != serial {
+        if self.batches.is_pending() || !self.pop_plain(serial) {
             self.pop_above(serial);
-        } else {
-            self.pop_context(serial);
         }
     }
 
     #[cold]
+    #[inline(never)]
     fn pop_above(&self, serial: u32) {
-        if let Some(depth) = self.contexts.find(serial) {
+        if self.contexts.top().serial != serial
+            && let Some(depth) = self.contexts.find(serial)
+        {
             self.leave_above(depth + 1);
         }
         self.pop_any(serial);

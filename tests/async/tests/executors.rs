@@ -192,9 +192,10 @@ fn a_task_that_ends_ends_what_it_spawned() {
                     tokio::task::yield_now().await;
                 }
             };
-            tokio::spawn(child.in_child("endless").unwrap())
+            // In a tuple, for it is awaited outside.
+            (tokio::spawn(child.in_child("endless").unwrap()),)
         });
-        let child = tokio::spawn(request).await.unwrap().unwrap();
+        let (child,) = tokio::spawn(request).await.unwrap().unwrap();
         let ended: Result<(), ContextError> = child.await.unwrap();
         (ended, account)
     });
