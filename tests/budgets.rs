@@ -1,5 +1,6 @@
 //! Budgets: what a context gets above its limit, when it is ended, and what its neighbours notice.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
+#![expect(clippy::vec_box, reason = "each box is a block that is allocated and freed")]
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -119,7 +119,7 @@ impl Account {
     /// # Errors
     /// A limit says no, and nothing is charged. [`Refusal::Overdraft`] is for who may try again
     /// with `may_overdraw`.
-    pub fn charge(&self, bytes: usize, may_overdraw: bool) -> Result<Charge, Refusal> {
+    pub(crate) fn charge(&self, bytes: usize, may_overdraw: bool) -> Result<Charge, Refusal> {
         let mut noted = 0;
         for (depth, node) in self.node().ancestors().enumerate() {
             match node.take(bytes, may_overdraw) {
@@ -144,7 +144,7 @@ impl Account {
     }
 
     /// Credits what was charged.
-    pub fn credit(&self, bytes: usize) {
+    pub(crate) fn credit(&self, bytes: usize) {
         self.node().own.fetch_sub(bytes, Ordering::Relaxed);
         for node in self.node().ancestors() {
             node.committed.fetch_sub(bytes, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! The name of an account: short, copied, never allocated.
 
 /// The most bytes of a name; a longer one is cut at a character's end.
-pub const MAX_NAME_BYTES: usize = 39;
+const MAX_NAME_BYTES: usize = 39;
 
 /// A name of at most 39 bytes, held inline: it can be copied where nothing may be allocated.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,7 +20,7 @@ impl ContextName {
     /// No name.
     pub const EMPTY: Self = Self { length: 0, bytes: [0; MAX_NAME_BYTES] };
 
-    /// The first [`MAX_NAME_BYTES`] bytes of `text`, cut at a character's end.
+    /// The first 39 bytes of `text`, cut at a character's end.
     pub fn new(text: &str) -> Self {
         let mut name = Self::EMPTY;
         for character in text.chars() {
