@@ -89,9 +89,9 @@ impl<'a> HeapBuilder<'a> {
     }
 
     /// The heap that it is a child of: its memory is charged to the parent's account as well, and
-    /// it is closed with the parent. Entering and leaving a child take read-modify-writes, some 15 ns
-    /// more than of another heap; one that is only to be counted is [charged](Self::charged_to)
-    /// instead.
+    /// it is closed with the parent. Entering and leaving a child take read-modify-writes, some 15
+    /// ns more than of another heap; one that is only to be counted is
+    /// [charged](Self::charged_to) instead.
     pub fn parent(self, parent: &'a Heap) -> Self {
         Self { below: Below::Heap(parent), ..self }
     }
