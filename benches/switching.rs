@@ -1,6 +1,6 @@
 //! What switching costs: entering and leaving a heap, beside a corosensei resume and suspend; a
-//! pooled heap used for one allocation; polling a future in a heap; freeing a heap's blocks from
-//! outside, and collecting them.
+//! pooled heap used for one allocation; polling a future in a heap, with a budget or without;
+//! freeing a heap's blocks from outside, and collecting them.
 //!
 //! Run with `cargo bench --bench switching`, or with `--profile lto`. Each figure is the fastest of
 //! many rounds, in nanoseconds: on a shared machine the fastest is what repeats. The rounds of all
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use bumpalo::Bump;
 use corosensei::{Coroutine, CoroutineResult};
 use heapswitch::strategy::slab::Slab;
-use heapswitch::{FutureExt, Heap, HeapPool, HeapSwitch};
+use heapswitch::{Account, FutureExt, Heap, HeapPool, HeapSwitch};
 
 #[global_allocator]
 static GLOBAL: HeapSwitch = HeapSwitch;
@@ -78,6 +78,13 @@ impl Future for Never {
     }
 }
 
+/// Polls a future that is done at once.
+#[inline(always)] // measured: a call of its own would be most of what the bare poll costs
+fn poll_ready<F: Future>(future: F) {
+    let poll = pin!(future).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(black_box(poll.is_ready()));
+}
+
 /// The time of allocating boxes, a thousand after each other, by `allocate`; what else they need is
 /// done by `free` and not counted.
 fn only_allocating(
@@ -130,6 +137,33 @@ fn freeing_cases<'a>(
     ]
 }
 
+/// A heap with a budget, below an account with one, and a child of a heap.
+fn budget_heaps(parent: &Heap) -> (Heap, Heap) {
+    let group = Account::new("group").unwrap().with_limit(1 << 30);
+    let limited = Heap::builder().charged_to(&group).limit(16 << 20).build().unwrap();
+    let child = Heap::builder().parent(parent).build().unwrap();
+    assert_serves(&limited);
+    assert_serves(&child);
+    (limited, child)
+}
+
+/// Futures that are done at once, and what budgets and parents cost.
+fn budget_cases<'a>(heap: &'a Heap, limited: &'a Heap, child: &'a Heap) -> [Case<'a>; 5] {
+    [
+        Case::new("poll a ready future", || poll_ready(std::future::ready(black_box(1)))),
+        Case::new("wrap a ready future in a heap, poll it", move || {
+            poll_ready(std::future::ready(black_box(1)).in_heap(heap));
+        }),
+        Case::new("wrap a ready future in a heap with a budget, poll it", move || {
+            poll_ready(std::future::ready(black_box(1)).in_heap(limited));
+        }),
+        Case::new("enter, empty body, leave, of a child", move || child.run(body).unwrap()),
+        Case::new("enter, checkpoint, leave, with a budget", move || {
+            limited.run(|| heapswitch::checkpoint().unwrap()).unwrap();
+        }),
+    ]
+}
+
 /// Makes sure that the heap serves what is allocated while it is entered.
 fn assert_serves(heap: &Heap) {
     let block = heap.run(|| Box::new([1_u8; 64])).unwrap();
@@ -141,6 +175,7 @@ fn main() {
     let pool = HeapPool::new();
     assert_serves(&heap);
     assert_serves(&pool.take().unwrap());
+    let (limited, child) = budget_heaps(&heap);
     let slab = Heap::builder().build_kind::<Slab>(()).unwrap();
     assert_serves(&slab);
     let kept = RefCell::new(Vec::with_capacity(1000));
@@ -196,6 +231,7 @@ fn main() {
             only_allocating(calls, allocate, || bump.borrow_mut().reset())
         }),
     ];
+    cases.extend(budget_cases(&heap, &limited, &child));
     cases.extend(freeing_cases(&slab, &mut boxes));
     for _ in 0..ROUNDS {
         cases.iter_mut().for_each(Case::round);

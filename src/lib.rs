@@ -47,7 +47,12 @@ pub use crate::allocator::{
     MemoryUsageChange, RegionSource,
 };
 #[cfg(not(loom))]
-pub use crate::heap::{AccountUsage, EscapeReport, HeapKind};
+pub use crate::heap::{
+    Account, AccountId, AccountReport, AccountUsage, ContextName, EscapeReport, HeapEnd, HeapKind,
+    LimitPolicy, Limits, Subtree, accounts, process_limit, set_process_limit,
+};
+#[cfg(not(loom))]
+pub use crate::region::census::Census;
 #[cfg(not(loom))]
 pub use crate::region::{HugePages as RegionHugePages, KindSettings, RegionUsage};
 #[cfg(not(loom))]

@@ -308,7 +308,7 @@ fn after_its_thread_ended_it_is_not_resumed_but_unwound() {
         // SAFETY: the value was made by `Box::into_raw`.
         let mut late = unsafe { Box::from_raw(late.cast::<Late>()) };
         let error = late.resume(()).unwrap_err();
-        assert_eq!(error.error, Some(HeapError::ThreadEnded));
+        assert_eq!(error.error, Some(HeapError::ThreadEnded.into()));
         drop(late);
         SEEN.fetch_add(10, Ordering::Relaxed);
     }

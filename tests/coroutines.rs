@@ -322,7 +322,7 @@ fn a_heap_entered_elsewhere_stops_the_resumption_before_the_switch() {
     {
         let _scope = second.enter().unwrap();
         let error = coroutine.resume(()).unwrap_err();
-        assert_eq!(error.error, Some(HeapError::Running));
+        assert_eq!(error.error, Some(HeapError::Running.into()));
         assert!(in_heap(&second, &*Box::new(1)));
     }
     // What would have been entered before it is free.
@@ -338,7 +338,7 @@ fn its_own_heap_entered_by_a_forgotten_guard_stops_it_too() {
     });
     coroutine.resume(()).unwrap();
     std::mem::forget(coroutine.heap().enter().unwrap());
-    assert_eq!(coroutine.resume(()).unwrap_err().error, Some(HeapError::Running));
+    assert_eq!(coroutine.resume(()).unwrap_err().error, Some(HeapError::Running.into()));
     // It is unwound all the same, and its heap closed.
     drop(coroutine);
     assert_eq!(current(), CurrentAllocatorInUse::ThreadLocal);

@@ -133,7 +133,7 @@ fn a_heap_that_runs_already_is_an_error_and_the_body_is_not_called() {
     {
         let mut future = pin!(async { was_called = true }.in_heap(&heap));
         let poll = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        assert_eq!(poll, Poll::Ready(Err(HeapError::Running)));
+        assert_eq!(poll, Poll::Ready(Err(HeapError::Running.into())));
     }
     assert!(!was_called);
     assert_eq!(current(), CurrentAllocatorInUse::CoroutineLocal);

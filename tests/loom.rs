@@ -7,6 +7,8 @@
 
 #[path = "loom/arena.rs"]
 mod arena;
+#[path = "loom/child.rs"]
+mod child;
 #[path = "loom/heap.rs"]
 mod heap;
 #[path = "loom/store.rs"]

@@ -3,11 +3,12 @@
 use core::alloc::Layout;
 use core::cell::Cell;
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use super::account::AccountHandle;
+use super::account::{AccountHandle, Refusal, signal};
+use super::callbacks::Callbacks;
 use super::cell::EscapeReport;
 use crate::allocator::{MemoryUsage, RegionSource};
 use crate::numa::Node;
@@ -86,9 +87,9 @@ pub struct HeapHeader {
     pub runner: Runner,
     /// Which fast path it has. Read by every allocation and free.
     pub fast_path: FastPath,
-    /// How many contexts that wait for their coroutine's resumption name it. While there are any,
-    /// it is bound to their thread, which alone changes this.
-    pub pins: Cell<u32>,
+    /// What leaving has to look after: 0, or bits of [`attention`].
+    /// Written by the runner; atomic, as others may close a heap that ends with its parent.
+    pub(super) attention: AtomicU32,
     /// What it can do.
     pub operations: &'static Operations,
     /// Where its chunks come from.
@@ -113,6 +114,14 @@ pub struct HeapHeader {
     pub account: AccountHandle,
     /// The NUMA node of a thread's heap, where there are several.
     pub home: Cell<Option<Node>>,
+    /// Why its last allocation failed.
+    pub refusal: Cell<Refusal>,
+    /// Whether limits may be overdrawn: what is unused was given back.
+    pub may_overdraw: Cell<bool>,
+    /// Slow paths since the runner counted its blocks for the account.
+    pub uncounted_steps: Cell<u32>,
+    /// What is called when its contents end.
+    pub callbacks: Callbacks,
     /// The next in a list of heaps that nobody runs: of ended threads, or of a pool.
     pub next_in_list: Cell<Option<NonNull<HeapHeader>>>,
     /// Counts that anyone may read.
@@ -125,14 +134,76 @@ pub struct HeapHeader {
     pub quarantine: super::quarantine::Quarantine,
 }
 
+/// What `HeapHeader::attention` counts and tells.
+pub mod attention {
+    /// One context that waits for its coroutine's resumption and names the heap. While there are
+    /// any, it is bound to their thread, which alone changes the count. Of a heap that its parent
+    /// closed, also its handle.
+    pub const PIN: u32 = 1;
+    /// A limit was passed: there is something to do where the heap is left.
+    pub const NOTED: u32 = 1 << 30;
+    /// It ends with its parent, so others may claim it.
+    pub const SHARED: u32 = 1 << 31;
+}
+
 impl HeapHeader {
+    /// What leaving has to look after: 0, or bits of [`attention`].
+    #[inline]
+    pub fn attention(&self) -> u32 {
+        self.attention.load(Ordering::Relaxed)
+    }
+
+    /// Replaces it. Called by the runner.
+    pub fn set_attention(&self, attention: u32) {
+        self.attention.store(attention, Ordering::Relaxed);
+    }
+
+    /// The contexts that wait and name it.
+    pub fn pins(&self) -> u32 {
+        self.attention() & !(attention::NOTED | attention::SHARED)
+    }
+
+    /// Whether its parent has ended: it is closed, or whoever enters it next closes it. For
+    /// anyone.
+    pub fn is_ended_with_parent(&self) -> bool {
+        self.runner.is_closed() || self.account.signals() & signal::CLOSE != 0
+    }
+
+    /// Whether it ends with its parent.
+    pub fn is_shared(&self) -> bool {
+        self.attention() & attention::SHARED != 0
+    }
+
+    /// Sets a bit of [`attention`]. Called by the runner.
+    pub fn attend(&self, bit: u32) {
+        self.set_attention(self.attention() | bit);
+    }
+
+    /// Clears a bit of [`attention`]; whether it was set. Called by the runner.
+    pub fn attended(&self, bit: u32) -> bool {
+        let before = self.attention();
+        self.set_attention(before & !bit);
+        before & bit != 0
+    }
+
     /// Ends the run; if the heap is pinned, the next is this thread's too. Called by the runner.
     #[inline]
     pub fn leave(&self) {
-        if self.pins.get() == 0 {
+        if self.attention() == 0 {
             self.runner.leave();
         } else {
+            self.leave_with_care();
+        }
+    }
+
+    #[cold]
+    fn leave_with_care(&self) {
+        if self.pins() != 0 {
             self.runner.leave_bound();
+        } else if self.is_shared() {
+            self.runner.leave_shared();
+        } else {
+            self.runner.leave();
         }
     }
 }

@@ -27,11 +27,12 @@ pub unsafe trait HeapKind: 'static {
     /// What its heaps can do.
     fn operations(settings: Self::Settings) -> &'static Operations;
 
-    /// Makes a heap. `None` where there is no memory for its header.
+    /// Makes a heap that is charged to `account`, which is its own. `None` where there is no memory
+    /// for its header.
     fn create(
         settings: Self::Settings,
         source: &'static dyn RegionSource,
-        parent: Option<&AccountHandle>,
+        account: AccountHandle,
     ) -> Option<NonNull<HeapHeader>>;
 }
 
@@ -48,9 +49,9 @@ macro_rules! heap_kind {
             fn create(
                 settings: Self::Settings,
                 source: &'static dyn RegionSource,
-                parent: Option<&AccountHandle>,
+                account: AccountHandle,
             ) -> Option<NonNull<HeapHeader>> {
-                cell::create::<$strategy>(settings, FastPath::$fast_path, source, parent)
+                cell::create::<$strategy>(settings, FastPath::$fast_path, source, account)
             }
         }
     };
@@ -83,12 +84,12 @@ unsafe impl HeapKind for ContextChoice {
     fn create(
         hint: LifetimeHint,
         source: &'static dyn RegionSource,
-        parent: Option<&AccountHandle>,
+        account: AccountHandle,
     ) -> Option<NonNull<HeapHeader>> {
         match hint {
-            LifetimeHint::Short => Bump::<true>::create((), source, parent),
-            LifetimeHint::Medium => BitSet::create(bit_set::Settings::default(), source, parent),
-            LifetimeHint::Long => MultipleBinarySearchTree::create((), source, parent),
+            LifetimeHint::Short => Bump::<true>::create((), source, account),
+            LifetimeHint::Medium => BitSet::create(bit_set::Settings::default(), source, account),
+            LifetimeHint::Long => MultipleBinarySearchTree::create((), source, account),
         }
     }
 }

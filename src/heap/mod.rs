@@ -29,6 +29,7 @@ pub mod abandoned;
 pub mod account;
 pub mod batch;
 pub mod by_address;
+pub mod callbacks;
 pub mod cell;
 pub mod census;
 pub mod check;
@@ -41,9 +42,13 @@ pub mod pins;
 #[cfg(heapswitch_asan)]
 pub mod quarantine;
 
-pub use account::{AccountHandle, AccountUsage};
+pub use account::{
+    Account, AccountHandle, AccountId, AccountReport, AccountUsage, ContextName, LimitPolicy,
+    Limits, Refusal, Subtree, accounts, process_limit, set_process_limit,
+};
+pub use callbacks::HeapEnd;
 pub use cell::EscapeReport;
-pub use header::{FastPath, HeapHeader};
+pub use header::{FastPath, HeapHeader, attention};
 pub use kind::HeapKind;
 
 // What a context's heap is for. Its strategies' layer defines it; the layers above take it from

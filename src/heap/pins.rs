@@ -8,7 +8,7 @@
 use core::ptr::NonNull;
 
 use super::cell::drop_remaining;
-use super::header::HeapHeader;
+use super::header::{HeapHeader, attention};
 use crate::sync::Token;
 
 /// Puts a context aside that names a heap which the caller runs, and ends the run.
@@ -18,7 +18,7 @@ use crate::sync::Token;
 pub unsafe fn pin_and_leave(header: NonNull<HeapHeader>) {
     // SAFETY: the caller runs the heap, so it is not closed.
     let this = unsafe { header.as_ref() };
-    this.pins.set(this.pins.get() + 1);
+    this.set_attention(this.attention() + attention::PIN);
     this.leave();
 }
 
@@ -54,7 +54,7 @@ pub unsafe fn unpin_and_enter(header: NonNull<HeapHeader>, bound: Token, token: 
     if !this.runner.try_enter_bound(bound, token) {
         return false;
     }
-    this.pins.set(this.pins.get() - 1);
+    this.set_attention(this.attention() - attention::PIN);
     if !this.foreign.is_empty() {
         // SAFETY: this thread runs the heap now.
         unsafe { (this.operations.collect)(header) };
@@ -74,8 +74,8 @@ pub unsafe fn unpin(header: NonNull<HeapHeader>, bound: Token) {
         unsafe { drop_remaining(header) };
         return;
     }
-    this.pins.set(this.pins.get() - 1);
-    if this.pins.get() == 0 && this.runner.try_enter_bound(bound, bound) {
-        this.runner.leave();
+    this.set_attention(this.attention() - attention::PIN);
+    if this.pins() == 0 && this.runner.try_enter_bound(bound, bound) {
+        this.leave();
     }
 }

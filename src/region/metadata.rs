@@ -24,7 +24,17 @@ struct FreeBlock {
     next: Option<NonNull<FreeBlock>>,
 }
 
+/// At the start of each mapping that records lie in.
+struct Piece {
+    next: Option<NonNull<Piece>>,
+    bytes: usize,
+}
+
+/// What a piece's own record takes of it: blocks stay aligned to 64.
+const PIECE_RECORD_BYTES: usize = 1 << MIN_SHIFT;
+
 struct Pool {
+    pieces: Option<NonNull<Piece>>,
     free: [Option<NonNull<FreeBlock>>; SIZES],
     cursor: Option<NonNull<u8>>,
     left: usize,
@@ -33,12 +43,25 @@ struct Pool {
 // SAFETY: the pool owns the memory that its pointers lead to.
 unsafe impl Send for Pool {}
 
-static POOL: Lock<Pool> = Lock::new(Pool { free: [None; SIZES], cursor: None, left: 0 });
+static POOL: Lock<Pool> =
+    Lock::new(Pool { pieces: None, free: [None; SIZES], cursor: None, left: 0 });
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
 /// Bytes in records that are in use, rounded up to the blocks that hold them.
 pub fn metadata_bytes_held() -> usize {
     HELD.load(Ordering::Relaxed)
+}
+
+/// Calls `visit` with each mapping that records lie in, newest first. Not under the lock: pieces
+/// are never unmapped, and their records never change.
+pub(super) fn for_each_piece(mut visit: impl FnMut(NonNull<u8>, usize)) {
+    let mut next = POOL.lock().pieces;
+    while let Some(piece) = next {
+        // SAFETY: a piece's record is written before the piece is on the list.
+        let Piece { next: following, bytes } = *unsafe { piece.as_ref() };
+        visit(piece.cast(), bytes);
+        next = following;
+    }
 }
 
 pub(super) fn metadata_lock() -> &'static crate::sys::lock::RawLock {
@@ -89,16 +112,27 @@ impl Metadata {
 }
 
 impl Pool {
+    fn add_piece(&mut self, start: NonNull<u8>, bytes: usize) {
+        let piece = start.cast::<Piece>();
+        // SAFETY: the mapping is new, aligned to a page, and longer than a record.
+        unsafe {
+            piece.write(Piece { next: self.pieces, bytes });
+            self.cursor = Some(crate::pointers::forward(start, PIECE_RECORD_BYTES));
+        }
+        self.left = bytes - PIECE_RECORD_BYTES;
+        self.pieces = Some(piece);
+    }
+
     fn cut(&mut self, bytes: usize) -> Option<NonNull<u8>> {
         // The cursor stays aligned to 64; larger blocks skip to their own alignment, a page at
         // most.
         let alignment = bytes.min(crate::units::PAGE_BYTES);
         let padding = self.cursor.map_or(0, |cursor| crate::pointers::padding(cursor, alignment));
         if self.cursor.is_none() || self.left < padding + bytes {
-            let piece = bytes.max(PIECE_BYTES);
+            // A large block skips to the next page, behind the piece's record.
+            let piece = (bytes + crate::units::PAGE_BYTES).max(PIECE_BYTES);
             // What is left of the old piece is given up: less than the request, at most 1 MiB.
-            self.cursor = Some(memory::take_for_ever(piece).ok()?);
-            self.left = piece;
+            self.add_piece(memory::take_for_ever(piece).ok()?, piece);
             return self.cut(bytes);
         }
         let cursor = self.cursor?;

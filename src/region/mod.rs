@@ -24,6 +24,7 @@
 mod bins;
 #[cfg(heapswitch_check)]
 mod block_bits;
+pub mod census;
 pub mod class;
 mod entry;
 mod kinds;

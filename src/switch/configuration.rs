@@ -80,7 +80,7 @@ impl Default for Settings {
 
 type MakeHeap = fn(
     &'static dyn RegionSource,
-    Option<&crate::heap::AccountHandle>,
+    crate::heap::AccountHandle,
 ) -> Option<core::ptr::NonNull<crate::heap::HeapHeader>>;
 
 /// What library code needs to know of the installed configuration.
@@ -98,7 +98,7 @@ struct InstalledOf<C>(core::marker::PhantomData<C>);
 
 impl<C: Configuration> InstalledOf<C> {
     const TABLE: Installed = Installed {
-        make_coroutine_heap: |source, parent| C::Coroutine::create(C::COROUTINE, source, parent),
+        make_coroutine_heap: |source, account| C::Coroutine::create(C::COROUTINE, source, account),
         default: C::DEFAULT,
         settings: C::SETTINGS,
     };

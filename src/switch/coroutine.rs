@@ -23,6 +23,12 @@
 //! coroutines that have ended or were never resumed work there too. Resume such a program's
 //! coroutines to their end, or forget them.
 //!
+//! # Budgets
+//! A coroutine that is over its budget when it suspends itself, or that was cancelled, ends there:
+//! its stack is unwound in its heap, as if it were dropped. What it gave to its resumer still
+//! arrives; the next resume is refused with the error that names it. A program without unwinding
+//! keeps the stack, and only refuses.
+//!
 //! # What it costs
 //! A resume and suspend: corosensei's two switches and, in their shade, an enter and a leave.
 //! Nothing is allocated, and no lock taken, but at the making and at the end: those of the stack's
@@ -34,7 +40,8 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::handle::{Heap, HeapError};
+use super::budget::ContextError;
+use super::handle::Heap;
 use super::saved::{ContextMark, SavedContext};
 use super::stack_pool::{CoroutineStack, DEFAULT_STACKS};
 use crate::sys::SystemError;
@@ -77,6 +84,8 @@ pub struct Coroutine<Input, Yield, Return> {
     // Dropped first: it is unwound in the heap.
     body: Body<Input, Yield, Return>,
     heap: Heap,
+    /// Why it was ended before its time, until somebody was told.
+    end: Option<ContextError>,
 }
 
 /// What runs, without the heap.
@@ -119,7 +128,7 @@ impl<Yield, Return> CoroutineResult<Yield, Return> {
 /// Why a coroutine was not resumed, with what was to be given to it. It is as it was.
 pub struct ResumeError<Input> {
     /// The reason; `None`: it has ended.
-    pub error: Option<HeapError>,
+    pub error: Option<ContextError>,
     /// What was to be given to it.
     pub input: Input,
 }
@@ -213,7 +222,7 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
         let raw =
             Raw::with_stack(stack, move |raw, input| captured.take()(&Yielder { raw }, input));
         let body = Body { raw, context: SavedContext::new(), heap: heap.raw() };
-        Self { body, heap }
+        Self { body, heap, end: None }
     }
 }
 
@@ -222,8 +231,8 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
     /// itself or returns. Whatever was current before is current again afterwards.
     ///
     /// # Errors
-    /// It has ended; its heap, or that of a scope which it is within, is entered already; there is
-    /// no memory for the entries. It is not switched to then.
+    /// It has ended, of itself or by its budget; its heap, or that of a scope which it is within,
+    /// is entered already; there is no memory for the entries. It is not switched to then.
     ///
     /// # Panics
     /// With what the body panics with. The coroutine has ended then.
@@ -232,12 +241,12 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
         &mut self,
         input: Input,
     ) -> Result<CoroutineResult<Yield, Return>, ResumeError<Input>> {
-        if self.body.raw.done() {
-            return Err(ResumeError { error: None, input });
+        if self.body.raw.done() || self.is_over() {
+            return Err(self.ended(input));
         }
         let mark = match self.body.context.resume_at(Some(self.body.heap)) {
             Ok(mark) => mark,
-            Err(error) => return Err(ResumeError { error: Some(error), input }),
+            Err(error) => return Err(ResumeError { error: Some(error.into()), input }),
         };
         let entered = Entered { body: &mut self.body, mark: Some(mark) };
         // Nothing of the thread's state is held across this: the body may resume, and be resumed,
@@ -245,9 +254,39 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
         let result = entered.body.raw.resume(input);
         drop(entered);
         Ok(match result {
-            corosensei::CoroutineResult::Yield(value) => CoroutineResult::Yield(value),
+            corosensei::CoroutineResult::Yield(value) => {
+                self.is_over();
+                CoroutineResult::Yield(value)
+            }
             corosensei::CoroutineResult::Return(value) => CoroutineResult::Return(value),
         })
+    }
+
+    /// Whether it is ended by its budget; if it is to be, it is unwound here.
+    #[inline]
+    fn is_over(&mut self) -> bool {
+        match self.heap.end() {
+            Some(error) => self.unwind_over(error),
+            None => self.end.is_some(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unwind_over(&mut self, error: ContextError) -> bool {
+        self.end = Some(error);
+        if cfg!(panic = "unwind") {
+            self.body.unwind();
+        }
+        true
+    }
+
+    /// Why it is not resumed.
+    #[cold]
+    fn ended(&mut self, input: Input) -> ResumeError<Input> {
+        // Without unwinding it is not done, and every resume is refused.
+        let error = if self.body.raw.done() { self.end.take() } else { self.end.clone() };
+        ResumeError { error, input }
     }
 
     /// Whether the body has returned or panicked.
@@ -268,7 +307,7 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
     /// Ends the coroutine and hands its heap back, with everything in it. A coroutine that is
     /// suspended is unwound first, as if dropped.
     pub fn into_heap(self) -> Heap {
-        let Self { body, heap } = self;
+        let Self { body, heap, .. } = self;
         drop(body);
         heap
     }
@@ -361,6 +400,13 @@ impl<Input, Yield, Return> Drop for Entered<'_, Input, Yield, Return> {
 
 impl<Input, Yield, Return> Drop for Body<Input, Yield, Return> {
     fn drop(&mut self) {
+        self.unwind();
+    }
+}
+
+impl<Input, Yield, Return> Body<Input, Yield, Return> {
+    /// Ends the coroutine where it is suspended, in its contexts.
+    fn unwind(&mut self) {
         if self.raw.done() {
             return;
         }

@@ -9,6 +9,10 @@
 //! The heap is entered for each poll and for the inner future's drop, and left after it, also by a
 //! panic. Between polls nothing of it is current, so the task may move to another thread.
 //!
+//! A task that is over its budget when it awaits, or that was cancelled, ends there: the wrapper
+//! drops the inner future in its heap and resolves to the error that names it. One that is done
+//! gives its output, over its budget or not.
+//!
 //! The inner future is dropped, in its heap, as soon as it is done. Its output may live in the heap
 //! and outlive it. What the executor allocates for the task lies outside.
 //!
@@ -21,13 +25,14 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 
+use super::budget::ContextError;
+use super::builder::HeapBuilder;
 use super::handle::{Heap, HeapError};
 use super::scope::WholeScope;
 
 /// A future that runs in a heap. See [`Heap::wrap`] and [`FutureExt::in_heap`].
 ///
-/// `Send` where the future is. Its output is the future's, or the error that kept the heap from
-/// being entered.
+/// `Send` where the future is. Its output is the future's, or why it was ended.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is polled"]
 pub struct InHeap<F, H: Borrow<Heap> = Heap> {
@@ -52,7 +57,7 @@ impl Heap {
     ///
     /// let answer = Heap::new()?.wrap(async { format!("{}", 6 * 7) });
     /// assert_eq!(block_on(answer)?, "42");
-    /// # Ok::<(), heapswitch::HeapError>(())
+    /// # Ok::<(), heapswitch::ContextError>(())
     /// ```
     #[inline]
     pub fn wrap<F: Future>(self, future: F) -> InHeap<F> {
@@ -80,6 +85,30 @@ pub trait FutureExt: Future + Sized {
     #[inline]
     fn in_heap<H: Borrow<Heap>>(self, heap: H) -> InHeap<Self, H> {
         InHeap::new(heap, self)
+    }
+
+    /// Makes the future run in a child heap of the current context: for a task that is spawned. It
+    /// has an account of its own below the context's, is bound by the limits there, and is ended
+    /// with the context: at its next poll it resolves to [`HeapError::Closed`].
+    ///
+    /// ```
+    /// use heapswitch::{FutureExt, Heap};
+    ///
+    /// # fn spawn<F: Future + Send + 'static>(_: F) {}
+    /// # use std::future::Future;
+    /// let request = Heap::builder().name("request").limit(16 << 20).build()?;
+    /// let task = request.wrap(async {
+    ///     spawn(async { vec![1, 2, 3].len() }.in_child("part")?); // On any executor.
+    ///     Ok::<(), heapswitch::HeapError>(())
+    /// });
+    /// # drop(task);
+    /// # Ok::<(), heapswitch::HeapError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`HeapError::NoMemory`].
+    fn in_child(self, name: &str) -> Result<InHeap<Self>, HeapError> {
+        Ok(InHeap::new(HeapBuilder::default().name(name).parent_current().build()?, self))
     }
 }
 
@@ -119,7 +148,7 @@ impl<F, H: Borrow<Heap>> InHeap<F, H> {
 }
 
 impl<F: Future, H: Borrow<Heap>> Future for InHeap<F, H> {
-    type Output = Result<F::Output, HeapError>;
+    type Output = Result<F::Output, ContextError>;
 
     /// # Panics
     /// As the inner future does; and if it is polled again when it was done.
@@ -129,14 +158,33 @@ impl<F: Future, H: Borrow<Heap>> Future for InHeap<F, H> {
         let Some(future) = inner.as_mut().as_pin_mut() else { polled_when_done() };
         let _scope = match WholeScope::enter(heap) {
             Ok(scope) => scope,
-            Err(error) => return Poll::Ready(Err(error)),
+            Err(error) => return Poll::Ready(Err(refused(inner, error))),
         };
+        // Asked to end since the last poll, by whoever holds the account.
+        if let Some(error) = heap.end() {
+            inner.set(None);
+            return Poll::Ready(Err(error));
+        }
         let result = future.poll(context);
         if result.is_ready() {
             inner.set(None);
+        } else if let Some(error) = heap.end() {
+            inner.set(None);
+            return Poll::Ready(Err(error));
         }
         result.map(Ok)
     }
+}
+
+/// A heap that has ended with its parent never runs again: its future is dropped. One that runs
+/// elsewhere may be free at the next poll.
+#[cold]
+#[inline(never)]
+fn refused<F>(mut inner: Pin<&mut Option<F>>, error: HeapError) -> ContextError {
+    if error == HeapError::Closed {
+        inner.set(None);
+    }
+    error.into()
 }
 
 #[cold]

@@ -6,17 +6,14 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use super::configuration::{GLOBAL_COUNTERS, installed, settle, source_for};
-use super::home;
-use super::in_use::CurrentAllocatorInUse;
-use super::life;
+use super::builder::HeapBuilder;
+use super::configuration::settle;
 use super::state::{Phase, state};
-use crate::allocator::{AllocError, MemoryUsage, RegionSource};
-use crate::heap::kind::ContextChoice;
-use crate::heap::{AccountHandle, AccountUsage, EscapeReport, HeapHeader, HeapKind, LifetimeHint};
+use super::{closing, life, safe_point};
+use crate::allocator::{AllocError, MemoryUsage};
+use crate::heap::{Account, AccountUsage, HeapHeader, LifetimeHint};
 use crate::region;
 use crate::sync::Token;
-use crate::units::CHUNK_BYTES;
 
 /// A heap of its own for a coroutine, a task, a request.
 ///
@@ -61,6 +58,8 @@ pub enum HeapError {
     ThreadEnded,
     /// The heap's source does not hand out memory chunk by chunk.
     Granule,
+    /// The heap's parent has ended, and the heap with it.
+    Closed,
 }
 
 impl core::fmt::Display for HeapError {
@@ -84,6 +83,9 @@ impl core::fmt::Display for HeapError {
                  such blocks, or a map of the region"
             }
             Self::ThreadEnded => "a heap was to be entered while the thread's state is torn down",
+            Self::Closed => {
+                "a heap was to be entered whose parent has ended; detach children that outlive it"
+            }
         })
     }
 }
@@ -106,89 +108,12 @@ pub(super) fn token() -> Result<Token, HeapError> {
     }
 }
 
-/// How a heap is made.
-#[derive(Clone, Copy, Debug, Default)]
-#[must_use]
-pub struct HeapBuilder<'a> {
-    hint: Option<LifetimeHint>,
-    source: Option<&'static dyn RegionSource>,
-    parent: Option<&'a Heap>,
-}
-
-impl<'a> HeapBuilder<'a> {
-    /// How long what is allocated in it lives, which chooses the strategy. Without it the strategy
-    /// that the program's allocator was declared with, or the one for short lives.
-    pub fn hint(self, hint: LifetimeHint) -> Self {
-        Self { hint: Some(hint), ..self }
-    }
-
-    /// Where its chunks come from: a source whose [granule](crate::MemorySource::granule) is 64
-    /// KiB. Only sources inside the region can back a heap; the type system refuses any other:
-    ///
-    /// ```compile_fail,E0277
-    /// use heapswitch::{Heap, MemoryMapSource};
-    ///
-    /// static SOURCE: MemoryMapSource = MemoryMapSource::new();
-    /// let heap = Heap::builder().source(&SOURCE).build();
-    /// ```
-    pub fn source(self, source: &'static dyn RegionSource) -> Self {
-        Self { source: Some(source), ..self }
-    }
-
-    /// The heap whose account its memory is charged to as well.
-    pub fn parent(self, parent: &'a Heap) -> Self {
-        Self { parent: Some(parent), ..self }
-    }
-
-    /// The source, that of contexts unless another was chosen.
-    fn checked_source(&self) -> Result<&'static dyn RegionSource, HeapError> {
-        match self.source {
-            // Longer ranges would be wasted, or taken for one chunk; shorter ones never come.
-            Some(source) if source.granule() != CHUNK_BYTES => Err(HeapError::Granule),
-            Some(source) => Ok(source),
-            None => Ok(context_source()),
-        }
-    }
-
-    /// Makes the heap.
-    ///
-    /// # Errors
-    /// [`HeapError::NoMemory`]; [`HeapError::Granule`].
-    pub fn build(self) -> Result<Heap, HeapError> {
-        settle();
-        let source = self.checked_source()?;
-        let parent = self.parent.map(|parent| &parent.header().account);
-        let header = match (self.hint, installed()) {
-            (Some(hint), _) => ContextChoice::create(hint, source, parent),
-            (None, Some(installed)) => (installed.make_coroutine_heap)(source, parent),
-            (None, None) => ContextChoice::create(LifetimeHint::Short, source, parent),
-        };
-        Heap::from_header(header)
-    }
-
-    /// Makes a heap of a given kind.
-    ///
-    /// # Errors
-    /// [`HeapError::NoMemory`]; [`HeapError::Granule`].
-    pub fn build_kind<K: HeapKind>(self, settings: K::Settings) -> Result<Heap, HeapError> {
-        settle();
-        let source = self.checked_source()?;
-        let parent: Option<&AccountHandle> = self.parent.map(|parent| &parent.header().account);
-        Heap::from_header(K::create(settings, source, parent))
-    }
-}
-
-/// The source of contexts that this thread makes.
-fn context_source() -> &'static dyn RegionSource {
-    source_for(CurrentAllocatorInUse::CoroutineLocal, home::of_thread(state()))
+/// Why a heap could not be entered.
+pub(super) fn refused(this: &HeapHeader) -> HeapError {
+    if this.is_ended_with_parent() { HeapError::Closed } else { HeapError::Running }
 }
 
 impl Heap {
-    fn from_header(header: Option<NonNull<HeapHeader>>) -> Result<Self, HeapError> {
-        let header = header.ok_or(HeapError::NoMemory)?;
-        Ok(Self { header, not_sync: PhantomData })
-    }
-
     /// A heap of the kind that the program's allocator was declared with; for short lives where
     /// none is installed. Takes no chunk before its first allocation.
     ///
@@ -218,10 +143,10 @@ impl Heap {
     /// Whether contexts of suspended coroutines name it, so that it is bound to their thread. For
     /// its runner, or who was just that and has the only handle.
     pub(super) fn is_pinned(&self) -> bool {
-        self.header().pins.get() != 0
+        self.header().pins() != 0
     }
 
-    fn header(&self) -> &HeapHeader {
+    pub(super) fn header(&self) -> &HeapHeader {
         // SAFETY: the handle's heap is not closed, so its header is valid.
         unsafe { self.header.as_ref() }
     }
@@ -232,6 +157,14 @@ impl Heap {
     /// The heap is not closed, and this is its only handle.
     pub(super) unsafe fn from_raw(header: NonNull<HeapHeader>) -> Self {
         Self { header, not_sync: PhantomData }
+    }
+
+    /// Makes this the handle of another heap, in place of one that is about to be closed.
+    ///
+    /// # Safety
+    /// As [`from_raw`](Self::from_raw).
+    pub(super) unsafe fn replace_raw(&mut self, header: NonNull<HeapHeader>) {
+        self.header = header;
     }
 
     /// Gives the handle up without closing the heap.
@@ -249,17 +182,24 @@ impl Heap {
         act: impl FnOnce(NonNull<HeapHeader>) -> T,
     ) -> Result<T, HeapError> {
         let token = token()?;
-        let runner = &self.header().runner;
-        if runner.is(token) {
+        if self.header().runner.is(token) {
             return Ok(act(self.header));
         }
-        if !runner.try_enter(token) {
-            return Err(HeapError::Running);
+        if self.header().is_ended_with_parent() || !self.header().runner.try_enter(token) {
+            return Err(self.refused());
         }
         // `act` is the crate's own, and neither unwinds nor enters the heap.
         let result = act(self.header);
+        // May be within an allocation: what is noted waits for the thread's next safe point, and a
+        // parent's end for the next that enters or closes the heap.
+        safe_point::note(state(), self.header());
         self.header().leave();
         Ok(result)
+    }
+
+    /// Why the heap could not be entered.
+    pub(super) fn refused(&self) -> HeapError {
+        refused(self.header())
     }
 
     /// Whether an address lies in a chunk of this heap. O(1).
@@ -294,6 +234,11 @@ impl Heap {
         self.header().account.usage()
     }
 
+    /// Its account, as a handle that may be kept and shared: limits, figures, the tree.
+    pub fn account_handle(&self) -> Account {
+        self.header().account.clone()
+    }
+
     /// The name of its strategy.
     pub fn strategy(&self) -> &'static str {
         self.header().operations.name
@@ -304,7 +249,7 @@ impl Heap {
     /// # Errors
     /// [`HeapError::Running`] on another thread.
     pub fn release_unused(&self) -> Result<usize, HeapError> {
-        flush_own_frees();
+        closing::flush_own_frees();
         // SAFETY: called as the runner.
         self.as_runner(|header| unsafe { (header.as_ref().operations.release_unused)(header, 0) })
     }
@@ -317,105 +262,11 @@ impl Heap {
         // SAFETY: called as the runner.
         self.as_runner(|header| unsafe { (header.as_ref().operations.verify)(header) })
     }
-
-    /// Ends what is in the heap and goes on with it empty: chunks without blocks are kept for reuse
-    /// (one) or given back, those with survivors become orphans, as after [`close`](Self::close).
-    ///
-    /// # Errors
-    /// [`HeapError::Running`]; [`HeapError::NoMemory`] where something survives and there is no
-    /// memory for new records: the heap is then unchanged.
-    pub fn reset(&mut self) -> Result<EscapeReport, HeapError> {
-        flush_own_frees();
-        let token = token()?;
-        if !self.header().runner.try_enter(token) {
-            return Err(HeapError::Running);
-        }
-        let operations = self.header().operations;
-        // SAFETY: this thread runs the heap from here on; a closed one is replaced in the handle.
-        unsafe {
-            let returned_bytes = match (operations.reset)(self.header) {
-                Ok(returned_bytes) => {
-                    self.header().leave();
-                    return Ok(EscapeReport { returned_bytes, ..EscapeReport::default() });
-                }
-                Err(returned_bytes) => returned_bytes,
-            };
-            let Some(successor) = (operations.recreate)(self.header) else {
-                self.header().leave();
-                return Err(HeapError::NoMemory);
-            };
-            let mut report = (operations.close)(self.header);
-            report.returned_bytes += returned_bytes;
-            self.header = successor;
-            Ok(report)
-        }
-    }
-
-    /// Ends the heap. Chunks without blocks go back at once; what is still allocated stays valid
-    /// until it is freed, and its chunks go back with their last block.
-    ///
-    /// A heap that a leaked guard left current on this thread is first made not current. One that a
-    /// leaked guard left running on *another* thread cannot be closed: it is leaked and counted,
-    /// and the report is empty.
-    pub fn close(self) -> EscapeReport {
-        let header = self.into_raw();
-        // SAFETY: the handle was the only one, and is gone.
-        unsafe { close_raw(header) }
-    }
-
-    /// Ends the heap and frees everything in it, also what is still allocated.
-    ///
-    /// # Safety
-    /// Nothing that was allocated in the heap is used, or freed, any more. Other threads that freed
-    /// blocks of it have called [`flush_foreign_frees`](crate::flush_foreign_frees) since, or
-    /// ended: blocks that wait in their batches would be handed over to a heap that is gone.
-    pub unsafe fn discard_unchecked(self) -> EscapeReport {
-        flush_own_frees();
-        let _ = self.as_runner(|header| {
-            // SAFETY: the caller says that no block is in use; called as the runner.
-            unsafe { (header.as_ref().operations.forget_blocks)(header) }
-        });
-        self.close()
-    }
-}
-
-/// Hands over what this thread freed while it did not run the heap: to whoever asks for the heap's
-/// end, that is freed, and waiting in a batch it would pin the heap's chunks.
-fn flush_own_frees() {
-    let batches = &state().batches;
-    if batches.is_pending() {
-        batches.flush();
-    }
-}
-
-/// Closes a heap whose handle is gone.
-///
-/// # Safety
-/// No handle of the heap exists, and it is not closed.
-pub(super) unsafe fn close_raw(header: NonNull<HeapHeader>) -> EscapeReport {
-    // SAFETY: the heap is not closed, so its header is valid.
-    let this = unsafe { header.as_ref() };
-    flush_own_frees();
-    let may_close = match token() {
-        Ok(token) if this.runner.is(token) => {
-            state().unlink(header);
-            true
-        }
-        Ok(token) => this.runner.try_enter(token),
-        // A thread that is torn down runs nothing, but may close what nobody runs.
-        Err(_) => this.runner.try_enter(Token::CLOSER),
-    };
-    if !may_close {
-        GLOBAL_COUNTERS.leaked_heaps.fetch_add(1, Ordering::Relaxed);
-        return EscapeReport::default();
-    }
-    // SAFETY: this thread runs the heap, and nobody has a handle.
-    unsafe { (this.operations.close)(header) }
 }
 
 impl Drop for Heap {
     fn drop(&mut self) {
         // SAFETY: this was the only handle.
-        unsafe { close_raw(self.header) };
+        unsafe { closing::close_by_handle(self.header) };
     }
 }

@@ -10,7 +10,10 @@ use super::home;
 use super::in_use::CurrentAllocatorInUse;
 use super::stack::{Entry, Hold};
 use super::state::{Phase, ThreadState, state};
-use crate::heap::{FastPath, HeapHeader, HeapKind, abandoned, census, lost};
+use super::{closing, safe_point};
+use crate::heap::{
+    Account, ContextName, FastPath, HeapHeader, HeapKind, abandoned, account, census, lost,
+};
 use crate::region;
 use crate::sync::Token;
 use crate::sys::thread::{self, ExitKey};
@@ -91,7 +94,8 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
         }
         None => {
             let source = configuration::source_for(CurrentAllocatorInUse::ThreadLocal, home);
-            let heap = C::Thread::create(C::THREAD, source, None)?;
+            let account = Account::make(None, ContextName::new("thread"))?;
+            let heap = C::Thread::create(C::THREAD, source, account)?;
             // SAFETY: the heap is new and the thread's alone; threads' heaps are never closed.
             unsafe {
                 let header = heap.as_ref();
@@ -123,6 +127,7 @@ unsafe extern "C" fn end_thread(_: *mut c_void) {
     state.own_slab.set(None);
     state.leave_above(0);
     close_owned_heap(state);
+    safe_point::reach(state);
     state.contexts.give_back();
     state.batches.flush();
     state.contexts.set_top(Entry { in_use: CurrentAllocatorInUse::Global, ..Entry::EMPTY });
@@ -146,7 +151,7 @@ fn close_owned_heap(state: &ThreadState) {
     if let (Hold::Owned, Some(heap)) = (base.hold, base.heap) {
         state.unlink(heap);
         // SAFETY: the base entry ran and owned the heap.
-        unsafe { (heap.as_ref().operations.close)(heap) };
+        unsafe { closing::close(heap) };
     }
 }
 
@@ -160,6 +165,7 @@ fn watch_forks() {
     if !IS_WATCHED.load(Ordering::Relaxed) {
         // Without memory for the handlers, a child of a threaded process may find a lock held.
         let _ = abandoned::protect_fork();
+        let _ = account::protect_fork();
         let _ = region::protect_fork();
         let _ = thread::on_fork(suspend, resume, resume_in_child);
         IS_WATCHED.store(true, Ordering::Relaxed);

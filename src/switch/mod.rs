@@ -1,8 +1,15 @@
 //! Switching: which heap serves this thread, from moment to moment.
 
+pub(crate) mod budget;
+pub(crate) mod builder;
+pub(crate) mod carry;
+pub(crate) mod closing;
 pub(crate) mod configuration;
 #[cfg(feature = "corosensei")]
 pub(crate) mod coroutine;
+pub(crate) mod events;
+#[cfg(feature = "metrics")]
+pub(crate) mod exported;
 pub(crate) mod future;
 pub(crate) mod handle;
 pub(crate) mod heap_allocator;
@@ -14,7 +21,10 @@ pub(crate) mod malloc;
 pub(crate) mod pin;
 pub(crate) mod placed;
 pub(crate) mod pool;
+pub(crate) mod pressure;
+pub(crate) mod report;
 pub(crate) mod route;
+pub(crate) mod safe_point;
 pub(crate) mod saved;
 pub(crate) mod scope;
 pub(crate) mod stack;
@@ -26,21 +36,28 @@ pub(crate) mod usage;
 mod verify;
 pub(crate) mod worker;
 
+pub use budget::{Consumer, ContextError, OverBudget, checkpoint};
+pub use builder::HeapBuilder;
+pub use carry::in_child;
 pub use configuration::{Configuration, Settings, is_installed};
 #[cfg(feature = "corosensei")]
 pub use coroutine::{Coroutine, CoroutineResult, ResumeError, SendCoroutine, Yielder};
+#[cfg(feature = "metrics")]
+pub use exported::publish_metrics;
 pub use future::{FutureExt, InHeap};
-pub use handle::{Heap, HeapBuilder, HeapError};
+pub use handle::{Heap, HeapError};
 pub use home::{rehome_thread, thread_home};
 pub use in_use::CurrentAllocatorInUse;
 pub use lookup::{HeapId, owner_of, thread_heap_id, usable_size};
 pub use pin::{PinnedThread, pin_thread};
 pub use placed::{ResidenceError, residence_of};
 pub use pool::{HeapPool, PooledHeap};
+pub use pressure::{PassedLimit, Pressure, PressureWatch};
+pub use report::{MemoryReport, NamedUsage, Reconciliation, reconcile};
 pub use saved::{ContextMark, SavedContext};
 pub use scope::{
-    Scope, SwapError, current, replace_current, swap_coroutine_local, usage_change, use_allocator,
-    with_global, with_thread_local,
+    Scope, SwapError, copy_out, current, replace_current, swap_coroutine_local, usage_change,
+    use_allocator, with_global, with_outer, with_thread_local,
 };
 #[cfg(feature = "corosensei")]
 pub use stack_pool::{CoroutineStack, StackPool};

@@ -11,7 +11,7 @@ use super::configuration::{Configuration, GLOBAL_COUNTERS};
 use super::in_use::CurrentAllocatorInUse;
 use super::life;
 use super::state::{Phase, ThreadState, state};
-use crate::heap::{HeapHeader, batch, check, fast};
+use crate::heap::{HeapHeader, Refusal, batch, check, fast};
 use crate::region::{self, ChunkEntry};
 
 /// Allocates.
@@ -81,13 +81,48 @@ unsafe fn alloc_slow<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut 
             return unsafe { alloc_global::<C>(layout, is_zeroed) };
         }
     };
+    let Some(heap) = heap else {
+        // SAFETY: the caller's contract.
+        return unsafe { alloc_global::<C>(layout, is_zeroed) };
+    };
     // SAFETY: the state's heaps are run by this thread.
-    if let Some(block) = heap.and_then(|heap| unsafe { allocate_in(heap, layout, is_zeroed) }) {
-        return block.as_ptr().cast();
+    match unsafe { allocate_in(heap, layout, is_zeroed) } {
+        Some(block) => block.as_ptr().cast(),
+        // SAFETY: the caller's contract.
+        None => unsafe { alloc_refused::<C>(heap, layout, is_zeroed) },
     }
-    if heap.is_some() {
-        GLOBAL_COUNTERS.overflow_blocks.fetch_add(1, Ordering::Relaxed);
-    }
+}
+
+/// Serves what a heap has no memory for: as the limit says that was in the way, or else from the
+/// global allocator.
+///
+/// # Safety
+/// As [`GlobalAlloc::alloc`], and this thread runs the heap, which just refused the layout.
+#[cold]
+#[inline(never)]
+unsafe fn alloc_refused<C: Configuration>(
+    heap: NonNull<HeapHeader>,
+    layout: Layout,
+    is_zeroed: bool,
+) -> *mut u8 {
+    // SAFETY: the thread runs the heap.
+    let this = unsafe { heap.as_ref() };
+    match this.refusal.get() {
+        Refusal::Fail | Refusal::Overdraft => return core::ptr::null_mut(),
+        Refusal::Spill => {
+            let thread_heap = life::thread_heap_if_running::<C>(state());
+            // SAFETY: the thread runs its own heap.
+            return match thread_heap.and_then(|own| unsafe { allocate_in(own, layout, is_zeroed) })
+            {
+                Some(block) => {
+                    this.account.count_spilled(block.len());
+                    block.as_ptr().cast()
+                }
+                None => core::ptr::null_mut(),
+            };
+        }
+        Refusal::None => GLOBAL_COUNTERS.overflow_blocks.fetch_add(1, Ordering::Relaxed),
+    };
     // SAFETY: the caller's contract.
     unsafe { alloc_global::<C>(layout, is_zeroed) }
 }
@@ -285,7 +320,11 @@ unsafe fn realloc_at<C: Configuration>(
                 copy_and_free(block, offset, old, moved, size);
                 return moved.as_ptr();
             }
-            GLOBAL_COUNTERS.overflow_blocks.fetch_add(1, Ordering::Relaxed);
+            let Some(moved) = NonNull::new(alloc_refused::<C>(owner, new, false)) else {
+                return core::ptr::null_mut();
+            };
+            copy_and_free(block, offset, old, moved, size);
+            return moved.as_ptr();
         } else if (operations.block_length)(owner, old) == (operations.block_length)(owner, new) {
             return block.as_ptr();
         } else if let Some(heap) = life::thread_heap_if_running::<C>(state())

@@ -57,8 +57,9 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use super::handle::{Heap, HeapError, token};
+use super::handle::{Heap, HeapError, refused, token};
 use super::in_use::CurrentAllocatorInUse;
+use super::safe_point;
 use super::stack::{Entry, Hold};
 use super::state::{ThreadState, state};
 use crate::heap::{HeapHeader, pins};
@@ -170,6 +171,7 @@ impl SavedContext {
         }
         state.pop_dead();
         state.apply_top();
+        safe_point::reach(state);
     }
 
     /// Calls `switch`, which switches to the coroutine and returns when that is suspended or ends,
@@ -220,7 +222,7 @@ impl SavedContext {
             return None;
         }
         // SAFETY: the caller has the heap's handle.
-        let is_entered = unsafe { heap.as_ref() }.runner.try_enter(token);
+        let is_entered = unsafe { safe_point::try_enter(heap, token) };
         let base = if is_entered { self.base_in(heap) } else { Entry::EMPTY };
         self.push_all(state, token, base)
     }
@@ -240,8 +242,11 @@ impl SavedContext {
             Some(heap) => {
                 // SAFETY: the caller or the slot has the heap's handle.
                 let this = unsafe { heap.as_ref() };
-                if !this.runner.try_enter(token) {
-                    return Err(HeapError::Running);
+                // SAFETY: as above.
+                let is_entered = this.runner.try_enter_idle(token)
+                    || unsafe { safe_point::try_enter(heap, token) };
+                if !is_entered {
+                    return Err(refused(this));
                 }
                 if !this.foreign.is_empty() {
                     // SAFETY: this thread runs the heap now.
@@ -299,12 +304,12 @@ impl SavedContext {
         let found = match (base.hold, base.heap) {
             (Hold::Entered, Some(heap)) => {
                 // SAFETY: the entry holds the heap, so this thread runs it.
-                unsafe { heap.as_ref() }.leave();
+                unsafe { safe_point::leave(state, heap) };
                 CurrentAllocatorInUse::CoroutineLocal
             }
             (Hold::Owned, Some(heap)) => {
                 // SAFETY: as above.
-                unsafe { heap.as_ref() }.leave();
+                unsafe { safe_point::leave(state, heap) };
                 if let Some(old) = self.slot.replace(heap) {
                     // SAFETY: the slot had the only handle.
                     drop(unsafe { Heap::from_raw(old) });
@@ -418,11 +423,17 @@ impl SavedContext {
             }
             (Hold::Owned, Some(heap)) => {
                 // SAFETY: the entry has the only handle, so the header is valid.
-                if !unsafe { heap.as_ref() }.runner.try_enter(token) {
+                let this = unsafe { heap.as_ref() };
+                if this.runner.try_enter(token) {
+                    return entry;
+                }
+                if !this.is_ended_with_parent() {
                     // A heap with a pin is never swapped in, so nobody else can have entered it.
                     crate::sys::abort_with(&["a suspended context's own heap runs elsewhere"]);
                 }
-                entry
+                // SAFETY: the entry had the only handle, and gives it up.
+                drop(unsafe { Heap::from_raw(heap) });
+                entry.without_heap()
             }
             (_, None) => entry,
         }
@@ -442,7 +453,7 @@ impl SavedContext {
                 // SAFETY: an entry of the stack that holds a heap runs it.
                 (Hold::Entered, Some(heap)) => unsafe { pins::pin_and_leave(heap) },
                 // SAFETY: as above.
-                (Hold::Owned, Some(heap)) => unsafe { heap.as_ref() }.leave(),
+                (Hold::Owned, Some(heap)) => unsafe { safe_point::leave(state, heap) },
                 _ => {}
             }
             if index < kept {

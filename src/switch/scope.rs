@@ -4,8 +4,9 @@ use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use super::handle::{Heap, HeapError, token};
+use super::handle::{Heap, HeapError, refused, token};
 use super::in_use::CurrentAllocatorInUse;
+use super::safe_point;
 use super::stack::{Entry, Hold};
 use super::state::{ThreadState, state};
 use crate::allocator::MemoryUsageChange;
@@ -87,8 +88,9 @@ fn enter_with_work(header: NonNull<HeapHeader>) -> Result<(), HeapError> {
     }
     // SAFETY: the caller has the heap's handle, so its header is valid.
     let this = unsafe { header.as_ref() };
-    if !this.runner.try_enter(token) {
-        return Err(HeapError::Running);
+    // SAFETY: the caller has the heap's handle.
+    if !unsafe { safe_point::try_enter(header, token) } {
+        return Err(refused(this));
     }
     // SAFETY: this thread runs the heap, and there is room.
     unsafe {
@@ -106,6 +108,14 @@ impl Heap {
     #[inline]
     pub fn enter(&self) -> Result<Scope<'_>, HeapError> {
         enter_raw(self.raw())
+    }
+
+    /// A deep copy of a value in this heap.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn copy_in<T: Clone>(&self, value: &T) -> Result<T, HeapError> {
+        self.run(|| value.clone())
     }
 
     /// Calls `body` with the heap entered, and leaves it, also when `body` panics.
@@ -165,6 +175,60 @@ pub fn with_global<T>(body: impl FnOnce() -> T) -> Result<T, HeapError> {
     Ok(result)
 }
 
+/// Calls `body` with the thread's own heap in use, where that is possible.
+pub(super) fn out_of_contexts<T>(body: impl FnOnce() -> T) -> T {
+    // On a thread that ends the global allocator serves anyway.
+    let scope = use_allocator(CurrentAllocatorInUse::ThreadLocal);
+    let result = body();
+    drop(scope);
+    result
+}
+
+/// Calls `body` with that in use which was when the innermost context was entered: the parent's
+/// heap, or the thread's.
+///
+/// # Errors
+/// [`HeapError::ThreadEnded`], [`HeapError::NoMemory`].
+pub fn with_outer<T>(body: impl FnOnce() -> T) -> Result<T, HeapError> {
+    token()?;
+    let state = state();
+    let innermost = (0..state.contexts.depth())
+        .rev()
+        .find(|&depth| state.contexts.get(depth).is_some_and(|e| e.hold != Hold::Inherited));
+    let below = match innermost {
+        None => Entry::EMPTY,
+        Some(0) => state.contexts.base(),
+        Some(depth) => state.contexts.get(depth - 1).unwrap_or(Entry::EMPTY),
+    };
+    let entry = Entry { heap: below.heap, in_use: below.in_use, ..Entry::EMPTY };
+    let scope = Scope::push(state, entry.with_possible_use()).ok_or(HeapError::NoMemory)?;
+    let result = body();
+    drop(scope);
+    Ok(result)
+}
+
+/// A deep copy of a value of the innermost context outside of it: where what is returned from a
+/// request, a task or a query may live on when its heap has gone.
+///
+/// ```
+/// use heapswitch::{Heap, copy_out};
+///
+/// let heap = Heap::new()?;
+/// let names = heap.run(|| {
+///     let names = vec![String::from("one"), String::from("two")];
+///     copy_out(&names)
+/// })??;
+/// assert!(!heap.contains(names[0].as_ptr()));
+/// assert_eq!(heap.close().blocks, 0);
+/// # Ok::<(), heapswitch::HeapError>(())
+/// ```
+///
+/// # Errors
+/// As [`with_outer`].
+pub fn copy_out<T: Clone>(value: &T) -> Result<T, HeapError> {
+    with_outer(|| value.clone())
+}
+
 /// Replaces the allocator in use in the innermost context; what was in use. Lasts until the context
 /// is left.
 ///
@@ -202,15 +266,14 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
         return Err(SwapError { error: HeapError::Held, heap });
     }
     if let Some(new) = &heap {
-        // SAFETY: the handle keeps the header valid.
-        let header = unsafe { new.raw().as_ref() };
-        if !header.runner.try_enter(token) {
-            return Err(SwapError { error: HeapError::Running, heap });
+        // SAFETY: this is the handle, which keeps the header valid.
+        if !unsafe { safe_point::try_enter(new.raw(), token) } {
+            return Err(SwapError { error: new.refused(), heap });
         }
         // A heap that a suspended context names could come back to two contexts at once. Asked by
         // the runner: where a guard was leaked, another thread may be about to pin it until then.
         if new.is_pinned() {
-            header.leave();
+            new.header().leave();
             return Err(SwapError { error: HeapError::Running, heap });
         }
     }
@@ -229,7 +292,8 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
         (Hold::Owned, Some(old)) => {
             // SAFETY: the slot ran the heap and owned its only handle.
             unsafe {
-                old.as_ref().leave();
+                safe_point::leave(state, old);
+                safe_point::reach(state);
                 Ok(Some(Heap::from_raw(old)))
             }
         }

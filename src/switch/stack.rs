@@ -12,7 +12,8 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 
 use super::in_use::CurrentAllocatorInUse;
-use super::state::{ThreadState, state};
+use super::safe_point;
+use super::state::ThreadState;
 use crate::heap::{FastPath, HeapHeader};
 use crate::region::Metadata;
 
@@ -182,6 +183,11 @@ impl ContextStack {
     #[inline]
     pub fn get(&self, depth: u32) -> Option<Entry> {
         (depth < self.depth()).then(|| self.read(depth + 1))
+    }
+
+    /// What is current while nothing was entered.
+    pub fn base(&self) -> Entry {
+        self.read(0)
     }
 
     /// What is current.
@@ -378,7 +384,8 @@ impl ThreadState {
     }
 
     /// Does what [`pop_any`](Self::pop_any) would, where a heap that was entered last is left,
-    /// nothing pins it, and what stands below is alive. False otherwise, and nothing is done.
+    /// it asks for no attention, and what stands below is alive. False otherwise, and nothing is
+    /// done.
     #[inline]
     fn pop_plain(&self, serial: u32) -> bool {
         let Some(slot) = NonNull::new(self.contexts.top.get()) else { return false };
@@ -393,7 +400,7 @@ impl ThreadState {
             let below = crate::pointers::backward(slot.cast(), bytes_of(1)).cast::<Entry>();
             (top.heap.unwrap_unchecked().as_ref(), below, below.read())
         };
-        if below.is_dead || header.pins.get() != 0 {
+        if below.is_dead || header.attention() != 0 {
             return false;
         }
         header.runner.leave();
@@ -415,23 +422,27 @@ impl ThreadState {
         self.pop_and_leave();
         self.pop_dead();
         self.apply_top();
+        safe_point::reach(self);
     }
 
     /// Leaves a context, all above it, and dead ones below it; does nothing if it is not in the
     /// stack.
     #[inline]
     pub fn pop_context_and_above(&self, serial: u32) {
-        if self.contexts.top().serial != serial {
+        if self.batches.is_pending() || !self.pop_plain(serial) {
             self.pop_above(serial);
         }
-        self.pop_context(serial);
     }
 
     #[cold]
+    #[inline(never)]
     fn pop_above(&self, serial: u32) {
-        if let Some(depth) = self.contexts.find(serial) {
+        if self.contexts.top().serial != serial
+            && let Some(depth) = self.contexts.find(serial)
+        {
             self.leave_above(depth + 1);
         }
+        self.pop_any(serial);
     }
 
     /// Pops what stands on top and is dead.
@@ -447,8 +458,10 @@ impl ThreadState {
         let Some(entry) = self.contexts.pop() else { return };
         match (entry.hold, entry.heap) {
             // SAFETY: the entry holds the heap, so this thread runs it.
-            (Hold::Entered, Some(heap)) => unsafe { heap.as_ref() }.leave(),
-            (Hold::Owned, Some(heap)) => close_owned(heap),
+            (Hold::Entered, Some(heap)) => unsafe { safe_point::leave(self, heap) },
+            // Closed where the stack is whole again, for its callbacks may do anything.
+            // SAFETY: the slot ran the heap and had its only handle.
+            (Hold::Owned, Some(heap)) => unsafe { self.due.close(heap) },
             _ => {}
         }
     }
@@ -489,13 +502,4 @@ impl ThreadState {
         }
         self.apply_top();
     }
-}
-
-/// Closes a heap that was swapped in, with the slot that owned it.
-#[cold]
-fn close_owned(heap: NonNull<HeapHeader>) {
-    // What this thread freed in it before is no escapee.
-    state().batches.flush();
-    // SAFETY: the slot ran the heap and had its only handle.
-    unsafe { (heap.as_ref().operations.close)(heap) };
 }

@@ -10,6 +10,7 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::life::Suspended;
+use super::safe_point::Due;
 use super::stack::ContextStack;
 use crate::heap::HeapHeader;
 use crate::heap::batch::Batches;
@@ -64,6 +65,8 @@ pub struct ThreadState {
     pub batches: Batches,
     /// What the thread has, while it forks.
     pub suspended: Suspended,
+    /// What is to be done at the next safe point.
+    pub due: Due,
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through)))]
@@ -207,6 +210,7 @@ impl ThreadState {
             contexts: ContextStack::new(),
             batches: Batches::new(),
             suspended: Suspended::new(),
+            due: Due::new(),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod chunk_word;
 pub mod foreign_stack;
 pub mod pins;
 pub mod runner;
+pub mod signals;
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -16,3 +17,4 @@ pub use loom::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicU
 pub use chunk_word::ChunkWord;
 pub use foreign_stack::{ForeignStack, Links};
 pub use runner::{Runner, Token};
+pub use signals::Signals;

@@ -35,6 +35,9 @@ const FIRST: u64 = 2;
 const BOUND: u64 = 1 << 63;
 /// In a heap's header when it is closed.
 const CLOSED: u64 = u64::MAX;
+/// Nobody runs the heap, and others than its handle's owner may close it: entering competes with
+/// them.
+const SHARED: u64 = CLOSED - 2;
 
 // Loom must find the model failing with this weakened.
 const LEAVE: Ordering =
@@ -46,7 +49,9 @@ const LEAVE: Ordering =
 /// - Only the thread whose token it holds reads or writes what belongs to the runner.
 /// - Calls of `try_enter`, `leave` and `close` (and of those for bound heaps) on one `Runner` never
 ///   overlap: the heap's handle is `Send` and not `Sync`, so types exclude two entries at once.
-///   Therefore a load and a plain store do; a compare-and-swap would cost seven times as much.
+///   Therefore a load and a plain store do; a compare-and-swap would cost seven times as much. A
+///   heap that ends with its parent is the exception: `try_claim` may come from elsewhere at any
+///   time, so entering such a heap takes the compare-and-swap.
 #[derive(Debug)]
 pub struct Runner {
     token: AtomicU64,
@@ -63,6 +68,13 @@ impl Runner {
     #[cfg(loom)]
     pub fn new() -> Self {
         Self { token: AtomicU64::new(IDLE) }
+    }
+
+    /// Run by nobody, and to be claimed by others than who enters it.
+    pub fn new_shared() -> Self {
+        let runner = Self::new();
+        runner.token.store(SHARED, Ordering::Relaxed);
+        runner
     }
 
     /// Whether the thread of `token` runs the heap. Only that thread can see its own token there,
@@ -96,7 +108,22 @@ impl Runner {
     /// Makes the thread of `token` the runner, unless somebody is.
     #[inline]
     pub fn try_enter(&self, token: Token) -> bool {
-        self.try_enter_idle(token) || self.try_enter_bound(token, token)
+        self.try_enter_idle(token) || self.try_enter_bound(token, token) || self.try_claim(token)
+    }
+
+    /// Makes the thread of `token` the runner of a heap that ends with its parent and that nobody
+    /// runs. May be called by anyone who knows that the header is valid.
+    #[cold]
+    pub fn try_claim(&self, token: Token) -> bool {
+        // Acquire pairs with the Release in `leave_shared`.
+        self.token.compare_exchange(SHARED, token.0, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Ends the run of a heap that ends with its parent. Called by the runner.
+    #[cold]
+    pub fn leave_shared(&self) {
+        // Release pairs with the Acquire in `try_claim`.
+        self.token.store(SHARED, LEAVE);
     }
 
     /// As [`try_enter`](Self::try_enter), unless the heap is bound to a thread.

@@ -181,6 +181,24 @@ pub unsafe fn give_back_pages(start: NonNull<u8>, bytes: usize) -> Result<(), Sy
     unsafe { advise(start, bytes, libc::MADV_DONTNEED) }
 }
 
+/// Whether the pages of a range are in memory, one byte a page whose lowest bit says so.
+///
+/// # Errors
+/// The system's, `ENOMEM` for what is not mapped.
+///
+/// # Panics
+/// Never; of a range with more pages than `pages` holds, the first are asked for.
+pub fn resident_pages(
+    start: NonNull<u8>,
+    bytes: usize,
+    pages: &mut [u8],
+) -> Result<(), SystemError> {
+    let bytes = bytes.min(pages.len().saturating_mul(super::page_bytes()));
+    // SAFETY: asking changes nothing, and there is a byte for each page.
+    let result = unsafe { libc::mincore(start.as_ptr().cast(), bytes, pages.as_mut_ptr()) };
+    if result == 0 { Ok(()) } else { Err(SystemError::last()) }
+}
+
 /// Advice that never changes contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {

@@ -103,6 +103,7 @@ refused! {
     munmap(*mut c_void, usize) -> c_int = -1;
     mprotect(*mut c_void, usize, c_int) -> c_int = -1;
     madvise(*mut c_void, usize, c_int) -> c_int = -1;
+    mincore(*mut c_void, usize, *mut u8) -> c_int = -1;
     mlock(*const c_void, usize) -> c_int = -1;
     mlock2(*const c_void, usize, c_uint) -> c_int = -1;
     msync(*mut c_void, usize, c_int) -> c_int = -1;

@@ -9,11 +9,12 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
+use super::super::account::Refusal;
 use super::super::check;
 use super::collect::{collect, end_quarantine};
 use super::idle::{release_unused, retire, retire_emptied};
 use super::inspect::verify_sometimes;
-use super::runs::{add_extent, count_held, range_of, return_run, run_of, take_run};
+use super::runs::{add_extent, charge, count_held, range_of, return_run, run_of, take_run};
 use super::{DIRECT, Header, HeapCell, header_of, is_direct, strategy_of};
 use crate::pointers::block;
 use crate::region::{self, ChunkEntry, Run};
@@ -31,6 +32,7 @@ pub(super) unsafe fn allocate_checked<S: Strategy>(
     unsafe {
         verify_sometimes::<S>(header);
         header_of(header).census.count_slow_allocation();
+        header_of(header).refusal.set(Refusal::None);
         let mut block = allocate::<S>(header, layout, is_zeroed);
         if block.is_none() && end_quarantine::<S>(header) {
             block = allocate::<S>(header, layout, is_zeroed);
@@ -44,7 +46,31 @@ pub(super) unsafe fn allocate_checked<S: Strategy>(
         if block.is_none() && may_hold_more() && release_unused::<S>(header, 0) != 0 {
             block = allocate::<S>(header, layout, is_zeroed);
         }
+        if block.is_none() && header_of(header).refusal.get() == Refusal::Overdraft {
+            block = overdraw::<S>(header, layout, is_zeroed);
+        }
         check::handed_out(block?.cast());
+        block
+    }
+}
+
+/// Allocates above a limit that lets it, now that nothing unused is left to give back.
+///
+/// # Safety
+/// As [`allocate`].
+#[cold]
+unsafe fn overdraw<S: Strategy>(
+    header: Header,
+    layout: Layout,
+    is_zeroed: bool,
+) -> Option<NonNull<[u8]>> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let this = header_of(header);
+        this.refusal.set(Refusal::None);
+        this.may_overdraw.set(true);
+        let block = allocate::<S>(header, layout, is_zeroed);
+        this.may_overdraw.set(false);
         block
     }
 }
@@ -212,7 +238,11 @@ unsafe fn resize_direct(header: Header, entry: &'static ChunkEntry, new: Layout)
     // SAFETY: the caller runs the heap.
     let this = unsafe { header_of(header) };
     let extra = bytes - old_run.bytes();
-    if !this.account.charge(extra) {
+    // Moving the block would take more than growing it, so this is where to overdraw.
+    this.may_overdraw.set(true);
+    let is_charged = charge(this, extra);
+    this.may_overdraw.set(false);
+    if !is_charged {
         return None;
     }
     // SAFETY: the run is taken from this source.

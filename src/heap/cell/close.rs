@@ -34,7 +34,7 @@ pub(super) unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
         this.runner.close();
         free_chain::<S>(header, this.foreign.close());
         report.returned_bytes = release_empty::<S>(header, 0);
-        let mut survivors = 1 + this.pins.get() as usize;
+        let mut survivors = 1 + this.pins() as usize;
         for entry in runs(this) {
             survivors += 1;
             report.blocks += live_blocks::<S>(header, entry) as usize;
@@ -44,6 +44,7 @@ pub(super) unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
             }
         }
         this.account.count_escapees(report.blocks as u64);
+        this.account.set_allocated(0, 0);
         // Relaxed: the merges below publish it.
         this.remaining.store(survivors, Ordering::Relaxed);
         for entry in runs(this) {

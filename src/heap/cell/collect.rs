@@ -48,8 +48,10 @@ pub(super) unsafe fn free_chain<S: Strategy>(header: Header, first: BlockId) {
         unsafe { free::<S>(header, entry, block.address, block.layout) };
         blocks += 1;
     }
-    // SAFETY: the caller runs the heap.
-    unsafe { header_of(header) }.account.count_foreign_frees(blocks);
+    if blocks != 0 {
+        // SAFETY: the caller runs the heap.
+        unsafe { header_of(header) }.account.count_foreign_frees(blocks);
+    }
 }
 
 #[cold]

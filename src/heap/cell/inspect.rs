@@ -13,6 +13,7 @@ use crate::allocator::MemoryUsage;
 use crate::numa::Residence;
 use crate::strategy::{Strategy, extent_of};
 use crate::sys::{self, SystemError};
+use crate::units::CHUNK_BYTES;
 
 /// # Safety
 /// The caller runs the heap, or nobody does and nobody enters it meanwhile.
@@ -35,7 +36,39 @@ pub(super) unsafe fn usage<S: Strategy>(header: Header) -> MemoryUsage {
         }
         // Counting may have put blocks back whose extents are thereby empty.
         retire_emptied::<S>(header);
+        this.account.set_allocated(usage.allocated_bytes, usage.allocated_blocks);
+        this.uncounted_steps.set(0);
         usage
+    }
+}
+
+/// Tells the account what is allocated, once in so many new extents that each costs a look at no
+/// more than four runs. Not of strategies that keep lists of free blocks, which counting would put
+/// back.
+///
+/// # Safety
+/// The caller runs the heap.
+pub(super) unsafe fn count_sometimes<S: Strategy>(header: Header) {
+    if S::KEEPS_SPARES {
+        return;
+    }
+    // SAFETY: the caller's contract.
+    unsafe {
+        let this = header_of(header);
+        let steps = this.uncounted_steps.get() + 1;
+        this.uncounted_steps.set(steps);
+        if steps as usize * 4 * CHUNK_BYTES < this.held_bytes.get() {
+            return;
+        }
+        this.uncounted_steps.set(0);
+        let (mut bytes, mut blocks) = (this.allocated_bytes.get(), 0);
+        for entry in runs(this) {
+            blocks += live_blocks::<S>(header, entry) as usize;
+            if S::COUNTS_BLOCKS && entry.tag.get() == EXTENT {
+                bytes += strategy_of::<S>(header).used_bytes(extent_of(entry));
+            }
+        }
+        this.account.set_allocated(bytes, blocks);
     }
 }
 
@@ -70,7 +103,7 @@ pub(super) unsafe fn verify_sometimes<S: Strategy>(header: Header) {
     unsafe {
         let this = header_of(header);
         let steps = this.unverified_steps.get() + 1;
-        let is_due = steps * 4 * crate::units::CHUNK_BYTES > this.held_bytes.get();
+        let is_due = steps * 4 * CHUNK_BYTES > this.held_bytes.get();
         this.unverified_steps.set(if is_due { 0 } else { steps });
         if is_due {
             verify::<S>(header);

@@ -23,7 +23,7 @@ mod runs;
 use core::alloc::Layout;
 use core::cell::{Cell, UnsafeCell};
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::{AtomicU32, AtomicUsize};
 
 use crossbeam_utils::CachePadded;
 
@@ -31,8 +31,9 @@ pub(super) use self::close::drop_remaining;
 pub use self::close::free_orphan;
 pub(super) use self::idle::retire_emptied;
 pub use self::inspect::residence;
-use super::account::AccountHandle;
-use super::header::{FastPath, HeapHeader, Operations};
+use super::account::{AccountHandle, Refusal};
+use super::callbacks::Callbacks;
+use super::header::{FastPath, HeapHeader, Operations, attention};
 use crate::allocator::RegionSource;
 use crate::region::Metadata;
 use crate::strategy::Strategy;
@@ -70,6 +71,12 @@ pub struct EscapeReport {
     pub kept_bytes: usize,
     /// Bytes that went back to the source.
     pub returned_bytes: usize,
+    /// Heaps below it that were closed with it.
+    pub closed_children: usize,
+    /// Heaps below it that run, and close when they are left.
+    pub deferred_children: usize,
+    /// Callbacks that panicked. The others were called all the same.
+    pub panicked_callbacks: usize,
 }
 
 /// Header and strategy.
@@ -114,9 +121,9 @@ pub fn create<S: Strategy + 'static>(
     settings: S::Settings,
     fast_path: FastPath,
     source: &'static dyn RegionSource,
-    parent: Option<&AccountHandle>,
+    account: AccountHandle,
 ) -> Option<Header> {
-    create_with::<S>(settings, fast_path, source, AccountHandle::new(parent)?)
+    create_with::<S>(settings, fast_path, source, account)
 }
 
 /// # Safety
@@ -125,7 +132,23 @@ unsafe fn recreate<S: Strategy + 'static>(header: Header) -> Option<Header> {
     // SAFETY: the caller's contract; none of these change.
     let (this, settings) =
         unsafe { (header_of(header), header.cast::<HeapCell<S>>().as_ref().settings) };
-    create_with::<S>(settings, this.fast_path, this.source, this.account.clone())
+    let header = create_with::<S>(settings, this.fast_path, this.source, this.account.clone())?;
+    if this.is_shared() {
+        // SAFETY: the heap is new and nobody else's.
+        unsafe { share(header) };
+    }
+    Some(header)
+}
+
+/// Makes a heap end with its parent.
+///
+/// # Safety
+/// The heap is new, and the caller's alone.
+pub unsafe fn share(header: Header) {
+    // SAFETY: the caller's contract.
+    let this = unsafe { &mut *header.as_ptr() };
+    this.runner = Runner::new_shared();
+    this.attend(attention::SHARED);
 }
 
 fn create_with<S: Strategy + 'static>(
@@ -135,10 +158,11 @@ fn create_with<S: Strategy + 'static>(
     account: AccountHandle,
 ) -> Option<Header> {
     let memory = Metadata::take(size_of::<HeapCell<S>>())?;
+    account.belongs_to_heap();
     let header = HeapHeader {
         runner: Runner::new(),
         fast_path,
-        pins: Cell::new(0),
+        attention: AtomicU32::new(0),
         operations: &OperationsOf::<S>::TABLE,
         source,
         first_run: Cell::new(0),
@@ -151,6 +175,10 @@ fn create_with<S: Strategy + 'static>(
         remaining: AtomicUsize::new(0),
         account,
         home: Cell::new(None),
+        refusal: Cell::new(Refusal::None),
+        may_overdraw: Cell::new(false),
+        uncounted_steps: Cell::new(0),
+        callbacks: Callbacks::new(),
         next_in_list: Cell::new(None),
         census: super::census::Entry::new(),
         #[cfg(heapswitch_check)]

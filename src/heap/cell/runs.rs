@@ -15,7 +15,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
 use super::super::check;
-use super::super::header::HeapHeader;
+use super::super::header::{HeapHeader, attention};
+use super::inspect::count_sometimes;
 use super::{DIRECT, EXTENT, Header, SPARE, header_of, strategy_of};
 use crate::allocator::MemoryRange;
 use crate::region::class::{NO_CLASS, WHOLE_RUN};
@@ -49,6 +50,22 @@ pub(super) fn count_held(this: &HeapHeader, change: isize) {
     this.peak_bytes.set(this.peak_bytes.get().max(held));
 }
 
+/// Charges what the heap is about to hold. False, and the reason noted, where a limit refuses it.
+pub(super) fn charge(this: &HeapHeader, bytes: usize) -> bool {
+    match this.account.charge(bytes, this.may_overdraw.get()) {
+        Ok(charge) => {
+            if charge.is_noted {
+                this.attend(attention::NOTED);
+            }
+            true
+        }
+        Err(refusal) => {
+            this.refusal.set(refusal);
+            false
+        }
+    }
+}
+
 /// Takes a run from the heap's source, charges it, and puts it on the heap's list.
 ///
 /// # Safety
@@ -59,7 +76,7 @@ pub(super) unsafe fn take_run(header: Header, request: Layout, tag: u8) -> Optio
     let range = this.source.take(request).ok()?;
     let offset = region::offset_of(range.start.as_ptr())?;
     let run = Run::at_offset(offset, range.length >> CHUNK_SHIFT, range.is_zeroed);
-    if !this.account.charge(run.bytes()) {
+    if !charge(this, run.bytes()) {
         // SAFETY: the range was just taken.
         unsafe { this.source.give_back(range) };
         return None;
@@ -182,6 +199,7 @@ pub(super) unsafe fn add_extent<S: Strategy>(header: Header) -> Option<()> {
         let extent = Extent::new(run.start(), run.bytes(), metadata, run.is_zeroed);
         run.entry().record.get().cast::<Extent>().write(extent);
         strategy.add_extent(extent_of(run.entry()));
+        count_sometimes::<S>(header);
     }
     Some(())
 }

@@ -1,0 +1,224 @@
+//! The tree of accounts, downwards: who is below whom.
+//!
+//! Upwards each node has its parent, which it keeps alive; charges go there and take no lock.
+//! Downwards the links are for reports and for closing, change when an account is made or freed,
+//! and belong to one lock, which is held for a few instructions. A walk takes it anew for each
+//! step: it stops nobody, and sees an account that is made or freed meanwhile, or does not.
+
+use core::cell::Cell;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+
+use super::{Account, AccountReport, ContextName, Node, PROCESS};
+use crate::heap::header::HeapHeader;
+use crate::sys::SystemError;
+use crate::sys::fork::{ForkEntry, Rank};
+use crate::sys::lock::Lock;
+
+/// Guards every node's links. No other lock is taken under it.
+static TREE: Lock<()> = Lock::new(());
+
+/// Takes the tree's lock around every fork from now on. Again is harmless.
+///
+/// # Errors
+/// `ENOMEM`.
+pub(crate) fn protect_fork() -> Result<(), SystemError> {
+    static ENTRY: ForkEntry = ForkEntry::new();
+    ENTRY.register(TREE.raw(), Rank::Heap)
+}
+
+/// A node's links. Used under the tree's lock.
+#[derive(Debug)]
+pub(super) struct Links {
+    first_child: Cell<Option<NonNull<Node>>>,
+    next: Cell<Option<NonNull<Node>>>,
+    previous: Cell<Option<NonNull<Node>>>,
+    heap: Cell<Option<NonNull<HeapHeader>>>,
+}
+
+impl Links {
+    pub(super) const fn new() -> Self {
+        Self {
+            first_child: Cell::new(None),
+            next: Cell::new(None),
+            previous: Cell::new(None),
+            heap: Cell::new(None),
+        }
+    }
+
+    pub(super) fn set_heap(&self, heap: Option<NonNull<HeapHeader>>) {
+        let _tree = TREE.lock();
+        self.heap.set(heap);
+    }
+}
+
+/// # Safety
+/// The tree's lock is held, and the node was found through a link or is held by a count.
+unsafe fn node<'a>(node: NonNull<Node>) -> &'a Node {
+    // SAFETY: linked nodes are not freed before they are unlinked, under the lock.
+    unsafe { node.as_ref() }
+}
+
+/// Takes a count of a linked node, unless its last one is gone already.
+fn hold(node: &Node) -> Option<Account> {
+    let mut holders = node.holders.load(Ordering::Relaxed);
+    while holders != 0 {
+        // Acquire and Release: as a clone's count is given up with AcqRel, nothing is needed to
+        // take one; the lock ordered the link.
+        let order = (Ordering::Relaxed, Ordering::Relaxed);
+        match node.holders.compare_exchange_weak(holders, holders + 1, order.0, order.1) {
+            Ok(_) => return Some(Account(NonNull::from(node))),
+            Err(now) => holders = now,
+        }
+    }
+    None
+}
+
+/// Takes a node without holders out of the tree.
+pub(super) fn unlink(this: &Node) {
+    let _tree = TREE.lock();
+    let (next, previous) = (this.links.next.get(), this.links.previous.get());
+    // SAFETY: the lock is held; neighbours and the parent are linked.
+    unsafe {
+        if let Some(next) = next {
+            node(next).links.previous.set(previous);
+        }
+        match (previous, this.parent) {
+            (Some(previous), _) => node(previous).links.next.set(next),
+            (None, Some(parent)) => node(parent).links.first_child.set(next),
+            (None, None) => {}
+        }
+    }
+}
+
+impl Account {
+    /// Puts a new node into the tree.
+    pub(super) fn link(&self) {
+        let (this, _tree) = (self.node(), TREE.lock());
+        let Some(parent) = this.parent else { return };
+        // SAFETY: the lock is held; a node holds its parent.
+        unsafe {
+            let siblings = &node(parent).links.first_child;
+            let next = siblings.replace(Some(self.0));
+            this.links.next.set(next);
+            if let Some(next) = next {
+                node(next).links.previous.set(Some(self.0));
+            }
+        }
+    }
+
+    /// The heap to be closed with the parent, given to `act` under the tree's lock: it is not freed
+    /// meanwhile. `act` takes no lock.
+    pub(crate) fn with_heap<T>(&self, act: impl FnOnce(NonNull<HeapHeader>) -> T) -> Option<T> {
+        let _tree = TREE.lock();
+        self.node().links.heap.get().map(act)
+    }
+
+    /// The node after this one below `root`, parents first.
+    fn following(&self, root: &Account) -> Option<Account> {
+        let _tree = TREE.lock();
+        let mut at = self.0;
+        let mut may_descend = true;
+        loop {
+            // SAFETY: the lock is held; the walk began at a node that is held, whose ancestors are
+            // too, and follows links.
+            let (links, parent) = unsafe { (&node(at).links, node(at).parent) };
+            let descended = if may_descend { links.first_child.get() } else { None };
+            let next = match descended {
+                Some(child) => Some(child),
+                None if at == root.0 => return None,
+                None => links.next.get(),
+            };
+            match next {
+                Some(next) => {
+                    at = next;
+                    may_descend = true;
+                    // SAFETY: as above. A node without holders has no children, and is passed.
+                    if let Some(account) = hold(unsafe { node(next) }) {
+                        return Some(account);
+                    }
+                }
+                None => {
+                    at = parent?;
+                    may_descend = false;
+                }
+            }
+        }
+    }
+}
+
+/// An account and all below it, parents first.
+#[derive(Debug)]
+pub struct Subtree {
+    root: Account,
+    next: Option<Account>,
+}
+
+impl Iterator for Subtree {
+    type Item = Account;
+
+    fn next(&mut self) -> Option<Account> {
+        let current = self.next.take()?;
+        self.next = current.following(&self.root);
+        Some(current)
+    }
+}
+
+/// An account and all below it, parents first. Stops nobody: what is made or freed meanwhile is
+/// seen or not.
+pub fn subtree(root: &Account) -> Subtree {
+    Subtree { root: root.clone(), next: Some(root.clone()) }
+}
+
+/// Every account of the process.
+pub fn accounts() -> Subtree {
+    subtree(&Account::process())
+}
+
+impl Account {
+    /// This account and all below it, parents first.
+    pub fn subtree(&self) -> Subtree {
+        subtree(self)
+    }
+
+    /// Those directly below it.
+    pub fn children(&self) -> impl Iterator<Item = Account> {
+        let parent = self.clone();
+        subtree(self)
+            .filter(move |account| account.node().parent.is_some_and(|above| above == parent.0))
+    }
+
+    /// The accounts of this name in this account's subtree.
+    pub fn named(&self, name: &str) -> impl Iterator<Item = Account> {
+        let name = ContextName::new(name);
+        subtree(self).filter(move |account| account.name() == name)
+    }
+
+    /// The `count` accounts of the subtree whose own heaps hold most, largest first.
+    pub fn largest(&self, count: usize) -> Vec<AccountReport> {
+        largest(subtree(self), count)
+    }
+
+    /// Whether it is the process's.
+    pub fn is_process(&self) -> bool {
+        core::ptr::eq(self.node(), &PROCESS)
+    }
+}
+
+/// The `count` accounts of a walk whose own heaps hold most, largest first.
+pub fn largest(accounts: impl Iterator<Item = Account>, count: usize) -> Vec<AccountReport> {
+    let mut largest: Vec<AccountReport> = Vec::with_capacity(count.min(64).saturating_add(1));
+    for account in accounts {
+        let report = account.report();
+        let held = report.usage.own_bytes;
+        if held == 0 {
+            continue;
+        }
+        let place = largest.partition_point(|other| other.usage.own_bytes >= held);
+        if place < count {
+            largest.insert(place, report);
+            largest.truncate(count);
+        }
+    }
+    largest
+}

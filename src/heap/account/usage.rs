@@ -1,0 +1,150 @@
+//! Figures of accounts.
+
+use core::sync::atomic::Ordering;
+
+use super::limits::as_set;
+use super::{Account, ContextName, Node, signal};
+
+/// Names an account for the life of the process; never reused. 0 is the process's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountId(pub(super) u64);
+
+impl AccountId {
+    /// As a number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// Figures of an account, with those of the accounts below it unless they say otherwise.
+///
+/// What is counted in runs of chunks (committed, peak, total, overdraft) is exact at any time.
+/// `allocated_bytes` and `allocated_blocks` are exact when the heap was just asked for its
+/// [`memory_usage`](crate::Heap::memory_usage). Otherwise they are as of the last time that it
+/// counted: it does so when it takes a chunk for small blocks, and the chunks that it took so since
+/// are a quarter of what it holds. So at most a quarter of `own_bytes` was allocated and not
+/// counted, beside blocks above 32 KiB, each a run; of what was freed since, nothing is known.
+/// Heaps of the slab strategy, threads' heaps among them, count only when they are asked. A heap
+/// that was closed counts none: see `escapees`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AccountUsage {
+    /// Bytes in runs that the heap, its orphans and its descendants hold.
+    pub committed_bytes: usize,
+    /// Of those, bytes that no descendant holds.
+    pub own_bytes: usize,
+    /// The most that `committed_bytes` was.
+    pub peak_bytes: usize,
+    /// All bytes that were ever charged.
+    pub total_bytes: u64,
+    /// How many runs of chunks were ever charged.
+    pub charges: u64,
+    /// Bytes in allocated blocks of the account's own heap.
+    pub allocated_bytes: usize,
+    /// Allocated blocks of the account's own heap.
+    pub allocated_blocks: usize,
+    /// Blocks freed by other threads or contexts, as far as they were collected.
+    pub foreign_frees: u64,
+    /// Blocks that were still allocated when their heap was closed.
+    pub escapees: u64,
+    /// The soft limit of this account alone.
+    pub soft_limit_bytes: Option<usize>,
+    /// The hard limit of this account alone.
+    pub hard_limit_bytes: Option<usize>,
+    /// Bytes above the hard limit now.
+    pub overdraft_bytes: usize,
+    /// The most bytes above the hard limit that were.
+    pub overdraft_peak_bytes: usize,
+    /// Charges that were granted above the hard limit.
+    pub overdrafts: u64,
+    /// Charges that the hard limit refused.
+    pub refusals: u64,
+    /// Bytes that the thread's heap served instead of this one.
+    pub spilled_bytes: u64,
+    /// Whether the context is to be ended at its next safe point.
+    pub is_over_budget: bool,
+}
+
+/// An account's name and place beside its figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AccountReport {
+    /// The account.
+    pub id: AccountId,
+    /// The account above it; `None` for the process's.
+    pub parent: Option<AccountId>,
+    /// Its name.
+    pub name: ContextName,
+    /// Its figures.
+    pub usage: AccountUsage,
+}
+
+impl Node {
+    fn usage(&self) -> AccountUsage {
+        let (committed_bytes, hard) =
+            (self.committed.load(Ordering::Relaxed), self.hard.load(Ordering::Relaxed));
+        AccountUsage {
+            committed_bytes,
+            own_bytes: self.own.load(Ordering::Relaxed),
+            peak_bytes: self.peak.load(Ordering::Relaxed),
+            total_bytes: self.total.load(Ordering::Relaxed),
+            charges: self.charges.load(Ordering::Relaxed),
+            allocated_bytes: self.allocated_bytes.load(Ordering::Relaxed),
+            allocated_blocks: self.allocated_blocks.load(Ordering::Relaxed),
+            foreign_frees: self.foreign_frees.load(Ordering::Relaxed),
+            escapees: self.escapees.load(Ordering::Relaxed),
+            soft_limit_bytes: as_set(self.soft.load(Ordering::Relaxed)),
+            hard_limit_bytes: as_set(hard),
+            overdraft_bytes: committed_bytes.saturating_sub(hard),
+            overdraft_peak_bytes: self.overdraft_peak.load(Ordering::Relaxed),
+            overdrafts: self.overdrafts.load(Ordering::Relaxed),
+            refusals: self.refusals.load(Ordering::Relaxed),
+            spilled_bytes: self.spilled.load(Ordering::Relaxed),
+            is_over_budget: self.signals.get() & signal::END != 0,
+        }
+    }
+}
+
+impl Account {
+    /// What the account counts now. Any thread may ask, and stops nobody.
+    pub fn usage(&self) -> AccountUsage {
+        self.node().usage()
+    }
+
+    /// Its name, place and figures.
+    pub fn report(&self) -> AccountReport {
+        let node = self.node();
+        AccountReport {
+            id: node.id,
+            // SAFETY: an account holds a count of its parent's.
+            parent: node.parent.map(|parent| unsafe { parent.as_ref() }.id),
+            name: node.name,
+            usage: node.usage(),
+        }
+    }
+
+    pub(crate) fn count_foreign_frees(&self, blocks: u64) {
+        for node in self.node().ancestors() {
+            node.foreign_frees.fetch_add(blocks, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn count_escapees(&self, blocks: u64) {
+        for node in self.node().ancestors() {
+            node.escapees.fetch_add(blocks, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts what the thread's heap served instead.
+    pub(crate) fn count_spilled(&self, bytes: usize) {
+        for node in self.node().ancestors() {
+            node.spilled.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes what the heap's runner counted.
+    pub(crate) fn set_allocated(&self, bytes: usize, blocks: usize) {
+        self.node().allocated_bytes.store(bytes, Ordering::Relaxed);
+        self.node().allocated_blocks.store(blocks, Ordering::Relaxed);
+    }
+}

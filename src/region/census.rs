@@ -1,0 +1,140 @@
+//! What of the region is in memory, as the kernel says, page by page: for reports.
+//!
+//! Costs a system call for each 2 MiB of committed address space, and stops nobody: what is taken,
+//! touched or given back meanwhile is seen or not.
+
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+
+use super::{
+    ENTRY_BYTES, SEGMENT_BYTES, SEGMENTS, UNCOMMITTED, at, base, bytes, entry_at, metadata,
+};
+use crate::sys::{self, memory};
+use crate::units::{CHUNK_BYTES, SEGMENT_CHUNKS};
+
+/// Pages that are asked for at once.
+const PAGES: usize = 512;
+
+/// Bytes in memory, by what they are used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Census {
+    /// Bytes in chunks that a heap holds, in memory or not.
+    pub held_bytes: usize,
+    /// Of those, bytes in memory.
+    pub held_resident_bytes: usize,
+    /// Bytes in memory in chunks that no heap holds.
+    pub free_resident_bytes: usize,
+    /// Bytes in memory of the chunk table.
+    pub table_resident_bytes: usize,
+    /// Bytes in memory of records: headers, accounts, bit maps.
+    pub metadata_resident_bytes: usize,
+    /// What the kernel says of the region with its table as a whole (`/proc/self/smaps`). Records
+    /// are mapped elsewhere and not in it.
+    pub kernel_bytes: usize,
+}
+
+impl Census {
+    /// By how much the parts of the region and the kernel's figure differ, in bytes.
+    pub fn difference_bytes(&self) -> usize {
+        let parts = self.held_resident_bytes + self.free_resident_bytes + self.table_resident_bytes;
+        parts.abs_diff(self.kernel_bytes)
+    }
+}
+
+/// Counts. `None` where there is no region, or the kernel tells nothing.
+pub fn census() -> Option<Census> {
+    if bytes() == 0 {
+        return None;
+    }
+    let mut census = Census::default();
+    let mut first_table_byte = base();
+    for (index, segment) in SEGMENTS.iter().enumerate() {
+        // Acquire pairs with the Release in `commit_segments`: the table is then accessible.
+        if segment.load(Ordering::Acquire) == UNCOMMITTED {
+            break; // Segments are committed in order.
+        }
+        // SAFETY: the segment is committed, and so is its part of the table.
+        unsafe {
+            count_segment(&mut census, index)?;
+            let table_bytes = (index + 1) * SEGMENT_CHUNKS * ENTRY_BYTES;
+            first_table_byte = crate::pointers::backward(base(), table_bytes);
+        }
+    }
+    let table_bytes = base().addr().get() - first_table_byte.addr().get();
+    visit_pages(first_table_byte, table_bytes, |_| census.table_resident_bytes += page())?;
+    let mut is_told = true;
+    metadata::for_each_piece(|start, length| {
+        let counted = visit_pages(start, length, |_| census.metadata_resident_bytes += page());
+        is_told &= counted.is_some();
+    });
+    let region = first_table_byte.addr().get()..base().addr().get() + bytes();
+    census.kernel_bytes = resident_by_smaps(region)?;
+    is_told.then_some(census)
+}
+
+fn page() -> usize {
+    sys::page_bytes()
+}
+
+/// # Safety
+/// The segment is committed.
+unsafe fn count_segment(census: &mut Census, index: usize) -> Option<()> {
+    let offset = index * SEGMENT_BYTES;
+    // Relaxed: another thread may take or give a chunk back at any time.
+    // SAFETY: the segment is committed.
+    let is_held = |offset| unsafe { !entry_at(offset).owner.load(Ordering::Relaxed).is_null() };
+    for chunk in 0..SEGMENT_CHUNKS {
+        if is_held(offset + chunk * CHUNK_BYTES) {
+            census.held_bytes += CHUNK_BYTES;
+        }
+    }
+    // SAFETY: the segment lies in the region.
+    let start = unsafe { at(offset) };
+    visit_pages(start, SEGMENT_BYTES, |distance| {
+        if is_held(offset + distance) {
+            census.held_resident_bytes += page();
+        } else {
+            census.free_resident_bytes += page();
+        }
+    })
+}
+
+/// Calls `visit` with the distance of each page of a range that is in memory.
+fn visit_pages(start: NonNull<u8>, length: usize, mut visit: impl FnMut(usize)) -> Option<()> {
+    let mut pages = [0_u8; PAGES];
+    let mut distance = 0;
+    while distance < length {
+        // SAFETY: the distance lies in the range.
+        let from = unsafe { crate::pointers::forward(start, distance) };
+        let bytes = (length - distance).min(PAGES * page());
+        memory::resident_pages(from, bytes, &mut pages).ok()?;
+        for (index, flags) in pages.iter().take(bytes.div_ceil(page())).enumerate() {
+            if flags & 1 != 0 {
+                visit(distance + index * page());
+            }
+        }
+        distance += bytes;
+    }
+    Some(())
+}
+
+/// The bytes in memory of the mappings that begin in a range of addresses.
+fn resident_by_smaps(range: core::ops::Range<usize>) -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/self/smaps").ok()?;
+    let mut is_ours = false;
+    let mut bytes = 0;
+    for line in text.lines() {
+        if let Some(kilobytes) = line.strip_prefix("Rss:") {
+            if is_ours {
+                let number = kilobytes.trim().trim_end_matches("kB").trim_end();
+                bytes += number.parse::<usize>().ok()? << 10;
+            }
+        } else if let Some((start, _)) = line.split_once('-')
+            && let Ok(start) = usize::from_str_radix(start, 16)
+        {
+            is_ours = range.contains(&start);
+        }
+    }
+    Some(bytes)
+}

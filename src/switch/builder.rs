@@ -1,0 +1,179 @@
+//! How a heap is made: strategy, source, name, limits, and what it stands below.
+
+use core::ptr::NonNull;
+
+use super::configuration::{installed, settle, source_for};
+use super::handle::{Heap, HeapError};
+use super::home;
+use super::in_use::CurrentAllocatorInUse;
+use super::state::state;
+use crate::allocator::RegionSource;
+use crate::heap::kind::ContextChoice;
+use crate::heap::{
+    Account, ContextName, HeapHeader, HeapKind, LifetimeHint, LimitPolicy, Limits, cell,
+};
+use crate::units::CHUNK_BYTES;
+
+/// How a heap is made.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use]
+pub struct HeapBuilder<'a> {
+    hint: Option<LifetimeHint>,
+    source: Option<&'static dyn RegionSource>,
+    name: &'a str,
+    limits: LimitChoices,
+    below: Below<'a>,
+}
+
+/// What was said about limits; the rest is inherited.
+#[derive(Clone, Copy, Debug, Default)]
+struct LimitChoices {
+    soft_bytes: Option<usize>,
+    hard_bytes: Option<usize>,
+    policy: Option<LimitPolicy>,
+}
+
+/// Which account is above the heap's, and whether the heap ends with the one above.
+#[derive(Clone, Copy, Debug, Default)]
+enum Below<'a> {
+    #[default]
+    Process,
+    Account(&'a Account),
+    Heap(&'a Heap),
+    Current,
+}
+
+impl<'a> HeapBuilder<'a> {
+    /// How long what is allocated in it lives, which chooses the strategy. Without it the strategy
+    /// that the program's allocator was declared with, or the one for short lives.
+    pub fn hint(self, hint: LifetimeHint) -> Self {
+        Self { hint: Some(hint), ..self }
+    }
+
+    /// Where its chunks come from: a source whose [granule](crate::MemorySource::granule) is 64
+    /// KiB. Only sources inside the region can back a heap; the type system refuses any other:
+    ///
+    /// ```compile_fail,E0277
+    /// use heapswitch::{Heap, MemoryMapSource};
+    ///
+    /// static SOURCE: MemoryMapSource = MemoryMapSource::new();
+    /// let heap = Heap::builder().source(&SOURCE).build();
+    /// ```
+    pub fn source(self, source: &'static dyn RegionSource) -> Self {
+        Self { source: Some(source), ..self }
+    }
+
+    /// Its account's name, at most 39 bytes of it: for reports and errors.
+    pub fn name(self, name: &'a str) -> Self {
+        Self { name, ..self }
+    }
+
+    /// Its hard limit in bytes, rounded up to whole chunks of 64 KiB. Without one, that which the
+    /// account above gives [each](Account::with_limit_each). It is bound by the limits above in any
+    /// case.
+    pub fn limit(self, bytes: usize) -> Self {
+        Self { limits: LimitChoices { hard_bytes: Some(bytes), ..self.limits }, ..self }
+    }
+
+    /// Its soft limit in bytes: above it [reclaim callbacks](Account::on_pressure) are called.
+    pub fn soft_limit(self, bytes: usize) -> Self {
+        Self { limits: LimitChoices { soft_bytes: Some(bytes), ..self.limits }, ..self }
+    }
+
+    /// What happens above its hard limit.
+    pub fn policy(self, policy: LimitPolicy) -> Self {
+        Self { limits: LimitChoices { policy: Some(policy), ..self.limits }, ..self }
+    }
+
+    /// An account that its memory is charged to as well, and whose limits bind it.
+    pub fn charged_to(self, account: &'a Account) -> Self {
+        Self { below: Below::Account(account), ..self }
+    }
+
+    /// The heap that it is a child of: its memory is charged to the parent's account as well, and
+    /// it is closed with the parent. Entering and leaving a child take read-modify-writes, some 15
+    /// ns more than of another heap; one that is only to be counted is
+    /// [charged](Self::charged_to) instead.
+    pub fn parent(self, parent: &'a Heap) -> Self {
+        Self { below: Below::Heap(parent), ..self }
+    }
+
+    /// As [`parent`](Self::parent), of whatever heap is current when it is made; without one, it
+    /// stands alone.
+    pub fn parent_current(self) -> Self {
+        Self { below: Below::Current, ..self }
+    }
+
+    /// Its account, and whether it ends with what is above.
+    fn account(&self) -> Option<(Account, bool)> {
+        let name = ContextName::new(self.name);
+        let (account, is_child) = match self.below {
+            Below::Process => (Account::make(None, name), false),
+            Below::Account(above) => (Account::make(Some(above), name), false),
+            Below::Heap(parent) => (Account::make(Some(&parent.header().account), name), true),
+            Below::Current => match state().contexts.top().heap {
+                // SAFETY: heaps that the state names are run by this thread.
+                Some(heap) => (Account::make(Some(&unsafe { heap.as_ref() }.account), name), true),
+                None => (Account::make(None, name), false),
+            },
+        };
+        let account = account?;
+        let inherited = account.limits();
+        account.set_limits(Limits {
+            soft_bytes: self.limits.soft_bytes.or(inherited.soft_bytes),
+            hard_bytes: self.limits.hard_bytes.or(inherited.hard_bytes),
+            policy: self.limits.policy.unwrap_or(inherited.policy),
+        });
+        Some((account, is_child))
+    }
+
+    /// The source, that of contexts which this thread makes unless another was chosen.
+    fn checked_source(&self) -> Result<&'static dyn RegionSource, HeapError> {
+        match self.source {
+            // Longer ranges would be wasted, or taken for one chunk; shorter ones never come.
+            Some(source) if source.granule() != CHUNK_BYTES => Err(HeapError::Granule),
+            Some(source) => Ok(source),
+            None => {
+                let home = home::of_thread(state());
+                Ok(source_for(CurrentAllocatorInUse::CoroutineLocal, home))
+            }
+        }
+    }
+
+    fn finish(
+        self,
+        create: impl FnOnce(&'static dyn RegionSource, Account) -> Option<NonNull<HeapHeader>>,
+    ) -> Result<Heap, HeapError> {
+        settle();
+        let source = self.checked_source()?;
+        let (account, is_child) = self.account().ok_or(HeapError::NoMemory)?;
+        let header = create(source, account.clone()).ok_or(HeapError::NoMemory)?;
+        if is_child {
+            // SAFETY: the heap is new.
+            unsafe { cell::share(header) };
+            account.set_heap(Some(header));
+        }
+        // SAFETY: the heap is new, and this is its only handle.
+        Ok(unsafe { Heap::from_raw(header) })
+    }
+
+    /// Makes the heap.
+    ///
+    /// # Errors
+    /// [`HeapError::NoMemory`]; [`HeapError::Granule`].
+    pub fn build(self) -> Result<Heap, HeapError> {
+        self.finish(|source, account| match (self.hint, installed()) {
+            (Some(hint), _) => ContextChoice::create(hint, source, account),
+            (None, Some(installed)) => (installed.make_coroutine_heap)(source, account),
+            (None, None) => ContextChoice::create(LifetimeHint::Short, source, account),
+        })
+    }
+
+    /// Makes a heap of a given kind.
+    ///
+    /// # Errors
+    /// [`HeapError::NoMemory`]; [`HeapError::Granule`].
+    pub fn build_kind<K: HeapKind>(self, settings: K::Settings) -> Result<Heap, HeapError> {
+        self.finish(|source, account| K::create(settings, source, account))
+    }
+}

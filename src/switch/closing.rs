@@ -1,0 +1,318 @@
+//! How a heap ends: its children first, then its callbacks, then its blocks.
+//!
+//! ```text
+//!   close(parent)
+//!     ├─ child that nobody runs      claimed, and closed here
+//!     ├─ child that runs somewhere   marked; whoever leaves it closes it
+//!     ├─ callbacks, newest first
+//!     └─ chunks: back to the source, or orphans
+//! ```
+//!
+//! A child that was closed so still has its handle, which keeps the header; entering it is an error
+//! from then on, [`HeapError::Closed`](super::HeapError::Closed).
+
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+
+use super::configuration::GLOBAL_COUNTERS;
+use super::handle::{Heap, HeapError, token};
+use super::scope::out_of_contexts;
+use super::state::state;
+use super::{events, safe_point};
+use crate::heap::account::signal;
+use crate::heap::callbacks::Registered;
+use crate::heap::{Account, EscapeReport, HeapEnd, HeapHeader, attention, pins};
+use crate::sync::Token;
+
+/// Closes a heap: children, callbacks, blocks. The header may be gone afterwards.
+///
+/// # Safety
+/// This thread runs the heap, nobody else can enter it, and whoever has a handle of it has a pin.
+pub(super) unsafe fn close(header: NonNull<HeapHeader>) -> EscapeReport {
+    // SAFETY: the caller runs the heap.
+    let this = unsafe { header.as_ref() };
+    let mut report = end_contents(this, HeapEnd::Close);
+    if this.is_shared() {
+        this.account.set_heap(None);
+    }
+    flush_own_frees();
+    // The header may be gone when there is something to tell.
+    let account = events::ARE_WANTED.then(|| this.account.clone());
+    // SAFETY: the caller's contract.
+    let closed = unsafe { (this.operations.close)(header) };
+    report.blocks = closed.blocks;
+    report.kept_bytes = closed.kept_bytes;
+    report.returned_bytes = closed.returned_bytes;
+    if let Some(account) = account {
+        events::closed(&account, &report);
+    }
+    report
+}
+
+/// Closes the heap of an account whose parent has ended, unless somebody runs it or it is gone.
+/// Whether it was closed here.
+pub(super) fn close_if_ended(account: &Account) -> bool {
+    let claimed = account.with_heap(|header| {
+        let is_asked = account.signals() & signal::CLOSE != 0;
+        // Not by this thread's token, or its handle, dropped by a callback, would seem to be this
+        // thread's to close.
+        // SAFETY: a heap that its account names is not closed, and the tree's lock is held.
+        let is_claimed = is_asked && unsafe { header.as_ref() }.runner.try_claim(Token::CLOSER);
+        is_claimed.then_some(header)
+    });
+    let Some(Some(header)) = claimed else { return false };
+    // SAFETY: the claim keeps everybody out.
+    let this = unsafe { header.as_ref() };
+    // For the handle, which is still there, or is dropped meanwhile.
+    this.set_attention(this.attention() + attention::PIN);
+    // SAFETY: the heap is claimed, and the handle has its pin.
+    unsafe { close(header) };
+    if account.raise(signal::CLOSED) & signal::HANDLE_GONE != 0 {
+        // SAFETY: whoever dropped the handle left its pin to us.
+        unsafe { pins::unpin(header, Token::NOBODY) };
+    }
+    true
+}
+
+/// Ends the children and calls the callbacks of a heap that is about to be closed or reset.
+pub(super) fn end_contents(this: &HeapHeader, end: HeapEnd) -> EscapeReport {
+    let mut report = EscapeReport::default();
+    if this.account.may_have_children() || !this.callbacks.is_empty() {
+        out_of_contexts(|| {
+            close_children(&this.account, &mut report);
+            report.panicked_callbacks += this.callbacks.call_all(end);
+        });
+    }
+    report
+}
+
+/// Closes the heaps below an account, lowest first, that end with their parent.
+#[cold]
+fn close_children(account: &Account, report: &mut EscapeReport) {
+    let mut below: Vec<(usize, Account)> = Vec::new();
+    for child in account.subtree().filter(|child| child != account) {
+        below.push((child.with_parents().count(), child));
+    }
+    below.sort_by_key(|(depth, _)| core::cmp::Reverse(*depth));
+    for (_, child) in below {
+        // Before the look at its runner: see where a heap is left.
+        if child.with_heap(|_| child.raise(signal::CLOSE)).is_none() {
+            continue;
+        }
+        if close_if_ended(&child) {
+            report.closed_children += 1;
+        } else {
+            report.deferred_children += 1;
+        }
+    }
+}
+
+/// Makes this thread the runner of a heap that its handle's owner ends. False if a leaked guard
+/// left it running on another thread.
+///
+/// # Safety
+/// The caller has the heap's handle, the heap is not closed, and the handle is not used any more.
+unsafe fn claim(header: NonNull<HeapHeader>) -> bool {
+    // SAFETY: the heap is not closed, so its header is valid.
+    let this = unsafe { header.as_ref() };
+    match token() {
+        Ok(token) if this.runner.is(token) => {
+            state().unlink(header);
+            true
+        }
+        Ok(token) => this.runner.try_enter(token),
+        // A thread that is torn down runs nothing, but may close what nobody runs.
+        Err(_) => this.runner.try_enter(Token::CLOSER),
+    }
+}
+
+/// Closes a heap whose handle is gone.
+///
+/// # Safety
+/// The caller had the only handle of the heap.
+pub(super) unsafe fn close_by_handle(header: NonNull<HeapHeader>) -> EscapeReport {
+    flush_own_frees();
+    // SAFETY: the handle kept the header.
+    let this = unsafe { header.as_ref() };
+    // SAFETY: the caller's contract.
+    let report = unsafe {
+        if claim(header) {
+            close(header)
+        } else if this.account.signals() & signal::CLOSE != 0 {
+            // The parent closed it and left a pin for the handle, or is about to.
+            if this.account.raise(signal::HANDLE_GONE) & signal::CLOSED != 0 {
+                pins::unpin(header, Token::NOBODY);
+            }
+            EscapeReport::default()
+        } else {
+            GLOBAL_COUNTERS.leaked_heaps.fetch_add(1, Ordering::Relaxed);
+            EscapeReport::default()
+        }
+    };
+    safe_point::reach(state());
+    report
+}
+
+impl Heap {
+    /// Ends what is in the heap and goes on with it empty: chunks without blocks are kept for reuse
+    /// (one) or given back, those with survivors become orphans, as after [`close`](Self::close).
+    /// Its children are closed, and its callbacks called, as there.
+    ///
+    /// # Errors
+    /// [`HeapError::Running`], [`HeapError::Closed`]; [`HeapError::NoMemory`] where something
+    /// survives and there is no memory for new records: its blocks are then as they were.
+    pub fn reset(&mut self) -> Result<EscapeReport, HeapError> {
+        flush_own_frees();
+        let token = token()?;
+        // SAFETY: this is the heap's handle.
+        if !unsafe { safe_point::try_enter(self.raw(), token) } {
+            return Err(self.refused());
+        }
+        let mut report = end_contents(self.header(), HeapEnd::Reset);
+        flush_own_frees();
+        // SAFETY: this thread runs the heap; a closed one is replaced in the handle.
+        let renewed = unsafe { self.renew(&mut report) };
+        if self.header().account.is_ended() {
+            self.header().account.lower(signal::END);
+        }
+        // Nobody runs a successor.
+        if self.header().runner.is(token) {
+            // SAFETY: this thread runs the heap.
+            unsafe { safe_point::leave(state(), self.raw()) };
+        }
+        safe_point::reach(state());
+        renewed.map(|()| report)
+    }
+
+    /// Empties the heap, or puts another in its place.
+    ///
+    /// # Safety
+    /// This thread runs the heap.
+    unsafe fn renew(&mut self, report: &mut EscapeReport) -> Result<(), HeapError> {
+        let header = self.raw();
+        let operations = self.header().operations;
+        // SAFETY: the caller runs the heap.
+        unsafe {
+            match (operations.reset)(header) {
+                Ok(returned_bytes) => {
+                    report.returned_bytes = returned_bytes;
+                    return Ok(());
+                }
+                Err(returned_bytes) => report.returned_bytes = returned_bytes,
+            }
+            let successor = (operations.recreate)(header).ok_or(HeapError::NoMemory)?;
+            if self.header().is_shared() {
+                self.header().account.set_heap(Some(successor));
+            }
+            self.replace_raw(successor);
+            let closed = (operations.close)(header);
+            report.blocks = closed.blocks;
+            report.kept_bytes = closed.kept_bytes;
+            report.returned_bytes += closed.returned_bytes;
+        }
+        Ok(())
+    }
+
+    /// Ends the heap. Chunks without blocks go back at once; what is still allocated stays valid
+    /// until it is freed, and its chunks go back with their last block.
+    ///
+    /// Its children, the heaps that have it as their [parent](crate::HeapBuilder::parent), are
+    /// closed first; those that run are closed when they are left. Then its callbacks are called.
+    ///
+    /// A heap that a leaked guard left current on this thread is first made not current. One that a
+    /// leaked guard left running on *another* thread cannot be closed: it is leaked and counted,
+    /// and the report is empty.
+    pub fn close(self) -> EscapeReport {
+        let header = self.into_raw();
+        // SAFETY: the handle was the only one, and is gone.
+        unsafe { close_by_handle(header) }
+    }
+
+    /// Ends the heap and frees everything in it, also what is still allocated.
+    ///
+    /// # Safety
+    /// Nothing that was allocated in the heap is used, or freed, once its callbacks were called.
+    /// Other threads that freed blocks of it have called
+    /// [`flush_foreign_frees`](crate::flush_foreign_frees) since, or ended: blocks that wait in
+    /// their batches would be handed over to a heap that is gone.
+    pub unsafe fn discard_unchecked(self) -> EscapeReport {
+        flush_own_frees();
+        let header = self.into_raw();
+        // SAFETY: the handle was the only one; the caller says that no block is in use.
+        unsafe {
+            if !claim(header) {
+                return close_by_handle(header);
+            }
+            let report = end_contents(header.as_ref(), HeapEnd::Close);
+            flush_own_frees();
+            (header.as_ref().operations.forget_blocks)(header);
+            let closed = close(header);
+            EscapeReport {
+                closed_children: report.closed_children,
+                deferred_children: report.deferred_children,
+                panicked_callbacks: report.panicked_callbacks,
+                ..closed
+            }
+        }
+    }
+
+    /// Calls `call` once, when what is in the heap ends: at its next reset, or when it is closed.
+    /// The newest callback is called first, those of children before their parents'. A panic in one
+    /// is caught and counted in the report.
+    ///
+    /// It is called before any block is given back, by whoever ends the heap, with the thread's
+    /// own heap in use.
+    ///
+    /// ```
+    /// use heapswitch::{Heap, HeapEnd};
+    ///
+    /// let heap = Heap::new()?;
+    /// heap.on_end(|end| assert_eq!(end, HeapEnd::Close))?;
+    /// heap.close();
+    /// # Ok::<(), heapswitch::HeapError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`HeapError::Running`] on another thread; [`HeapError::Closed`].
+    pub fn on_end(&self, call: impl FnOnce(HeapEnd) + Send + 'static) -> Result<(), HeapError> {
+        let registered = out_of_contexts(|| Registered::new(call));
+        let mut registered = Some(registered);
+        self.as_runner(|header| {
+            if let Some(registered) = registered.take() {
+                // SAFETY: called as the runner.
+                unsafe { header.as_ref() }.callbacks.push(registered);
+            }
+        })
+    }
+
+    /// Lets the heap outlive its parent. Its memory stays charged to it: the accounts above outlive
+    /// the heaps too.
+    ///
+    /// # Errors
+    /// [`HeapError::Running`]; [`HeapError::Closed`] if the parent has ended already.
+    pub fn detach(&mut self) -> Result<(), HeapError> {
+        let token = token()?;
+        // SAFETY: this is the heap's handle.
+        if !unsafe { safe_point::try_enter(self.raw(), token) } {
+            return Err(self.refused());
+        }
+        let this = self.header();
+        this.account.set_heap(None);
+        this.attended(attention::SHARED);
+        // The parent may have asked just before.
+        this.account.lower(signal::CLOSE);
+        // SAFETY: this thread runs the heap.
+        unsafe { safe_point::leave(state(), self.raw()) };
+        safe_point::reach(state());
+        Ok(())
+    }
+}
+
+/// Hands over what this thread freed while it did not run the heap: to whoever asks for the heap's
+/// end, that is freed, and waiting in a batch it would pin the heap's chunks.
+pub(super) fn flush_own_frees() {
+    let batches = &state().batches;
+    if batches.is_pending() {
+        batches.flush();
+    }
+}

@@ -1,0 +1,117 @@
+//! Reclaim callbacks: what a program wants to do when an account passes a limit.
+//!
+//! They are called at safe points, outside the allocator and with the thread's own heap in use. A
+//! cache drops entries, a server refuses work, a monitor cancels the largest consumer.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::events;
+use crate::heap::account::signal;
+use crate::heap::{Account, AccountId, AccountReport};
+
+/// Which limit was passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PassedLimit {
+    /// The soft one.
+    Soft,
+    /// The hard one, by a charge that was granted.
+    Hard,
+}
+
+/// An account that passed a limit.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Pressure {
+    /// Which account, with its figures as they are now.
+    pub account: AccountReport,
+    /// Which limit.
+    pub limit: PassedLimit,
+}
+
+type Callback = Arc<dyn Fn(&Pressure) + Send + Sync>;
+
+struct Watch {
+    id: AccountId,
+    number: u64,
+    call: Callback,
+}
+
+struct Watches {
+    next_number: u64,
+    all: Vec<Watch>,
+}
+
+static WATCHES: Mutex<Watches> = Mutex::new(Watches { next_number: 0, all: Vec::new() });
+
+/// Keeps a reclaim callback registered until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it ends the callback's registration"]
+pub struct PressureWatch {
+    number: u64,
+}
+
+impl Account {
+    /// Calls `call` at the next safe point of the thread that took this account, with all below it,
+    /// above its soft limit, or above its hard limit. Once for each time that a soft limit is
+    /// passed. A panic in it is caught.
+    ///
+    /// ```
+    /// use heapswitch::{Account, PassedLimit};
+    ///
+    /// let cache = Account::new("cache")?.with_soft_limit(32 << 20);
+    /// let watch = cache.on_pressure(|pressure| {
+    ///     if pressure.limit == PassedLimit::Soft { /* drop what is old */ }
+    /// });
+    /// drop(watch); // Not called any more.
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_pressure(&self, call: impl Fn(&Pressure) + Send + Sync + 'static) -> PressureWatch {
+        super::scope::out_of_contexts(|| {
+            let call: Callback = Arc::new(call);
+            let mut watches = WATCHES.lock().unwrap_or_else(PoisonError::into_inner);
+            let number = watches.next_number;
+            watches.next_number += 1;
+            watches.all.push(Watch { id: self.id(), number, call });
+            PressureWatch { number }
+        })
+    }
+}
+
+impl Drop for PressureWatch {
+    fn drop(&mut self) {
+        let mut watches = WATCHES.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = watches.all.iter().position(|watch| watch.number == self.number);
+        let watch = place.map(|place| watches.all.swap_remove(place));
+        drop(watches);
+        // What the callback captured is dropped without the lock.
+        drop(watch);
+    }
+}
+
+/// Tells what an account and those above it noted since they were asked last.
+pub(super) fn tell(account: &Account) {
+    for node in account.with_parents() {
+        let noted = node.lower(signal::SOFT | signal::HARD);
+        for (bit, limit) in [(signal::SOFT, PassedLimit::Soft), (signal::HARD, PassedLimit::Hard)] {
+            if noted & bit != 0 {
+                call_all(&Pressure { account: node.report(), limit });
+            }
+        }
+    }
+}
+
+fn call_all(pressure: &Pressure) {
+    events::passed(pressure);
+    let calls: Vec<Callback> = {
+        let watches = WATCHES.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_account = watches.all.iter().filter(|watch| watch.id == pressure.account.id);
+        of_account.map(|watch| Arc::clone(&watch.call)).collect()
+    };
+    for call in calls {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| call(pressure))) {
+            // A payload may panic when it is dropped.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Reports: the process's figures and every account's, as a struct and as JSON.
+//!
+//! Taking one stops nobody and locks for moments only; it allocates in the thread's own heap.
+
+use core::fmt::{self, Write as _};
+
+use super::scope::out_of_contexts;
+use super::usage::{ProcessUsage, process_usage};
+use crate::heap::{Account, AccountReport, AccountUsage, ContextName};
+use crate::region::census::{Census, census};
+
+/// The process's figures and those of an account with all below it, as of one moment or nearly so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryReport {
+    /// The process.
+    pub process: ProcessUsage,
+    /// The accounts, each before those below it.
+    pub accounts: Vec<AccountReport>,
+}
+
+/// What the accounts of one name have together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NamedUsage {
+    /// The name.
+    pub name: ContextName,
+    /// How many accounts have it.
+    pub accounts: usize,
+    /// The sums of their own figures: of accounts below each other no bytes are counted twice, so
+    /// `committed_bytes` is that of `own_bytes`. Peaks are the largest, limits are not summed.
+    pub usage: AccountUsage,
+}
+
+impl MemoryReport {
+    /// Every account of the process.
+    pub fn now() -> Self {
+        Self::of(&Account::process())
+    }
+
+    /// An account and all below it.
+    pub fn of(account: &Account) -> Self {
+        out_of_contexts(|| Self {
+            process: process_usage(),
+            accounts: account.subtree().map(|account| account.report()).collect(),
+        })
+    }
+
+    /// The accounts by name, those that hold most first.
+    pub fn by_name(&self) -> Vec<NamedUsage> {
+        let mut sorted: Vec<&AccountReport> = self.accounts.iter().collect();
+        sorted.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
+        let mut named: Vec<NamedUsage> = Vec::new();
+        for report in sorted {
+            match named.last_mut() {
+                Some(last) if last.name == report.name => last.include(report),
+                _ => {
+                    let usage = AccountUsage::default();
+                    let mut first = NamedUsage { name: report.name, accounts: 0, usage };
+                    first.include(report);
+                    named.push(first);
+                }
+            }
+        }
+        named.sort_by_key(|one| core::cmp::Reverse(one.usage.own_bytes));
+        named
+    }
+
+    /// The `count` accounts whose own heaps hold most, largest first.
+    pub fn largest(&self, count: usize) -> Vec<AccountReport> {
+        let mut sorted = self.accounts.clone();
+        sorted.sort_by_key(|report| core::cmp::Reverse(report.usage.own_bytes));
+        sorted.truncate(count);
+        sorted
+    }
+
+    /// One JSON object: `process` with its figures, `accounts` as an array of objects. Bytes are
+    /// numbers, limits that are not set are `null`.
+    pub fn to_json(&self) -> String {
+        out_of_contexts(|| {
+            let mut json = String::with_capacity(512 + self.accounts.len() * 640);
+            // Writing to a string does not fail.
+            let _ = self.write_json(&mut json);
+            json
+        })
+    }
+
+    fn write_json(&self, json: &mut String) -> fmt::Result {
+        let ProcessUsage {
+            region,
+            metadata_bytes,
+            global_bytes,
+            overflow_blocks,
+            leaked_heaps,
+            lost_blocks,
+            abandoned_heaps,
+            moved_threads,
+            threads_started,
+            thread_heaps,
+            slow_allocations,
+            foreign_frees,
+        } = self.process;
+        write!(
+            json,
+            "{{\"process\":{{\"region_reserved_bytes\":{},\"region_committed_bytes\":{},\
+             \"region_taken_bytes\":{},\"region_dirty_bytes\":{},\"runs_taken\":{},\
+             \"runs_returned\":{},\"metadata_bytes\":{metadata_bytes},\
+             \"global_bytes\":{global_bytes},\"overflow_blocks\":{overflow_blocks},\
+             \"leaked_heaps\":{leaked_heaps},\"lost_blocks\":{lost_blocks},\
+             \"abandoned_heaps\":{abandoned_heaps},\"moved_threads\":{moved_threads},\
+             \"threads_started\":{threads_started},\"thread_heaps\":{thread_heaps},\
+             \"slow_allocations\":{slow_allocations},\"foreign_frees\":{foreign_frees}}},\
+             \"accounts\":[",
+            region.reserved_bytes,
+            region.committed_bytes,
+            region.taken_bytes,
+            region.dirty_bytes,
+            region.runs_taken,
+            region.runs_returned,
+        )?;
+        for (index, account) in self.accounts.iter().enumerate() {
+            json.push_str(if index == 0 { "\n" } else { ",\n" });
+            write_account(json, account)?;
+        }
+        json.push_str("\n]}");
+        Ok(())
+    }
+}
+
+impl NamedUsage {
+    fn include(&mut self, report: &AccountReport) {
+        let (sum, one) = (&mut self.usage, &report.usage);
+        self.accounts += 1;
+        sum.own_bytes += one.own_bytes;
+        sum.committed_bytes += one.own_bytes;
+        sum.peak_bytes = sum.peak_bytes.max(one.peak_bytes);
+        sum.total_bytes += one.total_bytes;
+        sum.charges += one.charges;
+        sum.allocated_bytes += one.allocated_bytes;
+        sum.allocated_blocks += one.allocated_blocks;
+        sum.foreign_frees += one.foreign_frees;
+        sum.escapees += one.escapees;
+        sum.overdraft_bytes += one.overdraft_bytes;
+        sum.overdraft_peak_bytes = sum.overdraft_peak_bytes.max(one.overdraft_peak_bytes);
+        sum.overdrafts += one.overdrafts;
+        sum.refusals += one.refusals;
+        sum.spilled_bytes += one.spilled_bytes;
+        sum.is_over_budget |= one.is_over_budget;
+    }
+}
+
+/// The figures of an account that are numbers, with their names.
+pub(super) fn figures(usage: &AccountUsage) -> [(&'static str, u64); 14] {
+    [
+        ("committed_bytes", usage.committed_bytes as u64),
+        ("own_bytes", usage.own_bytes as u64),
+        ("peak_bytes", usage.peak_bytes as u64),
+        ("total_bytes", usage.total_bytes),
+        ("charges", usage.charges),
+        ("allocated_bytes", usage.allocated_bytes as u64),
+        ("allocated_blocks", usage.allocated_blocks as u64),
+        ("foreign_frees", usage.foreign_frees),
+        ("escapees", usage.escapees),
+        ("overdraft_bytes", usage.overdraft_bytes as u64),
+        ("overdraft_peak_bytes", usage.overdraft_peak_bytes as u64),
+        ("overdrafts", usage.overdrafts),
+        ("refusals", usage.refusals),
+        ("spilled_bytes", usage.spilled_bytes),
+    ]
+}
+
+fn write_account(json: &mut String, account: &AccountReport) -> fmt::Result {
+    write!(json, "{{\"id\":{},\"parent\":", account.id.number())?;
+    write_or_null(json, account.parent.map(|id| id.number()))?;
+    json.push_str(",\"name\":");
+    write_text(json, account.name.as_str())?;
+    let usage = &account.usage;
+    for (name, value) in figures(usage) {
+        write!(json, ",\"{name}\":{value}")?;
+    }
+    let limits = [
+        ("soft_limit_bytes", usage.soft_limit_bytes),
+        ("hard_limit_bytes", usage.hard_limit_bytes),
+    ];
+    for (name, limit) in limits {
+        write!(json, ",\"{name}\":")?;
+        write_or_null(json, limit)?;
+    }
+    write!(json, ",\"is_over_budget\":{}}}", usage.is_over_budget)
+}
+
+fn write_or_null(json: &mut String, value: Option<impl fmt::Display>) -> fmt::Result {
+    match value {
+        Some(value) => write!(json, "{value}"),
+        None => json.write_str("null"),
+    }
+}
+
+/// A string as JSON has it.
+fn write_text(json: &mut String, text: &str) -> fmt::Result {
+    json.push('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => {
+                json.push('\\');
+                json.push(character);
+            }
+            control if control < ' ' => write!(json, "\\u{:04x}", control as u32)?,
+            other => json.push(other),
+        }
+    }
+    json.push('"');
+    Ok(())
+}
+
+/// The accounts' figures beside the region's and the kernel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reconciliation {
+    /// What the accounts say that all heaps and orphans hold, in bytes.
+    pub accounted_bytes: usize,
+    /// Of those, bytes in allocated blocks, as the heaps counted them last.
+    pub data_bytes: usize,
+    /// The rest of them: bytes that are free in heaps.
+    pub free_in_heaps_bytes: usize,
+    /// What the chunk table, the kernel's page tables and its summary say.
+    pub census: Census,
+}
+
+impl Reconciliation {
+    /// By how much the accounts and the chunk table differ, in bytes: 0 when nothing changes
+    /// meanwhile.
+    pub fn account_difference_bytes(&self) -> usize {
+        self.accounted_bytes.abs_diff(self.census.held_bytes)
+    }
+
+    /// By how much the region's parts and the kernel's figure differ, in bytes.
+    pub fn kernel_difference_bytes(&self) -> usize {
+        self.census.difference_bytes()
+    }
+}
+
+/// Compares the accounts with the chunk table, and the region with the kernel's figures. Costs a
+/// system call for each 2 MiB of the region that were ever used; for tests and reports. `None`
+/// where there is no region.
+pub fn reconcile() -> Option<Reconciliation> {
+    out_of_contexts(|| {
+        let process = Account::process();
+        let data_bytes = process.subtree().map(|one| one.usage().allocated_bytes).sum();
+        // Before the census, which reads a file into the thread's heap at its end.
+        let accounted_bytes = process.usage().committed_bytes;
+        let census = census()?;
+        Some(Reconciliation {
+            accounted_bytes,
+            data_bytes,
+            free_in_heaps_bytes: accounted_bytes.saturating_sub(data_bytes),
+            census,
+        })
+    })
+}

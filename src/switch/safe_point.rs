@@ -1,0 +1,148 @@
+//! Safe points: where what the allocator only noted is acted upon.
+//!
+//! Inside the allocator a limit that is passed sets a bit, and a parent's end sets another. Nothing
+//! of the program's runs there. It runs here: where a heap is left, in a checkpoint, before a task
+//! is polled or a coroutine resumed. A heap for which there is something to do says so in the word
+//! that leaving reads anyway, so a heap for which there is not pays nothing.
+
+use core::cell::Cell;
+use core::ptr::NonNull;
+
+use super::scope::out_of_contexts;
+use super::state::{ThreadState, state};
+use super::{closing, pressure};
+use crate::heap::account::{Node, signal};
+use crate::heap::{Account, HeapHeader, attention};
+use crate::sync::Token;
+
+/// What a thread does at its next safe point. All zero bytes are a valid, empty value.
+///
+/// # Invariants
+/// - `waiting` begins a list of accounts, each with a count and the bit `WAITS`.
+/// - `ended` begins a list of heaps that this thread runs and that nobody has a handle of.
+#[derive(Debug)]
+pub struct Due {
+    waiting: Cell<Option<NonNull<Node>>>,
+    ended: Cell<Option<NonNull<HeapHeader>>>,
+}
+
+impl Due {
+    /// Nothing.
+    pub const fn new() -> Self {
+        Self { waiting: Cell::new(None), ended: Cell::new(None) }
+    }
+
+    #[inline]
+    fn is_any(&self) -> bool {
+        self.waiting.get().is_some() || self.ended.get().is_some()
+    }
+
+    fn note(&self, account: &Account) {
+        if let Some(first) = account.wait_before(self.waiting.get()) {
+            self.waiting.set(Some(first));
+        }
+    }
+
+    fn next_waiting(&self) -> Option<Account> {
+        let first = self.waiting.get()?;
+        // SAFETY: `note` made the list, which is this thread's.
+        let (account, rest) = unsafe { Account::take_waiting(first) };
+        self.waiting.set(rest);
+        Some(account)
+    }
+
+    /// Has a heap closed at the next safe point.
+    ///
+    /// # Safety
+    /// This thread runs the heap, and its only handle is given up to this.
+    pub unsafe fn close(&self, header: NonNull<HeapHeader>) {
+        // SAFETY: the caller runs the heap, which stands in no list.
+        unsafe { header.as_ref() }.next_in_list.set(self.ended.get());
+        self.ended.set(Some(header));
+    }
+
+    fn next_ended(&self) -> Option<NonNull<HeapHeader>> {
+        let header = self.ended.get()?;
+        // SAFETY: this thread runs the heaps in the list.
+        self.ended.set(unsafe { header.as_ref() }.next_in_list.take());
+        Some(header)
+    }
+}
+
+/// Ends a thread's run of a heap; [`reach`] is to follow, once the thread's state is whole.
+///
+/// # Safety
+/// This thread runs the heap.
+#[inline]
+pub unsafe fn leave(state: &ThreadState, header: NonNull<HeapHeader>) {
+    // SAFETY: the thread runs the heap.
+    let this = unsafe { header.as_ref() };
+    if this.attention() == 0 {
+        this.runner.leave();
+    } else {
+        leave_with_work(state, this);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn leave_with_work(state: &ThreadState, this: &HeapHeader) {
+    note(state, this);
+    if !this.is_shared() {
+        this.leave();
+        return;
+    }
+    let account = this.account.clone();
+    this.leave();
+    // This read-modify-write of the account's signals and the closer's are in one order: either
+    // this one sees what the closer asked for, or the closer sees that the heap was left.
+    if account.raise(0) & signal::CLOSE != 0 {
+        state.due.note(&account);
+    }
+}
+
+/// Makes the thread of `token` the runner of a heap, however it is to be entered. False if somebody
+/// runs it, or it is closed; it is, if its parent ended. Calls the program's code then.
+///
+/// # Safety
+/// The caller has the heap's handle.
+pub unsafe fn try_enter(header: NonNull<HeapHeader>, token: Token) -> bool {
+    // SAFETY: the handle keeps the header.
+    let this = unsafe { header.as_ref() };
+    if this.account.signals() & signal::CLOSE != 0 {
+        closing::close_if_ended(&this.account);
+        return false;
+    }
+    this.runner.try_enter(token)
+}
+
+/// Notes what a limit asks for, of a heap that this thread runs.
+pub(super) fn note(state: &ThreadState, this: &HeapHeader) {
+    if this.attended(attention::NOTED) {
+        state.due.note(&this.account);
+    }
+}
+
+/// Does what is due. Calls the program's code.
+#[inline]
+pub fn reach(state: &ThreadState) {
+    if state.due.is_any() {
+        settle();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn settle() {
+    out_of_contexts(|| {
+        // The state is read anew after each call to the program's code.
+        while let Some(header) = state().due.next_ended() {
+            // SAFETY: this thread runs the heap, which has no handle.
+            unsafe { closing::close(header) };
+        }
+        while let Some(account) = state().due.next_waiting() {
+            closing::close_if_ended(&account);
+            pressure::tell(&account);
+        }
+    });
+}

@@ -1,0 +1,58 @@
+//! Bits by which threads tell each other what to do with a heap.
+//!
+//! Every change is a read-modify-write of one word, so all changes are in one order, and whoever
+//! comes second sees what the first did before. Two protocols rest on that:
+//!
+//! - *Close or leave.* Who ends a parent raises a bit and then looks whether the child runs; who
+//!   leaves the child leaves it and then looks at the bits, by raising none. One of the two sees
+//!   the other's step, and closes the child.
+//! - *Last of two.* Who has closed the child and who drops its handle each raise a bit of their
+//!   own; the one that finds the other's frees what is left.
+
+use super::{AtomicU64, Ordering};
+
+// Loom must find the model failing with this weakened.
+const CHANGE: Ordering =
+    if cfg!(heapswitch_weaken = "signals_change") { Ordering::Relaxed } else { Ordering::AcqRel };
+
+/// The bits.
+#[derive(Debug)]
+pub struct Signals {
+    bits: AtomicU64,
+}
+
+impl Signals {
+    /// None is set.
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self { bits: AtomicU64::new(0) }
+    }
+
+    /// None is set.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self { bits: AtomicU64::new(0) }
+    }
+
+    /// What is set; may be outdated as soon as it is known.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.bits.load(Ordering::Relaxed)
+    }
+
+    /// Sets bits, or only looks, in order with the others; what was set before.
+    pub fn raise(&self, bits: u64) -> u64 {
+        self.bits.fetch_or(bits, CHANGE)
+    }
+
+    /// Clears bits; which of them were set.
+    pub fn lower(&self, bits: u64) -> u64 {
+        self.bits.fetch_and(!bits, CHANGE) & bits
+    }
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self::new()
+    }
+}

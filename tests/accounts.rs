@@ -1,0 +1,180 @@
+//! Accounts: what they count, who may read them, and that they agree with the region and the
+//! kernel.
+#![cfg(not(any(heapswitch_pass_through, loom)))]
+
+use std::hint::black_box;
+use std::sync::Mutex;
+
+use heapswitch::strategy::slab::Slab;
+use heapswitch::{
+    Account, Heap, HeapSwitch, LifetimeHint, LimitPolicy, MemoryReport, process_limit, reconcile,
+    set_process_limit,
+};
+
+#[global_allocator]
+static GLOBAL: HeapSwitch = HeapSwitch;
+
+const CHUNK: usize = 64 << 10;
+const HINTS: [LifetimeHint; 3] = [LifetimeHint::Short, LifetimeHint::Medium, LifetimeHint::Long];
+
+/// Figures of the whole process: one test at a time.
+static PROCESS: Mutex<()> = Mutex::new(());
+
+#[test]
+fn figures_are_by_context_and_by_subtree() {
+    let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
+    for hint in HINTS {
+        let group = Account::new("group").unwrap();
+        let parent = Heap::builder().hint(hint).charged_to(&group).build().unwrap();
+        let child = Heap::builder().hint(hint).parent(&parent).build().unwrap();
+        let large = child.run(|| vec![1_u8; 3 * CHUNK]).unwrap();
+        let small = parent.run(|| (0..100).map(|_| Box::new([1_u8; 100])).collect::<Vec<_>>());
+        let small = small.unwrap();
+        let (above, below) = (parent.account(), child.account());
+        assert_eq!((below.committed_bytes, below.own_bytes), (3 * CHUNK, 3 * CHUNK));
+        assert_eq!((above.committed_bytes, above.own_bytes), (4 * CHUNK, CHUNK));
+        assert_eq!((group.usage().committed_bytes, group.usage().own_bytes), (4 * CHUNK, 0));
+        drop(large);
+        assert_eq!(group.usage().committed_bytes, 4 * CHUNK, "not handed over yet");
+        child.release_unused().unwrap();
+        let usage = group.usage();
+        assert_eq!((usage.committed_bytes, usage.peak_bytes), (CHUNK, 4 * CHUNK), "{hint:?}");
+        assert_eq!((usage.total_bytes, usage.charges), (4 * CHUNK as u64, 2));
+        assert_eq!(usage.foreign_frees, 1);
+        // Exact when it is idle and asked.
+        assert_eq!(parent.memory_usage().unwrap().allocated_blocks, 101);
+        let counted = parent.account();
+        assert_eq!(counted.allocated_blocks, 101);
+        assert!((10_000..CHUNK).contains(&counted.allocated_bytes), "{counted:?}");
+        parent.close();
+        assert_eq!((group.usage().escapees, group.usage().committed_bytes), (101, CHUNK));
+        drop(small);
+        heapswitch::flush_foreign_frees();
+        assert_eq!(group.usage().committed_bytes, 0, "accounts outlive heaps");
+    }
+}
+
+#[test]
+fn counts_lag_by_no_more_than_a_quarter() {
+    let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
+    for hint in HINTS {
+        let heap = Heap::with_hint(hint).unwrap();
+        let account = heap.account_handle();
+        let mut kept = Vec::with_capacity(100_000);
+        let scope = heap.enter().unwrap();
+        for count in 1..=20_000 {
+            kept.push(Box::new([1_u8; 240]));
+            if count % 1000 == 0 {
+                let usage = account.usage();
+                let missing = count - usage.allocated_blocks;
+                let bound = usage.own_bytes / 4 / 240 + CHUNK / 240 + 1;
+                assert!(usage.allocated_blocks <= count && missing <= bound, "{hint:?} {usage:?}");
+            }
+        }
+        drop(scope);
+        heap.run(|| kept.clear()).unwrap();
+    }
+}
+
+#[test]
+fn the_process_has_a_limit_above_all_others() {
+    let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
+    let heap = Heap::builder().limit(CHUNK).build().unwrap();
+    assert_eq!(process_limit(), None);
+    let held = Account::process().usage().committed_bytes;
+    set_process_limit(Some(held + 64 * CHUNK));
+    let is_refused = heap.run(|| Vec::<u8>::new().try_reserve_exact(128 * CHUNK).is_err());
+    let is_granted = heap.run(|| Vec::<u8>::new().try_reserve_exact(16 * CHUNK).is_ok());
+    // Threads' heaps too.
+    let is_refused_here = black_box(Vec::<u8>::new()).try_reserve_exact(128 * CHUNK).is_err();
+    set_process_limit(None);
+    assert!(is_refused.unwrap() && is_granted.unwrap() && is_refused_here);
+    assert!(black_box(Vec::<u8>::new()).try_reserve_exact(128 * CHUNK).is_ok());
+}
+
+#[test]
+fn a_report_is_json_and_sums_by_name() {
+    let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
+    let group = Account::new("group \"of\" tests\n").unwrap().with_limit(1 << 30);
+    let make = |name: &str| Heap::builder().name(name).charged_to(&group).build().unwrap();
+    let heaps = [make("many"), make("many"), make("one")];
+    let kept: Vec<_> = heaps
+        .iter()
+        .zip([1, 2, 5])
+        .map(|(heap, chunks)| heap.run(|| vec![1_u8; chunks * CHUNK]))
+        .collect();
+    let report = MemoryReport::of(&group);
+    assert_eq!(report.accounts.len(), 4);
+    let named = report.by_name();
+    let sums: Vec<_> = named
+        .iter()
+        .map(|one| (one.name.as_str(), one.accounts, one.usage.own_bytes / CHUNK))
+        .collect();
+    assert_eq!(sums, [("one", 1, 5), ("many", 2, 3), ("group \"of\" tests\n", 1, 0)]);
+    assert_eq!(report.largest(1)[0].name.as_str(), "one");
+    let json = report.to_json();
+    let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let accounts = parsed["accounts"].as_array().unwrap();
+    assert_eq!(accounts[0]["name"], "group \"of\" tests\n");
+    assert_eq!(accounts[0]["committed_bytes"], 8 * CHUNK);
+    assert_eq!(accounts[0]["hard_limit_bytes"], 1 << 30);
+    assert!(accounts[0]["soft_limit_bytes"].is_null() && accounts[0]["is_over_budget"] == false);
+    assert_eq!(accounts[1]["parent"], accounts[0]["id"]);
+    assert!(parsed["process"]["region_taken_bytes"].as_u64().unwrap() >= 8 * CHUNK as u64);
+    let all = MemoryReport::now();
+    assert!(all.accounts.len() > 4 && all.accounts[0].parent.is_none());
+    assert!(all.accounts.iter().any(|one| one.name.as_str() == "thread"), "threads' heaps too");
+    drop(kept);
+}
+
+#[test]
+fn accounts_the_chunk_table_and_the_kernel_agree() {
+    let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
+    // Enough that what the test runner's threads do meanwhile is less than a hundredth.
+    let heaps = [
+        Heap::with_hint(LifetimeHint::Short).unwrap(),
+        Heap::with_hint(LifetimeHint::Medium).unwrap(),
+        Heap::with_hint(LifetimeHint::Long).unwrap(),
+        Heap::builder().build_kind::<Slab>(()).unwrap(),
+    ];
+    let mut kept: Vec<_> = heaps
+        .iter()
+        .map(|heap| heap.run(|| (0..10_000).map(|_| vec![1_u8; 1000]).collect::<Vec<_>>()))
+        .map(Result::unwrap)
+        .collect();
+    // Some of it is free in heaps, and some in the region.
+    for (heap, blocks) in heaps.iter().zip(&mut kept) {
+        heap.run(|| blocks.truncate(7_000)).unwrap();
+        heap.memory_usage().unwrap();
+    }
+    let found = reconcile().expect("there is a region");
+    let census = found.census;
+    assert!(found.accounted_bytes > 30 << 20, "{found:?}");
+    assert!(found.account_difference_bytes() * 100 <= found.accounted_bytes, "{found:?}");
+    assert!(found.kernel_difference_bytes() * 100 <= census.kernel_bytes, "{found:?}");
+    assert!(found.data_bytes >= 28_000_000 && found.free_in_heaps_bytes > 0, "{found:?}");
+    assert_eq!(found.data_bytes + found.free_in_heaps_bytes, found.accounted_bytes);
+    assert!(census.held_resident_bytes >= 28_000_000, "{found:?}");
+    let records = heapswitch::process_usage().metadata_bytes;
+    assert!(census.metadata_resident_bytes > 0 && records > 0);
+    drop((kept, heaps));
+    let after = reconcile().unwrap();
+    assert!(after.accounted_bytes + (28 << 20) < found.accounted_bytes, "{after:?}");
+    assert!(after.kernel_difference_bytes() * 100 <= after.census.kernel_bytes, "{after:?}");
+}
+
+#[test]
+fn policies_are_inherited_with_the_limits() {
+    let group = Account::new("group").unwrap().with_policy(LimitPolicy::Spill);
+    group.set_limits_each(heapswitch::Limits {
+        soft_bytes: Some(CHUNK),
+        hard_bytes: Some(2 * CHUNK),
+        policy: LimitPolicy::Fail,
+    });
+    let limits = group.child("below").unwrap().limits();
+    assert_eq!(limits.policy, LimitPolicy::Fail);
+    assert_eq!((limits.soft_bytes, limits.hard_bytes), (Some(CHUNK), Some(2 * CHUNK)));
+    let heap = Heap::builder().charged_to(&group).policy(LimitPolicy::Overdraft).build().unwrap();
+    assert_eq!(heap.account_handle().limits().policy, LimitPolicy::Overdraft);
+    assert_eq!(heap.account_handle().limits().hard_bytes, Some(2 * CHUNK));
+}

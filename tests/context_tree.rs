@@ -1,0 +1,315 @@
+//! The tree of contexts: children end with their parents, wherever they are; callbacks; copies.
+#![cfg(not(any(heapswitch_pass_through, loom)))]
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use heapswitch::{
+    Account, ContextError, FutureExt, Heap, HeapEnd, HeapError, HeapSwitch, LifetimeHint,
+    checkpoint, copy_out, process_usage, swap_coroutine_local, with_outer,
+};
+
+#[global_allocator]
+static GLOBAL: HeapSwitch = HeapSwitch;
+
+const CHUNK: usize = 64 << 10;
+const HINTS: [LifetimeHint; 3] = [LifetimeHint::Short, LifetimeHint::Medium, LifetimeHint::Long];
+
+fn child_of(parent: &Heap, hint: LifetimeHint) -> Heap {
+    Heap::builder().hint(hint).parent(parent).name("child").build().unwrap()
+}
+
+fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn children_that_do_not_run_are_closed_with_the_parent() {
+    for hint in HINTS {
+        let parent = Heap::with_hint(hint).unwrap();
+        let account = parent.account_handle();
+        let mut child = child_of(&parent, hint);
+        let grandchild = child_of(&child, hint);
+        let kept = grandchild.run(|| String::from("an escapee")).unwrap();
+        child.run(|| drop(vec![1; 100])).unwrap();
+        assert!(account.usage().committed_bytes >= 2 * CHUNK);
+        let report = parent.close();
+        assert_eq!((report.closed_children, report.deferred_children), (2, 0), "{hint:?}");
+        assert_eq!(account.usage().committed_bytes, CHUNK, "the escapee's chunk stays charged");
+        assert_eq!(account.usage().escapees, 1);
+        for heap in [&child, &grandchild] {
+            assert_eq!(heap.enter().unwrap_err(), HeapError::Closed);
+            assert_eq!(heap.memory_usage().unwrap_err(), HeapError::Closed);
+            assert_eq!(heap.on_end(|_| ()).unwrap_err(), HeapError::Closed);
+        }
+        assert_eq!(child.reset().unwrap_err(), HeapError::Closed);
+        let refused = swap_coroutine_local(Some(child)).unwrap_err();
+        assert_eq!(refused.error, HeapError::Closed);
+        assert!(grandchild.contains(kept.as_ptr()));
+        assert_eq!(grandchild.close().blocks, 0, "it was closed before");
+        drop(refused);
+        assert_eq!(kept, "an escapee");
+        drop(kept);
+        heapswitch::flush_foreign_frees();
+        assert_eq!(account.usage().committed_bytes, 0, "{hint:?}: the last free credits all");
+    }
+}
+
+#[test]
+fn a_child_that_runs_is_closed_when_it_is_left() {
+    let parent = Heap::new().unwrap();
+    let account = parent.account_handle();
+    let child = child_of(&parent, LifetimeHint::Short);
+    let was_called = Arc::new(AtomicBool::new(false));
+    let called = Arc::clone(&was_called);
+    child.on_end(move |_| called.store(true, Ordering::Relaxed)).unwrap();
+    let scope = child.enter().unwrap();
+    let inner = child_of(&child, LifetimeHint::Short);
+    let report = parent.close();
+    assert_eq!((report.closed_children, report.deferred_children), (1, 1));
+    assert_eq!(inner.enter().unwrap_err(), HeapError::Closed);
+    let text = String::from("allocated in it still");
+    assert!(child.contains(text.as_ptr()) && !was_called.load(Ordering::Relaxed));
+    assert_eq!(checkpoint(), Err(HeapError::Closed.into()), "a loop in it is told");
+    drop(text);
+    drop(scope);
+    assert!(was_called.load(Ordering::Relaxed), "its callbacks are called there");
+    assert_eq!(child.enter().unwrap_err(), HeapError::Closed);
+    assert_eq!(account.usage().committed_bytes, 0);
+}
+
+#[test]
+fn a_parent_and_its_children_on_other_threads() {
+    const ROUNDS: usize = if cfg!(heapswitch_tsan) { 50 } else { 300 };
+    for round in 0..ROUNDS {
+        let parent = Heap::new().unwrap();
+        let account = parent.account_handle();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let start = Arc::new(Barrier::new(3));
+        let threads: Vec<_> = (0..2)
+            .map(|index| {
+                let child = child_of(&parent, HINTS[index]);
+                let (calls, start) = (Arc::clone(&calls), Arc::clone(&start));
+                child
+                    .on_end(move |_| {
+                        calls.fetch_add(1, Ordering::Relaxed);
+                    })
+                    .unwrap();
+                std::thread::spawn(move || {
+                    start.wait();
+                    let mut escapees = Vec::new();
+                    // Some leave it, enter it and drop it while it is being closed.
+                    for _ in 0..(round % 4) * 20 {
+                        match child.run(|| Box::new([1_u8; 100])) {
+                            Ok(block) => escapees.push(block),
+                            Err(error) => assert_eq!(error, HeapError::Closed),
+                        }
+                    }
+                    drop(child);
+                    assert!(escapees.iter().all(|block| block[99] == 1));
+                })
+            })
+            .collect();
+        start.wait();
+        let report = parent.close();
+        assert!(report.closed_children + report.deferred_children <= 2);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(calls.load(Ordering::Relaxed), 2, "round {round}");
+        assert_eq!(account.usage().committed_bytes, 0, "round {round}");
+    }
+    assert_eq!(process_usage().leaked_heaps, 0);
+}
+
+#[test]
+fn callbacks_are_called_newest_first_and_children_first() {
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let note = |name: &'static str| {
+        let order = Arc::clone(&order);
+        move |end: HeapEnd| order.lock().unwrap().push((name, end))
+    };
+    let mut parent = Heap::new().unwrap();
+    parent.on_end(note("parent, first")).unwrap();
+    parent.on_end(note("parent, second")).unwrap();
+    let child = child_of(&parent, LifetimeHint::Short);
+    child.on_end(note("child")).unwrap();
+    let grandchild = child_of(&child, LifetimeHint::Short);
+    grandchild.on_end(note("grandchild")).unwrap();
+    let report = parent.reset().unwrap();
+    assert_eq!((report.closed_children, report.panicked_callbacks), (2, 0));
+    assert_eq!(
+        core::mem::take(&mut *order.lock().unwrap()),
+        [
+            ("grandchild", HeapEnd::Close),
+            ("child", HeapEnd::Close),
+            ("parent, second", HeapEnd::Reset),
+            ("parent, first", HeapEnd::Reset),
+        ]
+    );
+    parent.close();
+    assert!(order.lock().unwrap().is_empty(), "each is called once");
+}
+
+#[test]
+fn a_callback_that_panics_keeps_none_from_being_called() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let heap = Heap::new().unwrap();
+    for index in 0..4 {
+        let calls = Arc::clone(&calls);
+        heap.on_end(move |_| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            assert!(index % 2 == 0, "an odd one");
+        })
+        .unwrap();
+    }
+    let report = heap.close();
+    assert_eq!((report.panicked_callbacks, calls.load(Ordering::Relaxed)), (2, 4));
+}
+
+#[test]
+fn callbacks_find_the_heap_whole_and_may_use_others() {
+    let heap = Heap::new().unwrap();
+    let block = heap.run(|| Box::new(*b"made in the heap")).unwrap();
+    let address = block.as_ptr() as usize;
+    heap.on_end(move |_| {
+        let other = Heap::new().unwrap();
+        let copy = other.run(|| block.to_vec()).unwrap();
+        assert!(other.contains(copy.as_ptr()) && copy == b"made in the heap");
+        drop(block); // Freed before the heap looks for escapees.
+    })
+    .unwrap();
+    assert!(heap.contains(address as *const u8));
+    assert_eq!(heap.close().blocks, 0);
+    // A heap that was swapped in ends with its slot; its callbacks do not allocate in it.
+    let heap = Heap::new().unwrap();
+    let id = heap.id();
+    let was_called = Arc::new(AtomicBool::new(false));
+    let called = Arc::clone(&was_called);
+    heap.on_end(move |_| {
+        let block = Box::new([1_u8; 64]);
+        assert_ne!(heapswitch::owner_of(block.as_ptr()), Some(id));
+        called.store(true, Ordering::Relaxed);
+    })
+    .unwrap();
+    heapswitch::with_thread_local(|| {
+        swap_coroutine_local(Some(heap)).unwrap();
+    })
+    .unwrap();
+    assert!(was_called.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_handle_may_be_dropped_by_a_callback_of_its_own_heap() {
+    let parent = Heap::new().unwrap();
+    let child = child_of(&parent, LifetimeHint::Short);
+    let place = Arc::new(Mutex::new(None));
+    let own = Arc::clone(&place);
+    child.on_end(move |_| drop(own.lock().unwrap().take())).unwrap();
+    let account = parent.account_handle();
+    *place.lock().unwrap() = Some(child);
+    let held = process_usage().metadata_bytes;
+    assert_eq!(parent.close().closed_children, 1);
+    assert!(place.lock().unwrap().is_none());
+    assert_eq!(account.children().count(), 0, "the child's account is gone with its header");
+    assert!(process_usage().metadata_bytes < held + 1024);
+}
+
+#[test]
+fn a_detached_child_outlives_its_parent_and_stays_charged() {
+    let parent = Heap::new().unwrap();
+    let account = parent.account_handle();
+    let mut child = child_of(&parent, LifetimeHint::Short);
+    child.detach().unwrap();
+    assert_eq!(parent.close().closed_children, 0);
+    let text = child.run(|| String::from("still open")).unwrap();
+    assert_eq!(account.usage().committed_bytes, CHUNK);
+    drop((text, child));
+    assert_eq!(account.usage().committed_bytes, 0);
+}
+
+#[test]
+fn a_task_in_a_child_ends_with_its_parent() {
+    let parent = Heap::builder().name("parent").build().unwrap();
+    let dropped = Arc::new(AtomicBool::new(false));
+    struct Flag(Arc<AtomicBool>);
+    impl Drop for Flag {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let flag = Flag(Arc::clone(&dropped));
+    let task = async move {
+        let _flag = flag;
+        let kept = vec![1_u8; 1000];
+        poll_fn(|_| Poll::<()>::Pending).await;
+        drop(kept);
+    };
+    let mut task = pin!(parent.run(|| task.in_child("part").unwrap()).unwrap());
+    let account = task.heap().account_handle();
+    assert_eq!(account.parent(), Some(parent.account_handle()));
+    assert!(poll_once(task.as_mut()).is_pending());
+    assert_eq!(parent.close().closed_children, 1);
+    assert!(!dropped.load(Ordering::Relaxed));
+    assert_eq!(poll_once(task.as_mut()), Poll::Ready(Err(ContextError::Heap(HeapError::Closed))));
+    assert!(dropped.load(Ordering::Relaxed) && task.is_done());
+    heapswitch::flush_foreign_frees();
+    assert_eq!(account.usage().committed_bytes, 0);
+}
+
+#[test]
+fn copies_go_where_they_are_asked_to() {
+    let (outer, inner, other) = (Heap::new().unwrap(), Heap::new().unwrap(), Heap::new().unwrap());
+    let names = vec![String::from("one"), String::from("two")];
+    let owner = |names: &Vec<String>| heapswitch::owner_of(names[1].as_ptr());
+    let copied = outer
+        .run(|| {
+            inner.run(|| {
+                let inside = names.clone();
+                assert_eq!(owner(&inside), Some(inner.id()));
+                assert_eq!(owner(&other.copy_in(&inside).unwrap()), Some(other.id()));
+                let _nested = heapswitch::use_allocator(heapswitch::CurrentAllocatorInUse::Global);
+                copy_out(&inside).unwrap()
+            })
+        })
+        .unwrap()
+        .unwrap();
+    assert_eq!((owner(&copied), &copied), (Some(outer.id()), &names));
+    let copied = outer.run(|| copy_out(&copied).unwrap()).unwrap();
+    assert_eq!(owner(&copied), heapswitch::thread_heap_id());
+    assert_eq!(with_outer(|| owner(&copied.clone())).unwrap(), heapswitch::thread_heap_id());
+}
+
+#[test]
+fn the_tree_is_walked_by_anyone_at_any_time() {
+    let root = Account::new("root of the walk").unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let walker = std::thread::spawn({
+        let (root, stop) = (root.clone(), Arc::clone(&stop));
+        move || {
+            let mut most = 0;
+            while !stop.load(Ordering::Relaxed) {
+                most = most.max(root.subtree().count());
+                assert!(root.largest(3).len() <= 3);
+            }
+            most
+        }
+    });
+    for _ in 0..200 {
+        let parent = Heap::builder().charged_to(&root).name("request").build().unwrap();
+        let child = Heap::builder().parent(&parent).name("part").build().unwrap();
+        let _block = child.run(|| Box::new(1)).unwrap();
+        // The walker may hold on to the one before.
+        assert!(matches!(root.named("part").count(), 1 | 2));
+        let largest = root.largest(2);
+        assert_eq!((largest.len(), largest[0].name.as_str()), (1, "part"));
+        assert_eq!(largest[0].parent, Some(parent.account_handle().id()));
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!((1..=5).contains(&walker.join().unwrap()));
+    assert_eq!(root.subtree().count(), 1);
+    assert!(heapswitch::accounts().any(|account| account == root));
+    assert!(Account::process().is_process() && Account::process().parent().is_none());
+    assert_eq!(Account::process().name().as_str(), "process");
+}

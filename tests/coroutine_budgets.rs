@@ -1,0 +1,123 @@
+//! Coroutines with a budget: the one that is above it when it suspends itself is unwound there, in
+//! its heap, and tells its resumer why.
+#![cfg(not(any(heapswitch_pass_through, loom)))]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use heapswitch::{
+    ContextError, Coroutine, CoroutineResult, CurrentAllocatorInUse, Heap, HeapSwitch, checkpoint,
+    current,
+};
+
+#[global_allocator]
+static GLOBAL: HeapSwitch = HeapSwitch;
+
+const CHUNK: usize = 64 << 10;
+
+/// Counts its drops, each in a coroutine's context.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        assert_eq!(current(), CurrentAllocatorInUse::CoroutineLocal);
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A coroutine that takes another chunk before each time it suspends itself.
+fn greedy(heap: Heap, drops: &Arc<AtomicUsize>) -> Coroutine<(), usize, ()> {
+    let counted = Counted(Arc::clone(drops));
+    Coroutine::new(heap, move |yielder, ()| {
+        let _counted = counted;
+        let mut kept = Vec::new();
+        loop {
+            kept.push(vec![1_u8; CHUNK]);
+            yielder.suspend(kept.len());
+        }
+    })
+    .unwrap()
+}
+
+#[test]
+fn it_is_unwound_where_it_suspends_itself() {
+    let drops = Arc::new(AtomicUsize::new(0));
+    let heap = Heap::builder().name("greedy").limit(8 * CHUNK).build().unwrap();
+    let account = heap.account_handle();
+    let mut coroutine = greedy(heap, &drops);
+    let mut last = 0;
+    while !coroutine.is_done() {
+        let CoroutineResult::Yield(length) = coroutine.resume(()).unwrap() else { panic!() };
+        last = length;
+        assert_eq!(current(), CurrentAllocatorInUse::ThreadLocal);
+    }
+    assert_eq!(last, 8, "with the vector's own chunk, the eighth is above; it still arrives");
+    assert_eq!(drops.load(Ordering::Relaxed), 1);
+    let refused = coroutine.resume(()).unwrap_err();
+    let Some(ContextError::OverBudget(over)) = refused.error else { panic!("{refused:?}") };
+    assert_eq!((over.context.as_str(), over.used_bytes), ("greedy", 9 * CHUNK));
+    assert!(coroutine.resume(()).unwrap_err().error.is_none(), "told once");
+    assert_eq!(coroutine.into_heap().close().blocks, 0);
+    assert_eq!(account.usage().committed_bytes, 0);
+}
+
+#[test]
+fn a_neighbour_goes_on() {
+    let drops = Arc::new(AtomicUsize::new(0));
+    let make = |chunks: usize| {
+        let heap = Heap::builder().limit(chunks * CHUNK).build().unwrap();
+        greedy(heap, &drops)
+    };
+    let (mut small, mut large) = (make(3), make(100));
+    for _ in 0..20 {
+        let _ = small.resume(());
+        assert!(large.resume(()).is_ok());
+    }
+    assert!(small.is_done() && !large.is_done());
+    drop(large);
+    assert_eq!(drops.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn one_that_was_cancelled_is_not_resumed_again() {
+    let drops = Arc::new(AtomicUsize::new(0));
+    for resumes in 0..3 {
+        let heap = Heap::new().unwrap();
+        let account = heap.account_handle();
+        let mut coroutine = Coroutine::<(), (), ()>::new(heap, {
+            let drops = Arc::clone(&drops);
+            move |yielder, ()| {
+                let _counted = Counted(drops);
+                loop {
+                    yielder.suspend(());
+                }
+            }
+        })
+        .unwrap();
+        for _ in 0..resumes {
+            coroutine.resume(()).unwrap();
+        }
+        account.cancel();
+        let refused = coroutine.resume(()).unwrap_err();
+        assert_eq!(refused.error, Some(ContextError::Cancelled), "{resumes}");
+        assert!(coroutine.is_done());
+    }
+    assert_eq!(drops.load(Ordering::Relaxed), 2, "of those that were started");
+}
+
+#[test]
+fn a_checkpoint_serves_a_body_that_does_not_suspend() {
+    let heap = Heap::builder().limit(4 * CHUNK).build().unwrap();
+    let mut coroutine = Coroutine::<(), (), _>::new(heap, |_, ()| {
+        let mut kept = Vec::new();
+        loop {
+            kept.push(vec![1_u8; 1000]);
+            if let Err(error) = checkpoint() {
+                return (kept.len(), error);
+            }
+        }
+    })
+    .unwrap();
+    let (count, error) = coroutine.resume(()).unwrap().as_return().unwrap();
+    assert!(count > 100 && error.over_budget().is_some(), "{count} {error}");
+}
