@@ -169,9 +169,15 @@ impl<S: Strategy> Model<S> {
     fn resize(&mut self) {
         let Some(index) = self.sequence.below(1 << 20).checked_rem(self.live.len()) else { return };
         let new_size = self.sequence.layout().size();
+        let (other_align, keeps_align) =
+            (1 << self.sequence.below(13), self.sequence.below(2) == 0);
         let live = &self.live[index];
         let (start, old) = (live.start, live.layout);
-        let new = layout(new_size, old.align());
+        // As owners do: only where the address is aligned already, and the lengths differ.
+        let new = layout(new_size, if keeps_align { old.align() } else { other_align });
+        if !is_aligned(start, new.align()) {
+            return;
+        }
         if self.strategy.block_length(new) == Ok(live.length) {
             return;
         }

@@ -180,6 +180,40 @@ impl Buddy {
         }
     }
 
+    /// Makes a block one of another order, where it stands. Whether the sizes grow does not tell
+    /// whether the order does: alignments count as well.
+    ///
+    /// # Safety
+    /// The block is allocated in the extent, and of the first order.
+    unsafe fn resize(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        (had, wanted): (usize, usize),
+    ) -> Option<usize> {
+        // SAFETY: a block is allocated in the extent, so that was added and not removed; listed
+        // buddies are taken, all or none. The pointer takes the extent's provenance.
+        unsafe {
+            let record = record_of(extent);
+            let offset = pointers::distance(extent.start(), block);
+            let start = pointers::forward(extent.start(), offset);
+            self.halve(start, had, wanted, record);
+            let record = record.as_ref();
+            let buddies = (had..wanted).map(|order| {
+                let is_lower = start.addr().get() >> order & 1 == 0;
+                is_lower.then(|| record.free_buddy(start, order)).flatten()
+            });
+            if !buddies.clone().all(|buddy| buddy.is_some()) {
+                return None;
+            }
+            for buddy in buddies.flatten() {
+                record.clear(buddy.cast());
+                self.lists.unlink(buddy);
+            }
+        }
+        Some(1 << wanted)
+    }
+
     /// Gives the upper part of a block back, down to `order`.
     ///
     /// # Safety
@@ -278,24 +312,8 @@ unsafe impl Strategy for Buddy {
         old: Layout,
         new: Layout,
     ) -> Option<usize> {
-        let (had, wanted) = (order_for(old), order_for(new));
-        // SAFETY: a block is allocated in the extent, so that was added and not removed; listed
-        // buddies are taken, all or none.
-        unsafe {
-            let record = record_of(extent).as_ref();
-            let buddies = (had..wanted).map(|order| {
-                let is_lower = block.addr().get() >> order & 1 == 0;
-                is_lower.then(|| record.free_buddy(block, order)).flatten()
-            });
-            if !buddies.clone().all(|buddy| buddy.is_some()) {
-                return None;
-            }
-            for buddy in buddies.flatten() {
-                record.clear(buddy.cast());
-                self.lists.unlink(buddy);
-            }
-        }
-        Some(1 << wanted)
+        // SAFETY: the caller's contract.
+        unsafe { self.resize(extent, block, (order_for(old), order_for(new))) }
     }
 
     unsafe fn shrink_in_place(
@@ -305,14 +323,8 @@ unsafe impl Strategy for Buddy {
         old: Layout,
         new: Layout,
     ) -> Option<usize> {
-        let (had, wanted) = (order_for(old), order_for(new));
-        // SAFETY: the block is allocated in the extent, so that was added and not removed.
-        unsafe {
-            let offset = pointers::distance(extent.start(), block);
-            let start = pointers::forward(extent.start(), offset);
-            self.halve(start, had, wanted, record_of(extent));
-        }
-        Some(1 << wanted)
+        // SAFETY: the caller's contract.
+        unsafe { self.resize(extent, block, (order_for(old), order_for(new))) }
     }
 
     unsafe fn add_extent(&mut self, extent: &Extent) {

@@ -170,13 +170,13 @@ fn first_in(group: &[Cell<u8>; FAN], from: usize, value: u8) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const TOPS: u64 = ONES << 7;
     let mut skipped = u64::MAX << ((from & 7) * 8);
-    for (index, eight) in group.chunks_exact(8).enumerate().skip(from / 8) {
-        let mut bytes = [0; 8];
-        for (byte, cell) in bytes.iter_mut().zip(eight) {
-            *byte = cell.get();
-        }
+    // SAFETY: 64 cells of bytes are as long as eight of arrays of eight bytes, and need no more
+    // alignment. Read together they are one load; the compiler does not find that by itself.
+    let eights: &[Cell<[u8; 8]>; FAN / 8] = unsafe { NonNull::from(group).cast().as_ref() };
+    for (index, eight) in eights.iter().enumerate().skip(from / 8) {
         // A byte's top bit stays set exactly where nothing is borrowed from it.
-        let reached = ((u64::from_le_bytes(bytes) | TOPS) - ONES * u64::from(value)) & TOPS;
+        let reached = (u64::from_le_bytes(eight.get()) | TOPS) - ONES * u64::from(value);
+        let reached = reached & TOPS;
         let reached = reached & skipped;
         if reached != 0 {
             return Some(index * 8 + reached.trailing_zeros() as usize / 8);
