@@ -116,7 +116,8 @@ fn trees_on_a_source() {
     }
 }
 
-/// Not under AddressSanitizer, where what is freed in a heap waits, poisoned, before it serves again.
+/// Not under AddressSanitizer, where what is freed in a heap waits, poisoned, before it serves
+/// again.
 #[cfg(not(any(heapswitch_asan, heapswitch_pass_through, loom)))]
 mod heaps {
     use heapswitch::strategy::bit_set::{BitSet, Settings};
