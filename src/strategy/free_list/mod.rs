@@ -25,8 +25,8 @@
 //!
 //! Costs: a bit and some for each 16 bytes and a byte for each KiB (together 0.9 %). First fit
 //! takes a few steps, which grow with the logarithm of the extent's length, and one more for each
-//! hole of nearly the size that does not fit; best fit looks at each hole of the size or longer. Freeing
-//! takes O(log64 n). Not for: many threads' worth of objects of a few sizes, where a
+//! hole of nearly the size that does not fit; best fit looks at each hole of the size or longer.
+//! Freeing takes O(log64 n). Not for: many threads' worth of objects of a few sizes, where a
 //! [slab](super::slab) is faster, or best fit in large extents full of holes, for which there are
 //! the [trees](super::trees).
 
