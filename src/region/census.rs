@@ -15,6 +15,10 @@ use crate::units::{CHUNK_BYTES, SEGMENT_CHUNKS};
 /// Pages that are asked for at once.
 const PAGES: usize = 512;
 
+/// A segment's part of the chunk table.
+const TABLE_BYTES: usize = SEGMENT_CHUNKS * ENTRY_BYTES;
+const _: () = assert!(TABLE_BYTES.div_ceil(crate::units::PAGE_BYTES) <= PAGES);
+
 /// Bytes in memory, by what they are used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -48,27 +52,23 @@ pub fn census() -> Option<Census> {
         return None;
     }
     let mut census = Census::default();
-    let mut first_table_byte = base();
-    for (index, segment) in SEGMENTS.iter().enumerate() {
+    let mut segments = 0;
+    for segment in &SEGMENTS {
         // Acquire pairs with the Release in `commit_segments`: the table is then accessible.
         if segment.load(Ordering::Acquire) == UNCOMMITTED {
             break; // Segments are committed in order.
         }
-        // SAFETY: the segment is committed, and so is its part of the table.
-        unsafe {
-            count_segment(&mut census, index)?;
-            let table_bytes = (index + 1) * SEGMENT_CHUNKS * ENTRY_BYTES;
-            first_table_byte = crate::pointers::backward(base(), table_bytes);
-        }
+        // SAFETY: the segment is committed.
+        unsafe { count_segment(&mut census, segments)? };
+        segments += 1;
     }
-    let table_bytes = base().addr().get() - first_table_byte.addr().get();
-    visit_pages(first_table_byte, table_bytes, |_| census.table_resident_bytes += page())?;
     let mut is_told = true;
     metadata::for_each_piece(|start, length| {
         let counted = visit_pages(start, length, |_| census.metadata_resident_bytes += page());
         is_told &= counted.is_some();
     });
-    let region = first_table_byte.addr().get()..base().addr().get() + bytes();
+    let base = base().addr().get();
+    let region = base - segments * TABLE_BYTES..base + bytes();
     census.kernel_bytes = resident_by_smaps(region)?;
     is_told.then_some(census)
 }
@@ -77,22 +77,38 @@ fn page() -> usize {
     sys::page_bytes()
 }
 
+/// Counts a segment and its part of the table. Entries on pages that are not in memory are zero,
+/// and are not read: that would map a page of zeros, which the kernel counts in one figure and not
+/// in the other.
+///
 /// # Safety
 /// The segment is committed.
 unsafe fn count_segment(census: &mut Census, index: usize) -> Option<()> {
     let offset = index * SEGMENT_BYTES;
-    // Relaxed: another thread may take or give a chunk back at any time.
-    // SAFETY: the segment is committed.
-    let is_held = |offset| unsafe { !entry_at(offset).owner.load(Ordering::Relaxed).is_null() };
-    for chunk in 0..SEGMENT_CHUNKS {
-        if is_held(offset + chunk * CHUNK_BYTES) {
-            census.held_bytes += CHUNK_BYTES;
+    // SAFETY: the segment lies in the region, and its part of the table below the base.
+    let (start, table) =
+        unsafe { (at(offset), crate::pointers::backward(base(), (index + 1) * TABLE_BYTES)) };
+    let mut is_written = [false; PAGES];
+    visit_pages(table, TABLE_BYTES, |distance| {
+        census.table_resident_bytes += page();
+        if let Some(place) = is_written.get_mut(distance / page()) {
+            *place = true;
         }
+    })?;
+    let mut is_held = [false; SEGMENT_CHUNKS];
+    for (chunk, place) in is_held.iter_mut().enumerate() {
+        // Entries lie one after the other downwards.
+        let distance = (SEGMENT_CHUNKS - 1 - chunk) * ENTRY_BYTES;
+        if is_written.get(distance / page()).is_some_and(|&is_written| is_written) {
+            // Relaxed: another thread may take a chunk or give it back at any time.
+            // SAFETY: the segment is committed.
+            let entry = unsafe { entry_at(offset + chunk * CHUNK_BYTES) };
+            *place = !entry.owner.load(Ordering::Relaxed).is_null();
+        }
+        census.held_bytes += if *place { CHUNK_BYTES } else { 0 };
     }
-    // SAFETY: the segment lies in the region.
-    let start = unsafe { at(offset) };
     visit_pages(start, SEGMENT_BYTES, |distance| {
-        if is_held(offset + distance) {
+        if is_held.get(distance / CHUNK_BYTES).is_some_and(|&is_held| is_held) {
             census.held_resident_bytes += page();
         } else {
             census.free_resident_bytes += page();

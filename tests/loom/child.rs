@@ -48,7 +48,9 @@ impl Child {
         })
     }
 
+    /// Every use of the header happened before.
     fn free(&self) {
+        self.count_entered();
         self.freed.with_mut(|count| {
             // SAFETY: only one thread comes here, which is what the models check.
             unsafe { *count += 1 }
