@@ -23,12 +23,12 @@
 //! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small
 //! block never pins a large range. Inside heaps that begins at 32 KiB, as for every strategy.
 //!
-//! Costs: a bit and some for each 16 bytes and a byte for each KiB (together 0.9 %). First fit takes
-//! a few steps, which grow with the logarithm of the extent's length, and one more for each hole of
-//! nearly the size that does not fit; best fit looks at each hole of the size or longer. Freeing
-//! takes O(log64 n). Not for: many threads' worth of objects of a few sizes, where a
-//! [slab](super::slab) is faster, or best fit in large extents full of holes, for which there are
-//! the [trees](super::trees).
+//! Costs: a bit and some for each 16 bytes and a byte for each KiB (together 0.9 %). First fit
+//! takes a few steps, which grow with the logarithm of the extent's length, and one more for each
+//! hole of nearly the size that does not fit; best fit looks at each hole of the size or longer.
+//! Freeing takes O(log64 n). Not for: many threads' worth of objects of a few sizes, where a
+//! [slab](super::slab) is faster; best fit in large extents full of holes, for which there are the
+//! [trees](super::trees).
 
 mod class;
 mod holes;
