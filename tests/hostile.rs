@@ -169,8 +169,10 @@ fn others_free_while_the_owner_closes() {
 fn orphans_outlive_the_heaps_that_they_are_charged_to() {
     for hint in HINTS {
         let grandparent = Heap::new().unwrap();
-        let parent = Heap::builder().parent(&grandparent).build().unwrap();
-        let heap = Heap::builder().hint(hint).parent(&parent).build().unwrap();
+        let parent = Heap::builder().charged_to(&grandparent.account_handle()).build().unwrap();
+        let above = parent.account_handle();
+        let heap = Heap::builder().hint(hint).charged_to(&above).build().unwrap();
+        drop(above);
         let text = heap.run(|| "orphan".repeat(10)).unwrap();
         drop(parent);
         assert_eq!(heap.close().blocks, 1);

@@ -92,6 +92,13 @@ impl core::fmt::Display for HeapError {
 
 impl core::error::Error for HeapError {}
 
+impl From<AllocError> for HeapError {
+    /// Where records are made, that is all it can mean.
+    fn from(_: AllocError) -> Self {
+        Self::NoMemory
+    }
+}
+
 /// This thread's token; sets the thread up if need be.
 pub(super) fn token() -> Result<Token, HeapError> {
     let state = state();

@@ -64,7 +64,7 @@ impl Account {
     ///     if pressure.limit == PassedLimit::Soft { /* drop what is old */ }
     /// });
     /// drop(watch); // Not called any more.
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok::<(), heapswitch::HeapError>(())
     /// ```
     pub fn on_pressure(&self, call: impl Fn(&Pressure) + Send + Sync + 'static) -> PressureWatch {
         super::scope::out_of_contexts(|| {

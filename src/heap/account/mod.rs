@@ -108,7 +108,7 @@ unsafe impl Sync for Node {}
 /// assert_eq!(heap.account().hard_limit_bytes, Some(4 << 20));
 /// drop(heap);
 /// assert_eq!(requests.usage().committed_bytes, 0);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), heapswitch::HeapError>(())
 /// ```
 pub struct Account(NonNull<Node>);
 

@@ -20,8 +20,8 @@
 //! fragments most. Best fit looks at every hole that may fit, and leaves the least behind.
 //!
 //! **Large requests** (above 128 KiB) get a range of their own from the memory source, which on a
-//! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small block
-//! never pins a large range. Inside heaps that begins at 32 KiB, as for every strategy.
+//! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small
+//! block never pins a large range. Inside heaps that begins at 32 KiB, as for every strategy.
 //!
 //! Costs: a bit and some for each 16 bytes and a byte for each KiB (together 0.9 %). First fit
 //! takes a few steps, which grow with the logarithm of the extent's length, and one more for each
