@@ -251,8 +251,13 @@ impl Slab {
 
     /// Gives every magazine back to the extents. Whether extents became empty.
     fn flush(&mut self) -> bool {
+        // Asked once for each extent: the second time there is nothing left.
+        if self.tops == EMPTY_TOPS {
+            return false;
+        }
         (0..CLASSES).fold(false, |is_any_empty, class| {
-            self.give_back_oldest(class, usize::MAX) | is_any_empty
+            let is_filled = self.tops.get(class) != EMPTY_TOPS.get(class);
+            (is_filled && self.give_back_oldest(class, usize::MAX)) | is_any_empty
         })
     }
 }
