@@ -160,7 +160,7 @@ impl<S: Store> Filled<S> {
 }
 
 /// A value of other length for a random key; if that does not fit, shorter ones are put in, too.
-fn replace_one<S: Store>(store: &S, keys: &mut Vec<S::Key>, numbers: &mut Numbers, bytes: &[u8]) {
+fn replace_one<S: Store>(store: &S, keys: &mut [S::Key], numbers: &mut Numbers, bytes: &[u8]) {
     let which = numbers.below(keys.len());
     assert!(store.free(keys[which]));
     let mut bytes = bytes;
