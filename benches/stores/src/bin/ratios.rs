@@ -7,16 +7,16 @@ use stores::gravity::{Filled, Lengths, Store, ends, sum};
 use stores::pool::{self, Peer, Pool, Raw, Safe, Slots};
 use stores::port::Port;
 
+/// Does its work once and tells how long that took.
+type Run<'a> = Box<dyn FnMut() -> Duration + 'a>;
+
 fn median(figures: &mut [f64]) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }
 
 /// The medians of the seconds that each takes; they take turns in each round.
-fn interleave<const N: usize>(
-    rounds: usize,
-    mut runs: [(&str, Box<dyn FnMut() -> Duration + '_>); N],
-) -> [f64; N] {
+fn interleave<const N: usize>(rounds: usize, mut runs: [(&str, Run<'_>); N]) -> [f64; N] {
     let mut figures = vec![Vec::new(); N];
     for round in 0..=rounds {
         for turn in 0..N {
