@@ -22,6 +22,7 @@ use crate::allocator::MemoryRange;
 use crate::region::class::{NO_CLASS, WHOLE_RUN};
 use crate::region::{self, ChunkEntry, Metadata, Run};
 use crate::strategy::{Extent, Strategy, extent_of};
+use crate::sys;
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT};
 
 pub(super) fn index_of(entry: &ChunkEntry) -> u32 {
@@ -138,6 +139,8 @@ pub(super) unsafe fn disown(this: &HeapHeader, entry: &'static ChunkEntry) -> us
         entry.owner.store(core::ptr::null_mut(), Ordering::Relaxed);
         entry.tag.set(0);
     }
+    // The source may hand it out as it is, an arena say.
+    sys::poison::unpoison(run.start(), run.bytes());
     // SAFETY: the run came from the heap's source and nothing uses it any more.
     unsafe { this.source.give_back(range_of(run)) };
     this.account.credit(run.bytes());
