@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use super::handle::{Heap, HeapError, refused, token};
 use super::in_use::CurrentAllocatorInUse;
 use super::safe_point;
-use super::stack::{Entry, Hold};
+use super::stack::{Entry, Hold, Place};
 use super::state::{ThreadState, state};
 use crate::allocator::MemoryUsageChange;
 use crate::heap::HeapHeader;
@@ -21,22 +21,22 @@ use crate::heap::HeapHeader;
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the scope"]
 pub struct Scope<'a> {
-    serial: u32,
+    place: Place,
     not_send: PhantomData<(&'a Heap, *mut ())>,
 }
 
 impl Drop for Scope<'_> {
     #[inline]
     fn drop(&mut self) {
-        state().pop_context(self.serial);
+        state().pop_context(self.place);
     }
 }
 
 impl Scope<'_> {
     #[inline]
     fn push(state: &ThreadState, entry: Entry) -> Option<Self> {
-        let serial = state.push_context(entry)?;
-        Some(Self { serial, not_send: PhantomData })
+        let place = Place::of_serial(state.push_context(entry)?);
+        Some(Self { place, not_send: PhantomData })
     }
 }
 
@@ -55,7 +55,7 @@ impl<'a> WholeScope<'a> {
 impl Drop for WholeScope<'_> {
     #[inline]
     fn drop(&mut self) {
-        state().pop_context_and_above(self.0.serial);
+        state().pop_context_and_above(self.0.place);
     }
 }
 
@@ -66,26 +66,26 @@ pub(super) fn enter_raw<'a>(header: NonNull<HeapHeader>) -> Result<Scope<'a>, He
     // SAFETY: the caller has the heap's handle, so its header is valid.
     let this = unsafe { header.as_ref() };
     // Where there is room, the thread has its token.
-    let is_plain = state.contexts.has_room() && this.foreign.is_empty();
-    let serial = if is_plain && this.runner.try_enter_idle(state.token.get()) {
-        // SAFETY: this thread runs the heap, and there is room.
-        unsafe { state.push_heap(header) }
-    } else {
-        enter_with_work(header)?;
-        self::state().contexts.top().serial
+    let place = match state.contexts.room() {
+        Some(top) if this.foreign.is_empty() && this.runner.try_enter_idle(state.token.get()) => {
+            // SAFETY: this thread runs the heap, and there is room.
+            unsafe { state.push_heap(top, header) }
+        }
+        _ => enter_with_work(header)?,
     };
-    Ok(Scope { serial, not_send: PhantomData })
+    Ok(Scope { place, not_send: PhantomData })
 }
 
 /// Sets the thread up, makes room for an entry, takes what others freed: whatever is needed.
 #[cold]
 #[inline(never)]
-fn enter_with_work(header: NonNull<HeapHeader>) -> Result<(), HeapError> {
+fn enter_with_work(header: NonNull<HeapHeader>) -> Result<Place, HeapError> {
     let token = token()?;
     let state = state();
     if !state.contexts.reserve(1) {
         return Err(HeapError::NoMemory);
     }
+    let Some(top) = state.contexts.room() else { return Err(HeapError::NoMemory) };
     // SAFETY: the caller has the heap's handle, so its header is valid.
     let this = unsafe { header.as_ref() };
     // SAFETY: the caller has the heap's handle.
@@ -95,9 +95,8 @@ fn enter_with_work(header: NonNull<HeapHeader>) -> Result<(), HeapError> {
     // SAFETY: this thread runs the heap, and there is room.
     unsafe {
         (this.operations.collect)(header);
-        state.push_heap(header);
+        Ok(state.push_heap(top, header))
     }
-    Ok(())
 }
 
 impl Heap {
@@ -123,7 +122,7 @@ impl Heap {
     /// # Errors
     /// [`HeapError::Running`] if it is entered already, here or elsewhere; `body` is not called
     /// then.
-    #[inline]
+    #[inline(always)] // measured: the call is a sixth of entering and leaving
     pub fn run<T>(&self, body: impl FnOnce() -> T) -> Result<T, HeapError> {
         let scope = self.enter()?;
         let result = body();

@@ -45,12 +45,45 @@ struct Words {
     rest: u64,
 }
 
+impl Words {
+    /// Of an entry where the thread's own heap is in use: of the base, as a rule.
+    const BASE: [u8; 4] = [0; 4];
+
+    /// All but the serial number.
+    #[inline]
+    fn kind(&self) -> [u8; 4] {
+        let [a, b, c, d, ..] = self.rest.to_ne_bytes();
+        [a, b, c, d]
+    }
+}
+
 const _: () = {
     assert!(size_of::<Entry>() == size_of::<Words>());
     assert!(offset_of!(Entry, in_use) == 8 && offset_of!(Entry, hold) == 9);
     assert!(offset_of!(Entry, is_dead) == 10);
     assert!(offset_of!(Entry, serial) == 12);
 };
+
+/// Where a guard's entry was put, and as what: while it stands there unchanged, and on top, it is
+/// popped without a look at anything else.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    slot: NonNull<Entry>,
+    /// As in [`Words`].
+    rest: u64,
+}
+
+impl Place {
+    /// Of an entry that is to be looked for.
+    pub fn of_serial(serial: u32) -> Self {
+        Self { slot: NonNull::dangling(), rest: Entry { serial, ..Entry::EMPTY }.rest() }
+    }
+
+    fn serial(self) -> u32 {
+        let [.., a, b, c, d] = self.rest.to_ne_bytes();
+        u32::from_ne_bytes([a, b, c, d])
+    }
+}
 
 /// How an entry of the stack holds its heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +237,18 @@ impl ContextStack {
     /// Whether an entry can be pushed at once. Never in a thread that is not set up, or torn down.
     #[inline]
     pub fn has_room(&self) -> bool {
-        self.top.get() != self.last.get()
+        self.room().is_some()
+    }
+
+    /// The top slot, where an entry can be pushed at once.
+    #[inline]
+    pub fn room(&self) -> Option<NonNull<Entry>> {
+        let top = self.top.get();
+        if top == self.last.get() {
+            return None;
+        }
+        // SAFETY: it is set, for it is null only where `last` is.
+        Some(unsafe { NonNull::new_unchecked(top) })
     }
 
     /// Makes room for so many more entries; false where there is no memory for them.
@@ -351,9 +395,9 @@ impl ThreadState {
     /// As [`push_context`](Self::push_context), of a heap that was just entered.
     ///
     /// # Safety
-    /// This thread runs the heap, and the stack [has room](ContextStack::has_room).
+    /// This thread runs the heap, and `top` is what [`room`](ContextStack::room) gave.
     #[inline]
-    pub unsafe fn push_heap(&self, heap: NonNull<HeapHeader>) -> u32 {
+    pub unsafe fn push_heap(&self, top: NonNull<Entry>, heap: NonNull<HeapHeader>) -> Place {
         let serial = self.contexts.next_serial.get();
         let entry = Entry {
             heap: Some(heap),
@@ -363,23 +407,25 @@ impl ThreadState {
             serial,
         };
         self.contexts.next_serial.set(serial.wrapping_add(1));
-        // SAFETY: there is room, so the top is set and not the last slot.
-        unsafe {
-            let slot = place_of(NonNull::new_unchecked(self.contexts.top.get()), 1);
-            slot.cast().write(Words { heap: entry.heap, rest: entry.rest() });
-            self.contexts.top.set(slot.as_ptr());
-        }
+        let rest = entry.rest();
+        // SAFETY: there is room, so another slot follows the top one.
+        let slot = unsafe {
+            let slot = place_of(top, 1);
+            slot.cast().write(Words { heap: entry.heap, rest });
+            slot
+        };
+        self.contexts.top.set(slot.as_ptr());
         self.apply(entry);
-        serial
+        Place { slot, rest }
     }
 
     /// Hands over what the thread freed in heaps of others, and leaves a context: pops it, and dead
     /// ones below it; marks it dead if others stand above it; does nothing if it is not in the
     /// stack.
     #[inline]
-    pub fn pop_context(&self, serial: u32) {
-        if self.batches.is_pending() || !self.pop_plain(serial) {
-            self.pop_any(serial);
+    pub fn pop_context(&self, place: Place) {
+        if self.batches.is_pending() || !self.pop_plain(place) {
+            self.pop_any(place.serial());
         }
     }
 
@@ -387,25 +433,42 @@ impl ThreadState {
     /// it asks for no attention, and what stands below is alive. False otherwise, and nothing is
     /// done.
     #[inline]
-    fn pop_plain(&self, serial: u32) -> bool {
-        let Some(slot) = NonNull::new(self.contexts.top.get()) else { return false };
-        // SAFETY: the top slot is initialised.
-        let top = unsafe { slot.read() };
-        if top.serial != serial || top.hold != Hold::Entered {
+    fn pop_plain(&self, place: Place) -> bool {
+        let slot = place.slot;
+        if self.contexts.top.get() != slot.as_ptr() {
             return false;
         }
-        // SAFETY: an entry that is `Entered` has a heap, which this thread runs; and as it is not
-        // the base, another slot is below.
-        let (header, slot, below) = unsafe {
+        // SAFETY: the top slot is initialised.
+        let top = unsafe { slot.cast::<Words>().read() };
+        if top.rest != place.rest {
+            return false;
+        }
+        // SAFETY: the entry is as `push_heap` wrote it, for no other place has a slot: this thread
+        // runs its heap, and as it is not the base, another slot is below, which is initialised.
+        let (header, below, words) = unsafe {
             let below = crate::pointers::backward(slot.cast(), bytes_of(1)).cast::<Entry>();
-            (top.heap.unwrap_unchecked().as_ref(), below, below.read())
+            (top.heap.unwrap_unchecked().as_ref(), below, below.cast::<Words>().read())
         };
-        if below.is_dead || header.attention() != 0 {
+        if header.attention() != 0 {
+            return false;
+        }
+        if words.kind() == Words::BASE {
+            header.runner.leave();
+            self.contexts.top.set(below.as_ptr());
+            self.slab.set(self.own_slab.get());
+            self.bump.set(None);
+            #[cfg(heapswitch_check)]
+            self.verify();
+            return true;
+        }
+        // SAFETY: as above.
+        let entry = unsafe { below.read() };
+        if entry.is_dead {
             return false;
         }
         header.runner.leave();
-        self.contexts.top.set(slot.as_ptr());
-        self.apply(below);
+        self.contexts.top.set(below.as_ptr());
+        self.apply(entry);
         true
     }
 
@@ -428,9 +491,9 @@ impl ThreadState {
     /// Leaves a context, all above it, and dead ones below it; does nothing if it is not in the
     /// stack.
     #[inline]
-    pub fn pop_context_and_above(&self, serial: u32) {
-        if self.batches.is_pending() || !self.pop_plain(serial) {
-            self.pop_above(serial);
+    pub fn pop_context_and_above(&self, place: Place) {
+        if self.batches.is_pending() || !self.pop_plain(place) {
+            self.pop_above(place.serial());
         }
     }
 
