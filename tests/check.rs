@@ -97,6 +97,10 @@ fn a_free_of_what_is_no_block_stops_the_process_and_names_it() {
         if let Some((_, freed)) = errors.split_once("freeing ") {
             let address = &freed[..18];
             assert!(errors.contains(&format!("{NOT_ALLOCATED}{}", &address[2..])), "{errors}");
+            assert!(errors.contains(&format!(", page {}000, class", &address[..15])), "{errors}");
+            // Only the slab's chunks have blocks of one length.
+            let class = if name == "slab" { "0x0000000000000040" } else { "no class" };
+            assert!(errors.contains(&format!("class of bytes: {class}")), "{errors}");
         }
     }
 }

@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 
 use crate::region::ChunkEntry;
 #[cfg(heapswitch_check)]
-use crate::{region, sys};
+use crate::{heap::by_address::length_of, region, sys, units::PAGE_BYTES};
 
 /// What freed memory is filled with.
 pub const FREED: u8 = 0xDE;
@@ -102,6 +102,14 @@ fn entry_of(block: NonNull<u8>) -> Option<(&'static ChunkEntry, usize)> {
 #[cfg(heapswitch_check)]
 #[cold]
 fn abort_at(what: &str, block: NonNull<u8>) -> ! {
-    let mut digits = [0; sys::HEXADECIMAL_BYTES];
-    sys::abort_with(&[what, ": ", sys::hexadecimal(block.addr().get(), &mut digits)])
+    let address = block.addr().get();
+    let mut digits = [[0; sys::HEXADECIMAL_BYTES]; 3];
+    let [of_block, of_page, of_class] = &mut digits;
+    let block_digits = sys::hexadecimal(address, of_block);
+    let page_digits = sys::hexadecimal(address & !(PAGE_BYTES - 1), of_page);
+    // SAFETY: lengths are read where a block is, or the chunk has none, which names no class.
+    let length = region::entry_of(block.as_ptr()).and_then(|entry| unsafe { length_of(entry) });
+    let class = length.map_or("no class", |bytes| sys::hexadecimal(bytes, of_class));
+    let what = [what, ": ", block_digits, ", page ", page_digits, ", class of bytes: ", class];
+    sys::abort_with(&what)
 }

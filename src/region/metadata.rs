@@ -108,6 +108,11 @@ impl Metadata {
         unsafe { block.write(FreeBlock { next: *list }) };
         *list = Some(block);
         HELD.fetch_sub(1 << shift, Ordering::Relaxed);
+        // Not each time: it looks at every free block.
+        #[cfg(heapswitch_check)]
+        if HELD.load(Ordering::Relaxed).is_multiple_of(64 << MIN_SHIFT) {
+            pool.verify();
+        }
     }
 }
 
@@ -121,6 +126,68 @@ impl Pool {
         }
         self.left = bytes - PIECE_RECORD_BYTES;
         self.pieces = Some(piece);
+        #[cfg(heapswitch_check)]
+        self.verify();
+    }
+
+    /// Aborts unless every free block lies whole in a piece, aligned as its size wants, the cursor
+    /// is where the newest piece ends less what is left, and no more is free and held than there
+    /// is.
+    #[cfg(heapswitch_check)]
+    fn verify(&self) {
+        let broken = |what: &str| -> ! { crate::sys::abort_with(&["metadata: ", what]) };
+        let mut total = 0;
+        let mut next = self.pieces;
+        while let Some(piece) = next {
+            // SAFETY: a piece's record is written before the piece is on the list.
+            let piece = unsafe { piece.as_ref() };
+            total += piece.bytes - PIECE_RECORD_BYTES;
+            next = piece.next;
+        }
+        let end = self.pieces.map(|newest| {
+            // SAFETY: as above.
+            newest.addr().get() + unsafe { newest.as_ref() }.bytes
+        });
+        if self.cursor.map(|cursor| cursor.addr().get() + self.left) != end {
+            broken("the cursor is corrupted");
+        }
+        let mut free = 0;
+        for (index, &first) in self.free.iter().enumerate() {
+            let bytes = 1_usize << (index as u32 + MIN_SHIFT);
+            let mut next = first;
+            while let Some(block) = next {
+                let start = block.addr().get();
+                if !start.is_multiple_of(bytes.min(crate::units::PAGE_BYTES))
+                    || !self.is_in_piece(start, bytes)
+                {
+                    broken("a free block is not one");
+                }
+                free += bytes;
+                if free > total {
+                    broken("more is free than there is: a list ends in itself");
+                }
+                // SAFETY: it lies in a piece, aligned, and blocks in a list hold a link.
+                next = unsafe { block.as_ref() }.next;
+            }
+        }
+        if free + self.left + HELD.load(Ordering::Relaxed) > total {
+            broken("more is held and free than there is");
+        }
+    }
+
+    #[cfg(heapswitch_check)]
+    fn is_in_piece(&self, start: usize, bytes: usize) -> bool {
+        let mut next = self.pieces;
+        while let Some(piece) = next {
+            let first = piece.addr().get() + PIECE_RECORD_BYTES;
+            // SAFETY: a piece's record is written before the piece is on the list.
+            let piece = unsafe { piece.as_ref() };
+            if start >= first && start + bytes <= first - PIECE_RECORD_BYTES + piece.bytes {
+                return true;
+            }
+            next = piece.next;
+        }
+        false
     }
 
     fn cut(&mut self, bytes: usize) -> Option<NonNull<u8>> {

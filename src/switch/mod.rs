@@ -7,6 +7,8 @@ pub(crate) mod closing;
 pub(crate) mod configuration;
 #[cfg(feature = "corosensei")]
 pub(crate) mod coroutine;
+#[cfg(all(test, not(any(heapswitch_pass_through, loom))))]
+mod damage;
 pub(crate) mod events;
 #[cfg(feature = "metrics")]
 pub(crate) mod exported;

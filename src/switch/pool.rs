@@ -292,9 +292,34 @@ impl List {
         unsafe { header.as_ref() }.next_in_list.set(self.first);
         self.first = Some(header);
         self.length += 1;
+        #[cfg(heapswitch_check)]
+        self.verify();
+    }
+
+    /// Aborts unless so many heaps are on the list, none of them run or closed.
+    #[cfg(heapswitch_check)]
+    fn verify(&self) {
+        let (mut length, mut next) = (0, self.first);
+        while let Some(header) = next {
+            // SAFETY: heaps on the list are valid.
+            let this = unsafe { header.as_ref() };
+            if this.runner.runner().is_some() || this.runner.is_closed() {
+                crate::sys::abort_with(&["heap pool: a heap on the list is run or closed"]);
+            }
+            length += 1;
+            if length > self.length {
+                break;
+            }
+            next = this.next_in_list.get();
+        }
+        if length != self.length {
+            crate::sys::abort_with(&["heap pool: the list's length is corrupted"]);
+        }
     }
 
     fn pop(&mut self) -> Option<Heap> {
+        #[cfg(heapswitch_check)]
+        self.verify();
         let header = self.first?;
         // SAFETY: heaps on the list are valid, and this one's only handle leaves it.
         unsafe {

@@ -1,0 +1,42 @@
+//! That damage to the slab's own records, which no program can reach by its blocks, is found and
+//! named: by a heap's `verify`, which the `check` build calls on slow paths.
+
+use allocator_api2::alloc::{Allocator, Layout};
+
+use super::Heap;
+use crate::region::{ChunkEntry, entry_of};
+use crate::strategy::{Extent, extent_of, slab::Slab};
+
+#[path = "../../tests/child/mod.rs"]
+mod child;
+
+fn damaged(damage: fn(&ChunkEntry, &Extent)) {
+    let heap = Heap::builder().build_kind::<Slab>(()).unwrap();
+    let blocks = [(); 40].map(|()| (&heap).allocate(Layout::new::<[u64; 8]>()).unwrap());
+    heap.verify().unwrap();
+    let entry = entry_of(blocks[0].as_ptr().cast()).unwrap();
+    // SAFETY: a block of the heap is allocated in the chunk, which is an extent.
+    damage(entry, unsafe { extent_of(entry) });
+    heap.verify().unwrap();
+}
+
+#[test]
+fn damage_to_the_slabs_records_stops_the_process_and_is_named() {
+    let cases: [(&str, &str, fn(&ChunkEntry, &Extent)); 3] = [
+        ("bits", "an extent's bits of free blocks are corrupted", |_, extent| {
+            // SAFETY: the slab has bits for each extent, and this thread alone uses the heap.
+            let first = unsafe { extent.metadata().cast::<u64>().as_mut() };
+            *first ^= 1 << 3;
+        }),
+        ("counts", "an extent's bits of free blocks are corrupted", |_, extent| {
+            extent.words[1].set(extent.words[1].get() + 1);
+        }),
+        ("links", "the runs of a heap are corrupted: slab", |entry, _| {
+            entry.previous.set(entry.previous.get() + 1);
+        }),
+    ];
+    for (name, message, damage) in cases {
+        let test = "switch::damage::damage_to_the_slabs_records_stops_the_process_and_is_named";
+        child::fails_with(test, name, message, || damaged(damage));
+    }
+}
