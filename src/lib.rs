@@ -48,8 +48,9 @@ pub use crate::allocator::{
 };
 #[cfg(not(loom))]
 pub use crate::heap::{
-    Account, AccountId, AccountReport, AccountUsage, ContextName, EscapeReport, HeapEnd, HeapKind,
-    LimitPolicy, Limits, Subtree, accounts, process_limit, set_process_limit,
+    Account, AccountId, AccountReport, AccountUsage, CallSite, CallSites, ContextName,
+    EscapeReport, HeapEnd, HeapKind, LimitPolicy, Limits, SiteSampling, Subtree, accounts,
+    process_limit, set_process_limit,
 };
 #[cfg(not(loom))]
 pub use crate::region::census::Census;
@@ -97,6 +98,20 @@ pub mod __private {
             ALIGN_BYTES, LengthUsage, Place, allocate, allocate_zeroed, free, resize, try_bytes,
             usable_size, usage_by_length,
         };
+    }
+
+    /// What the macro's key `call_sites` may say.
+    pub mod call_sites {
+        use crate::heap::SiteSampling;
+
+        /// Nothing is recorded.
+        pub const NONE: Option<SiteSampling> = None;
+
+        /// Every block.
+        pub const ALL: Option<SiteSampling> = Some(SiteSampling::All);
+
+        /// Some, by bytes.
+        pub const SAMPLED: Option<SiteSampling> = Some(SiteSampling::SAMPLED);
     }
 
     /// The settings of a kind of heap.

@@ -2,6 +2,7 @@
 
 pub(crate) mod budget;
 pub(crate) mod builder;
+pub(crate) mod call_sites;
 pub(crate) mod carry;
 pub(crate) mod closing;
 pub(crate) mod configuration;
@@ -39,6 +40,7 @@ pub(crate) mod worker;
 
 pub use budget::{Consumer, ContextError, OverBudget, checkpoint};
 pub use builder::HeapBuilder;
+pub use call_sites::{ContextSites, LiveSites, on_escape};
 pub use carry::in_child;
 pub use configuration::{Configuration, Settings, is_installed};
 #[cfg(feature = "corosensei")]

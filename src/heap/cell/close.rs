@@ -59,6 +59,8 @@ pub(super) unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
                 return_orphan(header, entry);
             }
         }
+        // From here on nobody asks the strategy: only what it keeps beside its extents is left.
+        core::ptr::drop_in_place(strategy_of::<S>(header));
         drop_remaining(header);
     }
     report
@@ -123,7 +125,7 @@ pub(in crate::heap) unsafe fn drop_remaining(header: Header) {
     let bytes = this.operations.cell_bytes;
     // AcqRel: everybody's use of the header happens before it is freed.
     if this.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
-        // SAFETY: the last count is gone; strategies own nothing beside their extents' metadata.
+        // SAFETY: the last count is gone; the strategy was dropped by `close`.
         unsafe {
             core::ptr::drop_in_place(header.as_ptr());
             Metadata::give_back(header.cast(), bytes);

@@ -12,6 +12,7 @@ use super::{DIRECT, EXTENT, Header, SPARE, header_of, strategy_of};
 use crate::allocator::MemoryUsage;
 use crate::numa::Residence;
 use crate::region::ChunkEntry;
+use crate::strategy::sites::log::SiteLog;
 use crate::strategy::{Strategy, extent_of};
 use crate::sys::{self, SystemError};
 use crate::units::CHUNK_BYTES;
@@ -98,6 +99,19 @@ pub(super) unsafe fn note_fill<S: Strategy>(header: Header, entry: &'static Chun
         _ => return,
     };
     entry.label.set_fill(used_bytes, CHUNK_BYTES);
+}
+
+/// Where its blocks were asked for, if that is recorded.
+///
+/// # Safety
+/// The caller runs the heap.
+pub(super) unsafe fn sites<S: Strategy>(header: Header) -> Option<SiteLog> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        strategy_of::<S>(header).sites()?;
+        end_quarantine::<S>(header);
+        strategy_of::<S>(header).sites()?.log()
+    }
 }
 
 /// # Safety

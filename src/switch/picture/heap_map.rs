@@ -14,10 +14,10 @@
 use core::fmt::{self, Write};
 
 use super::super::scope::out_of_contexts;
-use super::svg::{self, Bytes, Place};
+use super::svg::{self, Place};
 use crate::heap::{AccountId, AccountReport, accounts};
 use crate::region::map::for_each_chunk;
-use crate::units::{CHUNK_BYTES, SEGMENT_CHUNKS};
+use crate::units::{Bytes, CHUNK_BYTES, SEGMENT_CHUNKS};
 
 /// Cells in a row: 8 MiB, where a cell is a chunk.
 const COLUMNS: usize = 128;
@@ -149,9 +149,9 @@ impl HeapMap {
             Place { x: 10, y: 18 },
             format_args!(
                 "Heap map: {} in heaps, {} in memory, of {} committed",
-                Bytes(all * CHUNK_BYTES),
-                Bytes(self.chunks.iter().map(|chunk| chunk.resident_bytes).sum()),
-                Bytes(self.chunks.len() * CHUNK_BYTES),
+                Bytes::of(all * CHUNK_BYTES),
+                Bytes::of(self.chunks.iter().map(|chunk| chunk.resident_bytes).sum()),
+                Bytes::of(self.chunks.len() * CHUNK_BYTES),
             ),
         )?;
         self.write_rows(out, chunks_per_cell)?;
@@ -179,7 +179,7 @@ impl HeapMap {
             let (x, y) = (LEFT, TOP + row * ROW_HEIGHT);
             let first = row * chunks_per_cell * COLUMNS;
             if first.is_multiple_of(SEGMENT_CHUNKS) {
-                let label = Bytes(first * CHUNK_BYTES);
+                let label = Bytes::of(first * CHUNK_BYTES);
                 svg::text(out, Place { x: 10, y: y + CELL_HEIGHT - 2 }, label)?;
             }
             let width = chunks.len().div_ceil(chunks_per_cell) * CELL_WIDTH;
@@ -269,7 +269,7 @@ impl HeapMap {
             format_args!(
                 "A cell is {}, in order of address, {} in a row. Pale: held by a heap; medium: in \
              memory; dark: in blocks, as its heap counted last.",
-                Bytes(chunks_per_cell * CHUNK_BYTES),
+                Bytes::of(chunks_per_cell * CHUNK_BYTES),
                 COLUMNS,
             ),
         )?;
@@ -292,7 +292,7 @@ impl HeapMap {
                  fill=\"hsl({hue},65%,42%)\"/>"
             )?;
             let orphans = self.chunks.iter().filter(|c| c.account == Some(id) && c.is_orphaned);
-            let bytes = Bytes(chunks * CHUNK_BYTES);
+            let bytes = Bytes::of(chunks * CHUNK_BYTES);
             let name = self.name_of(id);
             match orphans.count() {
                 0 => svg::text(out, Place { x: x + 20, y }, format_args!("{name}: {bytes}"))?,
@@ -301,7 +301,7 @@ impl HeapMap {
                     Place { x: x + 20, y },
                     format_args!(
                         "{name}: {bytes}, of which {} outlive their heap",
-                        Bytes(orphaned * CHUNK_BYTES),
+                        Bytes::of(orphaned * CHUNK_BYTES),
                     ),
                 )?,
             }

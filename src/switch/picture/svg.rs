@@ -1,4 +1,4 @@
-//! What the pictures share: the document's frame, text that XML may hold, colours, sizes in words.
+//! What the pictures share: the document's frame, text that XML may hold, and colours.
 
 use core::fmt::{self, Display, Write};
 
@@ -66,26 +66,6 @@ pub(super) fn hue(account: u64) -> u64 {
     (account % 360_000) * 137_508 / 1000 % 360
 }
 
-/// Bytes in the largest unit that leaves at least one whole.
-pub(super) struct Bytes(pub(super) usize);
-
-impl Display for Bytes {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-        match units.iter().find(|(shift, _)| self.0 >> shift != 0) {
-            Some(&(shift, unit)) => {
-                let tenths = ((self.0 as u128 * 10) >> shift) as u64;
-                if tenths.is_multiple_of(10) {
-                    write!(formatter, "{} {unit}", tenths / 10)
-                } else {
-                    write!(formatter, "{}.{} {unit}", tenths / 10, tenths % 10)
-                }
-            }
-            None => write!(formatter, "{} B", self.0),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,13 +75,6 @@ mod tests {
         let mut text = String::new();
         tip(&mut text, format_args!("{}", "a<b> & \"c\"\u{1}")).unwrap();
         assert_eq!(text, "<title>a&lt;b&gt; &amp; &quot;c&quot;\u{fffd}</title>");
-    }
-
-    #[test]
-    fn bytes_have_units() {
-        let shown =
-            [0, 1023, 1024, 65_536, 1_600_000, 3 << 30].map(|bytes| Bytes(bytes).to_string());
-        assert_eq!(shown, ["0 B", "1023 B", "1 KiB", "64 KiB", "1.5 MiB", "3 GiB"]);
     }
 
     #[test]

@@ -9,8 +9,9 @@ use core::fmt::{self, Write};
 use std::time::{Duration, Instant};
 
 use super::super::scope::out_of_contexts;
-use super::svg::{self, Bytes, Place};
+use super::svg::{self, Place};
 use crate::heap::{Account, ContextName};
+use crate::units::Bytes;
 
 /// The most samples that are kept.
 const MOST_SAMPLES: usize = 512;
@@ -158,7 +159,7 @@ impl Timeline {
             format_args!(
                 "Memory of {} and all below it: at most {}",
                 if name.as_str().is_empty() { "an account" } else { name.as_str() },
-                Bytes(peak),
+                Bytes::of(peak),
             ),
         )?;
         let limit = self.samples.iter().filter_map(|sample| sample.limit_bytes).max();
@@ -182,7 +183,7 @@ impl Timeline {
             svg::text(
                 out,
                 Place { x: 30, y: top },
-                format_args!("{}: at most {}", band.title, Bytes(band.peak_bytes),),
+                format_args!("{}: at most {}", band.title, Bytes::of(band.peak_bytes),),
             )?;
         }
         if let Some(limit) = limit {
@@ -191,7 +192,7 @@ impl Timeline {
                 out,
                 "<path d=\"M{LEFT} {y}h{WIDTH}\" stroke=\"#c00\" stroke-dasharray=\"6 4\">"
             )?;
-            svg::tip(out, format_args!("limit: {}", Bytes(limit)))?;
+            svg::tip(out, format_args!("limit: {}", Bytes::of(limit)))?;
             out.write_str("</path>\n")?;
         }
         svg::end(out)
@@ -246,7 +247,7 @@ impl Timeline {
             write!(out, "L{} {}", scale.x(sample.at), scale.y(*below))?;
         }
         out.write_str("Z\">")?;
-        svg::tip(out, format_args!("{}: at most {}", band.title, Bytes(band.peak_bytes)))?;
+        svg::tip(out, format_args!("{}: at most {}", band.title, Bytes::of(band.peak_bytes)))?;
         for (sample, below) in self.samples.iter().zip(below) {
             *below += band.bytes_in(sample);
         }
@@ -258,7 +259,7 @@ impl Timeline {
             let bytes = scale.bytes / 4 * quarter;
             let y = scale.y(bytes);
             writeln!(out, "<path d=\"M{LEFT} {y}h{WIDTH}\" stroke=\"#ddd\"/>")?;
-            svg::text(out, Place { x: 10, y: y + 4 }, Bytes(bytes))?;
+            svg::text(out, Place { x: 10, y: y + 4 }, Bytes::of(bytes))?;
         }
         for quarter in 0..=4 {
             let at = scale.time / 4 * quarter;
