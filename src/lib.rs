@@ -6,6 +6,9 @@
 //! - To install the allocator: `global_thread_and_coroutine_switchable_allocator!`, or the
 //!   ready-made [`HeapSwitch`].
 //! - To give a context a heap of its own: [`Heap`], [`HeapBuilder`], [`Scope`], [`LifetimeHint`].
+//! - To see what contexts hold: [`Account`], [`MemoryReport`], and as pictures [`HeapMap`] and
+//!   [`Timeline`]; and who asked for it, or for what outlived them: [`SiteSampling`],
+//!   [`CallSites`], [`LiveSites`].
 //! - To use a strategy by itself, through the trait [`Allocator`]: [`BumpAllocator`],
 //!   [`BitSetAllocator`], [`MultipleBinarySearchTreeAllocator`], [`SlabAllocator`], the choice of
 //!   the first three by lifetime, [`ContextAllocator`], [`FreeListAllocator`], [`BuddyAllocator`],

@@ -141,7 +141,8 @@ impl LiveSites {
     }
 
     /// The stacks in the form that flame graphs are made of: a line each, `context;outermost;...;
-    /// innermost bytes`. Contexts of one name are drawn together.
+    /// innermost bytes`, without the standard library's functions and this one's. Contexts of one
+    /// name are drawn together.
     pub fn to_folded(&self) -> String {
         out_of_contexts(|| {
             let mut text = String::new();
@@ -189,7 +190,7 @@ fn write_stack(
     site: &CallSite,
 ) -> fmt::Result {
     write_part(out, name)?;
-    let frames = out_of_contexts(|| symbols.frames_of(site));
+    let frames = out_of_contexts(|| told_frames(symbols.frames_of(site)));
     for frame in frames.iter().rev() {
         out.write_char(';')?;
         write_part(out, &frame.function)?;

@@ -1,4 +1,5 @@
-//! A timeline: what a tree of contexts held, from sample to sample, one band a name.
+//! A timeline: what a tree of contexts held, from sample to sample: a band for each name directly
+//! below its root, with all that is below that. A group's own timeline shows more of it.
 //!
 //! Sampling is the program's: on a timer, between requests, at each step of a query. A sample costs
 //! a walk through the tree. Memory is bounded: when there are 512 samples every second one is
@@ -57,8 +58,8 @@ struct Sample {
     at: Duration,
     /// What the account and all below it hold.
     committed_bytes: usize,
-    /// What the accounts of each name hold themselves; shorter where names came later.
-    own_bytes: Vec<usize>,
+    /// What the accounts of each name hold with all below them; shorter where names came later.
+    held_bytes: Vec<usize>,
     /// What those of other names hold.
     other_bytes: usize,
     /// The root's hard limit.
@@ -99,17 +100,19 @@ impl Timeline {
                 });
                 self.calls_per_sample *= 2;
             }
-            let (mut own_bytes, mut other_bytes) = (vec![0; self.names.len()], 0);
-            for account in self.root.subtree() {
-                let (name, held) = (account.name(), account.usage().own_bytes);
+            let (mut held_bytes, mut other_bytes) = (vec![0; self.names.len()], 0);
+            let own = (self.root.name(), self.root.usage().own_bytes);
+            let children =
+                self.root.children().map(|one| (one.name(), one.usage().committed_bytes));
+            for (name, held) in children.chain([own]) {
                 let index = self.names.iter().position(|known| *known == name);
-                match index.and_then(|index| own_bytes.get_mut(index)) {
+                match index.and_then(|index| held_bytes.get_mut(index)) {
                     Some(bytes) => *bytes += held,
                     None if held == 0 => {}
                     None if self.names.len() == MOST_NAMES => other_bytes += held,
                     None => {
                         self.names.push(name);
-                        own_bytes.push(held);
+                        held_bytes.push(held);
                     }
                 }
             }
@@ -117,7 +120,7 @@ impl Timeline {
             self.samples.push(Sample {
                 at,
                 committed_bytes: usage.committed_bytes,
-                own_bytes,
+                held_bytes,
                 other_bytes,
                 limit_bytes: usage.hard_limit_bytes,
             });
@@ -151,7 +154,7 @@ impl Timeline {
     pub fn write_svg(&self, out: &mut impl Write) -> fmt::Result {
         let bands = self.bands();
         let legend_top = TOP + HEIGHT + 40;
-        svg::begin(out, LEFT + WIDTH + 20, legend_top + 18 * (bands.len() + 1))?;
+        svg::begin(out, LEFT + WIDTH + 50, legend_top + 18 * (bands.len() + 1))?;
         let (name, peak) = (self.root.name(), self.peak_bytes());
         svg::text(
             out,
@@ -282,7 +285,7 @@ struct Band {
 
 impl Band {
     fn bytes_in(&self, sample: &Sample) -> usize {
-        let own = |&name: &usize| sample.own_bytes.get(name);
+        let own = |&name: &usize| sample.held_bytes.get(name);
         let others = if self.has_others { sample.other_bytes } else { 0 };
         self.names.iter().filter_map(own).sum::<usize>() + others
     }
