@@ -6,6 +6,9 @@
 //! - To install the allocator: `global_thread_and_coroutine_switchable_allocator!`, or the
 //!   ready-made [`HeapSwitch`].
 //! - To give a context a heap of its own: [`Heap`], [`HeapBuilder`], [`Scope`], [`LifetimeHint`].
+//! - To see what contexts hold: [`Account`], [`MemoryReport`], and as pictures [`HeapMap`] and
+//!   [`Timeline`]; and who asked for it, or for what outlived them: [`SiteSampling`],
+//!   [`CallSites`], [`LiveSites`].
 //! - To use a strategy by itself, through the trait [`Allocator`]: [`BumpAllocator`],
 //!   [`BitSetAllocator`], [`MultipleBinarySearchTreeAllocator`], [`SlabAllocator`], the choice of
 //!   the first three by lifetime, [`ContextAllocator`], [`FreeListAllocator`], [`BuddyAllocator`],
@@ -48,8 +51,9 @@ pub use crate::allocator::{
 };
 #[cfg(not(loom))]
 pub use crate::heap::{
-    Account, AccountId, AccountReport, AccountUsage, ContextName, EscapeReport, HeapEnd, HeapKind,
-    LimitPolicy, Limits, Subtree, accounts, process_limit, set_process_limit,
+    Account, AccountId, AccountReport, AccountUsage, CallSite, CallSites, ContextName,
+    EscapeReport, HeapEnd, HeapKind, LimitPolicy, Limits, SiteSampling, Subtree, accounts,
+    process_limit, set_process_limit,
 };
 #[cfg(not(loom))]
 pub use crate::region::census::Census;
@@ -97,6 +101,20 @@ pub mod __private {
             ALIGN_BYTES, LengthUsage, Place, allocate, allocate_zeroed, free, resize, try_bytes,
             usable_size, usage_by_length,
         };
+    }
+
+    /// What the macro's key `call_sites` may say.
+    pub mod call_sites {
+        use crate::heap::SiteSampling;
+
+        /// Nothing is recorded.
+        pub const NONE: Option<SiteSampling> = None;
+
+        /// Every block.
+        pub const ALL: Option<SiteSampling> = Some(SiteSampling::All);
+
+        /// Some, by bytes.
+        pub const SAMPLED: Option<SiteSampling> = Some(SiteSampling::SAMPLED);
     }
 
     /// The settings of a kind of heap.

@@ -57,9 +57,44 @@ pub const fn chunks_for(bytes: usize) -> Option<usize> {
     }
 }
 
+/// A number of bytes as it is shown: in the largest unit that leaves at least one whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes(pub u64);
+
+impl Bytes {
+    /// So many.
+    pub const fn of(bytes: usize) -> Self {
+        Self(bytes as u64)
+    }
+}
+
+impl core::fmt::Display for Bytes {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+        match units.iter().find(|(shift, _)| self.0 >> shift != 0) {
+            Some(&(shift, unit)) => {
+                let tenths = ((u128::from(self.0) * 10) >> shift) as u64;
+                if tenths.is_multiple_of(10) {
+                    write!(formatter, "{} {unit}", tenths / 10)
+                } else {
+                    write!(formatter, "{}.{} {unit}", tenths / 10, tenths % 10)
+                }
+            }
+            None => write!(formatter, "{} B", self.0),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_have_units() {
+        let shown =
+            [0, 1023, 1024, 65_536, 1_600_000, 3 << 30].map(|bytes| Bytes(bytes).to_string());
+        assert_eq!(shown, ["0 B", "1023 B", "1 KiB", "64 KiB", "1.5 MiB", "3 GiB"]);
+    }
 
     #[test]
     fn rounding() {

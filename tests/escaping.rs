@@ -4,6 +4,8 @@
 
 #[path = "support/hints.rs"]
 mod hints;
+#[path = "escaping/sites.rs"]
+mod sites;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

@@ -17,12 +17,13 @@ use heapswitch::source::region_map::CONTEXT_SOURCE;
 use heapswitch::strategy::bit_set::{BitSet, Settings};
 use heapswitch::strategy::buddy::Buddy;
 use heapswitch::strategy::free_list::{self, Fit, FreeList};
+use heapswitch::strategy::sites::{self, WithSites};
 use heapswitch::strategy::slab::Slab;
 use heapswitch::strategy::stripes::Stripes;
 use heapswitch::{
     AllocError, Allocator, ArenaMemorySource, ArenaSettings, ArenaSizes,
     GlobalAllocToAllocatorAdaptor, Heap, HeapBuilder, HeapSwitch, LifetimeHint, MemoryRange,
-    MemorySource, RegionMapSource, RegionSource, flush_foreign_frees,
+    MemorySource, RegionMapSource, RegionSource, SiteSampling, flush_foreign_frees,
 };
 
 #[global_allocator]
@@ -306,6 +307,14 @@ fn stripes(source: TestSource, way: Way) -> Tested {
     Tested::new(source, way, |builder| builder.build_kind::<Stripes>(()).unwrap())
 }
 
+/// A strategy of its own, that records where some blocks are asked for.
+fn with_sites(source: TestSource) -> Tested {
+    let settings = sites::Settings { strategy: (), sampling: SiteSampling::EveryNth(61) };
+    Tested::new(source, Way::Foreign, |builder| {
+        builder.build_kind::<WithSites<Slab>>(settings).unwrap()
+    })
+}
+
 /// Where the heap has no more, the global allocator serves; what another thread frees comes late.
 fn of_plenty() -> Limits {
     Limits { is_bounded: false, ..Limits::default() }
@@ -374,6 +383,8 @@ battery!(free_list_foreign, |source| free_list(source, Way::Foreign, Fit::Best),
 
 battery!(buddy_entered, |source| buddy(source, Way::Entered));
 battery!(buddy_foreign, |source| buddy(source, Way::Foreign), of_plenty());
+
+battery!(with_sites_foreign, with_sites, of_plenty());
 
 battery!(stripes_entered, |source| stripes(source, Way::Entered));
 battery!(stripes_foreign, |source| stripes(source, Way::Foreign), of_plenty());

@@ -8,14 +8,17 @@ use std::alloc::Layout;
 
 use allocator_api2::alloc::Allocator;
 use battery::{Limits, TestSource, allocate, layout};
+use heapswitch::SiteSampling;
 use heapswitch::allocator::LocalAllocator;
 use heapswitch::strategy::bit_set::{BitSetAllocator, Settings};
 use heapswitch::strategy::buddy::{BuddyAllocator, LockedBuddyAllocator};
 use heapswitch::strategy::bump::BumpAllocator;
 use heapswitch::strategy::context::{ContextAllocator, LifetimeHint};
-use heapswitch::strategy::free_list::{self, Fit, FreeListAllocator};
+use heapswitch::strategy::free_list::{self, Fit, FreeList, FreeListAllocator};
 use heapswitch::strategy::locked::Locked;
+use heapswitch::strategy::sites::{self, WithSites};
 use heapswitch::strategy::slab::SlabAllocator;
+use heapswitch::strategy::sourced::SourcedAllocator;
 use heapswitch::strategy::stripes::StripeAllocator;
 use heapswitch::strategy::trees::MultipleBinarySearchTreeAllocator;
 
@@ -25,6 +28,12 @@ fn bit_set(source: TestSource, block_bytes: usize) -> BitSetAllocator<TestSource
 
 fn free_list(source: TestSource, fit: Fit) -> FreeListAllocator<TestSource> {
     FreeListAllocator::with_settings(free_list::Settings { fit }, source)
+}
+
+/// Of those that serve large requests from ranges of their own, and not each stack, for speed.
+fn with_sites(source: TestSource) -> SourcedAllocator<WithSites<FreeList>, TestSource> {
+    let settings = sites::Settings { sampling: SiteSampling::EveryNth(61), ..Default::default() };
+    SourcedAllocator::with_settings(settings, source)
 }
 
 /// What a slab documents that it serves.
@@ -52,11 +61,42 @@ battery!(stripes, StripeAllocator::<TestSource>::new);
 battery!(context_short, |source| ContextAllocator::new(LifetimeHint::Short, source));
 battery!(context_medium, |source| ContextAllocator::new(LifetimeHint::Medium, source));
 battery!(context_long, |source| ContextAllocator::new(LifetimeHint::Long, source));
+battery!(with_sites, with_sites);
 battery!(locked, |source| Locked::new(MultipleBinarySearchTreeAllocator::new(source)));
 
 /// What `SourcedAllocator` promises beyond the trait; one strategy stands for all.
 mod sourced {
     use super::*;
+
+    #[test]
+    fn with_sites_counts_what_is_allocated_by_who_asked() {
+        let source = TestSource::new(64 << 20);
+        let settings = sites::Settings::<free_list::Settings>::default();
+        let allocator = SourcedAllocator::<WithSites<FreeList>, _>::with_settings(settings, source);
+        assert!(allocator.site_log().is_none());
+        let [small, large] = [100, 1 << 20].map(|size| allocate(&allocator, layout(size, 8), 1));
+        let live = || {
+            let (mut blocks, mut bytes) = (0, 0);
+            allocator.site_log().unwrap().for_each(|site| {
+                assert!(cfg!(heapswitch_pass_through) || site.frames.len() > 3);
+                blocks += site.blocks;
+                bytes += site.bytes;
+            });
+            let usage = allocator.memory_usage();
+            assert_eq!(
+                (blocks as usize, bytes as usize),
+                (usage.allocated_blocks, usage.allocated_bytes)
+            );
+            blocks
+        };
+        assert_eq!(live(), 2);
+        let large = battery::resize(&allocator, large, layout(800 << 10, 8), false);
+        assert_eq!(live(), 2);
+        small.free(&allocator, false);
+        assert_eq!(live(), 1);
+        large.free(&allocator, true);
+        assert_eq!(live(), 0);
+    }
 
     #[test]
     fn takes_nothing_before_the_first_block_and_keeps_one_range_after_the_last() {

@@ -4,10 +4,13 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::thread;
 
-use heapswitch::{Heap, with_global};
+use heapswitch::{Heap, LifetimeHint, with_global};
 
 mod installed {
-    heapswitch::global_thread_and_coroutine_switchable_allocator! { coroutine = bump }
+    heapswitch::global_thread_and_coroutine_switchable_allocator! {
+        coroutine = bump,
+        call_sites = all,
+    }
 }
 
 mod by_hand {
@@ -53,7 +56,9 @@ fn free_in_other(blocks: Vec<(usize, Layout)>) {
 #[test]
 fn both_serve_side_by_side() {
     let heap = Heap::new().unwrap();
-    assert_eq!(heap.strategy(), "bump");
+    assert_eq!(heap.strategy(), "bump with sites");
+    let hinted = Heap::with_hint(LifetimeHint::Medium).unwrap();
+    assert_eq!(hinted.strategy(), "BitSet with sites");
     let here = blocks_of_other();
     let inside = heap.run(blocks_of_other).unwrap();
     let global = with_global(blocks_of_other).unwrap();
@@ -66,7 +71,12 @@ fn both_serve_side_by_side() {
     })
     .join()
     .unwrap();
-    assert!(heap.close().blocks >= 399);
+    let report = heap.close();
+    assert!(report.blocks >= 399);
+    // What the installed one was told to record, the other's allocations in its heap as well.
+    assert_eq!(report.sites.blocks(), report.blocks as u64);
+    let text = report.sites.to_string();
+    assert!(text.contains(" in 399 blocks: two_allocators::blocks_of_other"), "{text}");
     free_in_other(inside);
     free_in_other(global);
 }

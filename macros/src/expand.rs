@@ -172,6 +172,7 @@ mod tests {
             region_bytes = 1 GiB,
             coroutine_huge_pages = transparent,
             thread_huge_pages = never,
+            call_sites = all,
             crate = ::renamed,
         };
         assert_generates(input, include_str!("../tests/expansion/every_key.rs"));

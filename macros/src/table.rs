@@ -100,6 +100,12 @@ const HUGE_PAGES: &[Word] = &[
     Word { name: "transparent", stands_for: Ok("HugePages::Transparent") },
 ];
 
+const CALL_SITES: &[Word] = &[
+    Word { name: "none", stands_for: Ok("call_sites::NONE") },
+    Word { name: "all", stands_for: Ok("call_sites::ALL") },
+    Word { name: "sampled", stands_for: Ok("call_sites::SAMPLED") },
+];
+
 const LIFETIME_HINTS: &[Word] = &[
     Word { name: "short", stands_for: Ok("LifetimeHint::Short") },
     Word { name: "medium", stands_for: Ok("LifetimeHint::Medium") },
@@ -152,6 +158,12 @@ pub(crate) const KEYS: &[Key] = &[
         role: Role::Setting("with_thread_huge_pages", Takes::Word(HUGE_PAGES)),
         default: "system",
         example: "transparent",
+    },
+    Key {
+        name: "call_sites",
+        role: Role::Setting("with_call_sites", Takes::Word(CALL_SITES)),
+        default: "none",
+        example: "all",
     },
     Key {
         name: "crate",

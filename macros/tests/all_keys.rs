@@ -12,7 +12,7 @@ use stand_in::__private::strategy::{
     BitSet, Buddy, Bump, ContextChoice, FreeList, MultipleBinarySearchTree, Slab, Stripes,
 };
 use stand_in::__private::{
-    Configuration, CurrentAllocatorInUse, Fit, Given, HugePages, LifetimeHint, Settings,
+    Configuration, CurrentAllocatorInUse, Fit, Given, HugePages, LifetimeHint, Settings, call_sites,
 };
 
 /// An allocator with a state, which no path names as type and value at once.
@@ -47,6 +47,7 @@ global_thread_and_coroutine_switchable_allocator! {
     region_bytes = 512 MiB,
     coroutine_huge_pages = transparent,
     thread_huge_pages = never,
+    call_sites = sampled,
     crate = crate::stand_in,
 }
 
@@ -105,7 +106,8 @@ fn every_key_arrives() {
     let settings = Settings::new()
         .with_region_bytes(512 << 20)
         .with_coroutine_huge_pages(HugePages::Transparent)
-        .with_thread_huge_pages(HugePages::Never);
+        .with_thread_huge_pages(HugePages::Never)
+        .with_call_sites(call_sites::SAMPLED);
     assert_eq!(Everything::SETTINGS, settings);
 }
 

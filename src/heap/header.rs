@@ -13,6 +13,7 @@ use super::cell::EscapeReport;
 use crate::allocator::{MemoryUsage, RegionSource};
 use crate::numa::Node;
 use crate::region::ChunkEntry;
+use crate::strategy::sites::log::SiteLog;
 use crate::sync::{ForeignStack, Runner};
 
 /// Which strategy's fast path is tried inline before the call through [`Operations`].
@@ -70,6 +71,8 @@ pub struct Operations {
     pub usage: unsafe fn(NonNull<HeapHeader>) -> MemoryUsage,
     /// Checks every structure; aborts where one is broken.
     pub verify: unsafe fn(NonNull<HeapHeader>),
+    /// Where its blocks were asked for, if that is recorded.
+    pub sites: unsafe fn(NonNull<HeapHeader>) -> Option<SiteLog>,
     /// A new heap of the same strategy, settings, source and account. For anyone.
     pub recreate: unsafe fn(NonNull<HeapHeader>) -> Option<NonNull<HeapHeader>>,
 }

@@ -12,6 +12,7 @@ use crate::strategy::buddy::Buddy;
 use crate::strategy::bump::Bump;
 use crate::strategy::context::LifetimeHint;
 use crate::strategy::free_list::FreeList;
+use crate::strategy::sites::{self, SiteSampling, WithSites};
 use crate::strategy::slab::Slab;
 use crate::strategy::stripes::Stripes;
 use crate::strategy::trees::MultipleBinarySearchTree;
@@ -23,6 +24,15 @@ use crate::strategy::trees::MultipleBinarySearchTree;
 pub unsafe trait HeapKind: 'static {
     /// What can be chosen.
     type Settings: Copy;
+
+    /// The same kind, recording where blocks are asked for.
+    type WithSites: HeapKind;
+
+    /// The settings of that kind.
+    fn with_sites(
+        settings: Self::Settings,
+        sampling: SiteSampling,
+    ) -> <Self::WithSites as HeapKind>::Settings;
 
     /// What its heaps can do.
     fn operations(settings: Self::Settings) -> &'static Operations;
@@ -41,6 +51,14 @@ macro_rules! heap_kind {
         // SAFETY: the fast path is the one that `fast` implements for this strategy.
         unsafe impl HeapKind for $strategy {
             type Settings = <$strategy as Strategy>::Settings;
+            type WithSites = WithSites<$strategy>;
+
+            fn with_sites(
+                strategy: Self::Settings,
+                sampling: SiteSampling,
+            ) -> sites::Settings<Self::Settings> {
+                sites::Settings { strategy, sampling }
+            }
 
             fn operations(_: Self::Settings) -> &'static Operations {
                 cell::operations::<$strategy>()
@@ -52,6 +70,28 @@ macro_rules! heap_kind {
                 account: AccountHandle,
             ) -> Option<NonNull<HeapHeader>> {
                 cell::create::<$strategy>(settings, FastPath::$fast_path, source, account)
+            }
+        }
+
+        // SAFETY: it has no fast path.
+        unsafe impl HeapKind for WithSites<$strategy> {
+            type Settings = <Self as Strategy>::Settings;
+            type WithSites = Self;
+
+            fn with_sites(settings: Self::Settings, sampling: SiteSampling) -> Self::Settings {
+                Self::Settings { sampling, ..settings }
+            }
+
+            fn operations(_: Self::Settings) -> &'static Operations {
+                cell::operations::<Self>()
+            }
+
+            fn create(
+                settings: Self::Settings,
+                source: &'static dyn RegionSource,
+                account: AccountHandle,
+            ) -> Option<NonNull<HeapHeader>> {
+                cell::create::<Self>(settings, FastPath::None, source, account)
             }
         }
     };
@@ -72,6 +112,11 @@ pub struct ContextChoice;
 // SAFETY: forwards to the implementations above.
 unsafe impl HeapKind for ContextChoice {
     type Settings = LifetimeHint;
+    type WithSites = ContextChoiceWithSites;
+
+    fn with_sites(hint: LifetimeHint, sampling: SiteSampling) -> sites::Settings<LifetimeHint> {
+        sites::Settings { strategy: hint, sampling }
+    }
 
     fn operations(hint: LifetimeHint) -> &'static Operations {
         match hint {
@@ -90,6 +135,52 @@ unsafe impl HeapKind for ContextChoice {
             LifetimeHint::Short => Bump::<true>::create((), source, account),
             LifetimeHint::Medium => BitSet::create(bit_set::Settings::default(), source, account),
             LifetimeHint::Long => MultipleBinarySearchTree::create((), source, account),
+        }
+    }
+}
+
+/// [`ContextChoice`], recording where blocks are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct ContextChoiceWithSites;
+
+type Short = WithSites<Bump<true>>;
+type Medium = WithSites<BitSet>;
+type Long = WithSites<MultipleBinarySearchTree>;
+
+// SAFETY: forwards to the implementations above.
+unsafe impl HeapKind for ContextChoiceWithSites {
+    type Settings = sites::Settings<LifetimeHint>;
+    type WithSites = Self;
+
+    fn with_sites(settings: Self::Settings, sampling: SiteSampling) -> Self::Settings {
+        Self::Settings { sampling, ..settings }
+    }
+
+    fn operations(settings: Self::Settings) -> &'static Operations {
+        match settings.strategy {
+            LifetimeHint::Short => cell::operations::<Short>(),
+            LifetimeHint::Medium => cell::operations::<Medium>(),
+            LifetimeHint::Long => cell::operations::<Long>(),
+        }
+    }
+
+    fn create(
+        settings: Self::Settings,
+        source: &'static dyn RegionSource,
+        account: AccountHandle,
+    ) -> Option<NonNull<HeapHeader>> {
+        let sampling = settings.sampling;
+        match settings.strategy {
+            LifetimeHint::Short => {
+                Short::create(sites::Settings { strategy: (), sampling }, source, account)
+            }
+            LifetimeHint::Medium => {
+                let strategy = bit_set::Settings::default();
+                Medium::create(sites::Settings { strategy, sampling }, source, account)
+            }
+            LifetimeHint::Long => {
+                Long::create(sites::Settings { strategy: (), sampling }, source, account)
+            }
         }
     }
 }

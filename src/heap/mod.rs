@@ -29,6 +29,7 @@ pub mod abandoned;
 pub mod account;
 pub mod batch;
 pub mod by_address;
+pub mod call_sites;
 pub mod callbacks;
 pub mod cell;
 pub mod census;
@@ -46,6 +47,7 @@ pub use account::{
     Account, AccountHandle, AccountId, AccountReport, AccountUsage, ContextName, LimitPolicy,
     Limits, Refusal, Subtree, accounts, process_limit, set_process_limit,
 };
+pub use call_sites::{CallSite, CallSites};
 pub use callbacks::HeapEnd;
 pub use cell::EscapeReport;
 pub use header::{FastPath, HeapHeader, attention};
@@ -54,3 +56,6 @@ pub use kind::HeapKind;
 // What a context's heap is for. Its strategies' layer defines it; the layers above take it from
 // here, and so name no strategy.
 pub use crate::strategy::context::LifetimeHint;
+pub(crate) use crate::strategy::sites::log::protect_fork as protect_site_logs;
+pub use crate::strategy::sites::log::{SiteLog, site_logs};
+pub use crate::strategy::sites::{Settings as SiteSettings, SiteSampling};

@@ -30,6 +30,8 @@ pub mod memory_map;
 #[cfg(test)]
 mod model;
 mod red_black;
+#[cfg(not(loom))]
+pub mod sites;
 pub mod slab;
 pub mod sourced;
 pub mod stripes;
@@ -338,6 +340,15 @@ pub unsafe trait Strategy: Sized {
     /// ends. Called for one extent after the other; the ranges need not be whole pages.
     fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         self.visit_idle(extent, visit);
+    }
+
+    /// Where it notes who asked for its blocks, if it does: its owner then tells of each block,
+    /// those that have a range of their own too, when it is allocated, resized or freed. A constant
+    /// for all strategies but [`WithSites`](sites::WithSites): asking costs nothing.
+    #[cfg(not(loom))]
+    #[inline]
+    fn sites(&mut self) -> Option<&mut sites::SiteNotes> {
+        None
     }
 
     /// Checks every equation of the data structure; aborts with the strategy's name where one

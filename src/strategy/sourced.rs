@@ -128,6 +128,12 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         });
     }
 
+    /// Calls `ask` with the strategy; it must not use this allocator.
+    #[cfg(not(loom))]
+    pub(super) fn with_strategy<T>(&self, ask: impl FnOnce(&S) -> T) -> T {
+        ask(&self.state().strategy)
+    }
+
     /// The state, for one call.
     #[inline]
     #[expect(clippy::mut_from_ref, reason = "the cell is this type's own and it is not Sync")]
@@ -155,7 +161,17 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
             }
         };
         state.count_new(block);
-        Ok(block)
+        Ok(self.noted(block))
+    }
+
+    /// Notes who asked for a new block, where the strategy does that.
+    #[inline]
+    fn noted(&self, block: NonNull<[u8]>) -> NonNull<[u8]> {
+        #[cfg(not(loom))]
+        if self.state().strategy.sites().is_some() {
+            super::sites::note_new(block, 0, || self.state().strategy.sites());
+        }
+        block
     }
 
     /// Moves a block to a new one for `new`, and the first `kept_bytes` with it.
@@ -212,6 +228,10 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
                 state.strategy.shrink_in_place(extent, block, old, new)?
             }
         };
+        #[cfg(not(loom))]
+        if let Some(sites) = state.strategy.sites() {
+            sites.resized(block, length);
+        }
         let allocated = state.usage.allocated_bytes;
         state.usage.allocated_bytes = allocated.wrapping_add(length).wrapping_sub(had);
         Some(pointers::block(block, length))
@@ -431,7 +451,8 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
         if layout.size() > S::DIRECT_BYTES {
-            return self.state().allocate_direct(&self.source, layout, false);
+            let block = self.state().allocate_direct(&self.source, layout, false)?;
+            return Ok(self.noted(block));
         }
         self.allocate_by(layout, S::allocate)
     }
@@ -439,7 +460,8 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
     #[inline]
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
         if layout.size() > S::DIRECT_BYTES {
-            return self.state().allocate_direct(&self.source, layout, true);
+            let block = self.state().allocate_direct(&self.source, layout, true)?;
+            return Ok(self.noted(block));
         }
         self.allocate_by(layout, S::allocate_zeroed)
     }
@@ -451,6 +473,10 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
         }
         let state = self.state();
         let Some(pointer) = state.record_of(block) else { return };
+        #[cfg(not(loom))]
+        if let Some(sites) = state.strategy.sites() {
+            sites.forget(block);
+        }
         let length = state.strategy.block_length(layout).unwrap_or(layout.size());
         // SAFETY: the record is of an extent that is held, the block is in it, and the layout fits.
         let record = unsafe {

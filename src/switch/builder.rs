@@ -8,9 +8,10 @@ use super::home;
 use super::in_use::CurrentAllocatorInUse;
 use super::state::state;
 use crate::allocator::RegionSource;
-use crate::heap::kind::ContextChoice;
+use crate::heap::kind::{ContextChoice, ContextChoiceWithSites};
 use crate::heap::{
-    Account, ContextName, HeapHeader, HeapKind, LifetimeHint, LimitPolicy, Limits, cell,
+    Account, ContextName, HeapHeader, HeapKind, LifetimeHint, LimitPolicy, Limits, SiteSampling,
+    SiteSettings, cell,
 };
 use crate::units::CHUNK_BYTES;
 
@@ -23,7 +24,22 @@ pub struct HeapBuilder<'a> {
     name: &'a str,
     limits: LimitChoices,
     below: Below<'a>,
+    recorded: Option<Recorded>,
 }
+
+/// That call sites are recorded, and how such a heap is made: a pointer, so that a program which
+/// records nothing has no code for it.
+#[derive(Clone, Copy, Debug)]
+struct Recorded {
+    sampling: SiteSampling,
+    create: MakeRecorded,
+}
+
+type MakeRecorded = fn(
+    SiteSettings<LifetimeHint>,
+    &'static dyn RegionSource,
+    Account,
+) -> Option<NonNull<HeapHeader>>;
 
 /// What was said about limits; the rest is inherited.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,6 +99,40 @@ impl<'a> HeapBuilder<'a> {
     /// What happens above its hard limit.
     pub fn policy(self, policy: LimitPolicy) -> Self {
         Self { limits: LimitChoices { policy: Some(policy), ..self.limits }, ..self }
+    }
+
+    /// Records where blocks are asked for: [`EscapeReport::sites`], [`Heap::call_sites`] and
+    /// [`LiveSites`] tell it. For finding out what outlives a context or fills it: each recorded
+    /// block costs microseconds, and an allocation takes no fast path. Every strategy can be had
+    /// so, as a strategy of its own ([`WithSites`]): here that of the hint, without one the one for
+    /// short lives. A whole program records by the macro's key `call_sites`.
+    ///
+    /// ```
+    /// use heapswitch::{Heap, SiteSampling};
+    ///
+    /// fn remember(kept: &mut Vec<String>) {
+    ///     kept.push("outlives its request".to_owned());
+    /// }
+    ///
+    /// let heap = Heap::builder().call_sites(SiteSampling::All).build()?;
+    /// let mut kept = Vec::with_capacity(1);
+    /// heap.run(|| remember(&mut kept))?;
+    /// let report = heap.close();
+    /// println!("{}", report.sites);
+    /// # if report.blocks != 0 {
+    /// # assert_eq!(report.sites.blocks(), 1);
+    /// # #[cfg(feature = "symbols")]
+    /// assert!(report.sites.to_string().contains("remember"));
+    /// # }
+    /// # Ok::<(), heapswitch::HeapError>(())
+    /// ```
+    ///
+    /// [`EscapeReport::sites`]: crate::EscapeReport::sites
+    /// [`LiveSites`]: crate::LiveSites
+    /// [`WithSites`]: crate::strategy::sites::WithSites
+    pub fn call_sites(self, sampling: SiteSampling) -> Self {
+        let recorded = Recorded { sampling, create: ContextChoiceWithSites::create };
+        Self { recorded: Some(recorded), ..self }
     }
 
     /// An account that its memory is charged to as well, and whose limits bind it.
@@ -162,14 +212,21 @@ impl<'a> HeapBuilder<'a> {
     /// # Errors
     /// [`HeapError::NoMemory`]; [`HeapError::Granule`].
     pub fn build(self) -> Result<Heap, HeapError> {
+        if let Some(Recorded { sampling, create }) = self.recorded {
+            let strategy = self.hint.unwrap_or(LifetimeHint::Short);
+            let settings = SiteSettings { strategy, sampling };
+            return self.finish(|source, account| create(settings, source, account));
+        }
         self.finish(|source, account| match (self.hint, installed()) {
-            (Some(hint), _) => ContextChoice::create(hint, source, account),
+            (Some(hint), Some(installed)) => (installed.make_hinted_heap)(hint, source, account),
             (None, Some(installed)) => (installed.make_coroutine_heap)(source, account),
-            (None, None) => ContextChoice::create(LifetimeHint::Short, source, account),
+            (hint, None) => {
+                ContextChoice::create(hint.unwrap_or(LifetimeHint::Short), source, account)
+            }
         })
     }
 
-    /// Makes a heap of a given kind.
+    /// Makes a heap of a given kind. [`call_sites`](Self::call_sites) has no say here.
     ///
     /// # Errors
     /// [`HeapError::NoMemory`]; [`HeapError::Granule`].

@@ -18,7 +18,7 @@ use super::configuration::GLOBAL_COUNTERS;
 use super::handle::{Heap, HeapError, token};
 use super::scope::out_of_contexts;
 use super::state::state;
-use super::{events, safe_point};
+use super::{call_sites, events, safe_point};
 use crate::heap::account::signal;
 use crate::heap::callbacks::Registered;
 use crate::heap::{Account, EscapeReport, HeapEnd, HeapHeader, attention, pins};
@@ -37,14 +37,18 @@ pub(super) unsafe fn close(header: NonNull<HeapHeader>) -> EscapeReport {
     }
     flush_own_frees();
     // The header may be gone when there is something to tell.
-    let account = events::ARE_WANTED.then(|| this.account.clone());
-    // SAFETY: the caller's contract.
-    let closed = unsafe { (this.operations.close)(header) };
+    let is_told = events::ARE_WANTED || call_sites::is_told();
+    let account = is_told.then(|| this.account.clone());
+    // SAFETY: the caller's contract. What is freed from the close on is no longer counted off the
+    // sites.
+    let (sites, closed) = unsafe { (call_sites::log_of(header), (this.operations.close)(header)) };
     report.blocks = closed.blocks;
     report.kept_bytes = closed.kept_bytes;
     report.returned_bytes = closed.returned_bytes;
+    report.sites = call_sites::copy_of(sites);
     if let Some(account) = account {
         events::closed(&account, &report);
+        call_sites::escaped(&account, &report);
     }
     report
 }
@@ -205,11 +209,13 @@ impl Heap {
                 self.header().account.set_heap(Some(successor));
             }
             self.replace_raw(successor);
-            let closed = (operations.close)(header);
+            let (sites, closed) = (call_sites::log_of(header), (operations.close)(header));
             report.blocks = closed.blocks;
             report.kept_bytes = closed.kept_bytes;
             report.returned_bytes += closed.returned_bytes;
+            report.sites = call_sites::copy_of(sites);
         }
+        call_sites::escaped(&self.header().account, report);
         Ok(())
     }
 

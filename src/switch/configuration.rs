@@ -5,7 +5,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use super::in_use::CurrentAllocatorInUse;
 use crate::allocator::RegionSource;
-use crate::heap::HeapKind;
+use crate::heap::kind::{ContextChoice, ContextChoiceWithSites};
+use crate::heap::{HeapKind, LifetimeHint, SiteSampling};
 use crate::numa::{Node, Placement, Policy};
 use crate::region::{self, HugePages, KindSettings, SegmentKind};
 use crate::source::region_map::source_of;
@@ -41,6 +42,7 @@ pub struct Settings {
     region_bytes: usize,
     coroutine_huge_pages: HugePages,
     thread_huge_pages: HugePages,
+    call_sites: Option<SiteSampling>,
 }
 
 impl Settings {
@@ -50,6 +52,7 @@ impl Settings {
             region_bytes: region::MAX_REGION_BYTES,
             coroutine_huge_pages: HugePages::Never,
             thread_huge_pages: HugePages::System,
+            call_sites: None,
         }
     }
 
@@ -70,6 +73,12 @@ impl Settings {
     pub const fn with_thread_huge_pages(self, huge_pages: HugePages) -> Self {
         Self { thread_huge_pages: huge_pages, ..self }
     }
+
+    /// Whether contexts' heaps record where blocks are asked for, and of which.
+    #[must_use]
+    pub const fn with_call_sites(self, call_sites: Option<SiteSampling>) -> Self {
+        Self { call_sites, ..self }
+    }
 }
 
 impl Default for Settings {
@@ -83,11 +92,19 @@ type MakeHeap = fn(
     crate::heap::AccountHandle,
 ) -> Option<core::ptr::NonNull<crate::heap::HeapHeader>>;
 
+type MakeHintedHeap = fn(
+    LifetimeHint,
+    &'static dyn RegionSource,
+    crate::heap::AccountHandle,
+) -> Option<core::ptr::NonNull<crate::heap::HeapHeader>>;
+
 /// What library code needs to know of the installed configuration.
 #[derive(Debug)]
 pub struct Installed {
     /// Makes a context's heap.
     pub make_coroutine_heap: MakeHeap,
+    /// Makes one for blocks that live about so long.
+    pub make_hinted_heap: MakeHintedHeap,
     /// Which allocator is in use when a thread starts.
     pub default: CurrentAllocatorInUse,
     /// The settings.
@@ -98,7 +115,23 @@ struct InstalledOf<C>(core::marker::PhantomData<C>);
 
 impl<C: Configuration> InstalledOf<C> {
     const TABLE: Installed = Installed {
-        make_coroutine_heap: |source, account| C::Coroutine::create(C::COROUTINE, source, account),
+        // Chosen here, so that a program which records nothing has no code for it.
+        make_coroutine_heap: match C::SETTINGS.call_sites {
+            None => |source, account| C::Coroutine::create(C::COROUTINE, source, account),
+            Some(_) => |source, account| {
+                let sampling = C::SETTINGS.call_sites.unwrap_or_default();
+                let settings = C::Coroutine::with_sites(C::COROUTINE, sampling);
+                <C::Coroutine as HeapKind>::WithSites::create(settings, source, account)
+            },
+        },
+        make_hinted_heap: match C::SETTINGS.call_sites {
+            None => ContextChoice::create,
+            Some(_) => |hint, source, account| {
+                let sampling = C::SETTINGS.call_sites.unwrap_or_default();
+                let settings = ContextChoice::with_sites(hint, sampling);
+                ContextChoiceWithSites::create(settings, source, account)
+            },
+        },
         default: C::DEFAULT,
         settings: C::SETTINGS,
     };

@@ -13,6 +13,7 @@ use super::state::{Phase, ThreadState, state};
 use super::{closing, safe_point};
 use crate::heap::{
     Account, ContextName, FastPath, HeapHeader, HeapKind, abandoned, account, census, lost,
+    protect_site_logs,
 };
 use crate::region;
 use crate::sync::Token;
@@ -166,6 +167,7 @@ fn watch_forks() {
         // Without memory for the handlers, a child of a threaded process may find a lock held.
         let _ = abandoned::protect_fork();
         let _ = account::protect_fork();
+        let _ = protect_site_logs();
         let _ = region::protect_fork();
         let _ = thread::on_fork(suspend, resume, resume_in_child);
         IS_WATCHED.store(true, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 pub(crate) mod budget;
 pub(crate) mod builder;
+pub(crate) mod call_sites;
 pub(crate) mod carry;
 pub(crate) mod closing;
 pub(crate) mod configuration;
@@ -20,6 +21,7 @@ pub(crate) mod in_use;
 pub(crate) mod life;
 pub(crate) mod lookup;
 pub(crate) mod malloc;
+pub(crate) mod picture;
 pub(crate) mod pin;
 pub(crate) mod placed;
 pub(crate) mod pool;
@@ -40,6 +42,7 @@ pub(crate) mod worker;
 
 pub use budget::{Consumer, ContextError, OverBudget, checkpoint};
 pub use builder::HeapBuilder;
+pub use call_sites::{ContextSites, LiveSites, on_escape};
 pub use carry::in_child;
 pub use configuration::{Configuration, Settings, is_installed};
 #[cfg(feature = "corosensei")]
@@ -51,6 +54,7 @@ pub use handle::{Heap, HeapError};
 pub use home::{rehome_thread, thread_home};
 pub use in_use::CurrentAllocatorInUse;
 pub use lookup::{HeapId, owner_of, thread_heap_id, usable_size};
+pub use picture::{HeapMap, MappedChunk, Timeline};
 pub use pin::{PinnedThread, pin_thread};
 pub use placed::{ResidenceError, residence_of};
 pub use pool::{HeapPool, PooledHeap};

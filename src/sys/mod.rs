@@ -3,6 +3,7 @@
 //!
 //! Nothing here allocates or unwinds. Errors are the system's error numbers.
 
+pub mod call_stack;
 pub mod fault;
 pub mod file;
 pub mod fork;

@@ -20,7 +20,8 @@ unsafe impl ::renamed::__private::Configuration for Mine {
     const SETTINGS: ::renamed::__private::Settings = ::renamed::__private::Settings::new()
         .with_region_bytes(1073741824)
         .with_coroutine_huge_pages(::renamed::__private::HugePages::Transparent)
-        .with_thread_huge_pages(::renamed::__private::HugePages::Never);
+        .with_thread_huge_pages(::renamed::__private::HugePages::Never)
+        .with_call_sites(::renamed::__private::call_sites::ALL);
     #[inline]
     fn global() -> &'static Self::Global {
         static HEAPSWITCH_GLOBAL: Counting<System> = Counting::new(System);

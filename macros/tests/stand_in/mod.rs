@@ -56,6 +56,7 @@ pub mod __private {
         pub region_bytes: usize,
         pub coroutine_huge_pages: HugePages,
         pub thread_huge_pages: HugePages,
+        pub call_sites: Option<u32>,
     }
 
     impl Settings {
@@ -64,6 +65,7 @@ pub mod __private {
                 region_bytes: 1 << 40,
                 coroutine_huge_pages: HugePages::Never,
                 thread_huge_pages: HugePages::System,
+                call_sites: call_sites::NONE,
             }
         }
         pub const fn with_region_bytes(mut self, bytes: usize) -> Self {
@@ -78,6 +80,17 @@ pub mod __private {
             self.thread_huge_pages = pages;
             self
         }
+        pub const fn with_call_sites(mut self, call_sites: Option<u32>) -> Self {
+            self.call_sites = call_sites;
+            self
+        }
+    }
+
+    /// The words of `call_sites`.
+    pub mod call_sites {
+        pub const NONE: Option<u32> = None;
+        pub const ALL: Option<u32> = Some(1);
+        pub const SAMPLED: Option<u32> = Some(2);
     }
 
     /// What a constructor was given.

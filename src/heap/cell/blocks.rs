@@ -14,11 +14,11 @@ use super::super::check;
 use super::collect::{collect, end_quarantine};
 use super::idle::{release_unused, retire, retire_emptied};
 use super::inspect::verify_sometimes;
-use super::runs::{add_extent, charge, count_held, range_of, return_run, run_of, take_run};
+use super::runs::{add_extent, charge, count_held, label, range_of, return_run, run_of, take_run};
 use super::{DIRECT, Header, HeapCell, header_of, is_direct, strategy_of};
 use crate::pointers::block;
 use crate::region::{self, ChunkEntry, Run};
-use crate::strategy::{Strategy, extent_of};
+use crate::strategy::{Strategy, extent_of, sites};
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, chunks_for};
 
 /// # Safety
@@ -49,8 +49,13 @@ pub(super) unsafe fn allocate_checked<S: Strategy>(
         if block.is_none() && header_of(header).refusal.get() == Refusal::Overdraft {
             block = overdraw::<S>(header, layout, is_zeroed);
         }
-        check::handed_out(block?.cast());
-        block
+        let block = block?;
+        check::handed_out(block.cast());
+        if strategy_of::<S>(header).sites().is_some() {
+            let context = header_of(header).account.id().number();
+            sites::note_new(block, context, || strategy_of::<S>(header).sites());
+        }
+        Some(block)
     }
 }
 
@@ -164,6 +169,9 @@ pub(super) unsafe fn free<S: Strategy>(
     // SAFETY: the caller's contract holds for each call below.
     unsafe {
         let this = header_of(header);
+        if let Some(sites) = strategy_of::<S>(header).sites() {
+            sites.forget(address);
+        }
         if entry.tag.get() == DIRECT {
             this.allocated_bytes.set(this.allocated_bytes.get() - run_of(entry).bytes());
             return_run(header, entry);
@@ -190,6 +198,26 @@ pub(super) unsafe fn free<S: Strategy>(
 /// # Safety
 /// As [`free`]; the address is aligned to `new.align()`, and neither layout is empty.
 pub(super) unsafe fn resize<S: Strategy>(
+    header: Header,
+    entry: &'static ChunkEntry,
+    address: NonNull<u8>,
+    old: Layout,
+    new: Layout,
+) -> Option<usize> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let length = resize_in_place::<S>(header, entry, address, old, new)?;
+        if let Some(sites) = strategy_of::<S>(header).sites() {
+            sites.resized(address, length);
+        }
+        Some(length)
+    }
+}
+
+/// # Safety
+/// As [`resize`].
+#[inline]
+unsafe fn resize_in_place<S: Strategy>(
     header: Header,
     entry: &'static ChunkEntry,
     address: NonNull<u8>,
@@ -253,6 +281,7 @@ unsafe fn resize_direct(header: Header, entry: &'static ChunkEntry, new: Layout)
     let run = Run::at_offset(old_run.offset_bytes(), range.length >> CHUNK_SHIFT, false);
     for (distance, entry) in run.entries().enumerate().skip(old_run.chunks()) {
         entry.head_distance.set(distance as u32);
+        label(this, entry, distance, DIRECT);
         entry.owner.store(header.as_ptr().cast(), Ordering::Relaxed);
     }
     entry.run_chunks.set(run.chunks() as u32);

@@ -32,6 +32,7 @@ pub use self::close::free_orphan;
 pub(super) use self::idle::retire_emptied;
 pub use self::inspect::residence;
 use super::account::{AccountHandle, Refusal};
+use super::call_sites::CallSites;
 use super::callbacks::Callbacks;
 use super::header::{FastPath, HeapHeader, Operations, attention};
 use crate::allocator::RegionSource;
@@ -61,7 +62,7 @@ pub const fn is_direct(layout: Layout) -> bool {
 }
 
 /// What was still allocated when a heap was closed. All of it stays valid until it is freed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EscapeReport {
     /// Blocks that were still allocated.
@@ -77,6 +78,9 @@ pub struct EscapeReport {
     pub deferred_children: usize,
     /// Callbacks that panicked. The others were called all the same.
     pub panicked_callbacks: usize,
+    /// Where the blocks that are still allocated were asked for, if the heap was made to record
+    /// that; otherwise none.
+    pub sites: CallSites,
 }
 
 /// Header and strategy.
@@ -107,6 +111,7 @@ impl<S: Strategy + 'static> OperationsOf<S> {
         close: close::close::<S>,
         usage: inspect::usage::<S>,
         verify: inspect::verify::<S>,
+        sites: inspect::sites::<S>,
         recreate: recreate::<S>,
     };
 }
