@@ -2,6 +2,9 @@
 //! kernel.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
+#[path = "accounts/pictures.rs"]
+mod pictures;
+
 use std::hint::black_box;
 use std::sync::Mutex;
 

@@ -6,18 +6,13 @@
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use super::{
-    ENTRY_BYTES, SEGMENT_BYTES, SEGMENTS, UNCOMMITTED, at, base, bytes, entry_at, metadata,
-};
+use super::map::{TABLE_BYTES, WrittenEntries, segments};
+use super::{SEGMENT_BYTES, at, base, bytes, entry_at, metadata};
 use crate::sys::{self, memory};
 use crate::units::{CHUNK_BYTES, SEGMENT_CHUNKS};
 
 /// Pages that are asked for at once.
 const PAGES: usize = 512;
-
-/// A segment's part of the chunk table.
-const TABLE_BYTES: usize = SEGMENT_CHUNKS * ENTRY_BYTES;
-const _: () = assert!(TABLE_BYTES.div_ceil(crate::units::PAGE_BYTES) <= PAGES);
 
 /// Bytes in memory, by what they are used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,15 +47,11 @@ pub fn census() -> Option<Census> {
         return None;
     }
     let mut census = Census::default();
-    let mut segments = 0;
-    for segment in &SEGMENTS {
-        // Acquire pairs with the Release in `commit_segments`: the table is then accessible.
-        if segment.load(Ordering::Acquire) == UNCOMMITTED {
-            break; // Segments are committed in order.
-        }
+    let mut count = 0;
+    for segment in segments() {
         // SAFETY: the segment is committed.
-        unsafe { count_segment(&mut census, segments)? };
-        segments += 1;
+        unsafe { count_segment(&mut census, segment)? };
+        count += 1;
     }
     let mut is_told = true;
     metadata::for_each_piece(|start, length| {
@@ -68,7 +59,7 @@ pub fn census() -> Option<Census> {
         is_told &= counted.is_some();
     });
     let base = base().addr().get();
-    let region = base - segments * TABLE_BYTES..base + bytes();
+    let region = base - count * TABLE_BYTES..base + bytes();
     census.kernel_bytes = resident_by_smaps(region)?;
     is_told.then_some(census)
 }
@@ -77,29 +68,18 @@ fn page() -> usize {
     sys::page_bytes()
 }
 
-/// Counts a segment and its part of the table. Entries on pages that are not in memory are zero,
-/// and are not read: that would map a page of zeros, which the kernel counts in one figure and not
-/// in the other.
+/// Counts a segment and its part of the table.
 ///
 /// # Safety
 /// The segment is committed.
-unsafe fn count_segment(census: &mut Census, index: usize) -> Option<()> {
-    let offset = index * SEGMENT_BYTES;
-    // SAFETY: the segment lies in the region, and its part of the table below the base.
-    let (start, table) =
-        unsafe { (at(offset), crate::pointers::backward(base(), (index + 1) * TABLE_BYTES)) };
-    let mut is_written = [false; PAGES];
-    visit_pages(table, TABLE_BYTES, |distance| {
-        census.table_resident_bytes += page();
-        if let Some(place) = is_written.get_mut(distance / page()) {
-            *place = true;
-        }
-    })?;
+unsafe fn count_segment(census: &mut Census, segment: usize) -> Option<()> {
+    let offset = segment * SEGMENT_BYTES;
+    // SAFETY: the segment is committed, and lies in the region.
+    let (written, start) = unsafe { (WrittenEntries::of(segment)?, at(offset)) };
+    census.table_resident_bytes += written.resident_bytes;
     let mut is_held = [false; SEGMENT_CHUNKS];
     for (chunk, place) in is_held.iter_mut().enumerate() {
-        // Entries lie one after the other downwards.
-        let distance = (SEGMENT_CHUNKS - 1 - chunk) * ENTRY_BYTES;
-        if is_written.get(distance / page()).is_some_and(|&is_written| is_written) {
+        if written.may_be_used(chunk) {
             // Relaxed: another thread may take a chunk or give it back at any time.
             // SAFETY: the segment is committed.
             let entry = unsafe { entry_at(offset + chunk * CHUNK_BYTES) };
@@ -117,7 +97,11 @@ unsafe fn count_segment(census: &mut Census, index: usize) -> Option<()> {
 }
 
 /// Calls `visit` with the distance of each page of a range that is in memory.
-fn visit_pages(start: NonNull<u8>, length: usize, mut visit: impl FnMut(usize)) -> Option<()> {
+pub(super) fn visit_pages(
+    start: NonNull<u8>,
+    length: usize,
+    mut visit: impl FnMut(usize),
+) -> Option<()> {
     let mut pages = [0_u8; PAGES];
     let mut distance = 0;
     while distance < length {

@@ -4,6 +4,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU8;
 
+use super::label::Label;
 use crate::sync::{AtomicPtr, ChunkWord};
 
 /// The bytes of one entry: two cache lines, which processors prefetch as a pair. The first has what
@@ -51,6 +52,8 @@ pub struct ChunkEntry {
     pub(super) class: AtomicU8,
     /// For the owner of the run.
     pub record: RecordSpace,
+    /// What anyone may read about the chunk, for maps of the region.
+    pub label: Label,
     /// Where blocks start that are allocated. Anyone's.
     #[cfg(heapswitch_check)]
     pub blocks: super::BlockBits,

@@ -28,6 +28,8 @@ pub mod census;
 pub mod class;
 mod entry;
 mod kinds;
+pub mod label;
+pub mod map;
 mod metadata;
 mod runs;
 

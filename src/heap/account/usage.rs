@@ -14,6 +14,11 @@ impl AccountId {
     pub const fn number(self) -> u64 {
         self.0
     }
+
+    /// From what [`number`](Self::number) gave.
+    pub(crate) const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
 }
 
 /// Figures of an account, with those of the accounts below it unless they say otherwise.

@@ -14,7 +14,7 @@ use super::super::check;
 use super::collect::{collect, end_quarantine};
 use super::idle::{release_unused, retire, retire_emptied};
 use super::inspect::verify_sometimes;
-use super::runs::{add_extent, charge, count_held, range_of, return_run, run_of, take_run};
+use super::runs::{add_extent, charge, count_held, label, range_of, return_run, run_of, take_run};
 use super::{DIRECT, Header, HeapCell, header_of, is_direct, strategy_of};
 use crate::pointers::block;
 use crate::region::{self, ChunkEntry, Run};
@@ -253,6 +253,7 @@ unsafe fn resize_direct(header: Header, entry: &'static ChunkEntry, new: Layout)
     let run = Run::at_offset(old_run.offset_bytes(), range.length >> CHUNK_SHIFT, false);
     for (distance, entry) in run.entries().enumerate().skip(old_run.chunks()) {
         entry.head_distance.set(distance as u32);
+        label(this, entry, distance, DIRECT);
         entry.owner.store(header.as_ptr().cast(), Ordering::Relaxed);
     }
     entry.run_chunks.set(run.chunks() as u32);

@@ -17,6 +17,7 @@ use core::sync::atomic::Ordering;
 
 use super::collect::{end_quarantine, free_chain};
 use super::idle::{live_blocks, release_empty};
+use super::inspect::note_fill;
 use super::runs::{disown, give_back_metadata, run_of, runs};
 use super::{EXTENT, EscapeReport, Header, header_of, strategy_of};
 use crate::region::{ChunkEntry, Metadata};
@@ -39,6 +40,8 @@ pub(super) unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
             survivors += 1;
             report.blocks += live_blocks::<S>(header, entry) as usize;
             report.kept_bytes += run_of(entry).bytes();
+            note_fill::<S>(header, entry);
+            run_of(entry).entries().for_each(|entry| entry.label.set_orphan());
             if entry.tag.get() == EXTENT {
                 drop_idle_pages(strategy_of::<S>(header), extent_of(entry));
             }

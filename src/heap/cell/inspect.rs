@@ -11,6 +11,7 @@ use super::runs::{index_of, run_of, runs};
 use super::{DIRECT, EXTENT, Header, SPARE, header_of, strategy_of};
 use crate::allocator::MemoryUsage;
 use crate::numa::Residence;
+use crate::region::ChunkEntry;
 use crate::strategy::{Strategy, extent_of};
 use crate::sys::{self, SystemError};
 use crate::units::CHUNK_BYTES;
@@ -33,6 +34,7 @@ pub(super) unsafe fn usage<S: Strategy>(header: Header) -> MemoryUsage {
             if S::COUNTS_BLOCKS && entry.tag.get() == EXTENT {
                 usage.allocated_bytes += strategy_of::<S>(header).used_bytes(extent_of(entry));
             }
+            note_fill::<S>(header, entry);
         }
         // Counting may have put blocks back whose extents are thereby empty.
         retire_emptied::<S>(header);
@@ -65,11 +67,37 @@ pub(super) unsafe fn count_sometimes<S: Strategy>(header: Header) {
         for entry in runs(this) {
             blocks += live_blocks::<S>(header, entry) as usize;
             if S::COUNTS_BLOCKS && entry.tag.get() == EXTENT {
-                bytes += strategy_of::<S>(header).used_bytes(extent_of(entry));
+                let used_bytes = strategy_of::<S>(header).used_bytes(extent_of(entry));
+                bytes += used_bytes;
+                // The extent that is new is empty, and will not stay so.
+                if used_bytes != 0 {
+                    entry.label.set_fill(used_bytes, CHUNK_BYTES);
+                }
             }
         }
         this.account.set_allocated(bytes, blocks);
     }
+}
+
+/// Tells whoever looks at the region how full an extent is: all that is not known to hold no block.
+/// Costs a walk through the extent's free parts.
+///
+/// # Safety
+/// The caller runs the heap, and the run is the heap's.
+pub(super) unsafe fn note_fill<S: Strategy>(header: Header, entry: &'static ChunkEntry) {
+    let used_bytes = match entry.tag.get() {
+        SPARE => 0,
+        // SAFETY: the caller's contract.
+        EXTENT => unsafe {
+            let (strategy, extent) = (strategy_of::<S>(header), extent_of(entry));
+            let mut idle_bytes = 0;
+            strategy.visit_idle(extent, &mut |idle| idle_bytes += idle.len());
+            let most = if S::COUNTS_BLOCKS { strategy.used_bytes(extent) } else { CHUNK_BYTES };
+            most.min(extent.length().saturating_sub(idle_bytes))
+        },
+        _ => return,
+    };
+    entry.label.set_fill(used_bytes, CHUNK_BYTES);
 }
 
 /// # Safety

@@ -20,6 +20,7 @@ use super::inspect::count_sometimes;
 use super::{DIRECT, EXTENT, Header, SPARE, header_of, strategy_of};
 use crate::allocator::MemoryRange;
 use crate::region::class::{NO_CLASS, WHOLE_RUN};
+use crate::region::label::Labelled;
 use crate::region::{self, ChunkEntry, Metadata, Run};
 use crate::strategy::{Extent, Strategy, extent_of};
 use crate::sys;
@@ -84,6 +85,7 @@ pub(super) unsafe fn take_run(header: Header, request: Layout, tag: u8) -> Optio
     }
     for (distance, entry) in run.entries().enumerate() {
         entry.head_distance.set(distance as u32);
+        label(this, entry, distance, tag);
         // Relaxed: whoever gets a pointer to a block gets it through an edge that orders this.
         entry.owner.store(header.as_ptr().cast(), Ordering::Relaxed);
     }
@@ -104,6 +106,19 @@ pub(super) unsafe fn take_run(header: Header, request: Layout, tag: u8) -> Optio
     }
     this.first_run.set(run.first_chunk() as u32);
     Some(run)
+}
+
+/// Tells whoever looks at the region what the chunk at a distance from its run's start is.
+pub(super) fn label(this: &HeapHeader, entry: &ChunkEntry, distance: usize, tag: u8) {
+    let is_whole_block = tag == DIRECT;
+    let labelled = Labelled {
+        account: this.account.id().number(),
+        fill: is_whole_block.then_some(1.0),
+        is_whole_block,
+        is_first: distance == 0,
+        ..Labelled::default()
+    };
+    entry.label.set(labelled, &this.operations.name);
 }
 
 /// Takes a run off the heap's list and gives it back; the bytes.
@@ -137,6 +152,7 @@ pub(super) unsafe fn disown(this: &HeapHeader, entry: &'static ChunkEntry) -> us
     entry.set_class(NO_CLASS);
     for entry in run.entries() {
         entry.owner.store(core::ptr::null_mut(), Ordering::Relaxed);
+        entry.label.clear();
         entry.tag.set(0);
     }
     // The source may hand it out as it is, an arena say.
