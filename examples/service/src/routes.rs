@@ -68,6 +68,7 @@ pub(crate) fn router(contexts: Arc<Contexts>) -> Router {
         .route("/allocate", post(allocate))
         .route("/depth", post(depth))
         .route("/metrics", get(show_metrics))
+        .route("/heap.svg", get(show_heap))
         .with_state(contexts)
 }
 
@@ -170,6 +171,11 @@ async fn depth(State(contexts): Shared, request: Request) -> Response {
 async fn show_metrics(State(contexts): Shared) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, metrics::text(&contexts)).into_response()
+}
+
+/// What each chunk of the region is now, as a picture.
+async fn show_heap() -> Response {
+    ([(header::CONTENT_TYPE, "image/svg+xml")], heapswitch::HeapMap::now().to_svg()).into_response()
 }
 
 /// What came of a request, as HTTP.

@@ -48,7 +48,7 @@ fn kinds(budget: usize) -> Vec<Kind> {
     // Up to the reserve, a tenth, and what is taken between two looks: a vector that doubles.
     let soon = Stated::Ended { least_bytes: budget, most_bytes: budget * 2 };
     let refused = Stated::Ended { least_bytes: 1, most_bytes: budget / 2 };
-    let bomb = format!("[0{}]", ",0".repeat(500_000));
+    let bomb = format!("[0{}]", ",0".repeat(budget / 8));
     let kind = |name, path, body: String, stated| Kind { name, path, body, stated };
     let allocate = |may_fail: bool| {
         json!({ "bytes": GIB, "touch_bytes": 1 << 20, "may_fail": may_fail }).to_string()

@@ -59,10 +59,15 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
     }
     let load = Load::new(options.budget_bytes);
     runtime.block_on(async {
-        // One of each kind, so that what is made at the first time and kept is there.
-        hostile::try_all(subjects[0].server.address(), options.budget_bytes).await;
-        for subject in &mut subjects {
+        // Each kind twice, so that what is made once and kept is there: the chunk table of where
+        // 1 GiB lay, 2 MiB, and of where it lies beside what came meanwhile.
+        let address = subjects[0].server.address();
+        hostile::try_all(address, options.budget_bytes).await;
+        for subject in &subjects {
             load.run(subject.server.address(), WARM_UP, Some(100), subject.has_budgets).await;
+        }
+        hostile::try_all(address, options.budget_bytes).await;
+        for subject in &mut subjects {
             subject.start_kb = subject.server.settled_kb(SETTLES_WITHIN).await?;
             subject.server.forget_peak()?;
         }
@@ -70,7 +75,7 @@ pub(crate) fn run(options: &Options) -> io::Result<bool> {
         for subject in &mut subjects {
             subject.peak_kb = subject.server.peak_kb()?;
         }
-        let hostile = hostile::try_all(subjects[0].server.address(), options.budget_bytes).await;
+        let hostile = hostile::try_all(address, options.budget_bytes).await;
         for subject in &mut subjects {
             subject.end_kb = subject.server.settled_kb(SETTLES_WITHIN).await?;
         }
