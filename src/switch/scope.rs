@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use super::handle::{Heap, HeapError, refused, token};
 use super::in_use::CurrentAllocatorInUse;
 use super::safe_point;
-use super::stack::{Entry, Hold};
+use super::stack::{Entry, Hold, Mark};
 use super::state::{ThreadState, state};
 use crate::allocator::MemoryUsageChange;
 use crate::heap::HeapHeader;
@@ -21,22 +21,22 @@ use crate::heap::HeapHeader;
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the scope"]
 pub struct Scope<'a> {
-    serial: u32,
+    mark: Mark,
     not_send: PhantomData<(&'a Heap, *mut ())>,
 }
 
 impl Drop for Scope<'_> {
     #[inline]
     fn drop(&mut self) {
-        state().pop_context(self.serial);
+        state().pop_context(self.mark);
     }
 }
 
 impl Scope<'_> {
     #[inline]
     fn push(state: &ThreadState, entry: Entry) -> Option<Self> {
-        let serial = state.push_context(entry)?;
-        Some(Self { serial, not_send: PhantomData })
+        let mark = state.push_context(entry)?;
+        Some(Self { mark, not_send: PhantomData })
     }
 }
 
@@ -55,7 +55,7 @@ impl<'a> WholeScope<'a> {
 impl Drop for WholeScope<'_> {
     #[inline]
     fn drop(&mut self) {
-        state().pop_context_and_above(self.0.serial);
+        state().pop_context_and_above(self.0.mark);
     }
 }
 
@@ -67,20 +67,19 @@ pub(super) fn enter_raw<'a>(header: NonNull<HeapHeader>) -> Result<Scope<'a>, He
     let this = unsafe { header.as_ref() };
     // Where there is room, the thread has its token.
     let is_plain = state.contexts.has_room() && this.foreign.is_empty();
-    let serial = if is_plain && this.runner.try_enter_idle(state.token.get()) {
+    let mark = if is_plain && this.runner.try_enter_idle(state.token.get()) {
         // SAFETY: this thread runs the heap, and there is room.
         unsafe { state.push_heap(header) }
     } else {
-        enter_with_work(header)?;
-        self::state().contexts.top().serial
+        enter_with_work(header)?
     };
-    Ok(Scope { serial, not_send: PhantomData })
+    Ok(Scope { mark, not_send: PhantomData })
 }
 
 /// Sets the thread up, makes room for an entry, takes what others freed: whatever is needed.
 #[cold]
 #[inline(never)]
-fn enter_with_work(header: NonNull<HeapHeader>) -> Result<(), HeapError> {
+fn enter_with_work(header: NonNull<HeapHeader>) -> Result<Mark, HeapError> {
     let token = token()?;
     let state = state();
     if !state.contexts.reserve(1) {
@@ -95,9 +94,8 @@ fn enter_with_work(header: NonNull<HeapHeader>) -> Result<(), HeapError> {
     // SAFETY: this thread runs the heap, and there is room.
     unsafe {
         (this.operations.collect)(header);
-        state.push_heap(header);
+        Ok(state.push_heap(header))
     }
-    Ok(())
 }
 
 impl Heap {

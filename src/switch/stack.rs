@@ -32,6 +32,8 @@ pub struct Entry {
     pub hold: Hold,
     /// Whether its guard was dropped before those above it.
     pub is_dead: bool,
+    /// 0: every byte of an entry is initialised, for it is compared by words.
+    pub reserved: u8,
     /// Which entry of its thread it is, in the order of entering. Given by the stack. Comes round
     /// after 2^32: a guard that is dropped out of order may then mark another entry than its own.
     pub serial: u32,
@@ -48,9 +50,29 @@ struct Words {
 const _: () = {
     assert!(size_of::<Entry>() == size_of::<Words>());
     assert!(offset_of!(Entry, in_use) == 8 && offset_of!(Entry, hold) == 9);
-    assert!(offset_of!(Entry, is_dead) == 10);
+    assert!(offset_of!(Entry, is_dead) == 10 && offset_of!(Entry, reserved) == 11);
     assert!(offset_of!(Entry, serial) == 12);
 };
+
+/// What a guard keeps of its entry: the second word of that as it was pushed, so that one comparison
+/// tells that the top is it, unchanged. Of one that is not [`Hold::Entered`] no entry is equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(u64);
+
+impl Mark {
+    #[inline]
+    fn of(entry: Entry) -> Self {
+        let reserved = (entry.hold != Hold::Entered) as u8;
+        Self(Entry { reserved, ..entry }.rest())
+    }
+
+    /// The number of the entry.
+    #[inline]
+    pub fn serial(self) -> u32 {
+        let [_, _, _, _, a, b, c, d] = self.0.to_ne_bytes();
+        u32::from_ne_bytes([a, b, c, d])
+    }
+}
 
 /// How an entry of the stack holds its heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +93,7 @@ impl Entry {
         in_use: CurrentAllocatorInUse::ThreadLocal,
         hold: Hold::Inherited,
         is_dead: false,
+        reserved: 0,
         serial: 0,
     };
 
@@ -79,7 +102,7 @@ impl Entry {
     fn rest(self) -> u64 {
         let [a, b, c, d] = self.serial.to_ne_bytes();
         let (in_use, hold, is_dead) = (self.in_use as u8, self.hold as u8, self.is_dead as u8);
-        u64::from_ne_bytes([in_use, hold, is_dead, 0, a, b, c, d])
+        u64::from_ne_bytes([in_use, hold, is_dead, self.reserved, a, b, c, d])
     }
 
     /// The same without its heap, which is not to be used any more.
@@ -340,12 +363,12 @@ impl ThreadState {
         self.verify();
     }
 
-    /// Enters a context; its serial number. `None` where there is no memory for the entry.
+    /// Enters a context; its guard's mark. `None` where there is no memory for the entry.
     #[inline]
-    pub fn push_context(&self, entry: Entry) -> Option<u32> {
+    pub fn push_context(&self, entry: Entry) -> Option<Mark> {
         let serial = self.contexts.push(entry)?;
         self.apply_top();
-        Some(serial)
+        Some(Mark::of(Entry { serial, ..entry }))
     }
 
     /// As [`push_context`](Self::push_context), of a heap that was just entered.
@@ -353,13 +376,14 @@ impl ThreadState {
     /// # Safety
     /// This thread runs the heap, and the stack [has room](ContextStack::has_room).
     #[inline]
-    pub unsafe fn push_heap(&self, heap: NonNull<HeapHeader>) -> u32 {
+    pub unsafe fn push_heap(&self, heap: NonNull<HeapHeader>) -> Mark {
         let serial = self.contexts.next_serial.get();
         let entry = Entry {
             heap: Some(heap),
             in_use: CurrentAllocatorInUse::CoroutineLocal,
             hold: Hold::Entered,
             is_dead: false,
+            reserved: 0,
             serial,
         };
         self.contexts.next_serial.set(serial.wrapping_add(1));
@@ -370,16 +394,16 @@ impl ThreadState {
             self.contexts.top.set(slot.as_ptr());
         }
         self.apply(entry);
-        serial
+        Mark::of(entry)
     }
 
     /// Hands over what the thread freed in heaps of others, and leaves a context: pops it, and dead
     /// ones below it; marks it dead if others stand above it; does nothing if it is not in the
     /// stack.
     #[inline]
-    pub fn pop_context(&self, serial: u32) {
-        if self.batches.is_pending() || !self.pop_plain(serial) {
-            self.pop_any(serial);
+    pub fn pop_context(&self, mark: Mark) {
+        if self.batches.is_pending() || !self.pop_plain(mark) {
+            self.pop_any(mark.serial());
         }
     }
 
@@ -387,11 +411,11 @@ impl ThreadState {
     /// it asks for no attention, and what stands below is alive. False otherwise, and nothing is
     /// done.
     #[inline]
-    fn pop_plain(&self, serial: u32) -> bool {
+    fn pop_plain(&self, mark: Mark) -> bool {
         let Some(slot) = NonNull::new(self.contexts.top.get()) else { return false };
-        // SAFETY: the top slot is initialised.
-        let top = unsafe { slot.read() };
-        if top.serial != serial || top.hold != Hold::Entered {
+        // SAFETY: the top slot is initialised, every byte of it.
+        let top = unsafe { slot.cast::<Words>().read() };
+        if top.rest != mark.0 {
             return false;
         }
         // SAFETY: an entry that is `Entered` has a heap, which this thread runs; and as it is not
@@ -428,9 +452,9 @@ impl ThreadState {
     /// Leaves a context, all above it, and dead ones below it; does nothing if it is not in the
     /// stack.
     #[inline]
-    pub fn pop_context_and_above(&self, serial: u32) {
-        if self.batches.is_pending() || !self.pop_plain(serial) {
-            self.pop_above(serial);
+    pub fn pop_context_and_above(&self, mark: Mark) {
+        if self.batches.is_pending() || !self.pop_plain(mark) {
+            self.pop_above(mark.serial());
         }
     }
 
