@@ -152,24 +152,3 @@ fn table(value: &Value) -> Option<Vec<(u64, &str)>> {
     let rows = value.as_array()?.iter();
     rows.map(|row| Some((row.get(0)?.as_u64()?, row.get(1)?.as_str()?))).collect()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_pace_finds_the_same() {
-        let request = serde_json::json!({
-            "left": [[1, "a"], [2, "b"], [1, "c"], [3, "d"]],
-            "right": [[1, "x"], [1, "y"], [2, "z"]],
-        });
-        let tables = Tables::read(&request).unwrap();
-        let joined = tables.join_and_check().unwrap();
-        assert_eq!((joined.rows, joined.bytes), (5, 15));
-        assert_eq!(tables.try_join().unwrap(), joined);
-        assert_eq!(tables.join(|| Ok::<(), ()>(())).unwrap(), joined);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        assert_eq!(runtime.block_on(tables.join_and_await()), joined);
-        assert!(Tables::read(&serde_json::json!({ "left": [[1]], "right": [] })).is_none());
-    }
-}

@@ -30,6 +30,10 @@ const PURGE_EVERY: Duration = Duration::from_millis(500);
 
 /// What the examples do: serves, or tests itself, as the arguments say.
 pub fn main(kind: Kind) -> ExitCode {
+    if heapswitch::is_installed() != (kind == Kind::Budgets) {
+        eprintln!("service: budgets are for heapswitch as the allocator, and only for that");
+        return ExitCode::FAILURE;
+    }
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(error) => {

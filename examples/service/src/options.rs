@@ -86,22 +86,3 @@ fn at_least_one(name: &str, value: Option<String>) -> Result<usize, String> {
         number => Ok(number),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(words: &str) -> Result<Options, String> {
-        Options::parse(words.split_whitespace().map(str::to_owned))
-    }
-
-    #[test]
-    fn options_are_read_and_mistakes_told() {
-        let options = parse("--port 0 --budget 65536 --at-once 3").unwrap();
-        assert_eq!((options.port, options.budget_bytes, options.at_once), (0, 65_536, 3));
-        assert_eq!(parse("--self-test --alone").unwrap().command, Command::SelfTest);
-        for wrong in ["--port", "--port 65536", "--workers 0", "--frobnicate", "--rounds x"] {
-            assert!(parse(wrong).is_err(), "{wrong}");
-        }
-    }
-}

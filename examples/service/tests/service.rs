@@ -2,9 +2,11 @@
 //! every kind, and what is told of both. Its resident memory ends where it began.
 #![cfg(not(heapswitch_pass_through))]
 
+use std::process::Command;
 use std::time::Duration;
 
 use axum::http::Method;
+use heapswitch_service::join::Tables;
 use heapswitch_service::self_test::client::Client;
 use heapswitch_service::self_test::load::{Load, join_request, right_answer};
 use heapswitch_service::self_test::server::Server;
@@ -115,4 +117,29 @@ fn what_is_wrong_is_refused() {
         let counted = client.post("/count/checked", r#"[1, {"a": [2, null]}]"#).await.unwrap();
         assert_eq!(counted.json()["values"], 6);
     });
+}
+
+#[test]
+fn every_pace_finds_the_same() {
+    let request = serde_json::json!({
+        "left": [[1, "a"], [2, "b"], [1, "c"], [3, "d"]],
+        "right": [[1, "x"], [1, "y"], [2, "z"]],
+    });
+    let tables = Tables::read(&request).unwrap();
+    let joined = tables.join_and_check().unwrap();
+    assert_eq!((joined.rows, joined.bytes), (5, 15));
+    assert_eq!(tables.try_join().unwrap(), joined);
+    assert_eq!(tables.join(|| Ok::<(), ()>(())).unwrap(), joined);
+    assert_eq!(block_on(tables.join_and_await()), joined);
+    assert!(Tables::read(&serde_json::json!({ "left": [[1]], "right": [] })).is_none());
+}
+
+#[test]
+fn wrong_arguments_are_refused() {
+    let program = programs::beside("service", &[]).expect("the service is built");
+    for wrong in [&["--port"][..], &["--port", "65536"], &["--workers", "0"], &["--frobnicate"]] {
+        let output = Command::new(&program).args(wrong).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).starts_with("service: "), "{output:?}");
+    }
 }

@@ -33,8 +33,11 @@ static GLOBAL: HeapSwitch = HeapSwitch;
 
 /// Tasks that make requests.
 const TASKS: usize = 3;
-/// Escapees that are kept at a time.
-const KEPT: usize = 512;
+/// Escapees that are kept at a time, at most; in a short form so many that the first tenth makes
+/// them.
+const KEPT: usize = 2048;
+/// What may be sent and not yet read: how late the reader is must not show.
+const UNREAD: usize = 256;
 /// One request in so many leaves something.
 const ESCAPES_EVERY: usize = 8;
 /// And one in so many of those something that is dear to make.
@@ -76,6 +79,9 @@ impl Wake for Woken {
 struct Shared {
     kept: Mutex<HashMap<usize, (usize, Escapee)>>,
     sender: mpsc::Sender<(usize, String)>,
+    /// Escapees that are kept at a time.
+    most_kept: usize,
+    unread: Arc<AtomicUsize>,
     requests: Account,
     pool: Arc<HeapPool>,
     verified: AtomicUsize,
@@ -228,8 +234,12 @@ async fn request(shared: Arc<Shared>, number: usize) {
         true => make_dear(number, which / DEAR_EVERY).await,
         false => make(number, which),
     };
+    while shared.unread.load(Ordering::Relaxed) >= UNREAD {
+        tokio::task::yield_now().await;
+    }
+    shared.unread.fetch_add(1, Ordering::Relaxed);
     shared.sender.send((number, text(number))).unwrap();
-    let old = locked(&shared.kept).insert(which % KEPT, (number, escapee));
+    let old = locked(&shared.kept).insert(which % shared.most_kept, (number, escapee));
     if let Some((number, escapee)) = old {
         verify(number, escapee).await;
         shared.verified.fetch_add(1, Ordering::Relaxed);
@@ -248,6 +258,8 @@ async fn requests(shared: Arc<Shared>, numbers: std::ops::Range<usize>, task: us
             assert!(heap.run(|| work(number)).unwrap() > 0);
         }
         if task == 0 && count % look_every == 0 {
+            // What is free is no matter of what outlives its context.
+            purge();
             locked(&shared.looks).push(memory::resident_bytes());
         }
         if count % 64 == 0 {
@@ -258,11 +270,16 @@ async fn requests(shared: Arc<Shared>, numbers: std::ops::Range<usize>, task: us
 }
 
 /// Reads what the requests send, and frees it on a thread of its own.
-fn reader(receiver: mpsc::Receiver<(usize, String)>) -> std::thread::JoinHandle<usize> {
+fn reader(
+    receiver: mpsc::Receiver<(usize, String)>,
+    unread: Arc<AtomicUsize>,
+) -> std::thread::JoinHandle<usize> {
     std::thread::spawn(move || {
         let mut count = 0;
         for (number, made) in receiver {
             assert_eq!(made, text(number));
+            drop(made);
+            unread.fetch_sub(1, Ordering::Relaxed);
             count += 1;
         }
         count
@@ -287,10 +304,13 @@ fn soak(count: usize) -> f64 {
     let _alone = locked(&ALONE);
     let requests_account = ACCOUNT.get_or_init(|| Account::new("soak").unwrap()).clone();
     let (sender, receiver) = mpsc::channel();
-    let reader = reader(receiver);
+    let unread = Arc::new(AtomicUsize::new(0));
+    let reader = reader(receiver, Arc::clone(&unread));
     let shared = Arc::new(Shared {
         kept: Mutex::new(HashMap::new()),
         sender,
+        most_kept: KEPT.min(count / 10 / ESCAPES_EVERY / 2),
+        unread,
         requests: requests_account.clone(),
         pool: Arc::new(HeapPool::with_maker(make_heap)),
         verified: AtomicUsize::new(0),
