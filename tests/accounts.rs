@@ -4,6 +4,8 @@
 
 #[path = "accounts/pictures.rs"]
 mod pictures;
+#[path = "accounts/traps.rs"]
+mod traps;
 
 use std::hint::black_box;
 use std::sync::Mutex;

@@ -194,14 +194,21 @@ fn polled_when_done() -> ! {
 }
 
 impl<F, H: Borrow<Heap>> Drop for InHeap<F, H> {
+    // Inlined as far as the look: of most wrappers that are dropped the future is done.
+    #[inline]
     fn drop(&mut self) {
-        if self.is_done() {
-            return;
+        if !self.is_done() {
+            // SAFETY: the wrapper is not moved from here to its end.
+            drop_undone(unsafe { Pin::new_unchecked(self) });
         }
-        // SAFETY: the wrapper is not moved from here to its end.
-        let (mut inner, heap) = unsafe { Pin::new_unchecked(self) }.project();
-        // Where the heap cannot be entered, the future is dropped in the current context.
-        let _scope = WholeScope::enter(heap);
-        inner.set(None);
     }
+}
+
+/// Drops a future that was not polled to its end.
+#[inline(never)]
+fn drop_undone<F, H: Borrow<Heap>>(this: Pin<&mut InHeap<F, H>>) {
+    let (mut inner, heap) = this.project();
+    // Where the heap cannot be entered, the future is dropped in the current context.
+    let _scope = WholeScope::enter(heap);
+    inner.set(None);
 }

@@ -32,6 +32,8 @@ pub struct Entry {
     pub hold: Hold,
     /// Whether its guard was dropped before those above it.
     pub is_dead: bool,
+    /// 0: every byte of an entry is initialised, for it is compared by words.
+    pub reserved: u8,
     /// Which entry of its thread it is, in the order of entering. Given by the stack. Comes round
     /// after 2^32: a guard that is dropped out of order may then mark another entry than its own.
     pub serial: u32,
@@ -60,7 +62,7 @@ impl Words {
 const _: () = {
     assert!(size_of::<Entry>() == size_of::<Words>());
     assert!(offset_of!(Entry, in_use) == 8 && offset_of!(Entry, hold) == 9);
-    assert!(offset_of!(Entry, is_dead) == 10);
+    assert!(offset_of!(Entry, is_dead) == 10 && offset_of!(Entry, reserved) == 11);
     assert!(offset_of!(Entry, serial) == 12);
 };
 
@@ -104,6 +106,7 @@ impl Entry {
         in_use: CurrentAllocatorInUse::ThreadLocal,
         hold: Hold::Inherited,
         is_dead: false,
+        reserved: 0,
         serial: 0,
     };
 
@@ -112,7 +115,7 @@ impl Entry {
     fn rest(self) -> u64 {
         let [a, b, c, d] = self.serial.to_ne_bytes();
         let (in_use, hold, is_dead) = (self.in_use as u8, self.hold as u8, self.is_dead as u8);
-        u64::from_ne_bytes([in_use, hold, is_dead, 0, a, b, c, d])
+        u64::from_ne_bytes([in_use, hold, is_dead, self.reserved, a, b, c, d])
     }
 
     /// The same without its heap, which is not to be used any more.
@@ -404,6 +407,7 @@ impl ThreadState {
             in_use: CurrentAllocatorInUse::CoroutineLocal,
             hold: Hold::Entered,
             is_dead: false,
+            reserved: 0,
             serial,
         };
         self.contexts.next_serial.set(serial.wrapping_add(1));

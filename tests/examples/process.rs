@@ -64,7 +64,9 @@ fn build(profile: &Path) {
     let name = profile.file_name().expect("the profile's name").to_string_lossy().into_owned();
     let mut target = profile.parent().expect("the target folder").to_owned();
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--examples"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo
+        .args(["build", "--quiet", "--package", "heapswitch", "--examples"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
     cargo.args(["--profile", if name == "debug" { "dev" } else { &name }]);
     // A build for a named machine has a folder of its own within the target folder.
     let machine = target.file_name().unwrap_or_default().to_string_lossy().into_owned();

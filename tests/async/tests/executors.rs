@@ -233,3 +233,82 @@ fn rayon_works_in_children_and_in_pooled_heaps() {
     });
     assert_eq!(CALLS.load(Ordering::Relaxed), 100);
 }
+
+/// What a panicking task leaves is allocated in its context and read when that has gone.
+#[test]
+fn join_errors_and_backtraces_outlive_their_context() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let watch = Account::new("watch").unwrap();
+    for round in 0..20_usize {
+        let text = move || format!("round {round} ").repeat(50);
+        let heap = Heap::builder().charged_to(&watch).build().unwrap();
+        let task = heap.wrap(async move {
+            tokio::task::yield_now().await;
+            let trace = std::backtrace::Backtrace::force_capture();
+            let part = tokio::spawn(async move { std::panic::resume_unwind(Box::new(text())) });
+            let error = part.await.map(|()| ()).unwrap_err();
+            (trace, error, tokio::spawn(async move { std::panic::resume_unwind(Box::new(text())) }))
+        });
+        let (trace, error, second) = runtime.block_on(runtime.spawn(task)).unwrap().unwrap();
+        let second = runtime.block_on(second).map(|()| ()).unwrap_err();
+        // The heap is closed; others write where its chunks were.
+        let others: Vec<_> = (0..64).map(|_| Heap::new().unwrap()).collect();
+        let filled: Vec<_> =
+            others.iter().map(|heap| heap.run(|| vec![0xAA_u8; CHUNK / 2]).unwrap()).collect();
+        for error in [error, second] {
+            assert_eq!(*error.into_panic().downcast::<String>().unwrap(), text());
+        }
+        assert!(round > 0 || trace.to_string().contains("join_errors_and_backtraces"), "{trace}");
+        drop((filled, trace));
+    }
+    drop(runtime);
+    heapswitch::flush_foreign_frees();
+    assert_eq!(watch.usage().committed_bytes, 0);
+    assert!(watch.usage().escapees >= 20);
+}
+
+/// Wakers, tasks' cells, timers and channels' blocks that one context makes are used and freed in
+/// another one, and by the driver, when the first has gone.
+#[test]
+fn wakers_cells_and_timers_pass_from_context_to_context() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).enable_time().build().unwrap();
+    let watch = Account::new("watch").unwrap();
+    let heap = || Heap::builder().charged_to(&watch).build().unwrap();
+    runtime.block_on(async {
+        for round in 0..50_usize {
+            let text = move || format!("round {round} ").repeat(50);
+            let (to_first, from_second) = tokio::sync::oneshot::channel::<String>();
+            let made = tokio::spawn(heap().wrap(async move {
+                // Its cell lies in the context, and waits there for the second one's word.
+                let cell = tokio::spawn(async move { from_second.await.unwrap() + &text() });
+                let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<String>();
+                (0..40).for_each(|_| sender.send(text()).unwrap());
+                let mut timer = Box::pin(tokio::time::sleep(std::time::Duration::from_millis(1)));
+                // Polled, so that the driver has this task's waker.
+                std::future::poll_fn(|context| {
+                    let _ = timer.as_mut().poll(context);
+                    std::task::Poll::Ready(())
+                })
+                .await;
+                (cell, sender, receiver, timer)
+            }));
+            let (cell, sender, mut receiver, timer) = made.await.unwrap().unwrap();
+            let used = tokio::spawn(heap().wrap(async move {
+                (0..40).for_each(|_| sender.send(text()).unwrap());
+                drop(sender);
+                to_first.send(text()).unwrap();
+                timer.await;
+                while let Some(sent) = receiver.recv().await {
+                    assert_eq!(sent, text());
+                }
+                assert_eq!(cell.await.unwrap(), text() + &text());
+            }));
+            used.await.unwrap().unwrap();
+        }
+    });
+    drop(runtime);
+    heapswitch::flush_foreign_frees();
+    assert_eq!(watch.usage().committed_bytes, 0);
+    assert!(watch.usage().escapees >= 50);
+}
