@@ -51,7 +51,7 @@ impl CallSites {
                 frames: site.frames.to_vec(),
             });
         });
-        sites.sort_by_key(|site| core::cmp::Reverse(site.bytes));
+        sites.sort_unstable_by_key(|site| core::cmp::Reverse(site.bytes));
         Self { sites, sampling: log.sampling(), missed: log.missed() }
     }
 

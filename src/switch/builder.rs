@@ -103,28 +103,36 @@ impl<'a> HeapBuilder<'a> {
 
     /// Records where blocks are asked for: [`EscapeReport::sites`], [`Heap::call_sites`] and
     /// [`LiveSites`] tell it. For finding out what outlives a context or fills it: each recorded
-    /// block costs microseconds, and an allocation takes no fast path. Every strategy can be had
+    /// block costs microseconds and needs some 4 KiB of stack, and no allocation takes a fast path. Every strategy can be had
     /// so, as a strategy of its own ([`WithSites`]): here that of the hint, without one the one for
     /// short lives. A whole program records by the macro's key `call_sites`.
     ///
     /// ```
-    /// use heapswitch::{Heap, SiteSampling};
+    /// use heapswitch::{Heap, HeapSwitch, SiteSampling};
+    ///
+    /// #[global_allocator]
+    /// static GLOBAL: HeapSwitch = HeapSwitch;
     ///
     /// fn remember(kept: &mut Vec<String>) {
     ///     kept.push("outlives its request".to_owned());
     /// }
     ///
+    /// # fn main() -> Result<(), heapswitch::HeapError> {
     /// let heap = Heap::builder().call_sites(SiteSampling::All).build()?;
     /// let mut kept = Vec::with_capacity(1);
     /// heap.run(|| remember(&mut kept))?;
     /// let report = heap.close();
+    /// // 24 B in 1 block, from 1 call site:
+    /// //   24 B in 1 block: service::remember (src/main.rs:7)
+    /// //       service::main (src/main.rs:13)
     /// println!("{}", report.sites);
-    /// # if report.blocks != 0 {
-    /// # assert_eq!(report.sites.blocks(), 1);
-    /// # #[cfg(feature = "symbols")]
-    /// assert!(report.sites.to_string().contains("remember"));
+    /// # if heapswitch::sys::IS_PASS_THROUGH {
+    /// #     return Ok(());
     /// # }
-    /// # Ok::<(), heapswitch::HeapError>(())
+    /// assert_eq!(report.sites.blocks(), 1);
+    /// // With the feature `symbols`, and without it addresses that `addr2line` takes.
+    /// # Ok(())
+    /// # }
     /// ```
     ///
     /// [`EscapeReport::sites`]: crate::EscapeReport::sites

@@ -11,7 +11,8 @@ use heapswitch::strategy::sites::{self, WithSites};
 use heapswitch::strategy::slab::Slab;
 use heapswitch::strategy::stripes::Stripes;
 use heapswitch::{
-    Account, CallSites, EscapeReport, Heap, LiveSites, SiteSampling, flush_foreign_frees, on_escape,
+    Account, CallSites, Coroutine, CoroutineResult, EscapeReport, Heap, LiveSites, SiteSampling,
+    flush_foreign_frees, on_escape,
 };
 
 use super::hints::HINTS;
@@ -287,4 +288,29 @@ fn live_sites_are_read_while_the_heap_runs() {
         }
         assert!(work.join().unwrap().close().sites.is_empty());
     });
+}
+
+/// The unwinder reads a coroutine's stack as any other, and the heap that is recorded is whichever
+/// one is current.
+#[test]
+fn coroutines_are_told_too() {
+    let heap = Heap::builder().call_sites(SiteSampling::All).build().unwrap();
+    let mut kept = heap.run(|| Vec::with_capacity(10)).unwrap();
+    let mut coroutine = Coroutine::<(), Vec<u8>, ()>::new(heap, |yielder, ()| {
+        for _ in 0..3 {
+            yielder.suspend(remember_that(100));
+        }
+    })
+    .unwrap();
+    for _ in 0..3 {
+        match coroutine.resume(()).unwrap() {
+            CoroutineResult::Yield(value) => kept.push(value),
+            CoroutineResult::Return(()) => panic!("it yields three times"),
+        }
+    }
+    let live = LiveSites::now();
+    let sites = live.contexts().iter().map(|context| context.sites.to_string());
+    let text = sites.filter(|text| text.contains("coroutines_are_told_too")).collect::<String>();
+    assert!(text.contains("in 3 blocks: escaping::sites::remember_that"), "{text}");
+    drop((coroutine, kept));
 }

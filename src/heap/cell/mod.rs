@@ -79,7 +79,8 @@ pub struct EscapeReport {
     /// Callbacks that panicked. The others were called all the same.
     pub panicked_callbacks: usize,
     /// Where the blocks that are still allocated were asked for, if the heap was made to record
-    /// that; otherwise none.
+    /// that; otherwise none. Of the heap itself, not of those below it: what outlives them,
+    /// [`on_escape`](crate::on_escape) is told.
     pub sites: CallSites,
 }
 

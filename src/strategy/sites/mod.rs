@@ -19,6 +19,10 @@
 //! In metadata memory, which no context's heap and no program reaches. The table of blocks is the
 //! runner's alone. The log of sites may be read by anyone at any time: see [`log`].
 //!
+//! # Not for
+//! A global allocator behind a lock, on systems with a glibc before 2.35: the stack is captured
+//! under that lock then, and another thread may allocate under the loader's.
+//!
 //! # Costs
 //! A stack is captured for each recorded block, microseconds; see
 //! [`call_stack`](crate::sys::call_stack). 24 bytes a recorded block, 512 a site. For finding out

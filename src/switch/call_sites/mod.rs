@@ -39,8 +39,20 @@ pub(super) unsafe fn log_of(header: core::ptr::NonNull<HeapHeader>) -> Option<Si
 }
 
 /// What a log says, in the thread's own heap.
+#[inline]
 pub(super) fn copy_of(log: Option<SiteLog>) -> CallSites {
-    log.map_or_else(CallSites::default, |log| out_of_contexts(|| CallSites::of(&log)))
+    match log {
+        None => CallSites::default(),
+        Some(log) => copy(log),
+    }
+}
+
+/// Apart, so that closing a heap that records nothing has none of it.
+#[cold]
+#[inline(never)]
+#[expect(clippy::needless_pass_by_value, reason = "its end is not the caller's code either")]
+fn copy(log: SiteLog) -> CallSites {
+    out_of_contexts(|| CallSites::of(&log))
 }
 
 /// What is told when a heap is closed and blocks outlive it.

@@ -67,7 +67,7 @@ pub struct MappedChunk {
 /// let heap = Heap::builder().name("request 7").build()?;
 /// let text = heap.run(|| String::from("made in the heap"))?;
 /// let svg = HeapMap::now().to_svg();
-/// # if cfg!(not(heapswitch_pass_through)) {
+/// # if !heapswitch::sys::IS_PASS_THROUGH {
 /// assert!(svg.contains("request 7"));
 /// # }
 /// # drop(text);
