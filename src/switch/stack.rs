@@ -54,8 +54,8 @@ const _: () = {
     assert!(offset_of!(Entry, serial) == 12);
 };
 
-/// What a guard keeps of its entry: the second word of that as it was pushed, so that one comparison
-/// tells that the top is it, unchanged. Of one that is not [`Hold::Entered`] no entry is equal.
+/// What a guard keeps of its entry: the second word of that as it was pushed, so that one
+/// comparison tells that the top is it, unchanged. One that is not [`Hold::Entered`] equals none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark(u64);
 
