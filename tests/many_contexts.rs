@@ -96,6 +96,7 @@ fn mappings() {
     let mut random = Random(0x9E37_79B9);
     let mut live: Vec<Option<(Heap, Box<[u8]>)>> = (0..count).map(|_| None).collect();
     let mut escapees: Vec<Box<[u8]>> = Vec::new();
+    let before = mapping_count();
     let mut most = 0;
     let started = Instant::now();
     for step in 0..4 * count {
@@ -121,6 +122,8 @@ fn mappings() {
     most = most.max(mapping_count());
     println!("{count} contexts: at most {most} mappings, {:?}", started.elapsed());
     assert!(most < 1000, "{most}");
+    // Scaled down, too: a mapping a context would show.
+    assert!(most < before + 64 + count / 100, "{before} {most}");
 }
 
 #[test]

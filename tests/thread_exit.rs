@@ -75,6 +75,8 @@ fn thread_locals_allocate_and_free_while_they_are_dropped() {
 }
 
 static ROUNDS: AtomicUsize = AtomicUsize::new(0);
+/// Of those, such that ran after our tear-down and found the thread's state ended.
+static ENDED_ROUNDS: AtomicUsize = AtomicUsize::new(0);
 static KEYS: Mutex<[libc::pthread_key_t; 2]> = Mutex::new([0; 2]);
 
 /// Runs before or after our own tear-down, and again in every round: allocates, frees blocks of
@@ -101,6 +103,7 @@ unsafe extern "C" fn late_destructor(value: *mut c_void) {
             assert_eq!(refused.error, HeapError::ThreadEnded);
             let _ = (purge(), process_usage());
             flush_foreign_frees();
+            ENDED_ROUNDS.fetch_add(1, Ordering::Relaxed);
         }
     }
     drop(heap);
@@ -138,6 +141,7 @@ fn destructors_of_the_system_run_before_and_after_our_tear_down() {
         .unwrap();
     }
     assert!(ROUNDS.load(Ordering::Relaxed) >= threads * 2);
+    assert!(ENDED_ROUNDS.load(Ordering::Relaxed) >= threads, "none found its state in use");
     // SAFETY: the key was made above and no thread has a value for it.
     unsafe { libc::pthread_key_delete(key) };
 }

@@ -246,11 +246,11 @@ fn join_errors_and_backtraces_outlive_their_context() {
             tokio::task::yield_now().await;
             let trace = std::backtrace::Backtrace::force_capture();
             let part = tokio::spawn(async move { std::panic::resume_unwind(Box::new(text())) });
-            let error = part.await.map(|()| ()).unwrap_err();
+            let error = part.await.unwrap_err();
             (trace, error, tokio::spawn(async move { std::panic::resume_unwind(Box::new(text())) }))
         });
         let (trace, error, second) = runtime.block_on(runtime.spawn(task)).unwrap().unwrap();
-        let second = runtime.block_on(second).map(|()| ()).unwrap_err();
+        let second = runtime.block_on(second).unwrap_err();
         // The heap is closed; others write where its chunks were.
         let others: Vec<_> = (0..64).map(|_| Heap::new().unwrap()).collect();
         let filled: Vec<_> =

@@ -157,7 +157,7 @@ async fn make_dear(number: usize, which: usize) -> Escapee {
         }
         1 => {
             let failed = tokio::spawn(async move { resume_unwind(Box::new(text(number))) });
-            Escapee::JoinError(failed.await.map(|()| ()).unwrap_err())
+            Escapee::JoinError(failed.await.unwrap_err())
         }
         2 => Escapee::Backtrace(Backtrace::force_capture()),
         _ => {
