@@ -103,9 +103,10 @@ impl<'a> HeapBuilder<'a> {
 
     /// Records where blocks are asked for: [`EscapeReport::sites`], [`Heap::call_sites`] and
     /// [`LiveSites`] tell it. For finding out what outlives a context or fills it: each recorded
-    /// block costs microseconds and needs some 4 KiB of stack, and no allocation takes a fast path. Every strategy can be had
-    /// so, as a strategy of its own ([`WithSites`]): here that of the hint, without one the one for
-    /// short lives. A whole program records by the macro's key `call_sites`.
+    /// block costs microseconds and needs some 4 KiB of stack, and no allocation takes a
+    /// fast path. Every strategy can be had so, as a strategy of its own ([`WithSites`]): here that
+    /// of the hint, without one the one for short lives. A whole program records by the macro's key
+    /// `call_sites`.
     ///
     /// ```
     /// use heapswitch::{Heap, HeapSwitch, SiteSampling};

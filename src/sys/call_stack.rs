@@ -100,8 +100,10 @@ mod unwinder {
 
 #[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
 mod unwinder {
-    /// Nothing is recorded where heaps hold nothing.
-    pub(super) fn walk(_: &mut super::CallStack) {}
+    /// Heaps hold nothing there, and only the unknown place is told of what a strategy serves.
+    pub(super) fn walk(stack: &mut super::CallStack) {
+        stack.push(0);
+    }
 }
 
 #[cfg(all(test, target_os = "linux", not(heapswitch_pass_through), not(loom)))]
