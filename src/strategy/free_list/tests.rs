@@ -26,6 +26,8 @@ fn with_holes(fit: Fit) -> (FreeList, Memory, Vec<usize>) {
         // SAFETY: allocated above.
         unsafe { list.deallocate(&memory.extent, block.cast(), layout(granules * 16, 8)) };
     }
+    // As when a search found nothing: or the holes of just the length would be taken first.
+    list.flush();
     starts.push(16 * 12);
     (list, memory, starts)
 }
