@@ -190,7 +190,7 @@ fn shares(buffer: &mut Buffer) -> Vec<Row> {
             "heapswitch-buddy" peers::our_buddy, "heapswitch-stripes" peers::stripes,
             "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
         );
-        rows.push(interleave(format!("random to {most} B"), 1, buffer, &runs));
+        rows.push(interleave(format!("share at refusal to {most} B"), 1, buffer, &runs));
     }
     rows
 }

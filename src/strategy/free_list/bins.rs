@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Up to 63 granules a class is one length, so the first hole of the first class that has one is
-//! the shortest that fits. Above, the shortest of the first few of a class is taken: best fit, or
-//! within an eighth of it.
+//! the shortest that fits. Above, the shortest of the first few of a class is taken, which is nearly
+//! that.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -25,7 +25,7 @@ const WORDS: usize = MAX_CLASSES.div_ceil(64);
 const NONE: u32 = u32::MAX;
 
 /// Holes of one class that are looked at.
-const LOOKS: usize = 32;
+const LOOKS: usize = 8;
 
 /// What lies in a hole's last granule.
 #[repr(C)]
@@ -35,6 +35,8 @@ pub(super) struct Node {
     pub(super) length: u32,
     next: u32,
     previous: u32,
+    /// Of the list that it is in.
+    class: u32,
 }
 
 /// Lists of holes, each known by the number of its last granule.
@@ -66,11 +68,7 @@ impl Bins {
     /// `base` leads to an extent of `granules`, at most 2^32 - 1, whose holes are the caller's;
     /// `heads` to [`bytes_for`](Self::bytes_for) zeroed bytes, aligned to 4. Both are these bins'
     /// alone as long as they are used.
-    pub(super) const unsafe fn new(
-        base: NonNull<u8>,
-        heads: NonNull<u8>,
-        granules: usize,
-    ) -> Self {
+    pub(super) const unsafe fn new(base: NonNull<u8>, heads: NonNull<u8>, granules: usize) -> Self {
         Self {
             base: base.cast(),
             heads: heads.cast(),
@@ -105,7 +103,11 @@ impl Bins {
     /// Puts a hole in whose length is written.
     #[inline]
     pub(super) fn add(&self, end: usize, granules: usize) {
-        let class = FINE.class_of(granules);
+        self.add_to(FINE.class_of(granules), end);
+    }
+
+    #[inline]
+    fn add_to(&self, class: usize, end: usize) {
         let (Some(head), Some(word)) = (self.head(class), self.occupied.get(class / 64)) else {
             return;
         };
@@ -115,6 +117,7 @@ impl Bins {
         unsafe {
             (*self.node(end)).next = next;
             (*self.node(end)).previous = NONE;
+            (*self.node(end)).class = class as u32;
             if next != NONE {
                 (*self.node(next)).previous = end;
             }
@@ -124,14 +127,13 @@ impl Bins {
         word.set(word.get() | bit);
     }
 
-    /// Takes a hole of that length out.
+    /// Takes a hole out.
     #[inline]
-    pub(super) fn remove(&self, end: usize, granules: usize) {
-        let class = FINE.class_of(granules);
+    pub(super) fn remove(&self, end: usize) {
         // SAFETY: the hole is in the list, and so are those that it links.
         unsafe {
-            let (next, previous) =
-                ((*self.node(end as u32)).next, (*self.node(end as u32)).previous);
+            let Node { next, previous, class, .. } = *self.node(end as u32);
+            let class = class as usize;
             if next != NONE {
                 (*self.node(next)).previous = previous;
             }
@@ -152,10 +154,12 @@ impl Bins {
 
     /// Moves a hole to the list of its new length.
     #[inline]
-    pub(super) fn resize(&self, end: usize, old: usize, new: usize) {
-        if FINE.class_of(old) != FINE.class_of(new) {
-            self.remove(end, old);
-            self.add(end, new);
+    pub(super) fn resize(&self, end: usize, granules: usize) {
+        let class = FINE.class_of(granules);
+        // SAFETY: the hole is in a list.
+        if unsafe { (*self.node(end as u32)).class } as usize != class {
+            self.remove(end);
+            self.add_to(class, end);
         }
     }
 
@@ -248,7 +252,7 @@ impl Bins {
                 }
                 // SAFETY: a hole ends there.
                 let node = unsafe { &*self.node(next) };
-                if node.previous != previous {
+                if node.previous != previous || node.class as usize != class {
                     return Some("a list of holes reads differently backwards");
                 }
                 (previous, next) = (next, node.next);

@@ -203,9 +203,9 @@ impl Holes {
 
     /// Notes that a hole is none any more.
     #[inline]
-    fn vanish(&self, end: usize, granules: usize) {
+    fn vanish(&self, end: usize) {
         if let Index::ByLength(bins) = &self.index {
-            bins.remove(end, granules);
+            bins.remove(end);
         }
         self.ends.remove(end);
     }
@@ -217,7 +217,7 @@ impl Holes {
         match &self.index {
             Index::ByAddress(maxima) if new > old => maxima.raise(end / STRETCH, value_of(new)),
             Index::ByAddress(_) => {}
-            Index::ByLength(bins) => bins.resize(end, old, new),
+            Index::ByLength(bins) => bins.resize(end, new),
         }
     }
 
@@ -260,7 +260,7 @@ impl Holes {
         let start = found.end + 1 - found.length;
         let rest = found.length - found.front - request.granules;
         if rest == 0 {
-            self.vanish(found.end, found.length);
+            self.vanish(found.end);
         } else {
             self.resize(found.end, found.length, rest);
         }
@@ -349,7 +349,7 @@ impl Holes {
         let mut length = granules;
         if first != 0 && self.ends.contains(first - 1) {
             let before = self.length(first - 1);
-            self.vanish(first - 1, before);
+            self.vanish(first - 1);
             length += before;
         }
         // The hole behind, if it begins right there, keeps its end.
@@ -372,7 +372,7 @@ impl Holes {
             return false;
         }
         if length == granules {
-            self.vanish(end, length);
+            self.vanish(end);
         } else {
             self.resize(end, length, length - granules);
         }

@@ -1,4 +1,4 @@
-//! `FreeList`: holes kept by address, joined at once, searched by first, next or best fit.
+//! `FreeList`: holes kept by address and joined, searched by first, next or best fit.
 //!
 //! The plainest general allocator, and the one that wastes least: blocks are their size rounded up
 //! to 16 bytes, without a header, for the `Layout` comes back at the free. A hole needs 16 bytes.
@@ -12,23 +12,30 @@
 //! ```
 //!
 //! - `holes` has the holes of one extent,
-//! - `maxima` says where in it a hole may be long enough, by the lengths' `class`es,
+//! - `maxima` says where in it a hole may be long enough, for first and next fit, and `bins` has
+//!   lists of holes by length, for best fit; both by the lengths' `class`es,
 //! - `shelves` the extents that may serve a request.
 //!
-//! **Which fit?** First fit keeps the upper end of memory free and is the fastest: the default.
-//! Next fit goes on where the last search ended, so blocks of one time lie together, and it
-//! fragments most. Best fit looks at every hole that may fit, and leaves the least behind.
+//! **Which fit?** Best fit leaves the least behind, and takes the fewest steps: the default. First
+//! fit keeps the upper end of memory free. Next fit goes on where the last search ended, so blocks
+//! of one time lie together, and it fragments most.
+//!
+//! **What was freed lately** and is up to 1 KiB long waits in a list of its length, at most 64
+//! blocks in each, and serves the next request of that length before any hole does, whatever the
+//! fit. It joins its neighbours when a search finds no hole: before more memory is taken, and before
+//! a request is refused.
 //!
 //! **Large requests** (above 128 KiB) get a range of their own from the memory source, which on a
 //! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small
 //! block never pins a large range. Inside heaps that begins at 32 KiB, as for every strategy.
 //!
-//! Costs: a bit and some for each 16 bytes and a byte for each KiB (together 0.9 %). First fit
-//! takes a few steps, which grow with the logarithm of the extent's length, and one more for each
-//! hole of nearly the size that does not fit; best fit looks at each hole of the size or longer.
-//! Freeing takes O(log64 n). Not for: many threads' worth of objects of a few sizes, where a
-//! [slab](super::slab) is faster, or best fit in large extents full of holes, for which there are
-//! the [trees](super::trees).
+//! Costs: a bit and some for each 16 bytes, and a byte for each KiB or 4 bytes for each class of
+//! lengths (together about 1 %). A block from the lists, or into them, takes some ten instructions.
+//! Best fit else takes O(1), above 1 KiB after a look at up to 8 holes, and freeing O(log64 n).
+//! First fit takes a few steps, which grow with the logarithm of the extent's length, and one more
+//! for each hole of nearly the size that does not fit. Not for: many threads' worth of objects of a
+//! few sizes, where a [slab](super::slab) is faster, or many large blocks of all sizes, where
+//! [buddies](super::buddy) are.
 
 mod bins;
 mod class;
@@ -59,11 +66,11 @@ pub type FreeListAllocator<M> = SourcedAllocator<FreeList, M>;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Fit {
     /// The first by address.
-    #[default]
     First,
     /// The first from where the last search ended.
     Next,
-    /// The shortest; among equals the first.
+    /// The shortest; from 1 KiB on nearly that.
+    #[default]
     Best,
 }
 
@@ -258,7 +265,7 @@ unsafe impl Strategy for FreeList {
     const DIRECT_BYTES: usize = 128 << 10;
 
     const DEFAULT: Self = Self {
-        fit: Fit::First,
+        fit: Fit::Best,
         current: None,
         quick: Quick::new(QUICK_ROOM),
         shelves: Shelves::new(),
