@@ -20,7 +20,7 @@
 //! fit keeps the upper end of memory free. Next fit goes on where the last search ended, so blocks
 //! of one time lie together, and it fragments most.
 //!
-//! **What was freed lately** and is up to 1 KiB long waits in a list of its length, at most 64
+//! **What was freed lately** and is up to 512 bytes long waits in a list of its length, at most 16
 //! blocks in each, and serves the next request of that length before any hole does, whatever the
 //! fit. It joins its neighbours when a search finds no hole: before more memory is taken, and before
 //! a request is refused.
@@ -84,19 +84,19 @@ pub struct Settings {
 /// How many extents of the request's own shelf are asked before better shelves are.
 const SHORT_LOOK: usize = 4;
 
-/// Blocks shorter than this, in granules, may wait in quick lists: up to 1 KiB.
-const QUICK_LENGTHS: usize = 65;
+/// Blocks shorter than this, in granules, may wait in quick lists: up to 512 bytes.
+const QUICK_LENGTHS: usize = 33;
 
-/// How many of each length may wait: some KiB.
+/// How many of each length may wait: together 31 KiB. Measured on the trace `cache`: with eight
+/// times as much the least memory that would do rose from 264 to 357 KiB.
 const QUICK_ROOM: [u8; QUICK_LENGTHS] = {
     let mut room = [0; QUICK_LENGTHS];
     let mut granules = 1;
     while granules < QUICK_LENGTHS {
         room[granules] = match granules {
-            ..5 => 64,
-            5..17 => 32,
-            17..33 => 16,
-            _ => 8,
+            ..5 => 16,
+            5..17 => 8,
+            _ => 2,
         };
         granules += 1;
     }

@@ -21,15 +21,18 @@ use crate::allocator::MemoryRange;
 
 type Link = Option<NonNull<Record>>;
 
-/// What a `SourcedAllocator` keeps about one range from its source, at that range's end.
+/// What a `SourcedAllocator` keeps about one range from its source, at that range's end. What each
+/// call needs comes first, in one cache line: as ranges are multiples of a chunk, all records' lines
+/// compete for the same places in the caches.
+#[repr(C)]
 #[derive(Debug)]
 pub(super) struct Record {
+    /// Blocks that are currently allocated in it.
+    pub(super) live_blocks: Cell<usize>,
     /// What the strategy sees.
     pub(super) extent: Extent,
     /// What the source gave.
     pub(super) range: MemoryRange,
-    /// Blocks that are currently allocated in it.
-    pub(super) live_blocks: Cell<usize>,
     /// Whether the range serves one block, and the strategy knows nothing of it.
     pub(super) is_direct: bool,
     lower: Cell<Link>,
