@@ -1,9 +1,9 @@
 //! Quick lists: blocks that were freed lately, by length, kept out of the books.
 //!
-//! A block that waits here is taken as far as the strategy's books say, so freeing it and handing it
-//! out again joins nothing and splits nothing: that is most of what either costs. The price is that
-//! it does not join its neighbours meanwhile. So few blocks wait and only short ones; all are freed
-//! before the strategy says that nothing fits, and those of an extent when it is removed.
+//! A block that waits here is taken as far as the strategy's books say, so freeing it and handing
+//! it out again joins nothing and splits nothing: that is most of what either costs. The price is
+//! that it does not join its neighbours meanwhile. So few blocks wait and only short ones; all are
+//! freed before the strategy says that nothing fits, and those of an extent when it is removed.
 //!
 //! Lengths are in the strategy's own unit. The lists are linked through the blocks, 16 bytes at a
 //! block's start.

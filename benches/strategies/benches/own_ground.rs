@@ -18,7 +18,10 @@ fn time(criterion: &mut Criterion, row: &str, name: &str, mut run: impl FnMut() 
 }
 
 macro_rules! beside {
-    ($criterion:ident, $buffer:ident, $row:expr, $work:expr; $($name:literal $make:path),* $(,)?) => {
+    (
+        $criterion:ident, $buffer:ident, $row:expr, $work:expr;
+        $($name:literal $make:path),* $(,)?
+    ) => {
         $(time($criterion, $row, $name, || {
             let addresses = $buffer.addresses();
             let peer = $make($buffer);

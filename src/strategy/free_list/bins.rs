@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Up to 63 granules a class is one length, so the first hole of the first class that has one is
-//! the shortest that fits. Above, the shortest of the first few of a class is taken, which is nearly
-//! that.
+//! the shortest that fits. Above, the shortest of the first few of a class is taken, which is
+//! nearly that.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -102,12 +102,12 @@ impl Bins {
 
     /// Puts a hole in whose length is written.
     #[inline]
-    pub(super) fn add(&self, end: usize, granules: usize) {
-        self.add_to(FINE.class_of(granules), end);
+    pub(super) fn put(&self, end: usize, granules: usize) {
+        self.put_in(FINE.class_of(granules), end);
     }
 
     #[inline]
-    fn add_to(&self, class: usize, end: usize) {
+    fn put_in(&self, class: usize, end: usize) {
         let (Some(head), Some(word)) = (self.head(class), self.occupied.get(class / 64)) else {
             return;
         };
@@ -159,7 +159,7 @@ impl Bins {
         // SAFETY: the hole is in a list.
         if unsafe { (*self.node(end as u32)).class } as usize != class {
             self.remove(end);
-            self.add_to(class, end);
+            self.put_in(class, end);
         }
     }
 
@@ -230,8 +230,8 @@ impl Bins {
         last.map(|(index, word)| index * 64 + word.get().ilog2() as usize)
     }
 
-    /// What is wrong, if anything is; `holes` is how many there are, `length_of` tells the length of
-    /// one that ends at a granule.
+    /// What is wrong, if anything is; `holes` is how many there are, `length_of` tells the length
+    /// of one that ends at a granule.
     pub(super) fn fault(
         &self,
         holes: usize,

@@ -196,7 +196,7 @@ impl Holes {
         self.set_length(end, granules);
         match &self.index {
             Index::ByAddress(maxima) => maxima.raise(end / STRETCH, value_of(granules)),
-            Index::ByLength(bins) => bins.add(end, granules),
+            Index::ByLength(bins) => bins.put(end, granules),
         }
         self.ends.insert(end);
     }

@@ -22,8 +22,8 @@
 //!
 //! **What was freed lately** and is up to 512 bytes long waits in a list of its length, at most 16
 //! blocks in each, and serves the next request of that length before any hole does, whatever the
-//! fit. It joins its neighbours when a search finds no hole: before more memory is taken, and before
-//! a request is refused.
+//! fit. It joins its neighbours when a search finds no hole: before more memory is taken, and
+//! before a request is refused.
 //!
 //! **Large requests** (above 128 KiB) get a range of their own from the memory source, which on a
 //! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small

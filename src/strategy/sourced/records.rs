@@ -22,8 +22,8 @@ use crate::allocator::MemoryRange;
 type Link = Option<NonNull<Record>>;
 
 /// What a `SourcedAllocator` keeps about one range from its source, at that range's end. What each
-/// call needs comes first, in one cache line: as ranges are multiples of a chunk, all records' lines
-/// compete for the same places in the caches.
+/// call needs comes first, in one cache line: as ranges are multiples of a chunk, all records'
+/// lines compete for the same places in the caches.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Record {
