@@ -16,6 +16,9 @@ use crate::Cache;
 
 const PARTS: usize = 16;
 
+/// What values take a multiple of in a store with the usual settings.
+const GRANULE_BYTES: usize = 8;
+
 #[derive(Default)]
 struct Part {
     values: HashMap<u64, Value>,
@@ -25,16 +28,18 @@ struct Part {
 
 struct Value {
     key: Key,
+    /// In whole granules.
+    bytes: usize,
     was_used: bool,
 }
 
 impl Part {
     /// Takes out the next value that was not used since the hand came by.
-    fn evict(&mut self) -> Option<Key> {
+    fn evict(&mut self) -> Option<Value> {
         while let Some(id) = self.clock.pop_front() {
             if let Entry::Occupied(mut entry) = self.values.entry(id) {
                 if !entry.get().was_used {
-                    return Some(entry.remove().key);
+                    return Some(entry.remove());
                 }
                 entry.get_mut().was_used = false;
                 self.clock.push_back(id);
@@ -47,6 +52,10 @@ impl Part {
 pub struct StoreCache<S: MemorySource> {
     store: GravityStore<S>,
     parts: [Mutex<Part>; PARTS],
+    capacity_bytes: usize,
+    /// What the values take: asked for each one that is put in, so not of the store, whose answer
+    /// takes its lock.
+    used_bytes: AtomicUsize,
     hand: AtomicUsize,
     evictions: AtomicU64,
 }
@@ -55,6 +64,8 @@ impl<S: MemorySource> StoreCache<S> {
     pub fn new_in(source: S, capacity_bytes: usize) -> Self {
         let store = GravityStore::new_in(source, GravitySettings::new(capacity_bytes));
         Self {
+            capacity_bytes,
+            used_bytes: AtomicUsize::new(0),
             store: store.expect("there is memory for the cache"),
             parts: Default::default(),
             hand: AtomicUsize::new(0),
@@ -71,13 +82,19 @@ impl<S: MemorySource> StoreCache<S> {
         for _ in 0..PARTS {
             let part = self.hand.fetch_add(1, Ordering::Relaxed) % PARTS;
             let evicted = self.parts[part].lock().unwrap().evict();
-            if let Some(key) = evicted {
+            if let Some(value) = evicted {
                 self.evictions.fetch_add(1, Ordering::Relaxed);
-                // Whoever reads it still has its bytes; their space is free after that.
-                return self.store.free(key).is_ok();
+                return self.free(&value);
             }
         }
         false
+    }
+
+    /// Frees a value that was taken out. Whoever reads it still has its bytes; their space is free
+    /// after that.
+    fn free(&self, value: &Value) -> bool {
+        self.used_bytes.fetch_sub(value.bytes, Ordering::Relaxed);
+        self.store.free(value.key).is_ok()
     }
 }
 
@@ -96,11 +113,11 @@ impl<S: MemorySource> Cache for StoreCache<S> {
     }
 
     fn put(&self, id: u64, value: &[u8]) {
+        let bytes = value.len().next_multiple_of(GRANULE_BYTES);
         let key = loop {
             // In a store that is full to the brim each write would have to move much.
-            let usage = self.store.usage();
-            let is_tight = usage.free_bytes < usage.capacity_bytes / 16 + value.len();
-            if is_tight && self.evict() {
+            let used = self.used_bytes.load(Ordering::Relaxed) + bytes;
+            if used > self.capacity_bytes / 16 * 15 && self.evict() {
                 continue;
             }
             match self.store.write(value) {
@@ -109,14 +126,15 @@ impl<S: MemorySource> Cache for StoreCache<S> {
                 Err(error) => panic!("{error}"),
             }
         };
+        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut part = self.part(id).lock().unwrap();
-        let new = Value { key, was_used: false };
+        let new = Value { key, bytes, was_used: false };
         match part.values.insert(id, new) {
             None => part.clock.push_back(id),
             Some(old) => {
                 drop(part);
                 // Another thread put it in as well.
-                let _ = self.store.free(old.key);
+                self.free(&old);
             }
         }
     }

@@ -221,7 +221,7 @@ pub(crate) const STRATEGIES: &[Strategy] = &[
         name: "free_list",
         alias: None,
         stands_for: Ok(StrategyPaths { type_name: "FreeList", constructor: "free_list" }),
-        settings: &[StrategySetting { name: "fit", takes: Takes::Word(FITS), default: "first" }],
+        settings: &[StrategySetting { name: "fit", takes: Takes::Word(FITS), default: "best" }],
     },
     Strategy {
         name: "buddy",

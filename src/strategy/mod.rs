@@ -29,6 +29,7 @@ pub mod locked;
 pub mod memory_map;
 #[cfg(test)]
 mod model;
+mod quick;
 mod red_black;
 #[cfg(not(loom))]
 pub mod sites;

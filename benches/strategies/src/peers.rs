@@ -123,13 +123,13 @@ pub fn bits(buffer: &mut Buffer) -> impl Peer {
     ByTrait(BitSetAllocator::new(buffer.source()))
 }
 
-pub fn free_list(buffer: &mut Buffer) -> impl Peer {
-    ByTrait(FreeListAllocator::new(buffer.source()))
+pub fn first_fit(buffer: &mut Buffer) -> impl Peer {
+    let settings = Settings { fit: Fit::First };
+    ByTrait(FreeListAllocator::with_settings(settings, buffer.source()))
 }
 
-pub fn best_fit(buffer: &mut Buffer) -> impl Peer {
-    let settings = Settings { fit: Fit::Best };
-    ByTrait(FreeListAllocator::with_settings(settings, buffer.source()))
+pub fn free_list(buffer: &mut Buffer) -> impl Peer {
+    ByTrait(FreeListAllocator::new(buffer.source()))
 }
 
 pub fn our_buddy(buffer: &mut Buffer) -> impl Peer {

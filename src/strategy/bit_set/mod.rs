@@ -7,7 +7,7 @@
 //!
 //! - `edges` is the bit set: two bits are flipped for a block of any length;
 //! - `bins` maps lengths to 64 bins, and `runs` lists one extent's free runs in them;
-//! - `quick` keeps a few blocks that were freed lately out of the bits, to be handed out again;
+//! - quick lists keep a few blocks that were freed lately out of the bits, to be handed out again;
 //! - this file keeps the extents on **shelves** by their longest run, and does the arithmetic
 //!   between layouts, addresses and indices.
 //!
@@ -24,7 +24,6 @@
 
 mod bins;
 mod edges;
-mod quick;
 mod runs;
 #[cfg(test)]
 mod tests;
@@ -33,8 +32,8 @@ use core::alloc::Layout;
 use core::mem;
 use core::ptr::NonNull;
 
-use self::quick::Quick;
 use self::runs::{Alignment, LINK_BYTES, MAX_BLOCKS, Runs};
+use super::quick::{Quick, WAITING_BYTES};
 use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
 use crate::allocator::{AllocError, MemorySource};
@@ -93,7 +92,7 @@ pub struct BitSet {
     block_shift: u32,
     occupied: u32,
     current: Option<NonNull<Extent>>,
-    quick: Quick,
+    quick: Quick<QUICK_LENGTHS>,
     shelves: [Option<NonNull<Extent>>; SHELVES],
 }
 
@@ -111,6 +110,28 @@ const fn shelf_of(bin: usize) -> usize {
     bin.div_ceil(4)
 }
 
+/// Blocks shorter than this, in blocks, may wait in quick lists.
+const QUICK_LENGTHS: usize = 32;
+
+/// How many of each length may wait.
+const fn quick_room(block_shift: u32) -> [u8; QUICK_LENGTHS] {
+    let mut room = [0; QUICK_LENGTHS];
+    let mut blocks = 1;
+    while blocks < QUICK_LENGTHS {
+        // A block that is too short to hold its link cannot wait.
+        if blocks << block_shift >= WAITING_BYTES {
+            room[blocks] = match blocks {
+                ..4 => 8,
+                4..8 => 4,
+                8..16 => 2,
+                _ => 1,
+            };
+        }
+        blocks += 1;
+    }
+    room
+}
+
 impl BitSet {
     /// A strategy without extents.
     pub(super) const fn of(settings: Settings) -> Self {
@@ -124,7 +145,7 @@ impl BitSet {
             block_shift,
             occupied: 0,
             current: None,
-            quick: Quick::new(block_shift),
+            quick: Quick::new(quick_room(block_shift)),
             shelves: [None; SHELVES],
         }
     }
@@ -193,7 +214,7 @@ impl BitSet {
     /// Frees the blocks in the quick lists.
     fn flush(&mut self) {
         // The lists are emptied by a copy, for `give` needs the strategy.
-        let mut quick = mem::replace(&mut self.quick, Quick::new(self.block_shift));
+        let mut quick = mem::replace(&mut self.quick, Quick::new(quick_room(self.block_shift)));
         quick.drain(|extent, block, blocks| {
             // SAFETY: a quick list's extents were added and not removed.
             let runs = unsafe { Runs::of(extent) };

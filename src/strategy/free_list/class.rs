@@ -1,30 +1,53 @@
-//! Classes of lengths, by which the maxima say how long holes may be.
+//! Classes of lengths, by which holes are kept and sought.
 //!
-//! Lengths are in granules of 16 bytes. Up to 16 granules there is a class for each length, above
-//! four an octave. A hole belongs to the last class whose length it reaches.
+//! Lengths are in granules of 16 bytes. Up to a scale's bound there is a class for each length,
+//! above a few an octave. A hole belongs to the last class whose length it reaches.
 #![forbid(unsafe_code)]
 
-/// Lengths that have a class of their own.
-const EXACT: usize = 16;
-
-/// The last class that is at most as long as `granules`, at least 1.
-#[inline]
-pub(super) const fn class_of(granules: usize) -> usize {
-    if granules < EXACT {
-        return granules.saturating_sub(1);
-    }
-    let octave = granules.ilog2() as usize;
-    EXACT - 1 + (octave - EXACT.ilog2() as usize) * 4 + (granules >> (octave - 2) & 3)
+/// How fine classes are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scale {
+    /// log2 of the lengths that have a class of their own; at least `steps_shift`.
+    exact_shift: u32,
+    /// log2 of the classes of an octave above.
+    steps_shift: u32,
 }
 
-/// The length of a class in granules: the least that belongs to it.
-#[inline]
-pub(super) const fn length_of(class: usize) -> usize {
-    if class < EXACT {
-        return class + 1;
+/// For bounds, which take a byte each: exact below 16 granules, four an octave above.
+pub(super) const COARSE: Scale = Scale { exact_shift: 4, steps_shift: 2 };
+
+/// For lists: exact below 64 granules, eight an octave above.
+pub(super) const FINE: Scale = Scale { exact_shift: 6, steps_shift: 3 };
+
+impl Scale {
+    /// The last class that is at most as long as `granules`, at least 1.
+    #[inline]
+    pub(super) const fn class_of(self, granules: usize) -> usize {
+        let exact = 1_usize << self.exact_shift;
+        if granules < exact {
+            return granules.saturating_sub(1);
+        }
+        let octave = granules.ilog2();
+        let step = granules >> (octave - self.steps_shift) & ((1 << self.steps_shift) - 1);
+        exact - 1 + (((octave - self.exact_shift) as usize) << self.steps_shift) + step
     }
-    let above = class - (EXACT - 1);
-    (4 + above % 4) << (above / 4 + EXACT.ilog2() as usize - 2)
+
+    /// The length of a class in granules: the least that belongs to it.
+    #[inline]
+    pub(super) const fn length_of(self, class: usize) -> usize {
+        let exact = 1_usize << self.exact_shift;
+        if class < exact {
+            return class + 1;
+        }
+        let (above, steps) = (class - (exact - 1), 1_usize << self.steps_shift);
+        (steps + above % steps) << (above / steps + (self.exact_shift - self.steps_shift) as usize)
+    }
+
+    /// Whether all holes of a class have its length.
+    #[inline]
+    pub(super) const fn is_exact(self, class: usize) -> bool {
+        class < (1 << self.exact_shift) - 1
+    }
 }
 
 #[cfg(test)]
@@ -33,9 +56,13 @@ mod tests {
 
     #[test]
     fn each_length_belongs_to_the_last_class_that_it_reaches() {
-        for granules in (1..5000).chain([1 << 20, (1 << 32) - 1, 1 << 32]) {
-            let class = class_of(granules);
-            assert!(length_of(class) <= granules && granules < length_of(class + 1));
+        for scale in [COARSE, FINE] {
+            for granules in (1..5000).chain([1 << 20, (1 << 32) - 1, 1 << 32]) {
+                let class = scale.class_of(granules);
+                let (length, next) = (scale.length_of(class), scale.length_of(class + 1));
+                assert!(length <= granules && granules < next);
+                assert!(!scale.is_exact(class) || length + 1 == next);
+            }
         }
     }
 }

@@ -8,20 +8,22 @@
 //! ```
 //!
 //! A hole is known by its **last** granule. A block is cut from a hole's front, so the rest stays
-//! known by the same bit, and its length is the only word that changes. The same holds where the
-//! block before a hole is freed. What ends just before a block is one bit away; what begins behind
-//! it is the next hole's business: its length says where it begins.
+//! known by the same bit, and its length is all that changes. The same holds where the block before
+//! a hole is freed. What ends just before a block is one bit away; what begins behind it is the
+//! next hole's business: its length says where it begins.
 //!
-//! For each 64 granules, and for each 64 times as many, a byte says how long a hole that ends there
-//! may be: see [`Maxima`]. So a search passes over what is too short, and first fit stays exactly
-//! first fit.
+//! What finds a hole beside that is by the fit. First and next fit have [`Maxima`]: for each 64
+//! granules, and for each 64 times as many, a byte that says how long a hole that ends there may
+//! be, so that a search passes over what is too short and stays exactly first fit. Best fit has
+//! [`Bins`]: lists of holes by length.
 
 use core::alloc::Layout;
 use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::Fit;
-use super::class::{class_of, length_of};
+use super::bins::{Bins, Node};
+use super::class::{COARSE, FINE};
 use super::maxima::Maxima;
 use super::shelves::{Place, shelf_of};
 use crate::pointers;
@@ -37,24 +39,33 @@ pub(super) const GRANULE: usize = 1 << GRANULE_SHIFT;
 
 /// The most granules that are used of an extent: 64 GiB.
 const MAX_GRANULES: usize = u32::MAX as usize;
-const _: () = assert!(MAX_GRANULES <= MAX_NUMBERS && class_of(MAX_GRANULES) < 127);
+const _: () = assert!(MAX_GRANULES <= MAX_NUMBERS && COARSE.class_of(MAX_GRANULES) < 127);
 
 /// Granules for which one byte bounds the lengths of holes: a word of the tree.
 const STRETCH: usize = u64::BITS as usize;
 
-/// What is kept about an extent, at the start of its metadata. The maxima's bytes and the tree's
+/// How a hole for a request is found.
+#[derive(Debug)]
+enum Index {
+    /// For first and next fit.
+    ByAddress(Maxima),
+    /// For best fit.
+    ByLength(Bins),
+}
+
+/// What is kept about an extent, at the start of its metadata. The index' bytes and the tree's
 /// words follow.
 ///
 /// # Invariants
-/// 1. `ends` has the last granule of each hole; the first word of that granule is the hole's length
-///    in granules. Holes neither overlap nor touch.
+/// 1. `ends` has the last granule of each hole, which begins with a [`Node`] that has the hole's
+///    length. Holes neither overlap nor touch.
 /// 2. The maxima of the stretch that a hole ends in are at least the [value](value_of) of its
-///    length.
+///    length; or every hole is in the bins.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Holes {
     ends: BitTree,
-    maxima: Maxima,
+    index: Index,
     base: NonNull<u8>,
     granules: usize,
     /// Where the last search of next fit ended.
@@ -101,14 +112,20 @@ const fn usable_granules(extent_bytes: usize) -> usize {
 /// What a hole's length is in the maxima: its class and one, so that none is zero.
 #[inline]
 const fn value_of(granules: usize) -> u8 {
-    class_of(granules) as u8 + 1
+    COARSE.class_of(granules) as u8 + 1
+}
+
+const fn index_bytes(granules: usize, fit: Fit) -> usize {
+    match fit {
+        Fit::First | Fit::Next => Maxima::bytes_for(granules.div_ceil(STRETCH)),
+        Fit::Best => Bins::bytes_for(granules),
+    }
 }
 
 /// The metadata bytes for an extent.
-pub(super) const fn metadata_bytes(extent_bytes: usize) -> usize {
+pub(super) const fn metadata_bytes(extent_bytes: usize, fit: Fit) -> usize {
     let granules = usable_granules(extent_bytes);
-    let stretches = granules.div_ceil(STRETCH);
-    size_of::<Holes>() + Maxima::bytes_for(stretches) + BitTree::bytes_for(granules)
+    size_of::<Holes>() + index_bytes(granules, fit) + BitTree::bytes_for(granules)
 }
 
 impl Holes {
@@ -126,17 +143,22 @@ impl Holes {
     ///
     /// # Safety
     /// The extent upholds its type's invariants; its metadata is as long as [`metadata_bytes`]
-    /// says.
-    pub(super) unsafe fn start(extent: &Extent) -> &Self {
+    /// says for the fit.
+    pub(super) unsafe fn start(extent: &Extent, fit: Fit) -> &Self {
         let granules = usable_granules(extent.length());
-        let stretches = granules.div_ceil(STRETCH);
         // SAFETY: record, bytes and words lie in the metadata, in this order, and each is aligned.
         let holes = unsafe {
             let bytes = pointers::forward(extent.metadata(), size_of::<Self>());
-            let words = pointers::forward(bytes, Maxima::bytes_for(stretches)).cast();
+            let words = pointers::forward(bytes, index_bytes(granules, fit)).cast();
+            let index = match fit {
+                Fit::First | Fit::Next => {
+                    Index::ByAddress(Maxima::new(bytes, granules.div_ceil(STRETCH)))
+                }
+                Fit::Best => Index::ByLength(Bins::new(extent.start(), bytes, granules)),
+            };
             extent.metadata().cast::<Self>().write(Self {
                 ends: BitTree::new(words, granules),
-                maxima: Maxima::new(bytes, stretches),
+                index,
                 base: extent.start(),
                 granules,
                 rover: Cell::new(0),
@@ -145,8 +167,7 @@ impl Holes {
             Self::of(extent)
         };
         if granules != 0 {
-            holes.put(granules - 1, granules);
-            holes.ends.insert(granules - 1);
+            holes.appear(granules - 1, granules);
         }
         holes
     }
@@ -159,14 +180,45 @@ impl Holes {
 
     #[inline]
     fn length(&self, end: usize) -> usize {
-        // SAFETY: the first word of a hole's last granule is its length.
-        unsafe { self.granule(end).cast::<usize>().read() }
+        // SAFETY: a hole's last granule begins with its node.
+        unsafe { (*self.granule(end).cast::<Node>().as_ptr()).length as usize }
     }
 
     #[inline]
     fn set_length(&self, end: usize, granules: usize) {
         // SAFETY: the granule is in a hole, and so the strategy's alone.
-        unsafe { self.granule(end).cast::<usize>().write(granules) };
+        unsafe { (*self.granule(end).cast::<Node>().as_ptr()).length = granules as u32 };
+    }
+
+    /// Notes a new hole.
+    #[inline]
+    fn appear(&self, end: usize, granules: usize) {
+        self.set_length(end, granules);
+        match &self.index {
+            Index::ByAddress(maxima) => maxima.raise(end / STRETCH, value_of(granules)),
+            Index::ByLength(bins) => bins.put(end, granules),
+        }
+        self.ends.insert(end);
+    }
+
+    /// Notes that a hole is none any more.
+    #[inline]
+    fn vanish(&self, end: usize) {
+        if let Index::ByLength(bins) = &self.index {
+            bins.remove(end);
+        }
+        self.ends.remove(end);
+    }
+
+    /// Notes that a hole begins elsewhere.
+    #[inline]
+    fn resize(&self, end: usize, old: usize, new: usize) {
+        self.set_length(end, new);
+        match &self.index {
+            Index::ByAddress(maxima) if new > old => maxima.raise(end / STRETCH, value_of(new)),
+            Index::ByAddress(_) => {}
+            Index::ByLength(bins) => bins.resize(end, new),
+        }
     }
 
     /// The index of the granule that a block starts at.
@@ -175,18 +227,16 @@ impl Holes {
         pointers::distance(self.base, block) >> GRANULE_SHIFT
     }
 
-    /// The shelf of the longest hole that the maxima allow.
+    /// The shelf of the longest hole that the index allows.
     pub(super) fn longest(&self) -> usize {
         // Such a hole is shorter than the next class, which may be on the next shelf.
-        let class = usize::from(self.maxima.most()).checked_sub(1);
-        class.map_or(0, |class| shelf_of(length_of(class + 1) - 1))
-    }
-
-    /// Writes a hole's length, where it appears or becomes longer.
-    #[inline]
-    fn put(&self, end: usize, granules: usize) {
-        self.set_length(end, granules);
-        self.maxima.raise(end / STRETCH, value_of(granules));
+        let next = match &self.index {
+            Index::ByAddress(maxima) => {
+                usize::from(maxima.most()).checked_sub(1).map(|class| COARSE.length_of(class + 1))
+            }
+            Index::ByLength(bins) => bins.longest_class().map(|class| FINE.length_of(class + 1)),
+        };
+        next.map_or(0, |next| shelf_of(next - 1))
     }
 
     /// What alignment takes of a hole's front, if the request then fits.
@@ -208,39 +258,68 @@ impl Holes {
     pub(super) fn take(&self, request: Request) -> Option<usize> {
         let found = self.find(request)?;
         let start = found.end + 1 - found.length;
-        if found.front != 0 {
-            self.put(start + found.front - 1, found.front);
-            self.ends.insert(start + found.front - 1);
-        }
         let rest = found.length - found.front - request.granules;
         if rest == 0 {
-            self.ends.remove(found.end);
+            self.vanish(found.end);
         } else {
-            self.set_length(found.end, rest);
+            self.resize(found.end, found.length, rest);
         }
-        self.rover.set(found.end);
+        if found.front != 0 {
+            self.appear(start + found.front - 1, found.front);
+        }
         Some(start + found.front)
     }
 
     #[inline]
     fn find(&self, request: Request) -> Option<Found> {
-        match request.fit {
-            Fit::First => self.find_from(0, request),
-            Fit::Next => {
-                self.find_from(self.rover.get(), request).or_else(|| self.find_from(0, request))
+        match &self.index {
+            Index::ByLength(bins) => {
+                if request.align > GRANULE {
+                    return self.find_aligned(bins, request);
+                }
+                let (end, length) = bins.best(request.granules)?;
+                Some(Found { end, length, front: 0 })
             }
-            Fit::Best => self.find_best(request),
+            Index::ByAddress(maxima) => {
+                let from = if request.fit == Fit::Next { self.rover.get() } else { 0 };
+                let mut found = self.find_from(maxima, from, request);
+                if found.is_none() && from != 0 {
+                    found = self.find_from(maxima, 0, request);
+                }
+                self.rover.set(found.as_ref()?.end);
+                found
+            }
         }
+    }
+
+    /// The hole that fits best among those that fit wherever they begin; if there are none, the
+    /// first of all.
+    #[cold]
+    fn find_aligned(&self, bins: &Bins, request: Request) -> Option<Found> {
+        let surely = request.granules + (request.align >> GRANULE_SHIFT) - 1;
+        let mut next = bins.best(surely).map(|(end, _)| end);
+        let is_sure = next.is_some();
+        if next.is_none() {
+            next = self.ends.next_from(0);
+        }
+        while let Some(end) = next {
+            let length = self.length(end);
+            if let Some(front) = self.front_of(end, length, request) {
+                return Some(Found { end, length, front });
+            }
+            next = if is_sure { None } else { self.ends.next_from(end + 1) };
+        }
+        None
     }
 
     /// The first hole, in order of address, that fits and ends at `from` or behind.
     #[inline]
-    fn find_from(&self, from: usize, request: Request) -> Option<Found> {
+    fn find_from(&self, maxima: &Maxima, from: usize, request: Request) -> Option<Found> {
         let value = value_of(request.granules);
         let mut mask = u64::MAX << (from % STRETCH);
         let mut stretch = from / STRETCH;
         loop {
-            let next = self.maxima.next_at_least(stretch, value)?;
+            let next = maxima.next_at_least(stretch, value)?;
             if next != stretch {
                 (stretch, mask) = (next, u64::MAX);
             }
@@ -256,25 +335,10 @@ impl Holes {
                 rest &= rest - 1;
             }
             if mask == u64::MAX {
-                self.maxima.lower(stretch, longest);
+                maxima.lower(stretch, longest);
             }
             (stretch, mask) = (stretch + 1, u64::MAX);
         }
-    }
-
-    /// The shortest hole that fits; among equals the first.
-    fn find_best(&self, request: Request) -> Option<Found> {
-        let mut best = self.find_from(0, request)?;
-        let mut next = self.find_from(best.end + 1, request);
-        while let Some(found) = next
-            && best.length > request.granules
-        {
-            next = self.find_from(found.end + 1, request);
-            if found.length < best.length {
-                best = found;
-            }
-        }
-        Some(best)
     }
 
     /// Puts granules back, and joins what touches them; the length of the hole that they are in
@@ -284,19 +348,19 @@ impl Holes {
         let last = first + granules - 1;
         let mut length = granules;
         if first != 0 && self.ends.contains(first - 1) {
-            length += self.length(first - 1);
-            self.ends.remove(first - 1);
+            let before = self.length(first - 1);
+            self.vanish(first - 1);
+            length += before;
         }
         // The hole behind, if it begins right there, keeps its end.
         if let Some(end) = self.ends.next_from(last + 1)
             && let behind = self.length(end)
             && end - behind == last
         {
-            self.put(end, behind + length);
+            self.resize(end, behind, behind + length);
             return behind + length;
         }
-        self.put(last, length);
-        self.ends.insert(last);
+        self.appear(last, length);
         length
     }
 
@@ -308,9 +372,9 @@ impl Holes {
             return false;
         }
         if length == granules {
-            self.ends.remove(end);
+            self.vanish(end);
         } else {
-            self.set_length(end, length - granules);
+            self.resize(end, length, length - granules);
         }
         true
     }
@@ -356,7 +420,7 @@ impl Holes {
             return Some("the levels of a map disagree");
         }
         // Where the next hole may begin at the earliest: not where the one before ends.
-        let mut from = 0;
+        let (mut from, mut holes) = (0, 0);
         let mut next = self.ends.next_from(0);
         while let Some(end) = next {
             let length = self.length(end);
@@ -366,12 +430,19 @@ impl Holes {
             if end + 1 - length < from {
                 return Some("two holes touch, or freed memory was written to");
             }
-            if !self.maxima.allows(end / STRETCH, value_of(length)) {
+            if let Index::ByAddress(maxima) = &self.index
+                && !maxima.allows(end / STRETCH, value_of(length))
+            {
                 return Some("a hole is longer than its stretch's bound");
             }
-            from = end + 2;
+            (from, holes) = (end + 2, holes + 1);
             next = self.ends.next_from(end + 1);
         }
-        None
+        match &self.index {
+            Index::ByAddress(_) => None,
+            Index::ByLength(bins) => bins.fault(holes, |end| {
+                (end < self.granules && self.ends.contains(end)).then(|| self.length(end))
+            }),
+        }
     }
 }

@@ -131,6 +131,21 @@ impl Shelves {
         }
     }
 
+    /// Whether an extent is on a shelf. O(extents).
+    pub(super) fn have(&self, extent: NonNull<Extent>) -> bool {
+        self.heads.iter().any(|&head| {
+            let mut next = head;
+            while let Some(other) = next {
+                if other == extent {
+                    return true;
+                }
+                // SAFETY: the extent is on a shelf.
+                next = unsafe { holes(other) }.place.next.get();
+            }
+            false
+        })
+    }
+
     /// Checks each extent and each link; what is wrong, if anything is.
     pub(super) fn fault(&self) -> Option<&'static str> {
         for (shelf, head) in self.heads.iter().enumerate() {

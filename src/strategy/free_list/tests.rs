@@ -26,6 +26,8 @@ fn with_holes(fit: Fit) -> (FreeList, Memory, Vec<usize>) {
         // SAFETY: allocated above.
         unsafe { list.deallocate(&memory.extent, block.cast(), layout(granules * 16, 8)) };
     }
+    // As when a search found nothing: or the holes of just the length would be taken first.
+    list.flush();
     starts.push(16 * 12);
     (list, memory, starts)
 }
@@ -95,4 +97,54 @@ fn a_block_is_16_bytes_without_a_header() {
     // SAFETY: allocated above.
     unsafe { list.deallocate(&memory.extent, freed.cast(), layout(16, 16)) };
     assert_eq!(list.allocate(layout(9, 1)), Some(freed));
+}
+
+/// A freed block serves its length first, and joins its neighbours before a request is refused.
+#[test]
+fn what_waits_joins_when_nothing_else_serves() {
+    for fit in [Fit::First, Fit::Next, Fit::Best] {
+        let mut list = FreeList::new(Settings { fit });
+        let memory = Memory::new(&list, 64 * 3);
+        memory.add_to(&mut list);
+        let blocks = [(); 3].map(|()| list.allocate(layout(64, 8)).unwrap());
+        for block in blocks {
+            // SAFETY: allocated above.
+            unsafe { list.deallocate(&memory.extent, block.cast(), layout(64, 8)) };
+        }
+        list.verify();
+        assert_eq!(list.allocate(layout(60, 8)), Some(blocks[2]), "the one that was freed last");
+        assert!(!list.quick.is_empty());
+        assert_eq!(taken(&mut list, &memory, 128), 0);
+        assert!(list.quick.is_empty() && list.allocate(layout(1, 1)).is_none());
+    }
+}
+
+/// Among holes of one class the one that fits is found, however many there are.
+#[test]
+fn best_fit_finds_the_only_long_one_of_a_class() {
+    let mut list = FreeList::new(Settings { fit: Fit::Best });
+    let memory = Memory::new(&list, 16 * 41 * 66 * 3);
+    memory.add_to(&mut list);
+    let lengths: Vec<usize> = (0..40).map(|index| 16 * if index == 3 { 67 } else { 65 }).collect();
+    let blocks: Vec<_> = lengths
+        .iter()
+        .map(|&length| {
+            let block = list.allocate(layout(length, 8)).unwrap();
+            list.allocate(layout(16, 8)).unwrap();
+            block
+        })
+        .collect();
+    while list.allocate(layout(16 * 100, 8)).is_some() {}
+    while list.allocate(layout(16, 8)).is_some() {}
+    for (&block, &length) in blocks.iter().zip(&lengths) {
+        // SAFETY: allocated above.
+        unsafe { list.deallocate(&memory.extent, block.cast(), layout(length, 8)) };
+    }
+    list.verify();
+    assert_eq!(
+        list.allocate(layout(16 * 66, 8)).map(|found| found.cast()),
+        Some(blocks[3].cast::<u8>())
+    );
+    assert!(list.allocate(layout(16 * 66, 8)).is_none());
+    assert!(list.allocate(layout(16 * 65, 8)).is_some());
 }

@@ -2,7 +2,9 @@
 //!
 //! The tree is a treap: a binary search tree by the extents' start that is also a heap by a hash of
 //! it, so its depth is logarithmic whatever the order of insertion, without stored balance. It is
-//! intrusive and its operations are loops: no memory, no stack.
+//! intrusive and its operations are loops: no memory, no stack. In front of it stand the first few
+//! records in a sorted array, for a walk down a tree is a chain of wrong guesses where addresses
+//! are random: see [`Few`].
 //!
 //! ```text
 //!               ┌──────── range from the source ─────────────┐
@@ -14,19 +16,23 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::super::Extent;
+use super::few::Few;
 use crate::allocator::MemoryRange;
 
 type Link = Option<NonNull<Record>>;
 
-/// What a `SourcedAllocator` keeps about one range from its source, at that range's end.
+/// What a `SourcedAllocator` keeps about one range from its source, at that range's end. What each
+/// call needs comes first, in one cache line: as ranges are multiples of a chunk, all records'
+/// lines compete for the same places in the caches.
+#[repr(C)]
 #[derive(Debug)]
 pub(super) struct Record {
+    /// Blocks that are currently allocated in it.
+    pub(super) live_blocks: Cell<usize>,
     /// What the strategy sees.
     pub(super) extent: Extent,
     /// What the source gave.
     pub(super) range: MemoryRange,
-    /// Blocks that are currently allocated in it.
-    pub(super) live_blocks: Cell<usize>,
     /// Whether the range serves one block, and the strategy knows nothing of it.
     pub(super) is_direct: bool,
     lower: Cell<Link>,
@@ -68,9 +74,11 @@ impl Record {
 /// - Every record in the tree is valid until it is removed, and in no other tree.
 /// - Keys below a node's lower link are less than its own, below its higher link greater.
 /// - Priorities do not grow downwards.
+/// - Every record in `few` is in the tree.
 #[derive(Debug)]
 pub(super) struct Records {
     root: Cell<Link>,
+    few: Few,
 }
 
 /// Reads a record.
@@ -86,11 +94,23 @@ unsafe fn at<'a>(record: NonNull<Record>) -> &'a Record {
 impl Records {
     /// None.
     pub(super) const fn new() -> Self {
-        Self { root: Cell::new(None) }
+        Self { root: Cell::new(None), few: Few::new() }
     }
 
     /// The record of the extent that `address` lies in.
+    #[inline]
     pub(super) fn find(&self, address: NonNull<u8>) -> Link {
+        if let Some(candidate) = self.few.candidate(address)
+            // SAFETY: the record is in the tree.
+            && unsafe { at(candidate) }.extent.contains(address)
+        {
+            return Some(candidate);
+        }
+        self.find_in_tree(address)
+    }
+
+    #[cold]
+    fn find_in_tree(&self, address: NonNull<u8>) -> Link {
         let mut link = self.root.get();
         while let Some(pointer) = link {
             // SAFETY: links of the tree.
@@ -111,6 +131,7 @@ impl Records {
     pub(super) unsafe fn insert(&self, new: NonNull<Record>) {
         // SAFETY: the caller's contract.
         let record = unsafe { at(new) };
+        self.few.insert(new, record.extent.start());
         let mut slot = &self.root;
         // SAFETY: links of the tree, here and below.
         while let Some(node) = slot.get().map(|pointer| unsafe { at(pointer) })
@@ -142,6 +163,7 @@ impl Records {
 
     /// Takes a record out; nothing if it is not in the tree.
     pub(super) fn remove(&self, record: &Record) {
+        self.few.remove(record.into());
         let mut slot = &self.root;
         // SAFETY: links of the tree.
         while let Some(node) = slot.get().map(|pointer| unsafe { at(pointer) }) {
@@ -158,6 +180,7 @@ impl Records {
         let root = self.root.get()?;
         // SAFETY: a link of the tree.
         let record = unsafe { at(root) };
+        self.few.remove(root);
         Self::join(&self.root, record.lower.get(), record.higher.get());
         Some(root)
     }
@@ -174,6 +197,7 @@ impl Records {
             }
         }
         self.root.set(done.root.get());
+        self.few.become_as(&done.few);
     }
 
     /// Puts into `slot` the tree of all records of two trees, the keys of the first below the

@@ -1,4 +1,5 @@
-//! Ratios of interleaved rounds, in one run. `--smoke` only shows that everything works.
+//! Ratios of interleaved rounds, in one run. `--smoke` only shows that everything works; `--part
+//! reads|port|moves|pools` leaves in one table, `--pool NAME` one pool and only its churn.
 
 use std::time::{Duration, Instant};
 
@@ -15,22 +16,50 @@ fn median(figures: &mut [f64]) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// The medians of the seconds that each takes; they take turns in each round.
-fn interleave<const N: usize>(rounds: usize, mut runs: [(&str, Run<'_>); N]) -> [f64; N] {
-    let mut figures = vec![Vec::new(); N];
-    for round in 0..=rounds {
-        for turn in 0..N {
-            let which = (turn + round) % N;
-            let seconds = (runs[which].1)().as_secs_f64();
-            // The first round warms up.
-            if round > 0 || rounds == 0 {
-                figures[which].push(seconds);
-            }
-        }
-    }
-    std::array::from_fn(|which| median(&mut figures[which]))
+/// A figure of each round: the median, and between which values half of the rounds are.
+struct Spread {
+    median: f64,
+    quartiles: [f64; 2],
 }
 
+impl Spread {
+    fn of(mut figures: Vec<f64>) -> Self {
+        let median = median(&mut figures);
+        let last = figures.len() - 1;
+        Self { median, quartiles: [figures[last / 4], figures[last - last / 4]] }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [low, high] = self.quartiles;
+        write!(formatter, "{:5.2}  ({low:.2} to {high:.2})", self.median)
+    }
+}
+
+/// What follows an option on the command line.
+fn following(option: &str) -> Option<String> {
+    std::env::args().skip_while(|argument| argument != option).nth(1)
+}
+
+/// The second's time by the first's in each round; they take turns.
+fn ratio(rounds: usize, mut first: Run<'_>, mut second: Run<'_>) -> Spread {
+    let mut figures = Vec::new();
+    for round in 0..=rounds {
+        let mut times = [Duration::ZERO; 2];
+        for turn in 0..2 {
+            let which = (turn + round) % 2;
+            times[which] = if which == 0 { first() } else { second() };
+        }
+        // The first round warms up.
+        if round > 0 || rounds == 0 {
+            figures.push(times[1].as_secs_f64() / times[0].as_secs_f64());
+        }
+    }
+    Spread::of(figures)
+}
+
+#[derive(Clone, Copy)]
 struct Scale {
     rounds: usize,
     operations: usize,
@@ -46,18 +75,22 @@ impl Scale {
 
 fn reads(scale: &Scale) {
     println!("reads by two threads, as a multiple of the reads by one in the same time");
-    for (name, lengths) in [("64 to 256 B", Lengths(64, 256)), ("1 to 4 KiB", Lengths(1024, 4096))]
-    {
+    println!("(median, and between which half of the rounds are)");
+    // The first fits the caches of each processor, so that memory is not what is measured.
+    for (name, lengths, blocks) in [
+        ("16 to 48 B, few", Lengths(16, 48), 500),
+        ("64 to 256 B", Lengths(64, 256), scale.blocks),
+        ("1 to 4 KiB", Lengths(1024, 4096), scale.blocks),
+    ] {
+        let scale = Scale { blocks, ..*scale };
         let mut one = Filled::<GravityStore>::new(scale.capacity(lengths), lengths, 1);
         let mut two = Filled::<GravityStore>::new(scale.capacity(lengths), lengths, 2);
-        let [alone, both] = interleave(
+        let spread = ratio(
             scale.rounds,
-            [
-                ("one", Box::new(|| one.read(scale.operations, sum))),
-                ("two", Box::new(|| two.read(scale.operations, sum))),
-            ],
+            Box::new(|| two.read(scale.operations, sum)),
+            Box::new(|| 2 * one.read(scale.operations, sum)),
         );
-        println!("  {name:<12} {:.2}", 2.0 * alone / both);
+        println!("  {name:<16} {spread}");
     }
 }
 
@@ -79,14 +112,12 @@ fn beside_port(scale: &Scale) {
         let mut store = Filled::<GravityStore>::new(scale.capacity(lengths), lengths, 2);
         let mut port = Filled::<Port>::new(scale.capacity(lengths), lengths, 2);
         for (name, on_store, on_port) in works {
-            let [ours, theirs] = interleave(
+            let spread = ratio(
                 scale.rounds,
-                [
-                    ("store", Box::new(|| on_store(&mut store, scale.operations))),
-                    ("port", Box::new(|| on_port(&mut port, scale.operations))),
-                ],
+                Box::new(|| on_store(&mut store, scale.operations)),
+                Box::new(|| on_port(&mut port, scale.operations)),
             );
-            println!("  {size:<14} {name:<20} {:.2}", theirs / ours);
+            println!("  {size:<14} {name:<20} {spread}");
         }
     }
 }
@@ -160,6 +191,23 @@ fn pools(scale: &Scale) {
     }
 }
 
+/// Only the churn of one pool: for counts of instructions.
+fn one_pool(name: &str, scale: &Scale) {
+    fn churn<P: Pool>(mut pool: P, blocks: usize, operations: usize) {
+        let mut handles = pool::fill(&mut pool, blocks);
+        pool::churn(&mut pool, &mut handles, operations);
+    }
+    let (blocks, operations) = (scale.operations / 4, scale.operations);
+    let mut memory = pool::memory(blocks);
+    match name {
+        "handles" => churn(Safe::new(&mut memory, blocks), blocks, operations),
+        "raw" => churn(Raw::new(&mut memory, blocks), blocks, operations),
+        "slotmap" => churn(Slots::new(&mut memory, blocks), blocks, operations),
+        "ordered-pool-allocator" => churn(Peer::new(&mut memory, blocks), blocks, operations),
+        _ => panic!("there is no pool {name}"),
+    }
+}
+
 fn main() {
     let is_smoke = std::env::args().any(|argument| argument == "--smoke");
     let scale = if is_smoke {
@@ -167,8 +215,15 @@ fn main() {
     } else {
         Scale { rounds: 9, operations: 200_000, blocks: 8000 }
     };
-    reads(&scale);
-    beside_port(&scale);
-    moves(&scale);
-    pools(&scale);
+    if let Some(name) = following("--pool") {
+        return one_pool(&name, &scale);
+    }
+    let parts: [(&str, fn(&Scale)); 4] =
+        [("reads", reads), ("port", beside_port), ("moves", moves), ("pools", pools)];
+    let wanted = following("--part");
+    for (name, part) in parts {
+        if wanted.as_deref().is_none_or(|wanted| wanted == name) {
+            part(&scale);
+        }
+    }
 }

@@ -1,14 +1,12 @@
 //! The strategies, used by themselves, beside other allocators in Rust. See README.md.
 
-mod many;
-mod peers;
 mod table;
-mod workloads;
 
 use std::time::{Duration, Instant};
 
-use many::Work;
-use peers::{Buffer, ByTrait};
+use strategies::many::{self, Work};
+use strategies::peers::{self, Buffer, ByTrait};
+use strategies::workloads;
 use table::Row;
 
 /// One peer's run of a workload.
@@ -98,7 +96,7 @@ fn random_actions(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
                     seconds(workloads::random_actions(peer, range, most, with_resize))
                 };
                 "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
-                "heapswitch-free-list" peers::free_list, "heapswitch-best-fit" peers::best_fit,
+                "heapswitch-first-fit" peers::first_fit, "heapswitch-free-list" peers::free_list,
                 "heapswitch-buddy" peers::our_buddy, "heapswitch-stripes" peers::stripes,
                 "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
             );
@@ -112,14 +110,14 @@ fn pairs(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
     let small = runs!(
         |peer: &_, range: &_| seconds(workloads::pairs(peer, range, 8));
         "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
-        "heapswitch-slab" peers::slab, "heapswitch-free-list" peers::free_list,
+        "heapswitch-slab" peers::slab, "heapswitch-first-fit" peers::first_fit,
         "heapswitch-buddy" peers::our_buddy, "heapswitch-stripes" peers::stripes,
         "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
     );
     let large = runs!(
         |peer: &_, range: &_| seconds(workloads::pairs(peer, range, 1 << 20));
         "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
-        "heapswitch-free-list" peers::free_list, "heapswitch-buddy" peers::our_buddy,
+        "heapswitch-first-fit" peers::first_fit, "heapswitch-buddy" peers::our_buddy,
         "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
     );
     let threads = runs!(
@@ -156,7 +154,7 @@ fn powers(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
 fn holes(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
     let runs = runs!(
         |peer: &_, range: &_| seconds(workloads::nested(peer, range));
-        "heapswitch-free-list" peers::free_list, "heapswitch-best-fit" peers::best_fit,
+        "heapswitch-first-fit" peers::first_fit, "heapswitch-free-list" peers::free_list,
         "talc" peers::talc, "linked-list" peers::linked_list,
     );
     vec![interleave("nested scopes of 16 to 512 B".into(), rounds, buffer, &runs)]
@@ -186,11 +184,11 @@ fn shares(buffer: &mut Buffer) -> Vec<Row> {
         let runs = runs!(
             |peer: &_, range: &_| workloads::efficiency(peer, range, most);
             "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
-            "heapswitch-free-list" peers::free_list, "heapswitch-best-fit" peers::best_fit,
+            "heapswitch-first-fit" peers::first_fit, "heapswitch-free-list" peers::free_list,
             "heapswitch-buddy" peers::our_buddy, "heapswitch-stripes" peers::stripes,
             "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
         );
-        rows.push(interleave(format!("random to {most} B"), 1, buffer, &runs));
+        rows.push(interleave(format!("share at refusal to {most} B"), 1, buffer, &runs));
     }
     rows
 }

@@ -1,29 +1,19 @@
-//! Quick lists: blocks that were freed lately, by length, kept out of the bits.
+//! Quick lists: blocks that were freed lately, by length, kept out of the books.
 //!
-//! A block that waits here is marked as taken, so freeing it and handing it out again flips no
-//! edge, joins no run and splits none: that is most of what either costs. The price is that it does
-//! not join its neighbours meanwhile. So few blocks wait and only short ones; all are freed before
-//! the strategy says that nothing fits, and those of an extent when it is removed.
+//! A block that waits here is taken as far as the strategy's books say, so freeing it and handing
+//! it out again joins nothing and splits nothing: that is most of what either costs. The price is
+//! that it does not join its neighbours meanwhile. So few blocks wait and only short ones; all are
+//! freed before the strategy says that nothing fits, and those of an extent when it is removed.
 //!
-//! The lists are linked through the blocks, 16 bytes at a block's start.
+//! Lengths are in the strategy's own unit. The lists are linked through the blocks, 16 bytes at a
+//! block's start.
 
 use core::ptr::NonNull;
 
 use crate::strategy::Extent;
 
-/// Blocks shorter than this, in blocks, may wait.
-pub(super) const LENGTHS: usize = 32;
-
-/// How many of a length may wait.
-const fn limit(blocks: usize) -> u8 {
-    match blocks {
-        0 => 0,
-        1..4 => 8,
-        4..8 => 4,
-        8..16 => 2,
-        _ => 1,
-    }
-}
+/// What a block that waits is written over with, from its start on.
+pub(super) const WAITING_BYTES: usize = size_of::<Waiting>();
 
 /// A block that waits, in its own memory.
 #[repr(C)]
@@ -35,27 +25,19 @@ struct Waiting {
 /// The quick lists.
 ///
 /// # Invariants
-/// - Every block in a list is of that list's length, free to its user, marked as taken, and in the
-///   extent that it names, which was added and not removed.
+/// - Every block in a list is of that list's length, free to its user, taken for the books, and in
+///   the extent that it names, which was added and not removed.
 /// - `room` is how many more of each length may wait.
 #[derive(Debug)]
-pub(super) struct Quick {
+pub(super) struct Quick<const LENGTHS: usize> {
     heads: [Option<NonNull<Waiting>>; LENGTHS],
     room: [u8; LENGTHS],
 }
 
-impl Quick {
-    /// Empty lists for blocks of `1 << block_shift` bytes.
-    pub(super) const fn new(block_shift: u32) -> Self {
-        let mut room = [0; LENGTHS];
-        let mut blocks = 1;
-        while blocks < LENGTHS {
-            // A block that is too short to hold its link cannot wait.
-            if blocks << block_shift >= size_of::<Waiting>() {
-                room[blocks] = limit(blocks);
-            }
-            blocks += 1;
-        }
+impl<const LENGTHS: usize> Quick<LENGTHS> {
+    /// Empty lists: so many blocks of each length may wait. Where that is not none, the length is
+    /// at least [`WAITING_BYTES`].
+    pub(super) const fn new(room: [u8; LENGTHS]) -> Self {
         Self { heads: [None; LENGTHS], room }
     }
 
@@ -126,7 +108,7 @@ impl Quick {
         }
     }
 
-    /// Forgets the blocks of an extent, which stay marked as taken.
+    /// Forgets the blocks of an extent, which stay taken for the books.
     pub(super) fn forget(&mut self, extent: &Extent) {
         let extent: NonNull<Extent> = extent.into();
         for (head, room) in self.heads.iter_mut().zip(&mut self.room) {

@@ -1,0 +1,5 @@
+//! The strategies and their peers, and the work that they are timed on. See README.md.
+
+pub mod many;
+pub mod peers;
+pub mod workloads;
