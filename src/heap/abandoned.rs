@@ -2,6 +2,9 @@
 //!
 //! What was allocated in them stays where it is; what is freed meanwhile waits on their foreign
 //! stacks.
+//!
+//! A list for each NUMA node, and one for where there are no homes: taking one over is O(1), unless
+//! threads' heaps of several strategies wait, which needs two allocators in one program.
 
 use core::ptr::NonNull;
 
@@ -12,42 +15,53 @@ use crate::sys::SystemError;
 use crate::sys::fork::{ForkEntry, Rank};
 use crate::sys::lock::Lock;
 
-struct List {
-    first: Option<NonNull<HeapHeader>>,
+/// Every node, and before them no node.
+const LISTS: usize = Node::LIMIT + 1;
+
+struct Lists {
+    firsts: [Option<NonNull<HeapHeader>>; LISTS],
     length: usize,
 }
 
-// SAFETY: heaps on the list are run by nobody; whoever takes one off runs it.
-unsafe impl Send for List {}
+impl Lists {
+    fn first_of(&mut self, home: Option<Node>) -> Option<&mut Option<NonNull<HeapHeader>>> {
+        self.firsts.get_mut(home.map_or(0, |node| node.number() + 1))
+    }
+}
 
-static LIST: Lock<List> = Lock::new(List { first: None, length: 0 });
+// SAFETY: heaps on the lists are run by nobody; whoever takes one off runs it.
+unsafe impl Send for Lists {}
 
-/// Takes the list's lock around every fork from now on. Again is harmless.
+static WAITING: Lock<Lists> = Lock::new(Lists { firsts: [None; LISTS], length: 0 });
+
+/// Takes the lists' lock around every fork from now on. Again is harmless.
 ///
 /// # Errors
 /// `ENOMEM`.
 pub(crate) fn protect_fork() -> Result<(), SystemError> {
     static ENTRY: ForkEntry = ForkEntry::new();
-    ENTRY.register(LIST.raw(), Rank::Heap)
+    ENTRY.register(WAITING.raw(), Rank::Heap)
 }
 
 /// How many heaps wait for a thread.
 pub fn abandoned_heaps() -> usize {
-    LIST.lock().length
+    WAITING.lock().length
 }
 
-/// Hands a heap over to whichever thread starts next.
+/// Hands a heap over to whichever thread starts next on its node.
 ///
 /// # Safety
 /// The caller runs the heap and touches it no more.
 pub unsafe fn publish(header: NonNull<HeapHeader>) {
-    let mut list = LIST.lock();
+    let mut waiting = WAITING.lock();
     // SAFETY: the caller runs the heap until `leave`.
     let this = unsafe { header.as_ref() };
-    this.next_in_list.set(list.first);
+    // There is a list for every node that can be named.
+    let Some(first) = waiting.first_of(this.home.get()) else { return };
+    this.next_in_list.set(*first);
     this.runner.leave();
-    list.first = Some(header);
-    list.length += 1;
+    *first = Some(header);
+    waiting.length += 1;
 }
 
 /// Takes over a heap with the given operations and home, if one waits; the caller's thread runs it
@@ -57,23 +71,24 @@ pub fn adopt(
     token: Token,
     home: Option<Node>,
 ) -> Option<NonNull<HeapHeader>> {
-    let mut list = LIST.lock();
+    let mut waiting = WAITING.lock();
+    let first = waiting.first_of(home)?;
     let mut previous: Option<NonNull<HeapHeader>> = None;
-    let mut next = list.first;
+    let mut next = *first;
     while let Some(header) = next {
         // SAFETY: heaps on the list are valid and run by nobody; the lock is held.
         let this = unsafe { header.as_ref() };
         next = this.next_in_list.get();
-        if !this.operations.is_same(operations) || this.home.get() != home {
+        if !this.operations.is_same(operations) {
             previous = Some(header);
             continue;
         }
         match previous {
             // SAFETY: as above.
             Some(previous) => unsafe { previous.as_ref() }.next_in_list.set(next),
-            None => list.first = next,
+            None => *first = next,
         }
-        list.length -= 1;
+        waiting.length -= 1;
         this.next_in_list.set(None);
         return this.runner.try_enter(token).then_some(header);
     }
@@ -83,16 +98,18 @@ pub fn adopt(
 /// Takes what was freed in the heaps that wait, and gives their chunks without blocks back: nobody
 /// else does before a thread takes them over, which may be never.
 pub fn release_unused(token: Token) {
-    let list = LIST.lock();
-    let mut next = list.first;
-    while let Some(header) = next {
-        // SAFETY: heaps on the list are valid and run by nobody; the lock is held.
-        let this = unsafe { header.as_ref() };
-        next = this.next_in_list.get();
-        if this.runner.try_enter(token) {
-            // SAFETY: this thread runs the heap now.
-            unsafe { (this.operations.release_unused)(header, 0) };
-            this.runner.leave();
+    let waiting = WAITING.lock();
+    for first in &waiting.firsts {
+        let mut next = *first;
+        while let Some(header) = next {
+            // SAFETY: heaps on the lists are valid and run by nobody; the lock is held.
+            let this = unsafe { header.as_ref() };
+            next = this.next_in_list.get();
+            if this.runner.try_enter(token) {
+                // SAFETY: this thread runs the heap now.
+                unsafe { (this.operations.release_unused)(header, 0) };
+                this.runner.leave();
+            }
         }
     }
 }

@@ -6,19 +6,22 @@
 //! thread runs on is looked up in a table, which the system fills a processor at a time; the C
 //! library tells the processor without a system call.
 //!
-//! What the process may use is what its cpuset left it when it was first asked.
+//! What the process may use is what its cpuset left it when it was first asked. A memory policy
+//! that the process was started with (`numactl --membind=1`) is somebody's decision, and a policy
+//! on ranges would overrule it: then there are no homes either. It is the policy of the thread that
+//! asks first, and that is the main thread before `main`, where the allocator is the program's.
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use super::topology::{nearest_of_system, nodes_with_memory_of_system};
 use super::{Node, NodeSet};
-use crate::sys::policy::{self, NODE_BITS};
+use crate::sys::policy::{self, Mode, NODE_BITS};
 use crate::sys::thread::PROCESSOR_BITS;
 
 /// Not asked yet.
 const UNKNOWN: u8 = 0;
-/// This process may use one node, or the system has no NUMA.
+/// This process may use one node, the system has no NUMA, or a policy was chosen for the process.
 const ONE: u8 = 1;
 /// It may use several.
 const SEVERAL: u8 = 2;
@@ -31,8 +34,8 @@ static USABLE: [AtomicU64; NODE_BITS / 64] = [const { AtomicU64::new(0) }; NODE_
 /// By processor: its home's number and one, or zero while that is not known.
 static HOMES: [AtomicU16; PROCESSOR_BITS] = [const { AtomicU16::new(0) }; PROCESSOR_BITS];
 
-/// Whether this process may allocate on several nodes. Asks the system once: one call, and three
-/// where that is forbidden.
+/// Whether this process may allocate on several nodes, and nobody chose a policy for it. Asks the
+/// system once: one call, three where that is forbidden, and one more where there are several.
 #[inline]
 pub(crate) fn has_several_nodes() -> bool {
     // Acquire pairs with the Release in `ask_for_nodes`: the set is there then.
@@ -53,9 +56,19 @@ fn ask_for_nodes() -> bool {
     for (word, bits) in USABLE.iter().zip(usable.as_words()) {
         word.store(*bits, Ordering::Relaxed);
     }
-    let nodes = if usable.len() > 1 { SEVERAL } else { ONE };
+    let nodes = if usable.len() > 1 && !has_policy() { SEVERAL } else { ONE };
     NODES.store(nodes, Ordering::Release);
     nodes == SEVERAL
+}
+
+/// Whether this thread has a memory policy that names nodes.
+fn has_policy() -> bool {
+    policy::policy_of(None).is_ok_and(|policy| !matches!(policy.mode, Mode::Default | Mode::Local))
+}
+
+/// How many nodes the process may use; to be asked where those are several.
+pub(crate) fn usable_node_count() -> usize {
+    usable().len()
 }
 
 fn usable() -> NodeSet {

@@ -79,19 +79,24 @@ impl SegmentKind {
         if let Some(error) = settings.placement.apply(start, bytes).error() {
             figures_of(self).refuse_placement(error);
         }
-        // SAFETY: the range is the caller's alone. Refusals only lose the wish: a kernel without
-        // transparent huge pages or names says EINVAL.
-        unsafe {
-            let _ = match settings.huge_pages {
-                HugePages::System => Ok(()),
-                HugePages::Never => memory::apply_advice(start, bytes, Advice::NoHugePages),
-                HugePages::Transparent => memory::apply_advice(start, bytes, Advice::HugePages),
-            };
-            if !settings.is_dumped {
-                let _ = memory::apply_advice(start, bytes, Advice::NoCoreDump);
+        let advise = |advice| {
+            // SAFETY: the range is the caller's alone. A refusal only loses the wish: a kernel
+            // without transparent huge pages says EINVAL.
+            if let Err(error) = unsafe { memory::apply_advice(start, bytes, advice) } {
+                figures_of(self).refuse_advice(error);
             }
-            let _ = memory::name_mapping(start, bytes, settings.name);
+        };
+        match settings.huge_pages {
+            HugePages::System => {}
+            HugePages::Never => advise(Advice::NoHugePages),
+            HugePages::Transparent => advise(Advice::HugePages),
         }
+        if !settings.is_dumped {
+            advise(Advice::NoCoreDump);
+        }
+        // Many kernels have no names, and nothing depends on them: not counted.
+        // SAFETY: the range is the caller's alone.
+        let _ = unsafe { memory::name_mapping(start, bytes, settings.name) };
     }
 }
 
@@ -112,6 +117,8 @@ struct Figures {
     /// Segments whose placement the kernel refused or replaced, and in the low 16 bits the error
     /// number of the last.
     refused_placements: AtomicU64,
+    /// The same of advice: on huge pages, on core dumps.
+    refused_advice: AtomicU64,
 }
 
 static FIGURES: [Figures; MAX_KINDS] = [const {
@@ -119,16 +126,31 @@ static FIGURES: [Figures; MAX_KINDS] = [const {
         home: AtomicU16::new(0),
         away_runs: AtomicU64::new(0),
         refused_placements: AtomicU64::new(0),
+        refused_advice: AtomicU64::new(0),
     }
 }; MAX_KINDS];
 
+/// Counts a refusal in such a word.
+fn count_refusal(word: &AtomicU64, error: SystemError) {
+    // Relaxed, as all of them: figures for a reader, they order nothing. Called under the
+    // frontier's lock or the kind's, so no count is lost.
+    let times = (word.load(Ordering::Relaxed) >> 16) + 1;
+    word.store(times << 16 | u64::from(error.0 as u16), Ordering::Relaxed);
+}
+
+/// What such a word says: how often, and why the last time.
+fn refusals_in(word: &AtomicU64) -> Option<(u64, SystemError)> {
+    let word = word.load(Ordering::Relaxed);
+    (word != 0).then_some((word >> 16, SystemError((word & 0xffff) as i32)))
+}
+
 impl Figures {
     fn refuse_placement(&self, error: SystemError) {
-        // Relaxed, as all of them: figures for a reader, they order nothing. Called under the
-        // frontier's lock, so no count is lost.
-        let times = (self.refused_placements.load(Ordering::Relaxed) >> 16) + 1;
-        let word = times << 16 | u64::from(error.0 as u16);
-        self.refused_placements.store(word, Ordering::Relaxed);
+        count_refusal(&self.refused_placements, error);
+    }
+
+    fn refuse_advice(&self, error: SystemError) {
+        count_refusal(&self.refused_advice, error);
     }
 
     fn home(&self) -> Option<Node> {
@@ -144,8 +166,13 @@ fn figures_of(kind: SegmentKind) -> &'static Figures {
 /// Segments of a kind whose placement the kernel refused or replaced by an older one, and the last
 /// reason; `None` where all lie as was asked.
 pub fn refused_placements(kind: SegmentKind) -> Option<(u64, SystemError)> {
-    let word = figures_of(kind).refused_placements.load(Ordering::Relaxed);
-    (word != 0).then_some((word >> 16, SystemError((word & 0xffff) as i32)))
+    refusals_in(&figures_of(kind).refused_placements)
+}
+
+/// How often the kernel refused advice on huge pages or core dumps for a segment of a kind, and the
+/// last reason; `None` where it took all.
+pub fn refused_advice(kind: SegmentKind) -> Option<(u64, SystemError)> {
+    refusals_in(&figures_of(kind).refused_advice)
 }
 
 /// Adds what is counted of all kinds.
@@ -153,6 +180,7 @@ pub(super) fn add_figures(usage: &mut RegionUsage) {
     for figures in &FIGURES {
         usage.away_runs += figures.away_runs.load(Ordering::Relaxed);
         usage.refused_placements += figures.refused_placements.load(Ordering::Relaxed) >> 16;
+        usage.refused_advice += figures.refused_advice.load(Ordering::Relaxed) >> 16;
     }
 }
 

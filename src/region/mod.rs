@@ -40,7 +40,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering}
 pub use block_bits::BlockBits;
 pub use entry::{ChunkEntry, ENTRY_BYTES, RecordSpace};
 pub use kinds::{
-    HugePages, KindSettings, MAX_KINDS, SegmentKind, refused_placements, register_kind, settings_of,
+    HugePages, KindSettings, MAX_KINDS, SegmentKind, refused_advice, refused_placements,
+    register_kind, settings_of,
 };
 use kinds::{add_figures, kind_locks, lock_of, note_taker};
 pub use metadata::{Metadata, metadata_bytes_held};
@@ -425,6 +426,8 @@ pub struct RegionUsage {
     pub away_runs: u64,
     /// Segments whose NUMA placement the kernel refused, or replaced by an older one.
     pub refused_placements: u64,
+    /// Times that the kernel refused advice for a segment: on huge pages, or on core dumps.
+    pub refused_advice: u64,
 }
 
 /// What the region holds now. Takes each kind's lock in turn.

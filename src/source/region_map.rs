@@ -94,6 +94,13 @@ impl RegionMapSource {
     pub fn refused_placements(&self) -> Option<(u64, SystemError)> {
         region::refused_placements(self.kind)
     }
+
+    /// How often the kernel refused advice on huge pages or core dumps for one of its segments, and
+    /// the last reason; `None` where it took all. A kernel without transparent huge
+    /// pages refuses (`EINVAL`) also that there shall be none.
+    pub fn refused_advice(&self) -> Option<(u64, SystemError)> {
+        region::refused_advice(self.kind)
+    }
 }
 
 /// The run of a range that is given back: what it says of zeros was true when it was taken.

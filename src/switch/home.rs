@@ -4,7 +4,8 @@
 //! made: their memory stays where it is. That a thread is away is noticed on slow paths and
 //! counted; [`rehome_thread`] gives it a heap where it runs now.
 //!
-//! With one node there are no homes, and all this is one load on a slow path.
+//! With one node there are no homes, and all this is one load on a slow path. Nor are there any
+//! where whoever started the process chose a memory policy for it.
 
 use core::sync::atomic::Ordering;
 
@@ -13,10 +14,13 @@ use super::state::{Phase, ThreadState, state};
 use crate::heap::abandoned;
 use crate::numa::{self, Node};
 use crate::region;
+use crate::units::SEGMENT_BYTES;
 
-/// The smallest region in which heaps are kept apart by node, in bytes: 128 segments. Each kind of
-/// heap takes a segment on each node, and a smaller region would be full of nearly empty ones.
-const LEAST_REGION_BYTES: usize = 4 << 30;
+/// The least of the region for each node that the process may use, in bytes, for heaps to be kept
+/// apart by node: 16 segments. Threads' heaps and contexts take a segment on each node at least;
+/// what is free in them serves no other node, and a region that is full of such segments would send
+/// allocations to the global allocator.
+const LEAST_NODE_BYTES: usize = 16 * SEGMENT_BYTES;
 
 /// The thread's home, found out at the first use.
 #[inline]
@@ -29,7 +33,8 @@ pub(super) fn of_thread(state: &ThreadState) -> Option<Node> {
 
 #[cold]
 fn settle(state: &ThreadState) -> Option<Node> {
-    if !region::ensure_reserved() || region::bytes() < LEAST_REGION_BYTES {
+    if !region::ensure_reserved() || region::bytes() < LEAST_NODE_BYTES * numa::usable_node_count()
+    {
         return None;
     }
     let home = numa::current_home();
@@ -80,7 +85,10 @@ pub fn rehome_thread() -> Option<Node> {
 }
 
 /// The NUMA node that this thread's heap, and the contexts that it makes, have their memory on;
-/// `None` where the process may use one node only, or the region is smaller than 4 GiB.
+/// `None` where the process may use one node only, where it was started under a memory policy
+/// (`numactl --interleave`, `--membind`), which then decides, where the region is smaller than 512
+/// MiB for each node, for each needs segments of its own, and where the system does not tell on
+/// which node a thread runs.
 pub fn thread_home() -> Option<Node> {
     of_thread(state())
 }

@@ -229,6 +229,9 @@ pub fn current_place() -> Result<Place, SystemError> {
 /// The processor that this thread runs on now, without a system call where the C library can;
 /// `None` where it cannot tell.
 pub fn current_processor() -> Option<usize> {
+    if fault::strikes(Call::AskNode) {
+        return None;
+    }
     // SAFETY: no memory is involved.
     usize::try_from(unsafe { libc::sched_getcpu() }).ok()
 }

@@ -12,6 +12,10 @@
 //! ```
 //! Pages must not come before the placement and the advice on huge pages: what is there stays as it
 //! is. So prefaulting is a late step, and no flag of the first; what it brought can be collapsed.
+//!
+//! Explicit huge pages that are bound to nodes are placed and prefaulted at once, as a part of the
+//! first step. The kernel reserves of the pages of all nodes: where the bound ones' pools are empty
+//! and another's is not, the mapping would be made, and end the process at its first touch.
 
 mod refusals;
 mod settings;
@@ -24,7 +28,7 @@ pub use refusals::{Refusal, Step};
 pub use settings::{HugePages, MemoryMapSettings, MemoryMapSettingsError};
 
 use crate::allocator::{AllocError, MemoryRange, MemorySource};
-use crate::numa::{Outcome, Placement};
+use crate::numa::{Outcome, Placement, Policy};
 use crate::pointers;
 use crate::sys::memory::{self, Advice, MapFlags};
 use crate::sys::{SystemError, page_bytes};
@@ -127,8 +131,7 @@ impl MemoryMapSource {
         let flags = MapFlags { is_unreserved: self.settings.is_unreserved, ..MapFlags::default() };
         let mut are_pages_as_asked = true;
         if let HugePages::Explicit { shift } = self.settings.huge_pages {
-            let explicit = MapFlags { huge_page_shift: Some(shift), ..MapFlags::default() };
-            match map_aligned(length, alignment, 1 << shift, explicit) {
+            match self.map_explicit(length, alignment, shift) {
                 Ok(start) => return Ok((start, true)),
                 Err(error) => self.refusals.count(Step::HugePages, error),
             }
@@ -142,6 +145,31 @@ impl MemoryMapSource {
             let _ = unsafe { memory::apply_advice(start, length, Advice::HugePages) };
         }
         Ok((start, are_pages_as_asked))
+    }
+
+    /// Maps explicit huge pages, all there already where only some nodes will do: the system
+    /// reserves what all nodes have together.
+    fn map_explicit(
+        &self,
+        length: usize,
+        alignment: usize,
+        shift: u32,
+    ) -> Result<NonNull<u8>, SystemError> {
+        let flags = MapFlags { huge_page_shift: Some(shift), ..MapFlags::default() };
+        let start = map_aligned(length, alignment, 1 << shift, flags)?;
+        let placement = &self.settings.placement;
+        let is_bound = matches!(placement.policy, Policy::Bind(_))
+            && placement.apply(start, length) == Outcome::AsAsked;
+        if is_bound {
+            // SAFETY: whole pages of a mapping that nobody knows yet.
+            let populated = unsafe { memory::apply_advice(start, length, Advice::Prefault) };
+            if let Err(error) = populated {
+                // SAFETY: as above.
+                unsafe { memory::unmap(start, length) };
+                return Err(error);
+            }
+        }
+        Ok(start)
     }
 
     /// Applies the settings to a fresh mapping; whether the system took all of them.

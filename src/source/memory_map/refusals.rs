@@ -43,7 +43,7 @@ impl Step {
     fn advice(self) -> &'static str {
         match self {
             Self::Map => "lower what is asked, or raise RLIMIT_AS or vm.max_map_count",
-            Self::HugePages => "set vm.nr_hugepages, or use transparent huge pages",
+            Self::HugePages => "set vm.nr_hugepages, or a node's own pool, or use transparent ones",
             Self::Lock => "raise RLIMIT_MEMLOCK",
             Self::Prefault => "use Linux 5.14 or later, and see that memory is free",
             Self::CoreDump => "do not ask for it on explicit huge pages",

@@ -19,7 +19,9 @@ pub enum HugePages {
     /// (`MADV_HUGEPAGE`). Best with an alignment and a granule of 2 MiB.
     Transparent,
     /// Pages from the system's pool of huge pages of `2^shift` bytes (`MAP_HUGETLB`): 21 for 2 MiB,
-    /// 30 for 1 GiB. Where the pool is empty: as `Transparent`, and reported.
+    /// 30 for 1 GiB. Where the pool is empty: as `Transparent`, and reported. Bound to nodes
+    /// ([`Policy::Bind`](crate::numa::Policy::Bind)) they are prefaulted, which needs Linux 5.14:
+    /// only so can it be told that those nodes' pools are empty.
     Explicit {
         /// log2 of the page's bytes, from 16 to 34.
         shift: u32,
