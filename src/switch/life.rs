@@ -12,7 +12,7 @@ use super::stack::{Entry, Hold};
 use super::state::{Phase, ThreadState, state};
 use super::{closing, safe_point};
 use crate::heap::{
-    Account, ContextName, FastPath, HeapHeader, HeapKind, abandoned, account, census, lost,
+    Account, ContextName, FastPath, HeapHeader, HeapKind, abandoned, account, census, decay, lost,
 };
 use crate::region;
 use crate::sync::Token;
@@ -164,6 +164,7 @@ fn watch_forks() {
     // Relaxed: to do it twice does no harm. Not a `Once`: a fork may leave one behind for ever.
     if !IS_WATCHED.load(Ordering::Relaxed) {
         // Without memory for the handlers, a child of a threaded process may find a lock held.
+        let _ = decay::protect_fork();
         let _ = abandoned::protect_fork();
         let _ = account::protect_fork();
         let _ = region::protect_fork();

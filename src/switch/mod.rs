@@ -61,5 +61,5 @@ pub use scope::{
 };
 #[cfg(feature = "corosensei")]
 pub use stack_pool::{CoroutineStack, StackPool};
-pub use usage::{ProcessUsage, flush_foreign_frees, process_usage, purge, usage_of};
+pub use usage::{ProcessUsage, collect, flush_foreign_frees, process_usage, purge, usage_of};
 pub use worker::{ScopedWorker, Worker, WorkerBuilder, WorkerError, processors, worker_nodes};

@@ -64,6 +64,11 @@ pub(super) fn words(extent: &Extent) -> &[Cell<u64>; BITS_BYTES / 8] {
     unsafe { extent.metadata().cast().as_ref() }
 }
 
+/// Whether the extent has its block of this number back.
+pub(super) fn is_free(extent: &Extent, index: usize) -> bool {
+    words(extent).get(index / 64).is_some_and(|word| word.get() >> (index % 64) & 1 == 1)
+}
+
 /// Marks the leading blocks that lie in the extent as free; how many those are. The caller counts
 /// them.
 #[inline]
