@@ -47,6 +47,9 @@ global_thread_and_coroutine_switchable_allocator! {
     region_bytes = 512 MiB,
     coroutine_huge_pages = transparent,
     thread_huge_pages = never,
+    decay_milliseconds = 250,
+    purge_thread = true,
+    statistics = true,
     crate = crate::stand_in,
 }
 
@@ -105,7 +108,10 @@ fn every_key_arrives() {
     let settings = Settings::new()
         .with_region_bytes(512 << 20)
         .with_coroutine_huge_pages(HugePages::Transparent)
-        .with_thread_huge_pages(HugePages::Never);
+        .with_thread_huge_pages(HugePages::Never)
+        .with_decay_milliseconds(250)
+        .with_purge_thread(true)
+        .with_statistics(true);
     assert_eq!(Everything::SETTINGS, settings);
 }
 

@@ -111,6 +111,8 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
     state.thread_heap.set(Some(heap));
     state.own_slab.set(is_slab.then_some(heap));
     state.apply_top();
+    // What that allocates is served from the heap that is ready now.
+    configuration::start_with_first_heap();
     Some(heap)
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod closing;
 pub(crate) mod configuration;
 #[cfg(feature = "corosensei")]
 pub(crate) mod coroutine;
+pub(crate) mod environment;
 pub(crate) mod events;
 #[cfg(feature = "metrics")]
 pub(crate) mod exported;
@@ -22,6 +23,7 @@ pub(crate) mod pin;
 pub(crate) mod placed;
 pub(crate) mod pool;
 pub(crate) mod pressure;
+pub(crate) mod purge_thread;
 pub(crate) mod report;
 pub(crate) mod route;
 pub(crate) mod safe_point;
@@ -31,6 +33,7 @@ pub(crate) mod stack;
 #[cfg(feature = "corosensei")]
 pub(crate) mod stack_pool;
 pub(crate) mod state;
+pub(crate) mod statistics;
 pub(crate) mod usage;
 #[cfg(heapswitch_check)]
 mod verify;
@@ -53,6 +56,7 @@ pub use pin::{PinnedThread, pin_thread};
 pub use placed::{ResidenceError, residence_of};
 pub use pool::{HeapPool, PooledHeap};
 pub use pressure::{PassedLimit, Pressure, PressureWatch};
+pub use purge_thread::start_purge_thread;
 pub use report::{MemoryReport, NamedUsage, Reconciliation, reconcile};
 pub use saved::{ContextMark, SavedContext};
 pub use scope::{

@@ -21,10 +21,10 @@ impl Random {
     }
 }
 
-/// Most blocks are small, most bytes are in larger ones: 16 bytes to 32 KiB, and one in a few
+/// Most blocks are small, most bytes are in larger ones: 64 bytes to 16 KiB, and one in a few
 /// thousand of half a MiB.
 pub(crate) fn size(random: &mut Random) -> usize {
-    let shift = 4 + random.below(8).min(random.below(12));
+    let shift = 6 + random.below(7).min(random.below(12));
     match random.below(4000) {
         0 => 512 << 10,
         1..40 => 16 << 10,

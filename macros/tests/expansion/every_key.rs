@@ -20,7 +20,10 @@ unsafe impl ::renamed::__private::Configuration for Mine {
     const SETTINGS: ::renamed::__private::Settings = ::renamed::__private::Settings::new()
         .with_region_bytes(1073741824)
         .with_coroutine_huge_pages(::renamed::__private::HugePages::Transparent)
-        .with_thread_huge_pages(::renamed::__private::HugePages::Never);
+        .with_thread_huge_pages(::renamed::__private::HugePages::Never)
+        .with_decay_milliseconds(250)
+        .with_purge_thread(true)
+        .with_statistics(false);
     #[inline]
     fn global() -> &'static Self::Global {
         static HEAPSWITCH_GLOBAL: Counting<System> = Counting::new(System);

@@ -39,8 +39,8 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use self::class::{CLASSES, block_bytes, class_of};
 pub use self::back::Back;
+use self::class::{CLASSES, block_bytes, class_of};
 pub use self::front::Front;
 use self::front::capacity;
 use self::partial::{Partials, free, used, used_bytes};
