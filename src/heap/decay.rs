@@ -13,7 +13,7 @@
 //! magazines and batches; ARCHITECTURE.md says how much that is at most. Contexts' heaps are never
 //! entered.
 //!
-//! A slow path costs an addition, and once in 16 a look at the clock.
+//! A slow path costs an addition, and once in 32 a look at the clock.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +29,7 @@ use crate::sys::lock::RawLock;
 use crate::sys::{self};
 
 /// Slow paths between two looks at the clock.
-const STEPS_PER_LOOK: u32 = 16;
+const STEPS_PER_LOOK: u32 = 32;
 
 /// When the last turn began.
 static LAST_MILLISECONDS: AtomicU64 = AtomicU64::new(0);

@@ -90,8 +90,8 @@ fn growth(length: Length) -> f64 {
     resident[PARTS - 1] as f64 / resident[1] as f64
 }
 
-/// Of the full length; and of the short one, in which a few thousand blocks are replaced a few times
-/// in each part, so that parts differ by chance.
+/// Of the full length; and of the short one, in which a few thousand blocks are replaced a few
+/// times in each part, so that parts differ by chance.
 const MOST_GROWTH: f64 = 1.02;
 const MOST_GROWTH_SHORT: f64 = 1.05;
 

@@ -49,18 +49,19 @@ impl Back {
         }
     }
 
-    /// Counts blocks that an extent has back. Whether it was set aside as emptied.
-    pub(super) fn count_back(&mut self, extent: &Extent, blocks: usize) -> bool {
-        if let Some(count) = self.counts.get_mut(class_of_extent(extent)) {
+    /// Counts blocks of a class that extents have back.
+    pub(super) fn count_in(&mut self, class: usize, blocks: usize) {
+        if let Some(count) = self.counts.get_mut(class) {
             count.used -= blocks as u32;
         }
-        self.partials.count_back(extent, blocks)
     }
 
     /// Takes a block back. Whether extents became empty.
     pub(super) fn put_back(&mut self, extent: &Extent, block: NonNull<u8>) -> bool {
-        let count = bits::put_back(extent, &[block], class_of_extent(extent));
-        self.count_back(extent, count)
+        let class = class_of_extent(extent);
+        let count = bits::put_back(extent, &[block], class);
+        self.count_in(class, count);
+        self.partials.count_back(extent, count)
     }
 
     /// Forgets an extent without used blocks.
@@ -78,9 +79,9 @@ impl Back {
     /// are far more extents than the blocks need, an eighth of the blocks.
     pub(super) fn magazine_length(&self, class: usize) -> usize {
         let Some(&Count { extents, used }) = self.counts.get(class) else { return 0 };
-        let blocks_an_extent = (CHUNK_BYTES / block_bytes(class).max(1)).max(1);
-        let needed = (used as usize).div_ceil(blocks_an_extent);
-        if extents as usize <= 2 * needed + 1 {
+        // As a comparison without a division: `extents <= 2 * used / blocks in an extent + 3`.
+        let needed_bytes = used as usize * bits::least_bytes(class);
+        if (extents as usize).saturating_sub(3) * CHUNK_BYTES <= 2 * needed_bytes {
             return capacity(class);
         }
         (used as usize / 8).clamp(MIN_MAGAZINE, capacity(class))

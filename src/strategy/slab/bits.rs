@@ -49,6 +49,11 @@ pub(super) fn index_at(offset: usize, class: usize) -> usize {
     ((offset as u64 * reciprocal_of(class)) >> 32) as usize
 }
 
+/// The bytes of an extent for each block: more than the block, where its bits would be too many.
+pub(super) fn least_bytes(class: usize) -> usize {
+    block_bytes(class).max(CHUNK_BYTES / MAX_BLOCKS)
+}
+
 /// The blocks of a class that an extent of a chunk holds.
 pub(super) fn blocks_in(extent: &Extent, class: usize) -> usize {
     (extent.length() / block_bytes(class).max(1)).min(MAX_BLOCKS)

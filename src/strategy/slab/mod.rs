@@ -112,9 +112,10 @@ impl Slab {
             let extent = unsafe { extent_of_block(block) };
             // Neighbours in the magazine that share an extent are counted in one step.
             let count = bits::put_back(extent, rest, class);
-            is_any_empty |= self.back.count_back(extent, count);
+            is_any_empty |= self.back.partials.count_back(extent, count);
             rest = rest.get(count..).unwrap_or(&[]);
         }
+        self.back.count_in(class, given_back);
         self.front.drop_oldest(class, given_back);
         is_any_empty
     }
@@ -270,6 +271,9 @@ unsafe impl Strategy for Slab {
     }
 
     unsafe fn pop_front(this: *mut Self, layout: Layout) -> Option<NonNull<[u8]>> {
+        if class::is_small(layout) {
+            return None; // Where there was one, the inline path had it.
+        }
         let class = class_of(layout)?;
         // SAFETY: the caller's contract; `class_of` gives classes only.
         let block = unsafe { front_of(this).pop(class) }?;
