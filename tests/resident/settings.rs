@@ -10,7 +10,7 @@ use crate::sleepers::{FreedBy, MOST_RESIDENT, Sleepers};
 const TASK: &str = "HEAPSWITCH_TEST_TASK";
 
 /// What each of a child's sleepers holds at its peak.
-const OWNER_BYTES: usize = 16 << 20;
+const OWNER_BYTES: usize = 24 << 20;
 
 /// Runs a test of this program again, in a process that has a task and variables.
 fn child(test: &str, task: &str, variables: &[(&str, &str)]) -> Output {
