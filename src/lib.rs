@@ -90,7 +90,7 @@ pub mod __private {
     pub use crate::region::HugePages;
     pub use crate::strategy::context::LifetimeHint;
     pub use crate::strategy::free_list::Fit;
-    pub use crate::switch::configuration::{Configuration, Settings};
+    pub use crate::switch::configuration::{Configuration, Settings, start_what_is_set};
     pub use crate::switch::in_use::CurrentAllocatorInUse;
     pub use crate::switch::route::{alloc, alloc_zeroed, dealloc, realloc};
 

@@ -107,4 +107,5 @@ pub(crate) enum Scalar {
     Constant(&'static str),
     Flag(bool),
     Bytes(u64),
+    Number(u64),
 }

@@ -130,7 +130,9 @@ fn scalar(value: Scalar, runtime: &TokenStream) -> TokenStream {
     match value {
         Scalar::Flag(flag) => flag.to_token_stream(),
         // Without a suffix: the runtime's signature decides the type.
-        Scalar::Bytes(bytes) => Literal::u64_unsuffixed(bytes).to_token_stream(),
+        Scalar::Bytes(number) | Scalar::Number(number) => {
+            Literal::u64_unsuffixed(number).to_token_stream()
+        }
         Scalar::Constant(path) => {
             let segments = path.split("::").map(|name| Ident::new(name, Span::call_site()));
             quote!(#runtime #(::#segments)*)
@@ -172,6 +174,9 @@ mod tests {
             region_bytes = 1 GiB,
             coroutine_huge_pages = transparent,
             thread_huge_pages = never,
+            decay_milliseconds = 250,
+            purge_thread = true,
+            statistics = false,
             call_sites = all,
             crate = ::renamed,
         };

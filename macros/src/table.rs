@@ -41,6 +41,8 @@ pub(crate) enum Takes {
     Flag,
     /// A power of two from the first to the last, in bytes.
     Size(u64, u64),
+    /// A whole number from 0 to this.
+    Number(u64),
 }
 
 /// A word that may be written, and the constant of the runtime's hidden module that it stands for.
@@ -158,6 +160,25 @@ pub(crate) const KEYS: &[Key] = &[
         role: Role::Setting("with_thread_huge_pages", Takes::Word(HUGE_PAGES)),
         default: "system",
         example: "transparent",
+    },
+    Key {
+        name: "decay_milliseconds",
+        // The runtime's bound: an hour.
+        role: Role::Setting("with_decay_milliseconds", Takes::Number(3_600_000)),
+        default: "1000",
+        example: "1000",
+    },
+    Key {
+        name: "purge_thread",
+        role: Role::Setting("with_purge_thread", Takes::Flag),
+        default: "false",
+        example: "true",
+    },
+    Key {
+        name: "statistics",
+        role: Role::Setting("with_statistics", Takes::Flag),
+        default: "false",
+        example: "true",
     },
     Key {
         name: "call_sites",
@@ -299,6 +320,7 @@ impl Takes {
         match self {
             Self::Word(words) => either(accepted(words)),
             Self::Flag => "`true` or `false`".to_owned(),
+            Self::Number(most) => format!("a whole number from 0 to {most}"),
             Self::Size(least, most) => {
                 format!("a power of two from {} to {}", bytes(least), bytes(most))
             }

@@ -239,7 +239,7 @@ fn setting(row: &StrategySetting, written: Option<&Entry>) -> Result<Scalar> {
     scalar(row.takes, value, row.name, row.default)
 }
 
-/// A word, flag or size, as the row takes it.
+/// A word, flag, number or size, as the row takes it.
 fn scalar(takes: Takes, value: &Value, name: &str, example: &str) -> Result<Scalar> {
     let wrong_kind = || {
         let takes = takes.describe();
@@ -248,6 +248,12 @@ fn scalar(takes: Takes, value: &Value, name: &str, example: &str) -> Result<Scal
     match (takes, value) {
         (Takes::Word(words), Value::Word(word)) => one_of(words, word, name).map(Scalar::Constant),
         (Takes::Flag, Value::Literal(Lit::Bool(flag))) => Ok(Scalar::Flag(flag.value)),
+        (Takes::Number(most), Value::Size(number, None)) if number.suffix().is_empty() => {
+            match number.base10_parse() {
+                Ok(count) if count <= most => Ok(Scalar::Number(count)),
+                _ => wrong_kind(),
+            }
+        }
         (Takes::Size(least, most), Value::Size(number, unit)) if !is_negative(number) => {
             let size = size(number, unit.as_ref())?;
             match advice(size, least, most) {
@@ -373,6 +379,16 @@ mod tests {
         assert_eq!(region_bytes(quote!(1 TiB)), Some(1 << 40));
         for refused in [quote!(32 MiB), quote!(2 TiB), quote!(3 GiB), quote!(0), quote!(1 gib)] {
             assert_eq!(region_bytes(refused), None);
+        }
+    }
+
+    #[test]
+    fn numbers_have_no_units_and_a_bound() {
+        let is_taken =
+            |number: TokenStream| check(args::read(quote!(decay_milliseconds = #number))).is_ok();
+        assert!(is_taken(quote!(0)) && is_taken(quote!(3_600_000)));
+        for refused in [quote!(3_600_001), quote!(-1), quote!(1 KiB), quote!(1u64), quote!(1.5)] {
+            assert!(!is_taken(refused));
         }
     }
 

@@ -47,6 +47,9 @@ global_thread_and_coroutine_switchable_allocator! {
     region_bytes = 512 MiB,
     coroutine_huge_pages = transparent,
     thread_huge_pages = never,
+    decay_milliseconds = 250,
+    purge_thread = true,
+    statistics = true,
     call_sites = sampled,
     crate = crate::stand_in,
 }
@@ -107,6 +110,9 @@ fn every_key_arrives() {
         .with_region_bytes(512 << 20)
         .with_coroutine_huge_pages(HugePages::Transparent)
         .with_thread_huge_pages(HugePages::Never)
+        .with_decay_milliseconds(250)
+        .with_purge_thread(true)
+        .with_statistics(true)
         .with_call_sites(call_sites::SAMPLED);
     assert_eq!(Everything::SETTINGS, settings);
 }

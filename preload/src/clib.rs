@@ -151,7 +151,8 @@ unsafe impl Configuration for Preload {
     const COROUTINE: LifetimeHint = LifetimeHint::Short;
     const THREAD: () = ();
     const DEFAULT: CurrentAllocatorInUse = CurrentAllocatorInUse::ThreadLocal;
-    const SETTINGS: Settings = Settings::new();
+    // The dynamic linker allocates while it holds its locks: see `report::on_load`.
+    const SETTINGS: Settings = Settings::new().with_later_start();
 
     #[inline]
     fn global() -> &'static CLibrary {

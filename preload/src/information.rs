@@ -8,8 +8,9 @@ use heapswitch::process_usage;
 
 use crate::report::write_report;
 
-/// Gives free memory back to the kernel; 1 if there was any. `pad` is of no use here: what a heap
-/// keeps for its next blocks is at most 256 KiB a thread, and goes too.
+/// Gives free memory back to the kernel, also what threads that sleep hold; 1 if there was any.
+/// `pad` is of no use here: what a heap keeps for its next blocks is at most 256 KiB a thread, and
+/// goes too.
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
     c_int::from(heapswitch::purge() != 0)

@@ -29,6 +29,8 @@ const CHUNK_BYTES: u64 = 64 << 10;
 type Text8k = Text<REPORT_BYTES>;
 
 extern "C" fn on_load() {
+    // From here on threads may be started, and the C library has the environment.
+    heapswitch::__private::start_what_is_set();
     // SAFETY: the name is a C string, and the value, if there is one, too; nobody else runs yet.
     unsafe {
         // Whoever starts a set-user-ID program does not choose what that writes to.

@@ -11,6 +11,7 @@ use core::ptr::NonNull;
 
 use super::cell::free_orphan;
 use super::check;
+use super::decay;
 use super::foreign::{self, InBlocks};
 use super::header::HeapHeader;
 use super::lost;
@@ -19,6 +20,9 @@ use crate::sync::foreign_stack::BlockId;
 
 /// The most blocks in a chain.
 pub const BATCH_BLOCKS: u32 = 32;
+
+/// The longest blocks that wait, in bytes: a thread that sleeps holds back 124 of them at most.
+const MOST_BATCHED_BYTES: usize = 4096;
 
 /// Chains a thread keeps, a power of two.
 const SLOTS: usize = 4;
@@ -37,6 +41,8 @@ struct Chain {
 pub struct Batches {
     chains: [Chain; SLOTS],
     pending: Cell<u32>,
+    /// For the decay's clock.
+    pushes: Cell<u32>,
 }
 
 impl Batches {
@@ -52,6 +58,7 @@ impl Batches {
                 }
             }; SLOTS],
             pending: Cell::new(0),
+            pushes: Cell::new(0),
         }
     }
 
@@ -79,6 +86,11 @@ impl Batches {
             check::freed_for_good(block, layout);
             // SAFETY: once the runner is closed, every free may go to the chunk's word.
             unsafe { free_orphan(owner, entry) };
+            return;
+        }
+        if layout.size() > MOST_BATCHED_BYTES {
+            // SAFETY: the caller's contract.
+            unsafe { free_at_once(owner, block, offset, layout) };
             return;
         }
         let slot = (owner.addr().get() >> 8) % SLOTS;
@@ -116,6 +128,7 @@ impl Batches {
             return;
         }
         self.pending.set(self.pending.get() - 1);
+        decay::step_of(&self.pushes);
         // SAFETY: the chain's blocks are freed, this thread's alone, and pin the header.
         unsafe {
             lost::count(owner, length);

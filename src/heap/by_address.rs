@@ -10,8 +10,9 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::cell::{retire_emptied, strategy_of};
+use super::cell::{Guard, front_of, retire_emptied, strategy_of};
 use super::check;
+use super::decay;
 use super::header::HeapHeader;
 use crate::region::class::WHOLE_RUN;
 use crate::region::{ChunkEntry, class};
@@ -50,7 +51,7 @@ pub unsafe fn try_allocate_bytes(header: NonNull<HeapHeader>, bytes: usize) -> O
     }
     let class = usize::from(TABLE[bytes.div_ceil(ALIGN_BYTES)]);
     // SAFETY: the caller runs the heap; the fast path tells the strategy; the table has classes.
-    let block = unsafe { strategy_of::<Slab>(header).pop(class) }?;
+    let block = unsafe { front_of(header).pop(class) }?;
     check::handed_out(block);
     Some(block)
 }
@@ -83,7 +84,7 @@ pub unsafe fn length_of(entry: &ChunkEntry) -> Option<usize> {
 pub unsafe fn try_allocate(header: NonNull<HeapHeader>, layout: Layout) -> Option<NonNull<u8>> {
     let class = class_of(layout)?;
     // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
-    let block = unsafe { strategy_of::<Slab>(header).pop(class) }?;
+    let block = unsafe { front_of(header).pop(class) }?;
     check::handed_out(block);
     Some(block)
 }
@@ -109,7 +110,7 @@ pub unsafe fn try_free(header: *mut HeapHeader, entry: &ChunkEntry, block: NonNu
             let length = block_bytes(class);
             check::freed(block, Layout::from_size_align_unchecked(length, 1));
         }
-        if strategy_of::<Slab>(header).push(class, block) {
+        if front_of(header).push(class, block) {
             spill(header, class);
         }
     }
@@ -125,9 +126,13 @@ pub unsafe fn try_free(header: *mut HeapHeader, entry: &ChunkEntry, block: NonNu
 unsafe extern "C" fn spill(header: NonNull<HeapHeader>, class: usize) {
     // SAFETY: the caller's contract.
     unsafe {
-        if strategy_of::<Slab>(header).spill(class) {
-            retire_emptied::<Slab>(header);
+        {
+            let _guard = Guard::of::<Slab>(header);
+            if strategy_of::<Slab>(header).spill(class) {
+                retire_emptied::<Slab>(header);
+            }
         }
+        decay::step(header.as_ref());
     }
 }
 

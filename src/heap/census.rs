@@ -77,16 +77,25 @@ pub struct Census {
 /// Counts all threads' heaps, as of each one's last slow path.
 pub fn take() -> Census {
     let mut census = Census::default();
-    // Acquire pairs with the Release in `enlist`.
-    let mut next = FIRST.load(Ordering::Acquire);
-    while let Some(header) = NonNull::new(next) {
+    for header in heaps() {
         // SAFETY: heaps on the list are never closed; only their atomics are read.
         let this = unsafe { header.as_ref() };
         census.heaps += 1;
         census.slow_allocations += this.census.slow_allocations.load(Ordering::Relaxed);
         census.foreign_frees += this.account.usage().foreign_frees;
-        // Relaxed: the Acquire above covers the whole list, each push read the last one's value.
-        next = this.census.next.load(Ordering::Relaxed);
     }
     census
+}
+
+/// All threads' heaps. They are never closed.
+pub fn heaps() -> impl Iterator<Item = NonNull<HeapHeader>> {
+    // Acquire pairs with the Release in `enlist`.
+    let mut next = FIRST.load(Ordering::Acquire);
+    core::iter::from_fn(move || {
+        let header = NonNull::new(next)?;
+        // SAFETY: heaps on the list are never closed; only atomics are read. Relaxed: the Acquire
+        // above covers the whole list, each push read the last one's value.
+        next = unsafe { header.as_ref() }.census.next.load(Ordering::Relaxed);
+        Some(header)
+    })
 }

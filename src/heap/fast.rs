@@ -3,14 +3,15 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::cell::{is_direct, retire_emptied, strategy_of};
+use super::cell::{Guard, front_of, is_direct, retire_emptied, strategy_of};
 use super::check;
+use super::decay;
 use super::header::{FastPath, HeapHeader};
 use crate::region::ChunkEntry;
 use crate::strategy::bump::Bump;
 use crate::strategy::extent_of;
 use crate::strategy::slab::Slab;
-use crate::strategy::slab::class::small_class_of;
+use crate::strategy::slab::class::{class_of, small_class_of};
 
 pub use crate::strategy::slab::class::is_small;
 
@@ -39,7 +40,7 @@ pub unsafe fn try_slab(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
         return None;
     }
     // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
-    let block = unsafe { strategy_of::<Slab>(header).pop(small_class_of(layout)) }?;
+    let block = unsafe { front_of(header).pop(small_class_of(layout)) }?;
     check::handed_out(block);
     Some(block)
 }
@@ -54,10 +55,30 @@ pub unsafe fn free_small_to_slab(header: NonNull<HeapHeader>, block: NonNull<u8>
     let class = small_class_of(layout);
     // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
     unsafe {
-        if strategy_of::<Slab>(header).push(class, block) {
+        if front_of(header).push(class, block) {
             spill(header, class);
         }
     }
+}
+
+/// As [`free_small_to_slab`], of a block of any class. Nothing is done, and it is false, where the
+/// layout has a run of its own.
+///
+/// # Safety
+/// As [`free_small_to_slab`].
+#[inline]
+unsafe fn free_to_slab(header: NonNull<HeapHeader>, block: NonNull<u8>, layout: Layout) -> bool {
+    if is_direct(layout) {
+        return false;
+    }
+    let Some(class) = class_of(layout) else { return false };
+    // SAFETY: the caller's contract; the fast path tells the strategy; the class is one.
+    unsafe {
+        if front_of(header).push(class, block) {
+            spill(header, class);
+        }
+    }
+    true
 }
 
 /// Whether two small layouts are served by one class of a slab heap.
@@ -126,9 +147,13 @@ pub unsafe fn allocate(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
 unsafe fn spill(header: NonNull<HeapHeader>, class: usize) {
     // SAFETY: the caller's contract.
     unsafe {
-        if strategy_of::<Slab>(header).spill(class) {
-            retire_emptied::<Slab>(header);
+        {
+            let _guard = Guard::of::<Slab>(header);
+            if strategy_of::<Slab>(header).spill(class) {
+                retire_emptied::<Slab>(header);
+            }
         }
+        decay::step(header.as_ref());
     }
 }
 
@@ -164,7 +189,7 @@ pub unsafe fn free(
             // Blocks have to wait in quarantine.
             _ if cfg!(heapswitch_asan) => free_slow(header, entry, block, layout),
             FastPath::Bump => free_to_bump(header, entry, block, layout),
-            FastPath::Slab if is_small(layout) => free_small_to_slab(header, block, layout),
+            FastPath::Slab if free_to_slab(header, block, layout) => {}
             _ => free_slow(header, entry, block, layout),
         }
     }

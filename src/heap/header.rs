@@ -15,6 +15,7 @@ use crate::numa::Node;
 use crate::region::ChunkEntry;
 use crate::strategy::sites::log::SiteLog;
 use crate::sync::{ForeignStack, Runner};
+use crate::sys::lock::RawLock;
 
 /// Which strategy's fast path is tried inline before the call through [`Operations`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,17 @@ pub struct HeapHeader {
     pub peak_bytes: Cell<usize>,
     /// Blocks handed out, less blocks freed, in bytes, where the heap counts them.
     pub allocated_bytes: Cell<usize>,
+    /// Taken by whoever uses more of a strategy with a front than that front: see
+    /// [`cell::guard`](super::cell).
+    pub guard: RawLock,
+    /// Times that the runner took the lock. Under the lock.
+    pub guarded_steps: Cell<u32>,
+    /// What that was when another thread last looked after the heap. Under the lock.
+    pub seen_steps: Cell<u32>,
+    /// Whether the heap was put in order since the runner took the lock last. Under the lock.
+    pub is_tidy: Cell<bool>,
+    /// Slow paths, for the decay's clock.
+    pub slow_steps: Cell<u32>,
     /// Blocks that others freed, on a line of its own: others write it.
     pub foreign: CachePadded<ForeignStack>,
     /// Orphaned runs.

@@ -35,11 +35,21 @@ pub unsafe fn count(owner: NonNull<HeapHeader>, blocks: u32) {
         return;
     }
     // SAFETY: the caller's contract.
-    let runner = unsafe { owner.as_ref() }.runner.runner();
-    let kept = KEPT.load(Ordering::Relaxed);
-    if runner.is_some_and(|token| token.number() < first_own && token.number() != kept) {
+    if is_run_before(unsafe { owner.as_ref() }, first_own) {
         BLOCKS.fetch_add(u64::from(blocks), Ordering::Relaxed);
     }
+}
+
+/// Whether a lost thread ran the heap.
+pub fn is_lost(owner: &HeapHeader) -> bool {
+    let first_own = FIRST_OWN.load(Ordering::Relaxed);
+    first_own != 0 && is_run_before(owner, first_own)
+}
+
+fn is_run_before(owner: &HeapHeader, first_own: u64) -> bool {
+    let kept = KEPT.load(Ordering::Relaxed);
+    let runner = owner.runner.runner();
+    runner.is_some_and(|token| token.number() < first_own && token.number() != kept)
 }
 
 /// How many blocks were counted.

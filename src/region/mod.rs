@@ -34,7 +34,7 @@ mod metadata;
 mod runs;
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(heapswitch_check)]
 pub use block_bits::BlockBits;
@@ -389,6 +389,37 @@ pub struct MemorySpan {
     pub start: NonNull<u8>,
     /// Its length in bytes.
     pub bytes: usize,
+}
+
+/// How long an idle free run keeps its pages, in milliseconds, at least.
+static PERIOD_MILLISECONDS: AtomicU64 = AtomicU64::new(DEFAULT_PERIOD_MILLISECONDS);
+
+/// The default of that: long enough that what is used every second stays.
+pub const DEFAULT_PERIOD_MILLISECONDS: u64 = 1000;
+
+/// The longest period, in milliseconds: an hour.
+pub const MAX_PERIOD_MILLISECONDS: u64 = 3_600_000;
+
+/// How long an idle free run keeps its pages, in milliseconds, at least.
+#[inline]
+pub fn period_milliseconds() -> u64 {
+    // Relaxed: a number, valid in itself.
+    PERIOD_MILLISECONDS.load(Ordering::Relaxed)
+}
+
+/// Sets it, to an hour at most.
+pub fn set_period_milliseconds(milliseconds: u64) {
+    PERIOD_MILLISECONDS.store(milliseconds.min(MAX_PERIOD_MILLISECONDS), Ordering::Relaxed);
+}
+
+/// Gives the pages back of all kinds' runs that lay free for a period.
+pub fn decay(now_milliseconds: u64) {
+    for lock in kind_locks() {
+        // Whoever holds it takes or gives back, and so looks at the clock.
+        if let Some(mut runs) = lock.try_lock() {
+            runs.decay(now_milliseconds);
+        }
+    }
 }
 
 /// Gives all memory of free runs back to the kernel; the bytes.

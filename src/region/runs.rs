@@ -12,9 +12,10 @@
 //!                   first of a free run               last of it
 //! ```
 //!
-//! Decay: every second, as seen by whoever takes or gives back, as many dirty chunks are purged as
-//! were never needed during that second, the largest runs first. A working set that swings is not
-//! purged; what is idle goes back in one to two seconds.
+//! Decay: every second, or what is set instead, as seen by whoever takes or gives back or has the
+//! turn of `heap::decay`, as many dirty chunks are purged as were never needed during that second,
+//! the largest runs first. A working set that swings is not purged; what is idle goes back in one
+//! to two seconds.
 //!
 //! Where the kernel charges what is committed against a limit (overcommit 2), pages alone are not
 //! all that a free run holds. There segments are not committed ahead, and whole segments of clean
@@ -24,13 +25,10 @@
 use super::bins::{BINS, Bins, CLEAN, DIRTY, RESERVED, bin_of, entry};
 use super::{
     ChunkEntry, RegionUsage, SegmentKind, at, commit_again, commit_segments, is_commit_charged,
-    kind_of_chunk,
+    kind_of_chunk, period_milliseconds,
 };
 use crate::sys::{self, memory};
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_CHUNKS};
-
-/// How long an idle dirty run keeps its pages, in milliseconds, at least.
-const DECAY_MILLISECONDS: u64 = 1000;
 
 /// Between two looks at the clock.
 const OPERATIONS_PER_TICK: u32 = 16;
@@ -362,14 +360,13 @@ impl Runs {
             self.verify();
         }
         if self.operations.is_multiple_of(OPERATIONS_PER_TICK) && self.dirty.chunks != 0 {
-            self.decay();
+            self.decay(sys::coarse_milliseconds());
         }
     }
 
     #[cold]
-    fn decay(&mut self) {
-        let now = sys::coarse_milliseconds();
-        if now.wrapping_sub(self.tick_milliseconds) < DECAY_MILLISECONDS {
+    pub(super) fn decay(&mut self, now: u64) {
+        if now.wrapping_sub(self.tick_milliseconds) < period_milliseconds() {
             return;
         }
         self.tick_milliseconds = now;

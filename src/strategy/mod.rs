@@ -160,6 +160,11 @@ pub unsafe trait Strategy: Sized {
     /// often.
     const KEEPS_SPARES: bool = false;
 
+    /// Whether it keeps free blocks in a front that only its heap's runner touches, beside a part
+    /// that others may use while they hold the heap's lock:
+    /// [`pop_front`](Self::pop_front) then means something.
+    const HAS_FRONT: bool = false;
+
     /// The alignment that an extent's start must have, a power of two of at most
     /// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES).
     const EXTENT_ALIGN: usize = 16;
@@ -214,6 +219,17 @@ pub unsafe trait Strategy: Sized {
         // SAFETY: the block was just allocated and is valid for writes of its length.
         unsafe { block.cast::<u8>().write_bytes(0, block.len()) };
         Some(block)
+    }
+
+    /// Cuts a block from its front alone, where it [has one](Self::HAS_FRONT).
+    ///
+    /// # Safety
+    /// The pointer leads to a strategy whose heap the caller runs; no reference to its front is in
+    /// use.
+    #[inline]
+    unsafe fn pop_front(this: *mut Self, layout: Layout) -> Option<NonNull<[u8]>> {
+        let _ = (this, layout);
+        None
     }
 
     /// Frees a block.

@@ -3,7 +3,9 @@
 use core::alloc::GlobalAlloc;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
+use super::environment::{self, Once};
 use super::in_use::CurrentAllocatorInUse;
+use super::{purge_thread, statistics};
 use crate::allocator::RegionSource;
 use crate::heap::kind::{ContextChoice, ContextChoiceWithSites};
 use crate::heap::{HeapKind, LifetimeHint, SiteSampling};
@@ -37,21 +39,38 @@ pub unsafe trait Configuration: 'static {
 }
 
 /// Settings that are not strategies.
+///
+/// Beside the addresses to reserve, which the macro alone sets, these are:
+///
+#[doc = include_str!("settings.md")]
+///
+/// The environment stands above the macro. It is read when the allocator is used first, and not in
+/// set-user-ID programs. A variable with a value that it does not take is reported on the standard
+/// error, and changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    region_bytes: usize,
-    coroutine_huge_pages: HugePages,
-    thread_huge_pages: HugePages,
-    call_sites: Option<SiteSampling>,
+    pub(super) region_bytes: usize,
+    pub(super) coroutine_huge_pages: HugePages,
+    pub(super) thread_huge_pages: HugePages,
+    pub(super) decay_milliseconds: u64,
+    pub(super) has_purge_thread: bool,
+    pub(super) has_statistics: bool,
+    pub(super) starts_with_first_heap: bool,
+    pub(super) call_sites: Option<SiteSampling>,
 }
 
 impl Settings {
-    /// The defaults: a region of 1 TiB, no huge pages for contexts, the system's for threads.
+    /// The defaults: a region of 1 TiB, no huge pages for contexts, the system's for threads, a
+    /// decay of a second, without a thread of its own, and no statistics.
     pub const fn new() -> Self {
         Self {
             region_bytes: region::MAX_REGION_BYTES,
             coroutine_huge_pages: HugePages::Never,
             thread_huge_pages: HugePages::System,
+            decay_milliseconds: region::DEFAULT_PERIOD_MILLISECONDS,
+            has_purge_thread: false,
+            has_statistics: false,
+            starts_with_first_heap: true,
             call_sites: None,
         }
     }
@@ -72,6 +91,32 @@ impl Settings {
     #[must_use]
     pub const fn with_thread_huge_pages(self, huge_pages: HugePages) -> Self {
         Self { thread_huge_pages: huge_pages, ..self }
+    }
+
+    /// How long memory lies free before its pages go back, in milliseconds; an hour at most.
+    #[must_use]
+    pub const fn with_decay_milliseconds(self, milliseconds: u64) -> Self {
+        Self { decay_milliseconds: milliseconds, ..self }
+    }
+
+    /// Whether a thread of the allocator's own gives it back.
+    #[must_use]
+    pub const fn with_purge_thread(self, has_purge_thread: bool) -> Self {
+        Self { has_purge_thread, ..self }
+    }
+
+    /// Whether the process writes what it held when it exits.
+    #[must_use]
+    pub const fn with_statistics(self, has_statistics: bool) -> Self {
+        Self { has_statistics, ..self }
+    }
+
+    /// For an allocator that serves the dynamic linker, too: no thread is started until
+    /// [`start_what_is_set`] is called.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn with_later_start(self) -> Self {
+        Self { starts_with_first_heap: false, ..self }
     }
 
     /// Whether contexts' heaps record where blocks are asked for, and of which.
@@ -147,6 +192,37 @@ pub fn install<C: Configuration>() {
     let order = (Ordering::Release, Ordering::Relaxed);
     if INSTALLED.compare_exchange(core::ptr::null_mut(), table, order.0, order.1).is_ok() {
         region::limit_bytes(C::SETTINGS.region_bytes);
+        environment::read();
+        region::set_period_milliseconds(environment::over(C::SETTINGS).decay_milliseconds);
+    }
+}
+
+/// The settings that hold: the installed configuration's, and above them the environment's.
+fn settings() -> Settings {
+    environment::over(installed().map_or(Settings::new(), |installed| installed.settings))
+}
+
+/// Starts what the settings want to run beside the program, at the first heap of a thread.
+#[cold]
+pub(super) fn start_with_first_heap() {
+    if installed().is_some_and(|installed| installed.settings.starts_with_first_heap) {
+        start_what_is_set();
+    }
+}
+
+/// Starts what the settings want to run beside the program, once there is an environment.
+#[doc(hidden)]
+pub fn start_what_is_set() {
+    static START: Once = Once::new();
+    if environment::read() && START.is_first() {
+        let settings = settings();
+        region::set_period_milliseconds(settings.decay_milliseconds);
+        if settings.has_statistics {
+            statistics::write_at_exit();
+        }
+        if settings.has_purge_thread && purge_thread::start_purge_thread().is_err() {
+            crate::sys::complain_with(&["the system has no thread left for purging"]);
+        }
     }
 }
 
@@ -227,7 +303,7 @@ pub fn source_for(in_use: CurrentAllocatorInUse, home: Option<Node>) -> &'static
 /// Where all kinds are in use, that of threads' heaps on any node.
 #[cold]
 fn make_kind(is_thread: bool, home: Option<Node>) -> SegmentKind {
-    let settings = installed().map_or(Settings::new(), |installed| installed.settings);
+    let settings = settings();
     let (name, huge_pages) = match is_thread {
         true => (c"heapswitch-thread", settings.thread_huge_pages),
         false => (c"heapswitch-context", settings.coroutine_huge_pages),

@@ -12,7 +12,7 @@ use super::stack::{Entry, Hold};
 use super::state::{Phase, ThreadState, state};
 use super::{closing, safe_point};
 use crate::heap::{
-    Account, ContextName, FastPath, HeapHeader, HeapKind, abandoned, account, census, lost,
+    Account, ContextName, FastPath, HeapHeader, HeapKind, abandoned, account, census, decay, lost,
     protect_site_logs,
 };
 use crate::region;
@@ -112,6 +112,8 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
     state.thread_heap.set(Some(heap));
     state.own_slab.set(is_slab.then_some(heap));
     state.apply_top();
+    // What that allocates is served from the heap that is ready now.
+    configuration::start_with_first_heap();
     Some(heap)
 }
 
@@ -165,6 +167,7 @@ fn watch_forks() {
     // Relaxed: to do it twice does no harm. Not a `Once`: a fork may leave one behind for ever.
     if !IS_WATCHED.load(Ordering::Relaxed) {
         // Without memory for the handlers, a child of a threaded process may find a lock held.
+        let _ = decay::protect_fork();
         let _ = abandoned::protect_fork();
         let _ = account::protect_fork();
         let _ = protect_site_logs();

@@ -10,6 +10,7 @@ pub(crate) mod configuration;
 pub(crate) mod coroutine;
 #[cfg(all(test, not(any(heapswitch_pass_through, loom))))]
 mod damage;
+pub(crate) mod environment;
 pub(crate) mod events;
 #[cfg(feature = "metrics")]
 pub(crate) mod exported;
@@ -26,6 +27,7 @@ pub(crate) mod pin;
 pub(crate) mod placed;
 pub(crate) mod pool;
 pub(crate) mod pressure;
+pub(crate) mod purge_thread;
 pub(crate) mod report;
 pub(crate) mod route;
 pub(crate) mod safe_point;
@@ -35,6 +37,7 @@ pub(crate) mod stack;
 #[cfg(feature = "corosensei")]
 pub(crate) mod stack_pool;
 pub(crate) mod state;
+pub(crate) mod statistics;
 pub(crate) mod usage;
 #[cfg(heapswitch_check)]
 mod verify;
@@ -59,6 +62,7 @@ pub use pin::{PinnedThread, pin_thread};
 pub use placed::{ResidenceError, residence_of};
 pub use pool::{HeapPool, PooledHeap};
 pub use pressure::{PassedLimit, Pressure, PressureWatch};
+pub use purge_thread::start_purge_thread;
 pub use report::{MemoryReport, NamedUsage, Reconciliation, reconcile};
 pub use saved::{ContextMark, SavedContext};
 pub use scope::{
@@ -67,5 +71,5 @@ pub use scope::{
 };
 #[cfg(feature = "corosensei")]
 pub use stack_pool::{CoroutineStack, StackPool};
-pub use usage::{ProcessUsage, flush_foreign_frees, process_usage, purge, usage_of};
+pub use usage::{ProcessUsage, collect, flush_foreign_frees, process_usage, purge, usage_of};
 pub use worker::{ScopedWorker, Worker, WorkerBuilder, WorkerError, processors, worker_nodes};

@@ -95,11 +95,25 @@ pub fn flush_foreign_frees() {
     state().batches.flush();
 }
 
-/// Takes what other threads freed in this thread's own heap and in those of ended threads, gives
-/// their chunks without blocks back, and all free memory of the region back to the kernel; the
-/// bytes that went to the kernel.
+/// Gives all memory of the process that no heap needs back to the kernel, whoever sleeps: what
+/// [`collect`] gives back, and all that lay free already; the bytes that went to the kernel.
+///
+/// What sleeping threads hold in magazines and batches stays: ARCHITECTURE.md says how much that is
+/// at most. Contexts' heaps are not entered.
 pub fn purge() -> usize {
+    collect();
+    region::purge()
+}
+
+/// Takes what other threads freed in this thread's own heap and in all other threads', running or
+/// ended, and gives what is empty there back, for any thread and context to use next; the bytes.
+/// What lies between blocks goes to the kernel.
+///
+/// Heaps of threads whose strategy is not the slab are entered where they are this thread's own or
+/// their thread has ended.
+pub fn collect() -> usize {
     let state = state();
+    let before = region::usage().taken_bytes;
     state.batches.flush();
     if let Some(heap) = state.thread_heap.get() {
         // SAFETY: the thread runs its own heap.
@@ -108,5 +122,6 @@ pub fn purge() -> usize {
     if let Ok(token) = super::handle::token() {
         heap::abandoned::release_unused(token);
     }
-    region::purge()
+    heap::decay::collect_everywhere();
+    before.saturating_sub(region::usage().taken_bytes)
 }

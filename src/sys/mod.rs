@@ -4,6 +4,7 @@
 //! Nothing here allocates or unwinds. Errors are the system's error numbers.
 
 pub mod call_stack;
+pub mod environment;
 pub mod fault;
 pub mod file;
 pub mod fork;
@@ -14,6 +15,7 @@ mod no_libc;
 pub mod poison;
 pub mod policy;
 pub mod read;
+pub mod text;
 pub mod thread;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -101,6 +103,14 @@ pub fn physical_bytes() -> usize {
 #[cold]
 #[inline(never)]
 pub fn abort_with(parts: &[&str]) -> ! {
+    complain_with(parts);
+    std::process::abort()
+}
+
+/// Writes `heapswitch: <parts>` to the standard error without allocating.
+#[cold]
+#[inline(never)]
+pub fn complain_with(parts: &[&str]) {
     let mut buffer = [0_u8; 512];
     let mut length = 0;
     for part in ["heapswitch: "].iter().chain(parts).chain(&["\n"]) {
@@ -111,10 +121,43 @@ pub fn abort_with(parts: &[&str]) -> ! {
             }
         }
     }
-    // SAFETY: the buffer is valid for `length` bytes; descriptor 2 may be closed, which is
-    // harmless.
-    unsafe { libc::write(2, buffer.as_ptr().cast(), length) };
-    std::process::abort()
+    write_error(buffer.get(..length).unwrap_or_default());
+}
+
+/// Writes to the standard error. What the system refuses is lost: there is nobody to tell.
+pub fn write_error(bytes: &[u8]) {
+    // SAFETY: the bytes are valid; descriptor 2 may be closed, which is harmless.
+    unsafe { libc::write(2, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+/// Has a function called when the process exits. False where the system has no room for that.
+#[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
+pub(crate) fn at_exit(function: extern "C" fn()) -> bool {
+    // SAFETY: the function is the program's and lives for ever.
+    unsafe { libc::atexit(function) == 0 }
+}
+
+/// Nothing is called elsewhere.
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+pub(crate) fn at_exit(_: extern "C" fn()) -> bool {
+    false
+}
+
+/// The most bytes that [`decimal`] writes.
+pub const DECIMAL_BYTES: usize = 20;
+
+/// A number's digits, for messages that must not allocate.
+pub fn decimal(mut number: u64, buffer: &mut [u8; DECIMAL_BYTES]) -> &str {
+    let mut start = buffer.len();
+    for byte in buffer.iter_mut().rev() {
+        *byte = b'0' + (number % 10) as u8;
+        number /= 10;
+        start -= 1;
+        if number == 0 {
+            break;
+        }
+    }
+    buffer.get(start..).and_then(|digits| core::str::from_utf8(digits).ok()).unwrap_or("?")
 }
 
 /// The bytes that [`hexadecimal`] writes.

@@ -85,6 +85,62 @@ pub(crate) fn on_fork(
     if error == 0 { Ok(()) } else { Err(SystemError(error)) }
 }
 
+/// The stack of a thread of our own, in bytes: enough for the thread-local memory of large programs
+/// beside it.
+#[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
+const STACK_BYTES: usize = 256 << 10;
+
+/// Starts a thread that nobody joins, with all signals blocked.
+///
+/// # Errors
+/// `EAGAIN` where the system has no thread left.
+#[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
+pub(crate) fn start_detached(
+    name: &'static core::ffi::CStr,
+    body: extern "C" fn(*mut c_void) -> *mut c_void,
+) -> Result<(), SystemError> {
+    use core::mem::MaybeUninit;
+    // SAFETY: the attributes and the sets are initialised before they are read, and destroyed; the
+    // body takes any pointer.
+    let error = unsafe {
+        let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        libc::sigfillset(all.as_mut_ptr());
+        // What is blocked is inherited: other threads take the signals.
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+        let mut attributes = MaybeUninit::uninit();
+        libc::pthread_attr_init(attributes.as_mut_ptr());
+        libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
+        libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK_BYTES);
+        let mut thread = MaybeUninit::uninit();
+        let none = core::ptr::null_mut();
+        let error = libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), body, none);
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), core::ptr::null_mut());
+        if error == 0 {
+            libc::pthread_setname_np(thread.assume_init(), name.as_ptr());
+        }
+        error
+    };
+    if error == 0 { Ok(()) } else { Err(SystemError(error)) }
+}
+
+/// Refused elsewhere.
+///
+/// # Errors
+/// `ENOSYS`.
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+pub(crate) fn start_detached(
+    _: &'static core::ffi::CStr,
+    _: extern "C" fn(*mut c_void) -> *mut c_void,
+) -> Result<(), SystemError> {
+    Err(SystemError(libc::ENOSYS))
+}
+
+/// Sleeps for about so long. Allocates nothing.
+pub(crate) fn sleep_milliseconds(milliseconds: u64) {
+    std::thread::sleep(core::time::Duration::from_millis(milliseconds));
+}
+
 /// Bits in a set of processors: what a kernel of x86-64 or aarch64 knows at most (`NR_CPUS`).
 pub const PROCESSOR_BITS: usize = 8192;
 

@@ -21,6 +21,9 @@ unsafe impl ::renamed::__private::Configuration for Mine {
         .with_region_bytes(1073741824)
         .with_coroutine_huge_pages(::renamed::__private::HugePages::Transparent)
         .with_thread_huge_pages(::renamed::__private::HugePages::Never)
+        .with_decay_milliseconds(250)
+        .with_purge_thread(true)
+        .with_statistics(false)
         .with_call_sites(::renamed::__private::call_sites::ALL);
     #[inline]
     fn global() -> &'static Self::Global {

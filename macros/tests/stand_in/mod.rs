@@ -56,6 +56,9 @@ pub mod __private {
         pub region_bytes: usize,
         pub coroutine_huge_pages: HugePages,
         pub thread_huge_pages: HugePages,
+        pub decay_milliseconds: u64,
+        pub purge_thread: bool,
+        pub statistics: bool,
         pub call_sites: Option<u32>,
     }
 
@@ -65,6 +68,9 @@ pub mod __private {
                 region_bytes: 1 << 40,
                 coroutine_huge_pages: HugePages::Never,
                 thread_huge_pages: HugePages::System,
+                decay_milliseconds: 1000,
+                purge_thread: false,
+                statistics: false,
                 call_sites: call_sites::NONE,
             }
         }
@@ -78,6 +84,18 @@ pub mod __private {
         }
         pub const fn with_thread_huge_pages(mut self, pages: HugePages) -> Self {
             self.thread_huge_pages = pages;
+            self
+        }
+        pub const fn with_decay_milliseconds(mut self, milliseconds: u64) -> Self {
+            self.decay_milliseconds = milliseconds;
+            self
+        }
+        pub const fn with_purge_thread(mut self, is_wanted: bool) -> Self {
+            self.purge_thread = is_wanted;
+            self
+        }
+        pub const fn with_statistics(mut self, is_wanted: bool) -> Self {
+            self.statistics = is_wanted;
             self
         }
         pub const fn with_call_sites(mut self, call_sites: Option<u32>) -> Self {

@@ -15,7 +15,7 @@ use super::collect::{collect, end_quarantine};
 use super::idle::{release_unused, retire, retire_emptied};
 use super::inspect::verify_sometimes;
 use super::runs::{add_extent, charge, count_held, label, range_of, return_run, run_of, take_run};
-use super::{DIRECT, Header, HeapCell, header_of, is_direct, strategy_of};
+use super::{DIRECT, Guard, Header, HeapCell, header_of, is_direct, strategy_of};
 use crate::pointers::block;
 use crate::region::{self, ChunkEntry, Run};
 use crate::strategy::{Strategy, extent_of, sites};
@@ -227,17 +227,21 @@ unsafe fn resize_in_place<S: Strategy>(
     // SAFETY: the caller's contract holds for each call below.
     unsafe {
         if entry.tag.get() == DIRECT {
+            let _guard = Guard::of::<S>(header);
             return if is_direct(new) { resize_direct(header, entry, new) } else { None };
         }
         if is_direct(new) {
             return None;
         }
-        let strategy = strategy_of::<S>(header);
-        let old_length = strategy.block_length(old).ok()?;
-        let new_length = strategy.block_length(new).ok()?;
+        let old_length = block_length::<S>(header, old)?;
+        let new_length = block_length::<S>(header, new)?;
         if old_length == new_length {
             return Some(new_length);
         }
+        if S::HAS_FRONT {
+            return None; // Blocks of one length do not grow, and the heap's lock is not held.
+        }
+        let strategy = strategy_of::<S>(header);
         let extent = extent_of(entry);
         let length = if new.size() >= old.size() {
             strategy.grow_in_place(extent, address, old, new)
@@ -297,6 +301,6 @@ pub(super) unsafe fn block_length<S: Strategy>(header: Header, layout: Layout) -
         return Some(chunks_for(layout.size())? << CHUNK_SHIFT);
     }
     // SAFETY: the settings do not change, so anyone may read them.
-    let settings = unsafe { header.cast::<HeapCell<S>>().as_ref().settings };
+    let settings = unsafe { (&raw const (*header.cast::<HeapCell<S>>().as_ptr()).settings).read() };
     S::length_with(settings, layout).ok().filter(|&length| length <= CHUNK_BYTES)
 }

@@ -67,7 +67,7 @@ pub(super) unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
 }
 
 /// Drops the pages of an extent in which no block is allocated, adjacent ones together.
-fn drop_idle_pages<S: Strategy>(strategy: &mut S, extent: &Extent) {
+pub(super) fn drop_idle_pages<S: Strategy>(strategy: &mut S, extent: &Extent) {
     let page_bytes = sys::page_bytes();
     let base = extent.start().addr().get();
     let mut pending = 0..0;

@@ -8,11 +8,12 @@ use super::collect::end_quarantine;
 use super::idle::live_blocks;
 use super::retire_emptied;
 use super::runs::{index_of, run_of, runs};
-use super::{DIRECT, EXTENT, Header, SPARE, header_of, strategy_of};
+use super::{DIRECT, EXTENT, Guard, Header, SPARE, header_of, strategy_of};
 use crate::allocator::MemoryUsage;
 use crate::numa::Residence;
 use crate::region::ChunkEntry;
 use crate::strategy::sites::log::SiteLog;
+use crate::strategy::slab::Slab;
 use crate::strategy::{Strategy, extent_of};
 use crate::sys::{self, SystemError};
 use crate::units::CHUNK_BYTES;
@@ -164,6 +165,9 @@ pub(super) unsafe fn verify_sometimes<S: Strategy>(header: Header) {
 pub unsafe fn residence(header: Header) -> Result<Residence, SystemError> {
     // SAFETY: the caller's contract.
     let this = unsafe { header_of(header) };
+    // SAFETY: the caller runs the heap; one whose strategy has no front needs no lock, and may have
+    // it taken.
+    let _guard = unsafe { Guard::of::<Slab>(header) };
     let mut residence = Residence::wanted(this.source.placement().policy);
     for entry in runs(this) {
         let run = run_of(entry);

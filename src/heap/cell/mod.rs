@@ -6,6 +6,8 @@
 //! | `blocks` | allocates, frees and resizes |
 //! | `collect` | frees what others freed, or what waits in quarantine |
 //! | `idle` | keeps or gives back what holds no block |
+//! | `guard` | lets others than the runner at what a strategy has behind its front |
+//! | `tidy` | puts a heap in order whose runner sleeps |
 //! | `close` | closes; what outlives the heap |
 //! | `inspect` | counts and verifies |
 //!
@@ -16,12 +18,15 @@
 mod blocks;
 mod close;
 mod collect;
+mod guard;
 mod idle;
 mod inspect;
 mod runs;
+mod tidy;
 
 use core::alloc::Layout;
 use core::cell::{Cell, UnsafeCell};
+use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicUsize};
 
@@ -29,8 +34,10 @@ use crossbeam_utils::CachePadded;
 
 pub(super) use self::close::drop_remaining;
 pub use self::close::free_orphan;
+pub(super) use self::guard::Guard;
 pub(super) use self::idle::retire_emptied;
 pub use self::inspect::residence;
+pub(super) use self::tidy::{Tidying, tidy};
 use super::account::{AccountHandle, Refusal};
 use super::call_sites::CallSites;
 use super::callbacks::Callbacks;
@@ -38,7 +45,9 @@ use super::header::{FastPath, HeapHeader, Operations, attention};
 use crate::allocator::RegionSource;
 use crate::region::Metadata;
 use crate::strategy::Strategy;
+use crate::strategy::slab::{self, Back, Front, Slab};
 use crate::sync::{ForeignStack, Runner};
+use crate::sys::lock::RawLock;
 use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 
 /// The largest request in bytes that a strategy serves inside a heap; larger ones take a run of
@@ -101,17 +110,17 @@ impl<S: Strategy + 'static> OperationsOf<S> {
     const TABLE: Operations = Operations {
         name: S::NAME,
         cell_bytes: size_of::<HeapCell<S>>(),
-        allocate: blocks::allocate_checked::<S>,
-        free: if cfg!(heapswitch_asan) { collect::free_late::<S> } else { blocks::free::<S> },
+        allocate: guard::allocate::<S>,
+        free: guard::free::<S>,
         resize: blocks::resize::<S>,
         block_length: blocks::block_length::<S>,
-        collect: collect::collect::<S>,
-        release_unused: idle::release_unused::<S>,
+        collect: guard::collect::<S>,
+        release_unused: guard::release_unused::<S>,
         reset: idle::reset::<S>,
         forget_blocks: idle::forget_blocks::<S>,
         close: close::close::<S>,
-        usage: inspect::usage::<S>,
-        verify: inspect::verify::<S>,
+        usage: guard::usage::<S>,
+        verify: guard::verify::<S>,
         sites: inspect::sites::<S>,
         recreate: recreate::<S>,
     };
@@ -177,6 +186,11 @@ fn create_with<S: Strategy + 'static>(
         held_bytes: Cell::new(0),
         peak_bytes: Cell::new(0),
         allocated_bytes: Cell::new(0),
+        guard: RawLock::new(),
+        guarded_steps: Cell::new(0),
+        seen_steps: Cell::new(0),
+        is_tidy: Cell::new(false),
+        slow_steps: Cell::new(0),
         foreign: CachePadded::new(ForeignStack::new()),
         remaining: AtomicUsize::new(0),
         account,
@@ -204,13 +218,39 @@ fn create_with<S: Strategy + 'static>(
 /// The strategy of a heap.
 ///
 /// # Safety
-/// The header is the start of a `HeapCell<S>`; the caller runs the heap and holds no other
-/// reference to the strategy.
+/// The header is the start of a `HeapCell<S>`; the caller runs the heap, holds its lock if the
+/// strategy has a front ([`Guard`]), and holds no other reference to the strategy. Or `S` is the
+/// back of the heap's strategy, and the caller holds the lock.
 #[inline]
 pub unsafe fn strategy_of<'a, S: Strategy>(header: Header) -> &'a mut S {
     // SAFETY: by the contract the cell is of that type and the reference the only one.
-    unsafe { &mut *header.cast::<HeapCell<S>>().as_ref().strategy.get() }
+    unsafe { &mut *strategy_pointer(header) }
 }
+
+/// A pointer to the strategy of a heap, of which the caller may use less than the whole.
+///
+/// # Safety
+/// The header is the start of a `HeapCell<S>`.
+#[inline]
+unsafe fn strategy_pointer<S: Strategy>(header: Header) -> *mut S {
+    let cell = header.cast::<HeapCell<S>>().as_ptr();
+    // SAFETY: by the contract the cell is of that type. No reference to the whole is made: others
+    // may be using the rest of it.
+    unsafe { UnsafeCell::raw_get(&raw const (*cell).strategy) }
+}
+
+/// The magazines of a slab heap.
+///
+/// # Safety
+/// The caller runs the heap, which is of the slab strategy, and holds no other reference to them.
+#[inline]
+pub unsafe fn front_of<'a>(header: Header) -> &'a mut Front {
+    // SAFETY: the caller's contract.
+    unsafe { slab::front_of(strategy_pointer::<Slab>(header)) }
+}
+
+// Whoever uses the back of a slab heap takes its cell for one of the back alone.
+const _: () = assert!(offset_of!(HeapCell<Slab>, strategy) == offset_of!(HeapCell<Back>, strategy));
 
 /// # Safety
 /// The heap is valid as long as the reference is used.

@@ -49,6 +49,11 @@ pub(super) fn index_at(offset: usize, class: usize) -> usize {
     ((offset as u64 * reciprocal_of(class)) >> 32) as usize
 }
 
+/// The bytes of an extent for each block: more than the block, where its bits would be too many.
+pub(super) fn least_bytes(class: usize) -> usize {
+    block_bytes(class).max(CHUNK_BYTES / MAX_BLOCKS)
+}
+
 /// The blocks of a class that an extent of a chunk holds.
 pub(super) fn blocks_in(extent: &Extent, class: usize) -> usize {
     (extent.length() / block_bytes(class).max(1)).min(MAX_BLOCKS)
@@ -62,6 +67,11 @@ pub(super) fn words(extent: &Extent) -> &[Cell<u64>; BITS_BYTES / 8] {
     // SAFETY: the owner gave the extent that much metadata, zeroed, aligned to 16, for this
     // strategy alone, which one thread runs at a time.
     unsafe { extent.metadata().cast().as_ref() }
+}
+
+/// Whether the extent has its block of this number back.
+pub(super) fn is_free(extent: &Extent, index: usize) -> bool {
+    words(extent).get(index / 64).is_some_and(|word| word.get() >> (index % 64) & 1 == 1)
 }
 
 /// Marks the leading blocks that lie in the extent as free; how many those are. The caller counts

@@ -7,6 +7,9 @@
 //!   partials[class]  extent ⇄ extent ⇄ ...                    a bit for each free block
 //! ```
 //!
+//! The magazines are the [`Front`], the runner's alone; the extents are the [`Back`], which others
+//! may put in order while the runner sleeps, under the heap's lock.
+//!
 //! A magazine is an array of pointers to free blocks. The fast paths are a pop from and a push to
 //! it, and touch no block: one that left the processor's caches is not fetched to be freed, nor to
 //! be allocated. A full magazine gives its older half back to the extents, an empty one takes the
@@ -21,21 +24,26 @@
 //! A pop and a push are six instructions each beside finding the class. Spilling and refilling cost
 //! about 15 a block each (the workload `lifo` under callgrind). The magazines take 54 KiB of
 //! records, of which the pages of the classes in use are touched; they hold at most 32 KiB of
-//! blocks a class, or four blocks.
+//! blocks a class, or four blocks. Each block pins its chunk, so where a class has three times the
+//! extents that its blocks need, its magazine gets shorter as they get fewer.
 
+mod back;
 mod bits;
 pub mod class;
+mod front;
 mod partial;
 mod plain;
 mod verify;
 
 use core::alloc::Layout;
 use core::fmt;
-use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
+pub use self::back::Back;
 use self::class::{CLASSES, block_bytes, class_of};
-use self::partial::{Partials, class_of_extent, free, used, used_bytes};
+pub use self::front::Front;
+use self::front::capacity;
+use self::partial::{Partials, free, used, used_bytes};
 pub use self::plain::PlainSlab;
 use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
@@ -47,71 +55,16 @@ use crate::units::CHUNK_BYTES;
 /// aligned to more, than 32 KiB.
 pub type SlabAllocator<M> = SourcedAllocator<PlainSlab, M>;
 
-/// The bytes of blocks that a magazine holds, about.
-const MAGAZINE_BYTES: usize = 32 << 10;
-
-/// The most blocks that a magazine holds, and the fewest.
-const MAX_MAGAZINE: usize = 512;
-const MIN_MAGAZINE: usize = 4;
-
 /// The bytes of new blocks that are carved at once, about.
 const CARVED_BYTES: usize = 4096;
 
-/// The most blocks that the magazine of a class holds.
-const fn capacity_of(class: usize) -> usize {
-    let blocks = MAGAZINE_BYTES / class::computed_bytes(class);
-    if blocks > MAX_MAGAZINE {
-        MAX_MAGAZINE
-    } else if blocks < MIN_MAGAZINE {
-        MIN_MAGAZINE
-    } else {
-        blocks
-    }
-}
-
-/// Where the magazine of each class starts among the slots; the last is where all end.
-static STARTS: [u32; CLASSES + 1] = {
-    let mut starts = [0; CLASSES + 1];
-    let mut class = 0;
-    while class < CLASSES {
-        starts[class + 1] = starts[class] + capacity_of(class) as u32;
-        class += 1;
-    }
-    starts
-};
-
-/// The tops of empty magazines.
-const EMPTY_TOPS: [u32; CLASSES] = {
-    let (mut tops, mut class) = ([0; CLASSES], 0);
-    while class < CLASSES {
-        tops[class] = STARTS[class];
-        class += 1;
-    }
-    tops
-};
-
-/// The slots of all magazines.
-const SLOTS: usize = {
-    let (mut slots, mut class) = (0, 0);
-    while class < CLASSES {
-        slots += capacity_of(class);
-        class += 1;
-    }
-    slots
-};
-
 /// Blocks of equal size share an extent.
 ///
-/// # Invariants
-/// - For each class `STARTS[class] <= tops[class] < STARTS[class + 1]`, and equal to the latter
-///   only from a `push` that says so to the `spill` that has to follow.
-/// - The slots from `STARTS[class]` to `tops[class]` hold blocks of the class that are free, of
-///   extents of this slab, each once.
+/// The back stands first, so that a pointer to the whole is one to the back.
 #[repr(C)]
 pub struct Slab {
-    tops: [u32; CLASSES],
-    partials: Partials,
-    slots: [MaybeUninit<NonNull<u8>>; SLOTS],
+    back: Back,
+    front: Front,
 }
 
 // SAFETY: the pointers lead to memory that is the strategy's alone.
@@ -119,79 +72,38 @@ unsafe impl Send for Slab {}
 
 impl fmt::Debug for Slab {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Slab").field("tops", &self.tops).finish_non_exhaustive()
+        formatter.debug_struct("Slab").field("back", &self.back).finish_non_exhaustive()
     }
 }
 
-#[inline]
-fn start_of(class: usize) -> usize {
-    STARTS.get(class).map_or(0, |&start| start as usize)
-}
+const _: () = assert!(core::mem::offset_of!(Slab, back) == 0);
 
+/// The front of a slab whose back others may be using.
+///
+/// # Safety
+/// The pointer leads to a slab that the caller runs, and no other reference to its front is in use.
 #[inline]
-fn end_of(class: usize) -> usize {
-    STARTS.get(class + 1).map_or(0, |&start| start as usize)
+pub unsafe fn front_of<'a>(slab: *mut Slab) -> &'a mut Front {
+    // SAFETY: the caller's contract; a reference to the field alone.
+    unsafe { &mut (*slab).front }
 }
 
 impl Slab {
-    /// Takes a block from the class's magazine. The fast path.
-    ///
-    /// # Safety
-    /// `class` is below [`CLASSES`].
-    #[inline]
-    pub unsafe fn pop(&mut self, class: usize) -> Option<NonNull<u8>> {
-        // SAFETY: the caller's contract; by the invariant a magazine that is not empty has its
-        // newest block below its top.
-        unsafe {
-            let top = self.tops.get_unchecked_mut(class);
-            if *top == *STARTS.get_unchecked(class) {
-                return None;
-            }
-            *top -= 1;
-            Some(self.slots.get_unchecked(*top as usize).assume_init())
-        }
-    }
-
-    /// Puts a block into the class's magazine. True when that is full: then
-    /// [`spill`](Self::spill) has to be called. The fast path.
-    ///
-    /// # Safety
-    /// `class` is below [`CLASSES`]; `block` was allocated from it and is freed by this call.
-    #[inline]
-    #[must_use]
-    pub unsafe fn push(&mut self, class: usize, block: NonNull<u8>) -> bool {
-        // SAFETY: the caller's contract; by the invariant the top is below the magazine's end.
-        unsafe {
-            let top = self.tops.get_unchecked_mut(class);
-            self.slots.get_unchecked_mut(*top as usize).write(block);
-            *top += 1;
-            *top == *STARTS.get_unchecked(class + 1)
-        }
-    }
-
     /// Gives the older half of a magazine back to the extents. Whether one of them became empty.
     #[cold]
     #[inline(never)]
     pub fn spill(&mut self, class: usize) -> bool {
-        let blocks = (end_of(class) - start_of(class)).div_ceil(2);
-        self.give_back_oldest(class, blocks)
-    }
-
-    /// The blocks in the class's magazine, the oldest first.
-    fn magazine(&self, class: usize) -> &[NonNull<u8>] {
-        let top = self.tops.get(class).map_or(0, |&top| top as usize);
-        let slots = self.slots.get(start_of(class)..top).unwrap_or(&[]);
-        // SAFETY: by the invariant these slots are initialized; the types have the same layout.
-        unsafe { &*(core::ptr::from_ref(slots) as *const [NonNull<u8>]) }
+        let length = self.back.magazine_length(class);
+        let kept = (length.min(self.front.length(class))) / 2;
+        let blocks = self.front.magazine(class).len().saturating_sub(kept);
+        let is_any_empty = self.give_back_oldest(class, blocks);
+        self.front.set_length(class, length);
+        is_any_empty
     }
 
     /// Gives the oldest blocks of a magazine back to the extents.
     fn give_back_oldest(&mut self, class: usize, blocks: usize) -> bool {
-        let Some(top) = self.tops.get_mut(class) else { return false };
-        let (start, top_slot) = (start_of(class), *top as usize);
-        let Some(slots) = self.slots.get_mut(start..top_slot) else { return false };
-        // SAFETY: by the invariant these slots are initialized; the types have the same layout.
-        let magazine = unsafe { &*(core::ptr::from_ref(slots) as *const [NonNull<u8>]) };
+        let magazine = self.front.magazine(class);
         let mut rest = magazine.get(..blocks).unwrap_or(magazine);
         let given_back = rest.len();
         let mut is_any_empty = false;
@@ -200,11 +112,11 @@ impl Slab {
             let extent = unsafe { extent_of_block(block) };
             // Neighbours in the magazine that share an extent are counted in one step.
             let count = bits::put_back(extent, rest, class);
-            is_any_empty |= self.partials.count_back(extent, count);
+            is_any_empty |= self.back.partials.count_back(extent, count);
             rest = rest.get(count..).unwrap_or(&[]);
         }
-        slots.copy_within(given_back.., 0);
-        *top -= given_back as u32;
+        self.back.count_in(class, given_back);
+        self.front.drop_oldest(class, given_back);
         is_any_empty
     }
 
@@ -213,26 +125,29 @@ impl Slab {
     #[cold]
     #[inline(never)]
     pub fn refill(&mut self, class: usize) -> Option<NonNull<u8>> {
-        let (start, capacity) = (start_of(class), end_of(class) - start_of(class));
-        let wanted = capacity.div_ceil(2);
-        let slots = self.slots.get_mut(start..start + wanted)?;
+        // One that was made short may be longer again.
+        let length = self.front.length(class);
+        if length < capacity(class) {
+            self.front.set_length(class, 2 * length);
+        }
+        let slots = self.front.half(class)?;
         let mut unfilled = slots.len();
-        let mut next = self.partials.first(class);
+        let mut next = self.back.partials.first(class);
         while let Some(extent) = next.filter(|_| unfilled != 0) {
             next = Partials::next(extent);
             if let Some(rest) = slots.get_mut(..unfilled) {
                 unfilled -= bits::take(extent, class, rest);
             }
             if free(extent) == 0 && !bits::has_uncarved(extent, class) {
-                self.partials.unlist(extent);
+                self.back.partials.unlist(extent);
             }
         }
         if unfilled == slots.len() {
             // No extent has a free block; those still listed have new ones.
-            let extent = match self.partials.first(class) {
+            let extent = match self.back.partials.first(class) {
                 Some(extent) => extent,
                 None => {
-                    let extent = self.partials.assign(class)?;
+                    let extent = self.back.assign(class)?;
                     mark_chunk(extent, class);
                     extent
                 }
@@ -240,24 +155,26 @@ impl Slab {
             let most = (CARVED_BYTES / block_bytes(class).max(1)).clamp(1, slots.len());
             unfilled -= bits::carve(extent, class, slots.get_mut(slots.len() - most..)?);
             if !bits::has_uncarved(extent, class) {
-                self.partials.unlist(extent);
+                self.back.partials.unlist(extent);
             }
         }
-        slots.copy_within(unfilled.., 0);
         let blocks = slots.len() - unfilled;
-        *self.tops.get_mut(class)? = (start + blocks) as u32;
-        // SAFETY: the class exists, for it has slots.
-        unsafe { self.pop(class) }
+        self.back.count_out(class, blocks);
+        // SAFETY: so many slots were filled, and the class exists, for it has slots.
+        unsafe {
+            self.front.fill(class, blocks);
+            self.front.pop(class)
+        }
     }
 
     /// Gives every magazine back to the extents. Whether extents became empty.
     fn flush(&mut self) -> bool {
         // Asked once for each extent: the second time there is nothing left.
-        if self.tops == EMPTY_TOPS {
+        if self.front.is_empty() {
             return false;
         }
         (0..CLASSES).fold(false, |is_any_empty, class| {
-            let is_filled = self.tops.get(class) != EMPTY_TOPS.get(class);
+            let is_filled = !self.front.magazine(class).is_empty();
             (is_filled && self.give_back_oldest(class, usize::MAX)) | is_any_empty
         })
     }
@@ -306,11 +223,9 @@ unsafe impl Strategy for Slab {
     const KEEPS_SPARES: bool = true;
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
 
-    const DEFAULT: Self = Self {
-        tops: EMPTY_TOPS,
-        partials: Partials::new(),
-        slots: [const { MaybeUninit::uninit() }; SLOTS],
-    };
+    const HAS_FRONT: bool = true;
+
+    const DEFAULT: Self = Self { back: Back::DEFAULT, front: Front::NEW };
 
     fn new((): ()) -> Self {
         Self::DEFAULT
@@ -337,7 +252,7 @@ unsafe impl Strategy for Slab {
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let class = class_of(layout)?;
         // SAFETY: `class_of` gives classes only.
-        let block = match unsafe { self.pop(class) } {
+        let block = match unsafe { self.front.pop(class) } {
             Some(block) => block,
             None => self.refill(class)?,
         };
@@ -352,16 +267,25 @@ unsafe impl Strategy for Slab {
     unsafe fn free(&mut self, _: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
         let Some(class) = class_of(layout) else { return false };
         // SAFETY: the caller's contract.
-        unsafe { self.push(class, block) && self.spill(class) }
+        unsafe { self.front.push(class, block) && self.spill(class) }
+    }
+
+    unsafe fn pop_front(this: *mut Self, layout: Layout) -> Option<NonNull<[u8]>> {
+        if class::is_small(layout) {
+            return None; // Where there was one, the inline path had it.
+        }
+        let class = class_of(layout)?;
+        // SAFETY: the caller's contract; `class_of` gives classes only.
+        let block = unsafe { front_of(this).pop(class) }?;
+        Some(pointers::block(block, block_bytes(class)))
     }
 
     unsafe fn free_collected(&mut self, extent: &Extent, block: NonNull<u8>, _: Layout) -> bool {
-        let count = bits::put_back(extent, &[block], class_of_extent(extent));
-        self.partials.count_back(extent, count)
+        self.back.put_back(extent, block)
     }
 
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {
-        self.partials.next_emptied().map(Extent::start)
+        self.back.next_emptied()
     }
 
     fn live_blocks(&mut self, extent: &Extent) -> u32 {
@@ -374,14 +298,21 @@ unsafe impl Strategy for Slab {
     }
 
     unsafe fn add_extent(&mut self, extent: &Extent) {
-        self.partials.take_in(extent);
+        // SAFETY: the caller's contract.
+        unsafe { self.back.add_extent(extent) };
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
-        self.partials.remove(extent);
+        // SAFETY: the caller's contract.
+        unsafe { self.back.remove_extent(extent) };
+    }
+
+    fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        self.back.visit_idle(extent, visit);
     }
 
     fn verify(&self) {
         self.verify_magazines();
+        self.back.verify();
     }
 }

@@ -18,10 +18,12 @@ pub(super) const HEAD: usize = 0;
 const COUNTS: usize = 1;
 const NEXT: usize = 2;
 const PREVIOUS: usize = 3;
-/// Class in the low 8 bits, whether it is listed by its class in bit 8.
+/// Class in the low 8 bits, whether it is listed by its class in bit 8; from bit 32 on one more
+/// than the count of free blocks when the pages between blocks were dropped last.
 const STATE: usize = 4;
 
 const IS_LISTED: usize = 1 << 8;
+const DROPPED_SHIFT: u32 = 32;
 const CARVED_SHIFT: u32 = 32;
 const FREE_MASK: usize = (1 << CARVED_SHIFT) - 1;
 
@@ -51,11 +53,28 @@ pub(super) fn used(extent: &Extent) -> usize {
 pub(super) fn count_carved(extent: &Extent, blocks: usize) {
     let counts = &extent.words[COUNTS];
     counts.set(counts.get() + (blocks << CARVED_SHIFT));
+    forget_drop(extent);
 }
 
 pub(super) fn count_taken(extent: &Extent, blocks: usize) {
     let counts = &extent.words[COUNTS];
     counts.set(counts.get() - blocks);
+    forget_drop(extent);
+}
+
+fn forget_drop(extent: &Extent) {
+    let state = &extent.words[STATE];
+    state.set(state.get() & ((1 << DROPPED_SHIFT) - 1));
+}
+
+/// Notes that the pages between the extent's blocks are being dropped. Whether there may be some
+/// that were not yet.
+pub(super) fn note_drop(extent: &Extent) -> bool {
+    let (state, mark) = (&extent.words[STATE], free(extent) + 1);
+    let is_new = state.get() >> DROPPED_SHIFT != mark;
+    forget_drop(extent);
+    state.set(state.get() | mark << DROPPED_SHIFT);
+    is_new
 }
 
 pub(super) fn used_bytes(extent: &Extent) -> usize {

@@ -3,8 +3,9 @@
 use core::ptr::NonNull;
 
 use super::class::{CLASSES, block_bytes};
+use super::front::{capacity, start_of};
 use super::partial::{carved, class_of_extent};
-use super::{Slab, bits, end_of, extent_of_block, start_of};
+use super::{Back, Slab, bits, extent_of_block};
 use crate::pointers;
 use crate::sys::abort_with;
 
@@ -16,15 +17,22 @@ fn broken(what: &str) -> ! {
 impl Slab {
     pub(super) fn verify_magazines(&self) {
         for class in 0..CLASSES {
-            let top = self.tops.get(class).map_or(0, |&top| top as usize);
-            if top < start_of(class) || top > end_of(class) {
+            let (top, limit) = (self.front.top(class), self.front.limit(class));
+            if top < start_of(class) || top > limit || self.front.length(class) > capacity(class) {
                 broken("a magazine's count is corrupted");
             }
-            for &block in self.magazine(class) {
+            for &block in self.front.magazine(class) {
                 if !is_free_block(block, class) {
                     broken("a magazine holds what is no free block of its class");
                 }
             }
+        }
+    }
+}
+
+impl Back {
+    pub(super) fn verify_extents(&self) {
+        for class in 0..CLASSES {
             self.partials.verify(
                 class,
                 &mut |extent| {
@@ -48,10 +56,8 @@ fn is_free_block(block: NonNull<u8>, class: usize) -> bool {
     let extent = unsafe { extent_of_block(block) };
     let offset = pointers::distance(extent.start(), block);
     let index = bits::index_at(offset, class);
-    let is_marked =
-        bits::words(extent).get(index / 64).is_some_and(|word| word.get() >> (index % 64) & 1 == 1);
     class_of_extent(extent) == class
         && offset.is_multiple_of(block_bytes(class))
         && index < carved(extent)
-        && !is_marked
+        && !bits::is_free(extent, index)
 }

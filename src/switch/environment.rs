@@ -1,0 +1,223 @@
+//! Settings by the environment, which stand above the macro's.
+//!
+//! Read once, without allocating, when the program's allocator is used first; not in set-user-ID
+//! programs, whose environment is another's. What makes no sense is reported on the standard error,
+//! and changes nothing. `settings.md` is the table of all.
+
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use super::configuration::Settings;
+use crate::region::{HugePages, MAX_PERIOD_MILLISECONDS};
+use crate::sys::{self, environment::variable};
+
+/// What all variables' names begin with.
+const PREFIX: &str = "HEAPSWITCH_";
+
+/// The longest part of a wrong value that is shown, in bytes.
+const SHOWN_BYTES: usize = 64;
+
+/// What a variable says, as a number and one; 0 where it says nothing.
+struct Said(AtomicU64);
+
+impl Said {
+    const fn nothing() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    fn get(&self) -> Option<u64> {
+        // Relaxed: a number, valid in itself, stored before there is a second thread.
+        self.0.load(Ordering::Relaxed).checked_sub(1)
+    }
+}
+
+/// One variable.
+struct Variable {
+    /// Its name behind the prefix; in lower case the macro's key.
+    name: &'static str,
+    takes: Takes,
+    said: Said,
+}
+
+/// The values of a variable.
+#[derive(Clone, Copy)]
+enum Takes {
+    /// The position of a word.
+    Word(&'static [&'static str]),
+    /// A whole number up to this.
+    Number(u64),
+}
+
+const FLAG: Takes = Takes::Word(&["false", "true"]);
+const PAGES: Takes = Takes::Word(&["system", "never", "transparent"]);
+
+const DECAY: usize = 0;
+const PURGE_THREAD: usize = 1;
+const COROUTINE_HUGE_PAGES: usize = 2;
+const THREAD_HUGE_PAGES: usize = 3;
+const STATISTICS: usize = 4;
+
+/// In the order of `settings.md`.
+static VARIABLES: [Variable; 5] = [
+    Variable::new("DECAY_MILLISECONDS", Takes::Number(MAX_PERIOD_MILLISECONDS)),
+    Variable::new("PURGE_THREAD", FLAG),
+    Variable::new("COROUTINE_HUGE_PAGES", PAGES),
+    Variable::new("THREAD_HUGE_PAGES", PAGES),
+    Variable::new("STATISTICS", FLAG),
+];
+
+impl Variable {
+    const fn new(name: &'static str, takes: Takes) -> Self {
+        Self { name, takes, said: Said::nothing() }
+    }
+
+    fn read(&self) {
+        let Some(value) = variable(PREFIX, self.name) else { return };
+        match self.takes.parse(value) {
+            Some(number) => self.said.0.store(number + 1, Ordering::Relaxed),
+            None => self.complain(value),
+        }
+    }
+
+    #[cold]
+    fn complain(&self, value: &[u8]) {
+        let shown = value.get(..value.len().min(SHOWN_BYTES)).unwrap_or_default();
+        let shown = core::str::from_utf8(shown).unwrap_or("no text");
+        let mut digits = [0; sys::DECIMAL_BYTES];
+        let start =
+            ["the environment variable ", PREFIX, self.name, " is `", shown, "`, and takes "];
+        let mut parts = [""; 16];
+        let mut filled = 0;
+        let mut add = |part| {
+            if let Some(slot) = parts.get_mut(filled) {
+                *slot = part;
+                filled += 1;
+            }
+        };
+        start.into_iter().for_each(&mut add);
+        match self.takes {
+            Takes::Number(most) => {
+                add("a whole number from 0 to ");
+                add(sys::decimal(most, &mut digits));
+            }
+            Takes::Word(words) => {
+                for (index, &word) in words.iter().enumerate() {
+                    add(if index == 0 { "" } else { " or " });
+                    add(word);
+                }
+            }
+        }
+        add("; the default holds");
+        sys::complain_with(&parts);
+    }
+}
+
+impl Takes {
+    fn parse(self, value: &[u8]) -> Option<u64> {
+        match self {
+            Self::Word(words) => {
+                words.iter().position(|word| word.as_bytes() == value).map(|index| index as u64)
+            }
+            Self::Number(most) => {
+                let digits = core::str::from_utf8(value).ok().filter(|text| !text.starts_with('+'));
+                digits?.parse().ok().filter(|&number| number <= most)
+            }
+        }
+    }
+}
+
+fn said(index: usize) -> Option<u64> {
+    VARIABLES.get(index)?.said.get()
+}
+
+fn flag(index: usize, otherwise: bool) -> bool {
+    said(index).map_or(otherwise, |number| number != 0)
+}
+
+fn pages(index: usize, otherwise: HugePages) -> HugePages {
+    match said(index) {
+        Some(0) => HugePages::System,
+        Some(1) => HugePages::Never,
+        Some(_) => HugePages::Transparent,
+        None => otherwise,
+    }
+}
+
+/// Reads the variables, once there is an environment to read. Whether that is so.
+pub(super) fn read() -> bool {
+    static WAS_READ: AtomicBool = AtomicBool::new(false);
+    if WAS_READ.load(Ordering::Relaxed) {
+        return true;
+    }
+    let is_there = sys::environment::is_there();
+    if is_there {
+        WAS_READ.store(true, Ordering::Relaxed);
+        VARIABLES.iter().for_each(Variable::read);
+    }
+    is_there
+}
+
+/// The settings as the environment changes them.
+pub(super) fn over(settings: Settings) -> Settings {
+    Settings {
+        coroutine_huge_pages: pages(COROUTINE_HUGE_PAGES, settings.coroutine_huge_pages),
+        thread_huge_pages: pages(THREAD_HUGE_PAGES, settings.thread_huge_pages),
+        decay_milliseconds: said(DECAY).unwrap_or(settings.decay_milliseconds),
+        has_purge_thread: flag(PURGE_THREAD, settings.has_purge_thread),
+        has_statistics: flag(STATISTICS, settings.has_statistics),
+        ..settings
+    }
+}
+
+/// Whether something that is done once is still to be done.
+pub(super) struct Once(AtomicU8);
+
+impl Once {
+    pub(super) const fn new() -> Self {
+        Self(AtomicU8::new(0))
+    }
+
+    /// True the first time.
+    pub(super) fn is_first(&self) -> bool {
+        // Relaxed: nothing is published by it.
+        self.0.swap(1, Ordering::Relaxed) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_is_documented() {
+        let rows = include_str!("settings.md").lines().skip(2);
+        let rows: Vec<Vec<&str>> =
+            rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect();
+        assert_eq!(rows.len(), VARIABLES.len());
+        for (row, variable) in rows.iter().zip(&VARIABLES) {
+            let key = format!("`{}`", variable.name.to_lowercase());
+            let values = match variable.takes {
+                Takes::Number(most) => format!("a whole number from 0 to {most}"),
+                Takes::Word(&["false", "true"]) => "`true` or `false`".to_owned(),
+                Takes::Word(_) => "`system`, `never` or `transparent`".to_owned(),
+            };
+            assert_eq!(row[..3], [key, format!("`{PREFIX}{}`", variable.name), values]);
+        }
+    }
+
+    #[test]
+    fn values_are_taken_or_not() {
+        let parse = |takes: Takes, text: &str| takes.parse(text.as_bytes());
+        assert_eq!(parse(FLAG, "true"), Some(1));
+        assert_eq!(parse(FLAG, "false"), Some(0));
+        assert_eq!(parse(PAGES, "transparent"), Some(2));
+        assert_eq!(parse(Takes::Number(10), "10"), Some(10));
+        assert_eq!(parse(Takes::Number(10), "0"), Some(0));
+        for wrong in ["", "1", "yes", "True", " true"] {
+            assert_eq!(parse(FLAG, wrong), None);
+        }
+        for wrong in ["", "11", "-1", "+1", "1 ", "0x1", "99999999999999999999999"] {
+            assert_eq!(parse(Takes::Number(10), wrong), None);
+        }
+        assert_eq!(Takes::Number(10).parse(&[0xFF]), None);
+    }
+}

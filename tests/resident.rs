@@ -1,0 +1,136 @@
+//! What stays resident: of memory that was freed, whoever sleeps, and over long runs; and the
+//! settings that have to do with it. One process, so these run one after the other.
+#![cfg(not(any(heapswitch_pass_through, loom)))]
+// The sanitizers keep what is freed, and their own records of each page count as resident.
+#![cfg(not(any(heapswitch_asan, heapswitch_tsan)))]
+
+#[path = "resident/long_run.rs"]
+mod long_run;
+#[path = "support/memory.rs"]
+mod memory;
+#[path = "resident/mix.rs"]
+mod mix;
+#[path = "resident/settings.rs"]
+mod settings;
+#[path = "resident/sleepers.rs"]
+mod sleepers;
+
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use heapswitch::{collect, process_usage, purge};
+use sleepers::{FreedBy, MOST_RESIDENT, Sleepers};
+
+heapswitch::global_thread_and_coroutine_switchable_allocator! {
+    decay_milliseconds = 100,
+}
+
+/// What each of the sleepers holds at its peak.
+const OWNER_BYTES: usize = 40 << 20;
+
+/// The figures asserted on are the process's.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> impl Drop {
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[test]
+fn what_sleeping_owners_hold_decays_while_another_thread_works() {
+    let _alone = alone();
+    for freed_by in [FreedBy::Owners, FreedBy::Another] {
+        let sleepers = Sleepers::after(freed_by, OWNER_BYTES);
+        let part = sleepers.wait_until(MOST_RESIDENT, || {
+            // Small blocks that come and go: no run is taken or given back for them.
+            let texts: Vec<String> = (0..4000).map(|number| format!("{number}")).collect();
+            assert_eq!(texts.iter().map(String::len).sum::<usize>(), 14_890);
+        });
+        println!("freed by {freed_by:?}: {part:.4} of {} bytes", sleepers.peak_bytes);
+        assert!(part <= MOST_RESIDENT, "freed by {freed_by:?}: {part} is resident");
+        sleepers.wake();
+    }
+}
+
+#[test]
+fn a_purge_gives_back_what_sleeping_owners_hold() {
+    let _alone = alone();
+    for freed_by in [FreedBy::Owners, FreedBy::Another] {
+        let sleepers = Sleepers::after(freed_by, OWNER_BYTES);
+        let taken = process_usage().region.taken_bytes;
+        let collected = collect();
+        assert!(process_usage().region.taken_bytes <= taken - collected);
+        purge();
+        let part = sleepers.resident_part();
+        println!("freed by {freed_by:?}: {part:.4} of {} bytes", sleepers.peak_bytes);
+        assert!(part <= MOST_RESIDENT, "freed by {freed_by:?}: {part} is resident");
+        sleepers.wake();
+    }
+}
+
+/// A thread that allocates once, and then only frees what another hands it, while the other one
+/// only allocates: nothing grows, whichever of both sleeps when the other works.
+#[test]
+fn who_only_frees_and_who_sleeps_let_nothing_grow() {
+    let _alone = alone();
+    let (give, take) = std::sync::mpsc::sync_channel::<Vec<Box<[u8]>>>(2);
+    let frees = thread::spawn(move || {
+        let own = mix::block(1000);
+        for (round, blocks) in take.iter().enumerate() {
+            drop(blocks);
+            if round % 16 == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        drop(own);
+    });
+    let mut random = mix::Random::new(5);
+    let (mut warm, mut most) = (0, 0);
+    for round in 0..2000 {
+        let blocks = (0..200).map(|_| mix::block(mix::size(&mut random).min(4096))).collect();
+        give.send(blocks).unwrap();
+        match round {
+            0..200 => warm = warm.max(process_usage().region.taken_bytes),
+            _ => most = most.max(process_usage().region.taken_bytes),
+        }
+    }
+    drop(give);
+    frees.join().unwrap();
+    println!("{warm} bytes when warm, then {most}");
+    assert!(most < warm + (4 << 20), "{warm} {most}");
+}
+
+/// Four times a machine's threads, each in its turn: the work is what one would do, and none keeps
+/// the others' memory.
+#[test]
+fn many_threads_on_few_processors_hold_what_they_use() {
+    let _alone = alone();
+    const THREADS: usize = 32;
+    const ROUNDS: usize = 2000;
+    purge();
+    let before = process_usage();
+    thread::scope(|scope| {
+        for number in 0..THREADS {
+            scope.spawn(move || {
+                let mut random = mix::Random::new(number as u64 + 1);
+                let mut live: Vec<Box<[u8]>> = (0..200).map(|_| mix::block(64)).collect();
+                for _ in 0..ROUNDS {
+                    let at = random.below(live.len());
+                    live[at] = mix::block(mix::size(&mut random).min(2048));
+                }
+            });
+        }
+    });
+    let during = process_usage();
+    let slow = during.slow_allocations - before.slow_allocations;
+    println!("{slow} slow paths of {} allocations", THREADS * (ROUNDS + 200));
+    // A thread's slow paths are its own: with more threads there are not more of them for each.
+    assert!(slow < (THREADS * (ROUNDS + 200) / 4) as u64, "{slow}");
+    purge();
+    let after = process_usage();
+    println!(
+        "{} bytes taken before, {} after",
+        before.region.taken_bytes, after.region.taken_bytes
+    );
+    assert!(after.region.taken_bytes <= before.region.taken_bytes + (2 << 20));
+}
