@@ -5,14 +5,18 @@
 //!   │ size in bytes    │ log2 align │ next block's offset / 8 │     the block's first 8 bytes
 //! ```
 //!
-//! Offsets in a region of at most 1 TiB, divided by 8, take 37 bits. Strategies serve at most 32
+//! A block of a slab needs no layout, for the chunk table has its class; but telling that costs as
+//! much as writing it. Offsets in a region of at most 1 TiB, divided by 8, take 37 bits. Strategies serve at most 32
 //! KiB and alignments of at most 4 KiB, which the other bits hold with room; larger requests have
 //! runs of their own, whose length stands in the chunk table.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
 
-use crate::region;
+use super::header::HeapHeader;
+use crate::pointers;
+use crate::region::{self, ChunkEntry};
 use crate::sync::Links;
 use crate::sync::foreign_stack::BlockId;
 use crate::units::MIN_BLOCK_BYTES;
@@ -26,7 +30,6 @@ const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
 const ALIGN_BITS: u32 = 5;
 const ALIGN_MASK: u64 = (1 << ALIGN_BITS) - 1;
 const SIZE_SHIFT: u32 = LINK_BITS + ALIGN_BITS;
-const SIZE_MAX: u64 = (1 << (64 - SIZE_SHIFT)) - 1;
 
 const _: () = assert!((region::MAX_REGION_BYTES / MIN_BLOCK_BYTES) as u64 - 1 <= LINK_MASK);
 
@@ -34,7 +37,7 @@ const _: () = assert!((region::MAX_REGION_BYTES / MIN_BLOCK_BYTES) as u64 - 1 <=
 #[derive(Clone, Copy, Debug)]
 pub struct InBlocks;
 
-// SAFETY: the link is read by `decode`, from the same word; nothing else is touched.
+// SAFETY: the link is read through `find`, from the same word; nothing else is touched.
 unsafe impl Links for InBlocks {
     #[inline]
     unsafe fn set_next(&self, block: BlockId, next: BlockId) {
@@ -58,16 +61,16 @@ unsafe fn address_of(block: BlockId) -> NonNull<u8> {
 /// Writes the block's layout and a link into it; its name.
 ///
 /// # Safety
-/// `block` lies at `offset` of the region, is at least 8 bytes long, was just freed, and nobody
+/// `block` lies in the region, is at least 8 bytes long, was just freed, and nobody
 /// else reaches it; `layout` fits it.
 #[inline]
-pub unsafe fn encode(block: NonNull<u8>, offset: usize, layout: Layout, next: BlockId) -> BlockId {
-    let size = (layout.size() as u64).min(SIZE_MAX);
+pub unsafe fn encode(block: NonNull<u8>, layout: Layout, next: BlockId) -> BlockId {
+    // Of the size of a run of its own the upper bits are lost: it stands in the chunk table.
     let align = u64::from(layout.align().trailing_zeros()) & ALIGN_MASK;
-    let word = size << SIZE_SHIFT | align << LINK_BITS | next;
+    let word = (layout.size() as u64) << SIZE_SHIFT | align << LINK_BITS | next;
     // SAFETY: the block is at least 8 bytes and aligned to 8.
     unsafe { block.cast::<u64>().write(word) };
-    (offset / MIN_BLOCK_BYTES) as u64
+    (pointers::distance(region::base(), block) / MIN_BLOCK_BYTES) as u64
 }
 
 /// A block that was freed by others.
@@ -75,28 +78,53 @@ pub unsafe fn encode(block: NonNull<u8>, offset: usize, layout: Layout, next: Bl
 pub struct ForeignBlock {
     /// Where it is.
     pub address: NonNull<u8>,
-    /// What it was freed with; of a run of its own, only a lower bound.
-    pub layout: Layout,
-    /// The next one in the chain, or 0.
-    pub next: BlockId,
+    /// The entry of its chunk, and so of its run.
+    pub entry: &'static ChunkEntry,
+    word: u64,
 }
 
-/// Reads what `encode` wrote; `None` if the block was overwritten since.
+impl ForeignBlock {
+    /// What it was freed with; of a run of its own, only a lower bound. `None` if it was overwritten
+    /// since.
+    #[inline]
+    pub fn layout(&self) -> Option<Layout> {
+        let align = 1_usize.checked_shl(((self.word >> LINK_BITS) & ALIGN_MASK) as u32)?;
+        Layout::from_size_align((self.word >> SIZE_SHIFT) as usize, align).ok()
+    }
+
+    /// The next one in the chain, or 0.
+    #[inline]
+    pub fn next(&self) -> BlockId {
+        self.word & LINK_MASK
+    }
+}
+
+/// Finds a block of a chain. `None` if the link that led to it was overwritten, as far as that can
+/// be told: it does not lie in a chunk of the owner. Nothing else is read then.
 ///
 /// # Safety
-/// `block` is not 0, was pushed, and the caller took it off.
+/// `block` is not 0, was pushed or is about to be, and is the caller's; `committed_bytes` is what
+/// [`region::committed_bytes`] gave since.
 #[inline]
-pub unsafe fn decode(block: BlockId) -> Option<ForeignBlock> {
+pub unsafe fn find(
+    block: BlockId,
+    owner: NonNull<HeapHeader>,
+    committed_bytes: usize,
+) -> Option<ForeignBlock> {
     let offset = block as usize * MIN_BLOCK_BYTES;
-    if offset >= region::bytes() {
+    if offset >= committed_bytes {
         return None;
     }
-    // SAFETY: the offset was just checked, and the block is the caller's.
-    let (address, word) = unsafe {
+    // SAFETY: the offset lies in a committed segment.
+    let entry = unsafe { region::entry_at(offset) };
+    // Relaxed: the block pins its chunk, and whoever pushed it was handed the chunk's owner.
+    if entry.owner.load(Ordering::Relaxed) != owner.as_ptr().cast() {
+        return None;
+    }
+    // SAFETY: a chunk that has an owner is memory, aligned to 8 at this offset; the block is the
+    // caller's.
+    unsafe {
         let address = address_of(block);
-        (address, address.cast::<u64>().read())
-    };
-    let align = 1_usize.checked_shl(((word >> LINK_BITS) & ALIGN_MASK) as u32)?;
-    let layout = Layout::from_size_align((word >> SIZE_SHIFT) as usize, align).ok()?;
-    Some(ForeignBlock { address, layout, next: word & LINK_MASK })
+        Some(ForeignBlock { address, entry, word: address.cast::<u64>().read() })
+    }
 }

@@ -67,13 +67,19 @@ const UNCOMMITTED: u8 = 0;
 struct Bounds {
     base: AtomicPtr<u8>,
     bytes: AtomicUsize,
+    /// Up to where segments are committed, from the base.
+    committed: AtomicUsize,
 }
 
 /// The base before there is a region: so high that no address lies above it by less than a region's
 /// length. So a thread that reads this base and already the new length takes nothing for ours.
 const NO_BASE: *mut u8 = core::ptr::without_provenance_mut(1 << 63);
 
-static BOUNDS: Bounds = Bounds { base: AtomicPtr::new(NO_BASE), bytes: AtomicUsize::new(0) };
+static BOUNDS: Bounds = Bounds {
+    base: AtomicPtr::new(NO_BASE),
+    bytes: AtomicUsize::new(0),
+    committed: AtomicUsize::new(0),
+};
 
 /// The kind of each segment plus one, or `UNCOMMITTED`.
 static SEGMENTS: [AtomicU8; MAX_SEGMENTS] = [const { AtomicU8::new(UNCOMMITTED) }; MAX_SEGMENTS];
@@ -176,6 +182,13 @@ const fn table_bytes(region_bytes: usize) -> usize {
 #[inline]
 pub fn bytes() -> usize {
     BOUNDS.bytes.load(Ordering::Relaxed)
+}
+
+/// Below this offset, in bytes, every chunk has an entry that may be read.
+#[inline]
+pub fn committed_bytes() -> usize {
+    // Acquire pairs with the Release in `commit_segments`: the table is then accessible.
+    BOUNDS.committed.load(Ordering::Acquire)
 }
 
 /// The region's first byte; not to be used before it is reserved.
@@ -292,6 +305,8 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
         // Release: whoever sees the kind may use the table.
         segment.store(kind.index() + 1, Ordering::Release);
     }
+    // Release: as above.
+    BOUNDS.committed.store(end * SEGMENT_BYTES, Ordering::Release);
     Some(first * SEGMENT_CHUNKS)
 }
 

@@ -125,7 +125,7 @@ unsafe extern "C" fn free_other(block: NonNull<u8>, offset: usize, entry: &'stat
         if state.phase.get() == Phase::Running && is_foreign(owner.as_ref()) {
             // What most blocks are that come here: straight to the batch.
             check::freed(block, layout);
-            state.batches.free(owner, entry, block, offset, layout);
+            state.batches.free(owner, entry, block, layout);
         } else {
             route::free_at(block, offset, layout);
         }

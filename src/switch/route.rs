@@ -13,6 +13,7 @@ use super::life;
 use super::state::{Phase, ThreadState, state};
 use crate::heap::{HeapHeader, Refusal, batch, check, fast};
 use crate::region::{self, ChunkEntry};
+use crate::sync::Relation;
 
 /// Allocates.
 ///
@@ -234,10 +235,12 @@ unsafe fn free_other(
     unsafe {
         if state.bump.get() == Some(owner) {
             fast::free_to_bump(owner, entry, block, layout);
-        } else if owner.as_ref().runner.is(state.token.get()) {
-            fast::free(owner, entry, block, layout);
         } else {
-            free_foreign(block, entry, owner, layout);
+            match owner.as_ref().runner.relation(state.token.get()) {
+                Relation::Runner => fast::free(owner, entry, block, layout),
+                Relation::Other if state.batches.try_join(owner, block, layout) => {}
+                _ => free_foreign(block, entry, owner, layout),
+            }
         }
     }
 }
@@ -253,16 +256,15 @@ unsafe fn free_foreign(
     layout: Layout,
 ) {
     let state = state();
-    let Some(offset) = region::offset_of(block.as_ptr()) else { return };
     // SAFETY: the caller's contract.
     unsafe {
         if state.phase.get() == Phase::Ended {
-            batch::free_at_once(owner, block, offset, layout);
+            batch::free_at_once(owner, block, layout);
         } else {
             if state.phase.get() == Phase::Fresh {
                 life::arm_exit(state);
             }
-            state.batches.free(owner, entry, block, offset, layout);
+            state.batches.free(owner, entry, block, layout);
         }
     }
 }

@@ -35,7 +35,7 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use self::class::{CLASSES, block_bytes, class_of};
-use self::partial::{Partials, class_of_extent, free, used, used_bytes};
+use self::partial::{Partials, free, used, used_bytes};
 pub use self::plain::PlainSlab;
 use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
@@ -304,6 +304,7 @@ unsafe impl Strategy for Slab {
     const NAME: &'static str = "slab";
     const COUNTS_BLOCKS: bool = true;
     const KEEPS_SPARES: bool = true;
+    const COLLECTS_FIRST: bool = true;
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
 
     const DEFAULT: Self = Self {
@@ -355,9 +356,14 @@ unsafe impl Strategy for Slab {
         unsafe { self.push(class, block) && self.spill(class) }
     }
 
-    unsafe fn free_collected(&mut self, extent: &Extent, block: NonNull<u8>, _: Layout) -> bool {
-        let count = bits::put_back(extent, &[block], class_of_extent(extent));
-        self.partials.count_back(extent, count)
+    #[inline]
+    unsafe fn free_of_class(&mut self, class: u8, block: NonNull<u8>) -> Option<bool> {
+        let class = usize::from(class).wrapping_sub(1);
+        if class >= CLASSES {
+            return None;
+        }
+        // SAFETY: the caller's contract.
+        Some(unsafe { self.push(class, block) } && self.spill(class))
     }
 
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {
