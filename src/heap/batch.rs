@@ -187,11 +187,11 @@ unsafe fn push(owner: NonNull<HeapHeader>, first: BlockId, last: BlockId) {
         return;
     }
     // The heap was closed: each block is counted off its run. The last one may free the header.
-    let (mut next, committed_bytes) = (first, region::committed_bytes());
+    let (mut next, committed) = (first, region::committed());
     let mut left = true;
     while left {
         // SAFETY: the chain is still this thread's.
-        let Some(block) = (unsafe { foreign::find(next, owner, committed_bytes) }) else {
+        let Some(block) = (unsafe { foreign::find(next, owner, committed) }) else {
             crate::sys::abort_with(&["a block was written to after it was freed"]);
         };
         left = next != last;

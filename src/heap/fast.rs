@@ -3,6 +3,7 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
+use super::by_address::slab_class_of;
 use super::cell::{is_direct, retire_emptied, strategy_of};
 use super::check;
 use super::header::{FastPath, HeapHeader};
@@ -10,7 +11,7 @@ use crate::region::ChunkEntry;
 use crate::strategy::bump::Bump;
 use crate::strategy::extent_of;
 use crate::strategy::slab::Slab;
-use crate::strategy::slab::class::small_class_of;
+use crate::strategy::slab::class::{CLASSES, small_class_of};
 
 pub use crate::strategy::slab::class::is_small;
 
@@ -60,6 +61,31 @@ pub unsafe fn free_small_to_slab(header: NonNull<HeapHeader>, block: NonNull<u8>
     }
 }
 
+/// Frees a block of a slab heap by the class of its chunk.
+///
+/// # Safety
+/// The caller runs the heap, whose fast path is [`FastPath::Slab`]; the block is allocated, of the
+/// run that starts at `entry`, and `layout` fits it.
+#[inline]
+pub unsafe fn free_to_slab(
+    header: NonNull<HeapHeader>,
+    entry: &'static ChunkEntry,
+    block: NonNull<u8>,
+    layout: Layout,
+) {
+    // Under AddressSanitizer the block has to wait in quarantine.
+    let class = slab_class_of(entry);
+    // SAFETY: the caller's contract; the fast path tells the strategy; the chunk's blocks are of
+    // that class.
+    unsafe {
+        if cfg!(heapswitch_asan) || class >= CLASSES {
+            free_slow(header, entry, block, layout);
+        } else if strategy_of::<Slab>(header).push(class, block) {
+            spill(header, class);
+        }
+    }
+}
+
 /// Whether two small layouts are served by one class of a slab heap.
 #[inline]
 pub fn are_of_one_class(first: Layout, second: Layout) -> bool {
@@ -81,9 +107,12 @@ pub unsafe fn free_to_bump(
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
         if cfg!(heapswitch_asan) || is_direct(layout) {
-            free_slow(header, entry, block, layout);
-        } else if strategy_of::<Bump<true>>(header).free_counted(extent_of(entry), block, layout) {
-            bump_page_emptied(header, entry);
+            return free_slow(header, entry, block, layout);
+        }
+        match strategy_of::<Bump<true>>(header).free_in_page(extent_of(entry), block, layout) {
+            Some(false) => {}
+            Some(true) => bump_page_emptied(header, entry),
+            None => free_slow(header, entry, block, layout),
         }
     }
 }
@@ -161,11 +190,9 @@ pub unsafe fn free(
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
         match header.as_ref().fast_path {
-            // Blocks have to wait in quarantine.
-            _ if cfg!(heapswitch_asan) => free_slow(header, entry, block, layout),
             FastPath::Bump => free_to_bump(header, entry, block, layout),
-            FastPath::Slab if is_small(layout) => free_small_to_slab(header, block, layout),
-            _ => free_slow(header, entry, block, layout),
+            FastPath::Slab => free_to_slab(header, entry, block, layout),
+            FastPath::None => free_slow(header, entry, block, layout),
         }
     }
 }

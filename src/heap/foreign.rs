@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering;
 
 use super::header::HeapHeader;
 use crate::pointers;
-use crate::region::{self, ChunkEntry};
+use crate::region::{self, ChunkEntry, Committed};
 use crate::sync::Links;
 use crate::sync::foreign_stack::BlockId;
 use crate::units::MIN_BLOCK_BYTES;
@@ -103,28 +103,19 @@ impl ForeignBlock {
 /// be told: it does not lie in a chunk of the owner. Nothing else is read then.
 ///
 /// # Safety
-/// `block` is not 0, was pushed or is about to be, and is the caller's; `committed_bytes` is what
-/// [`region::committed_bytes`] gave since.
+/// `block` is not 0, was pushed or is about to be, and is the caller's.
 #[inline]
 pub unsafe fn find(
     block: BlockId,
     owner: NonNull<HeapHeader>,
-    committed_bytes: usize,
+    committed: Committed,
 ) -> Option<ForeignBlock> {
-    let offset = block as usize * MIN_BLOCK_BYTES;
-    if offset >= committed_bytes {
-        return None;
-    }
-    // SAFETY: the offset lies in a committed segment.
-    let entry = unsafe { region::entry_at(offset) };
+    let (address, entry) = committed.find(block as usize * MIN_BLOCK_BYTES)?;
     // Relaxed: the block pins its chunk, and whoever pushed it was handed the chunk's owner.
     if entry.owner.load(Ordering::Relaxed) != owner.as_ptr().cast() {
         return None;
     }
-    // SAFETY: a chunk that has an owner is memory, aligned to 8 at this offset; the block is the
+    // SAFETY: a chunk that has an owner is memory, aligned to 8 at this address; the block is the
     // caller's.
-    unsafe {
-        let address = address_of(block);
-        Some(ForeignBlock { address, entry, word: address.cast::<u64>().read() })
-    }
+    Some(ForeignBlock { address, entry, word: unsafe { address.cast::<u64>().read() } })
 }

@@ -184,11 +184,35 @@ pub fn bytes() -> usize {
     BOUNDS.bytes.load(Ordering::Relaxed)
 }
 
-/// Below this offset, in bytes, every chunk has an entry that may be read.
+/// Where the region is and how far its chunks have entries, read once for many look-ups.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+/// What is committed now.
 #[inline]
-pub fn committed_bytes() -> usize {
+pub fn committed() -> Committed {
     // Acquire pairs with the Release in `commit_segments`: the table is then accessible.
-    BOUNDS.committed.load(Ordering::Acquire)
+    Committed { bytes: BOUNDS.committed.load(Ordering::Acquire), base: base() }
+}
+
+impl Committed {
+    /// The address at an offset of the region, in bytes, and the entry of its chunk; for any
+    /// number at all.
+    #[inline]
+    pub fn find(self, offset: usize) -> Option<(NonNull<u8>, &'static ChunkEntry)> {
+        if offset >= self.bytes {
+            return None;
+        }
+        let distance = ((offset >> CHUNK_SHIFT) + 1) * ENTRY_BYTES;
+        // SAFETY: the offset lies in a committed segment, and so does its entry in the table.
+        Some(unsafe {
+            let entry = crate::pointers::backward(self.base, distance).cast::<ChunkEntry>();
+            (crate::pointers::forward(self.base, offset), entry.as_ref())
+        })
+    }
 }
 
 /// The region's first byte; not to be used before it is reserved.

@@ -107,17 +107,18 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         Some(unsafe { NonNull::new_unchecked(block) })
     }
 
-    /// Frees a block; whether a page of the extent now counts none. The fast path.
+    /// Frees a block; whether a page of the extent now counts none. The fast path: `None`, and
+    /// nothing is done, for a block that lies in several pages.
     ///
     /// # Safety
     /// As [`Strategy::deallocate`].
     #[inline]
-    pub unsafe fn free_counted(
+    pub unsafe fn free_in_page(
         &mut self,
         extent: &Extent,
         block: NonNull<u8>,
         layout: Layout,
-    ) -> bool {
+    ) -> Option<bool> {
         let length = length_of(layout.size());
         let start = block.addr().get();
         let is_in_window = start >= self.limit.addr().wrapping_sub(PAGE_BYTES);
@@ -127,16 +128,27 @@ impl<const COUNTED: bool> Bump<COUNTED> {
             }
             self.cursor = block.as_ptr();
             self.count -= 1;
-            return false;
+            return Some(false);
         }
         if (start & (PAGE_BYTES - 1)) + length > PAGE_BYTES {
-            let offset = pointers::distance(extent.start(), block);
-            return uncover(extent, offset, offset, offset + length);
+            return None;
         }
         // A counted extent is a chunk, aligned: the address tells the page as the offset does.
         let count = page_count(extent, start);
         add(count, -1);
-        count.get() == 0
+        Some(count.get() == 0)
+    }
+
+    /// As [`free_in_page`](Self::free_in_page), of any block.
+    ///
+    /// # Safety
+    /// As [`Strategy::deallocate`].
+    unsafe fn free_counted(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
+        // SAFETY: the caller's contract.
+        unsafe { self.free_in_page(extent, block, layout) }.unwrap_or_else(|| {
+            let offset = pointers::distance(extent.start(), block);
+            uncover(extent, offset, offset, offset + length_of(layout.size()))
+        })
     }
 
     /// Whether an extent, a page of which counts none, holds no block; it is then the next that

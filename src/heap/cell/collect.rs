@@ -32,11 +32,11 @@ pub(super) unsafe fn collect<S: Strategy>(header: Header) {
 /// # Safety
 /// The caller runs the heap and took the chain off its foreign stack.
 pub(super) unsafe fn free_chain<S: Strategy>(header: Header, first: BlockId) {
-    let (mut next, committed_bytes) = (first, region::committed_bytes());
+    let (mut next, committed) = (first, region::committed());
     let mut blocks = 0;
     while next != 0 {
         // SAFETY: the chain's blocks were pushed and are ours now.
-        let found = unsafe { foreign::find(next, header, committed_bytes) };
+        let found = unsafe { foreign::find(next, header, committed) };
         let Some(block) = found else { corrupted() };
         next = block.next();
         blocks += 1;

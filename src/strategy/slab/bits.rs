@@ -88,11 +88,11 @@ pub(super) fn put_back(extent: &Extent, blocks: &[NonNull<u8>], class: usize) ->
             bits = words[at].get();
             first_word = first_word.min(at);
         }
-        let bit = 1 << (index % 64);
-        if bits & bit != 0 {
+        let before = bits;
+        bits |= 1 << (index % 64);
+        if bits == before {
             broken();
         }
-        bits |= bit;
         count += 1;
     }
     words[at].set(bits);
@@ -117,19 +117,28 @@ pub(super) fn take(extent: &Extent, class: usize, slots: &mut [MaybeUninit<NonNu
     let words = words(extent);
     let mut at = extent.words[HEAD].get() % words.len();
     let mut bits = words[at].get();
-    for slot in slots.iter_mut().rev().take(taken) {
-        while bits == 0 {
+    let mut slots = slots.iter_mut().rev();
+    let mut left = taken;
+    while left != 0 {
+        if bits == 0 {
             words[at].set(0);
             at += 1;
             match words.get(at) {
                 Some(word) => bits = word.get(),
                 None => broken(),
             }
+            continue;
         }
-        let index = at * 64 + bits.trailing_zeros() as usize;
-        bits &= bits - 1;
-        // SAFETY: only blocks that were carved from the extent are marked.
-        slot.write(unsafe { pointers::forward(extent.start(), index * bytes) });
+        // SAFETY: the word has blocks that were carved from the extent.
+        let first = unsafe { pointers::forward(extent.start(), at * 64 * bytes) };
+        let from_word = (bits.count_ones() as usize).min(left);
+        left -= from_word;
+        for slot in slots.by_ref().take(from_word) {
+            let index = bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            // SAFETY: only blocks that were carved from the extent are marked.
+            slot.write(unsafe { pointers::forward(first, index * bytes) });
+        }
     }
     words[at].set(bits);
     extent.words[HEAD].set(at);
