@@ -1,14 +1,14 @@
 //! What a freed block holds while it waits for its heap's runner.
 //!
 //! ```text
-//!   bit 63           42 41        37 36                     0
-//!   │ size in bytes    │ log2 align │ next block's offset / 8 │     the block's first 8 bytes
+//!   bit 63           45 44        40 39                 3 2   0
+//!   │ size in bytes    │ log2 align │ next block's offset │ 0 │     the block's first 8 bytes
 //! ```
 //!
-//! A block of a slab needs no layout, for the chunk table has its class; but telling that costs as
-//! much as writing it. Offsets in a region of at most 1 TiB, divided by 8, take 37 bits. Strategies serve at most 32
-//! KiB and alignments of at most 4 KiB, which the other bits hold with room; larger requests have
-//! runs of their own, whose length stands in the chunk table.
+//! Offsets in a region of at most 1 TiB take 40 bits. Strategies serve at most 32 KiB and alignments
+//! of at most 4 KiB, which the other bits hold with room; larger requests have runs of their own,
+//! whose length stands in the chunk table. So does the class of a slab's blocks, which need no
+//! layout; but to find that out when they are freed would cost as much as to write it.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -25,13 +25,14 @@ use crate::units::MIN_BLOCK_BYTES;
 #[cfg(heapswitch_check)]
 pub const LINK_BYTES: usize = size_of::<u64>();
 
-const LINK_BITS: u32 = 37;
-const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
+const LINK_BITS: u32 = 40;
+/// Links are aligned as blocks are, whatever was written to a freed block.
+const LINK_MASK: u64 = (1 << LINK_BITS) - MIN_BLOCK_BYTES as u64;
 const ALIGN_BITS: u32 = 5;
 const ALIGN_MASK: u64 = (1 << ALIGN_BITS) - 1;
 const SIZE_SHIFT: u32 = LINK_BITS + ALIGN_BITS;
 
-const _: () = assert!((region::MAX_REGION_BYTES / MIN_BLOCK_BYTES) as u64 - 1 <= LINK_MASK);
+const _: () = assert!(region::MAX_REGION_BYTES <= 1 << LINK_BITS);
 
 /// The links of foreign stacks and batches: in the freed blocks.
 #[derive(Clone, Copy, Debug)]
@@ -55,14 +56,14 @@ unsafe impl Links for InBlocks {
 #[inline]
 unsafe fn address_of(block: BlockId) -> NonNull<u8> {
     // SAFETY: the caller's contract.
-    unsafe { region::at(block as usize * MIN_BLOCK_BYTES) }
+    unsafe { region::at(block as usize) }
 }
 
 /// Writes the block's layout and a link into it; its name.
 ///
 /// # Safety
-/// `block` lies in the region, is at least 8 bytes long, was just freed, and nobody
-/// else reaches it; `layout` fits it.
+/// `block` lies in the region, is at least 8 bytes long, was just freed, and nobody else reaches
+/// it; `layout` fits it.
 #[inline]
 pub unsafe fn encode(block: NonNull<u8>, layout: Layout, next: BlockId) -> BlockId {
     // Of the size of a run of its own the upper bits are lost: it stands in the chunk table.
@@ -70,7 +71,7 @@ pub unsafe fn encode(block: NonNull<u8>, layout: Layout, next: BlockId) -> Block
     let word = (layout.size() as u64) << SIZE_SHIFT | align << LINK_BITS | next;
     // SAFETY: the block is at least 8 bytes and aligned to 8.
     unsafe { block.cast::<u64>().write(word) };
-    (pointers::distance(region::base(), block) / MIN_BLOCK_BYTES) as u64
+    pointers::distance(region::base(), block) as u64
 }
 
 /// A block that was freed by others.
@@ -110,7 +111,7 @@ pub unsafe fn find(
     owner: NonNull<HeapHeader>,
     committed: Committed,
 ) -> Option<ForeignBlock> {
-    let (address, entry) = committed.find(block as usize * MIN_BLOCK_BYTES)?;
+    let (address, entry) = committed.find(block as usize)?;
     // Relaxed: the block pins its chunk, and whoever pushed it was handed the chunk's owner.
     if entry.owner.load(Ordering::Relaxed) != owner.as_ptr().cast() {
         return None;

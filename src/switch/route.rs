@@ -251,13 +251,10 @@ pub(super) unsafe fn free_other(
     layout: Layout,
 ) {
     let state = state();
-    // SAFETY: as in `free_at`; a heap in `bump` is run by this thread and has that fast path, and
-    // so its own heap that of the slab.
+    // SAFETY: as in `free_at`; a heap in `bump` is run by this thread and has that fast path.
     unsafe {
         if state.bump.get() == Some(owner) {
             fast::free_to_bump(owner, entry, block, layout);
-        } else if state.own_slab.get() == Some(owner) {
-            fast::free_to_slab(owner, entry, block, layout);
         } else {
             match owner.as_ref().runner.relation(state.token.get()) {
                 Relation::Runner => fast::free(owner, entry, block, layout),

@@ -129,6 +129,13 @@ impl fmt::Debug for Slab {
     }
 }
 
+/// The blocks of a magazine that go first.
+#[derive(Clone, Copy, PartialEq)]
+enum Which {
+    Oldest,
+    Newest,
+}
+
 #[inline]
 fn start_of(class: usize) -> usize {
     STARTS.get(class).map_or(0, |&start| start as usize)
@@ -180,7 +187,16 @@ impl Slab {
     #[inline(never)]
     pub fn spill(&mut self, class: usize) -> bool {
         let blocks = (end_of(class) - start_of(class)).div_ceil(2);
-        self.give_back_oldest(class, blocks)
+        self.give_back(class, blocks, Which::Oldest)
+    }
+
+    /// As [`spill`](Self::spill), of the newer half, which saves moving the other: where none of
+    /// them was in use here lately.
+    #[cold]
+    #[inline(never)]
+    fn spill_collected(&mut self, class: usize) -> bool {
+        let blocks = (end_of(class) - start_of(class)).div_ceil(2);
+        self.give_back(class, blocks, Which::Newest)
     }
 
     /// The blocks in the class's magazine, the oldest first.
@@ -191,15 +207,18 @@ impl Slab {
         unsafe { &*(core::ptr::from_ref(slots) as *const [NonNull<u8>]) }
     }
 
-    /// Gives the oldest blocks of a magazine back to the extents.
-    fn give_back_oldest(&mut self, class: usize, blocks: usize) -> bool {
+    /// Gives blocks of a magazine back to the extents, so many or all.
+    fn give_back(&mut self, class: usize, blocks: usize, which: Which) -> bool {
         let Some(top) = self.tops.get_mut(class) else { return false };
         let (start, top_slot) = (start_of(class), *top as usize);
         let Some(slots) = self.slots.get_mut(start..top_slot) else { return false };
         // SAFETY: by the invariant these slots are initialized; the types have the same layout.
         let magazine = unsafe { &*(core::ptr::from_ref(slots) as *const [NonNull<u8>]) };
-        let mut rest = magazine.get(..blocks).unwrap_or(magazine);
-        let given_back = rest.len();
+        let given_back = blocks.min(magazine.len());
+        let mut rest = match which {
+            Which::Oldest => &magazine[..given_back],
+            Which::Newest => &magazine[magazine.len() - given_back..],
+        };
         let mut is_any_empty = false;
         while let Some(&block) = rest.first() {
             // SAFETY: the block is free and of this slab.
@@ -209,7 +228,9 @@ impl Slab {
             is_any_empty |= self.partials.count_back(extent, count);
             rest = rest.get(count..).unwrap_or(&[]);
         }
-        slots.copy_within(given_back.., 0);
+        if which == Which::Oldest && given_back != slots.len() {
+            slots.copy_within(given_back.., 0);
+        }
         *top -= given_back as u32;
         is_any_empty
     }
@@ -269,7 +290,7 @@ impl Slab {
         self.refills = [0; CLASSES];
         (0..CLASSES).fold(false, |is_any_empty, class| {
             let is_filled = self.tops.get(class) != EMPTY_TOPS.get(class);
-            (is_filled && self.give_back_oldest(class, usize::MAX)) | is_any_empty
+            (is_filled && self.give_back(class, usize::MAX, Which::Oldest)) | is_any_empty
         })
     }
 }
@@ -375,7 +396,7 @@ unsafe impl Strategy for Slab {
             return None;
         }
         // SAFETY: the caller's contract.
-        Some(unsafe { self.push(class, block) } && self.spill(class))
+        Some(unsafe { self.push(class, block) } && self.spill_collected(class))
     }
 
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {
