@@ -117,23 +117,21 @@ pub(super) fn take(extent: &Extent, class: usize, slots: &mut [MaybeUninit<NonNu
     let words = words(extent);
     let mut at = extent.words[HEAD].get() % words.len();
     let mut bits = words[at].get();
-    let mut slots = slots.iter_mut().rev();
-    let mut left = taken;
-    while left != 0 {
-        if bits == 0 {
+    let unfilled = slots.len() - taken;
+    let mut slots = slots[unfilled..].iter_mut().rev();
+    'words: while slots.len() != 0 {
+        while bits == 0 {
             words[at].set(0);
             at += 1;
             match words.get(at) {
                 Some(word) => bits = word.get(),
                 None => broken(),
             }
-            continue;
         }
         // SAFETY: the word has blocks that were carved from the extent.
         let first = unsafe { pointers::forward(extent.start(), at * 64 * bytes) };
-        let from_word = (bits.count_ones() as usize).min(left);
-        left -= from_word;
-        for slot in slots.by_ref().take(from_word) {
+        while bits != 0 {
+            let Some(slot) = slots.next() else { break 'words };
             let index = bits.trailing_zeros() as usize;
             bits &= bits - 1;
             // SAFETY: only blocks that were carved from the extent are marked.
