@@ -224,7 +224,15 @@ impl Slab {
             // SAFETY: the block is free and of this slab.
             let extent = unsafe { extent_of_block(block) };
             // Neighbours in the magazine that share an extent are counted in one step.
-            let count = bits::put_back(extent, rest, class);
+            let count = match rest.get(1) {
+                Some(&next) if bits::are_of_one_extent(block, next) => {
+                    bits::put_back_all(extent, rest, class)
+                }
+                _ => {
+                    bits::put_back(extent, block, class);
+                    1
+                }
+            };
             is_any_empty |= self.partials.count_back(extent, count);
             rest = rest.get(count..).unwrap_or(&[]);
         }
