@@ -67,7 +67,7 @@ pub(super) fn words(extent: &Extent) -> &[Cell<u64>; BITS_BYTES / 8] {
 /// The fewest neighbours that are marked together, and how many others are marked one by one before
 /// neighbours are looked for again.
 const SHORTEST_ROW: usize = 3;
-const SINGLES: usize = 8;
+const SINGLES: usize = 16;
 
 /// Where in its extent a block lies: a heap's extents are chunks, and aligned as such.
 #[inline]
@@ -125,8 +125,35 @@ pub(super) fn put_back_all(extent: &Extent, blocks: &[NonNull<u8>], class: usize
 /// Marks the leading blocks that lie in the extent, of which the first does; how many those are.
 #[inline]
 fn mark_singles(extent: &Extent, blocks: &[NonNull<u8>], class: usize) -> usize {
-    let in_extent = blocks.iter().take_while(|&&block| extent.contains(block));
-    in_extent.map(|&block| put_back(extent, block, class)).count()
+    let (words, reciprocal, start) = (words(extent), reciprocal_of(class), extent.start());
+    let mut first_word = extent.words[HEAD].get();
+    let mut count = 0;
+    // Neighbours often share a word: it stays in a register until another is needed.
+    let mut at = first_word % words.len();
+    let mut bits = words[at].get();
+    for &block in blocks {
+        let offset = pointers::distance(start, block);
+        if offset >= CHUNK_BYTES {
+            break;
+        }
+        let index = ((offset as u64 * reciprocal) >> 32) as usize;
+        let word = (index / 64) % words.len();
+        if word != at {
+            words[at].set(bits);
+            at = word;
+            bits = words[at].get();
+            first_word = first_word.min(at);
+        }
+        let before = bits;
+        bits |= 1 << (index % 64);
+        if bits == before {
+            broken();
+        }
+        count += 1;
+    }
+    words[at].set(bits);
+    extent.words[HEAD].set(first_word);
+    count
 }
 
 /// Blocks that lie one after the other.
