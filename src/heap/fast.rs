@@ -4,14 +4,16 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::by_address::slab_class_of;
-use super::cell::{is_direct, retire_emptied, strategy_of};
+use super::cell::{MAX_STRATEGY_ALIGN, is_direct, retire_emptied, strategy_of};
 use super::check;
 use super::header::{FastPath, HeapHeader};
 use crate::region::ChunkEntry;
-use crate::strategy::bump::Bump;
+use crate::strategy::bump::{Bump, SMALL_BYTES};
 use crate::strategy::extent_of;
 use crate::strategy::slab::Slab;
 use crate::strategy::slab::class::{CLASSES, small_class_of};
+
+const _: () = assert!(SMALL_BYTES.is_power_of_two() && SMALL_BYTES <= MAX_STRATEGY_ALIGN);
 
 pub use crate::strategy::slab::class::is_small;
 
@@ -21,7 +23,8 @@ pub use crate::strategy::slab::class::is_small;
 /// The caller runs the heap, whose fast path is [`FastPath::Bump`].
 #[inline]
 pub unsafe fn try_bump(header: NonNull<HeapHeader>, layout: Layout) -> Option<NonNull<u8>> {
-    if is_direct(layout) {
+    // Larger sizes do not fit in a window, which is at most a page.
+    if layout.align() > MAX_STRATEGY_ALIGN {
         return None;
     }
     // SAFETY: the caller runs the heap; the fast path tells the strategy.
@@ -106,13 +109,30 @@ pub unsafe fn free_to_bump(
 ) {
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
-        if cfg!(heapswitch_asan) || is_direct(layout) {
-            return free_slow(header, entry, block, layout);
+        // One test for both: a block with a large alignment is a run of its own.
+        if cfg!(heapswitch_asan) || layout.size() | layout.align() >= SMALL_BYTES {
+            free_large_to_bump(header, entry, block, layout);
+        } else if strategy_of::<Bump<true>>(header).free_small(extent_of(entry), block, layout) {
+            bump_page_emptied(header, entry);
         }
-        match strategy_of::<Bump<true>>(header).free_in_page(extent_of(entry), block, layout) {
-            Some(false) => {}
-            Some(true) => bump_page_emptied(header, entry),
-            None => free_slow(header, entry, block, layout),
+    }
+}
+
+/// # Safety
+/// As [`free_to_bump`].
+#[inline(never)]
+unsafe fn free_large_to_bump(
+    header: NonNull<HeapHeader>,
+    entry: &'static ChunkEntry,
+    block: NonNull<u8>,
+    layout: Layout,
+) {
+    // SAFETY: the caller's contract; the fast path tells the strategy.
+    unsafe {
+        if cfg!(heapswitch_asan) || is_direct(layout) {
+            free_slow(header, entry, block, layout);
+        } else if strategy_of::<Bump<true>>(header).free_counted(extent_of(entry), block, layout) {
+            bump_page_emptied(header, entry);
         }
     }
 }
