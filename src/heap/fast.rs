@@ -109,10 +109,12 @@ pub unsafe fn free_to_bump(
 ) {
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
+        let strategy = strategy_of::<Bump<true>>(header);
         // One test for both: a block with a large alignment is a run of its own.
-        if cfg!(heapswitch_asan) || layout.size() | layout.align() >= SMALL_BYTES {
-            free_large_to_bump(header, entry, block, layout);
-        } else if strategy_of::<Bump<true>>(header).free_small(extent_of(entry), block, layout) {
+        let is_small = layout.size() | layout.align() < SMALL_BYTES;
+        if cfg!(heapswitch_asan) || !is_small || strategy.ends_at_cursor(block, layout) {
+            free_to_bump_with_care(header, entry, block, layout);
+        } else if strategy.free_small(extent_of(entry), block) {
             bump_page_emptied(header, entry);
         }
     }
@@ -121,7 +123,7 @@ pub unsafe fn free_to_bump(
 /// # Safety
 /// As [`free_to_bump`].
 #[inline(never)]
-unsafe fn free_large_to_bump(
+unsafe fn free_to_bump_with_care(
     header: NonNull<HeapHeader>,
     entry: &'static ChunkEntry,
     block: NonNull<u8>,

@@ -118,45 +118,26 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         Some(unsafe { NonNull::new_unchecked(block) })
     }
 
-    /// Frees a small block; whether a page of the extent now counts none. The fast path.
+    /// Whether a block ends at the cursor.
+    #[inline]
+    pub fn ends_at_cursor(&self, block: NonNull<u8>, layout: Layout) -> bool {
+        block.addr().get() + length_of(layout.size()) == self.cursor.addr()
+    }
+
+    /// Frees a small block that does not end at the cursor; whether a page of the extent now counts
+    /// none. The fast path.
     ///
     /// # Safety
     /// As [`Strategy::deallocate`]; the block is of at most [`SMALL_BYTES`].
     #[inline]
-    pub unsafe fn free_small(
-        &mut self,
-        extent: &Extent,
-        block: NonNull<u8>,
-        layout: Layout,
-    ) -> bool {
-        let start = block.addr().get();
-        if start + length_of(layout.size()) == self.cursor.addr() {
-            return self.free_last(extent, block);
-        }
+    pub unsafe fn free_small(&mut self, extent: &Extent, block: NonNull<u8>) -> bool {
         // A counted extent is a chunk, aligned: the address tells the page as the offset does.
-        let count = page_count(extent, start);
+        let count = page_count(extent, block.addr().get());
         add(count, -1);
         count.get() == 0
     }
 
-    /// Frees a block of one page that ends at the cursor.
-    #[cold]
-    #[inline(never)]
-    fn free_last(&mut self, extent: &Extent, block: NonNull<u8>) -> bool {
-        let start = block.addr().get();
-        // The window may stand a page further.
-        if start < self.limit.addr().wrapping_sub(PAGE_BYTES) {
-            let count = page_count(extent, start);
-            add(count, -1);
-            return count.get() == 0;
-        }
-        self.clean_from = later(self.clean_from, self.cursor);
-        self.cursor = block.as_ptr();
-        self.count -= 1;
-        false
-    }
-
-    /// As [`free_small`](Self::free_small), of any block.
+    /// Frees a block; whether a page of the extent now counts none.
     ///
     /// # Safety
     /// As [`Strategy::deallocate`].
@@ -167,12 +148,18 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         layout: Layout,
     ) -> bool {
         let (start, length) = (block.addr().get(), length_of(layout.size()));
+        // The window may stand a page further.
         let is_in_window = start >= self.limit.addr().wrapping_sub(PAGE_BYTES);
-        let is_last = start + length == self.cursor.addr() && is_in_window;
-        if lies_in_one_page(start, length) || is_last {
-            // SAFETY: the caller's contract; what holds for small blocks is that they lie in one
-            // page, and the last one in the window is counted there.
-            return unsafe { self.free_small(extent, block, layout) };
+        if is_in_window && self.ends_at_cursor(block, layout) {
+            self.clean_from = later(self.clean_from, self.cursor);
+            self.cursor = block.as_ptr();
+            self.count -= 1;
+            return false;
+        }
+        if lies_in_one_page(start, length) {
+            // SAFETY: the caller's contract; what matters of a small block is that it lies in one
+            // page.
+            return unsafe { self.free_small(extent, block) };
         }
         let offset = pointers::distance(extent.start(), block);
         uncover(extent, offset, offset, offset + length)
