@@ -5,8 +5,8 @@
 //!   │ size in bytes    │ log2 align │ next block's offset │ 0 │     the block's first 8 bytes
 //! ```
 //!
-//! Offsets in a region of at most 1 TiB take 40 bits. Strategies serve at most 32 KiB and alignments
-//! of at most 4 KiB, which the other bits hold with room; larger requests have runs of their own,
+//! Offsets in a region of at most 1 TiB take 40 bits. Strategies serve at most 32 KiB and
+//! alignments of at most 4 KiB, which the other bits hold with room; larger requests have runs of their own,
 //! whose length stands in the chunk table. So does the class of a slab's blocks, which need no
 //! layout; but to find that out when they are freed would cost as much as to write it.
 
@@ -85,8 +85,8 @@ pub struct ForeignBlock {
 }
 
 impl ForeignBlock {
-    /// What it was freed with; of a run of its own, only a lower bound. `None` if it was overwritten
-    /// since.
+    /// What it was freed with; of a run of its own, only a lower bound. `None` if it was
+    /// overwritten since.
     #[inline]
     pub fn layout(&self) -> Option<Layout> {
         let align = 1_usize.checked_shl(((self.word >> LINK_BITS) & ALIGN_MASK) as u32)?;
