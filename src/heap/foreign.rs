@@ -6,9 +6,9 @@
 //! ```
 //!
 //! Offsets in a region of at most 1 TiB take 40 bits. Strategies serve at most 32 KiB and
-//! alignments of at most 4 KiB, which the other bits hold with room; larger requests have runs of their own,
-//! whose length stands in the chunk table. So does the class of a slab's blocks, which need no
-//! layout; but to find that out when they are freed would cost as much as to write it.
+//! alignments of at most 4 KiB, which the other bits hold with room; larger requests have runs of
+//! their own, whose length stands in the chunk table. So does the class of a slab's blocks, which
+//! need no layout; but to find that out when they are freed would cost as much as to write it.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;

@@ -397,7 +397,8 @@ unsafe fn realloc_small(
 }
 
 /// # Safety
-/// Both blocks are allocated, `old` fits the first, in the entry's chunk, and the second is `size` bytes long or longer.
+/// Both blocks are allocated, `old` fits the first, which lies in the entry's chunk, and the second
+/// is `size` bytes long or longer.
 unsafe fn copy_and_free(
     block: NonNull<u8>,
     entry: &'static ChunkEntry,

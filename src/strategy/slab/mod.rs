@@ -244,8 +244,8 @@ impl Slab {
         is_any_empty
     }
 
-    /// Fills a magazine that is empty to a half, or less at first, from the extents' free blocks or else with new
-    /// ones, and takes one.
+    /// Fills a magazine that is empty to a half, or less at first, from the extents' free blocks or
+    /// else with new ones, and takes one.
     #[cold]
     #[inline(never)]
     pub fn refill(&mut self, class: usize) -> Option<NonNull<u8>> {
