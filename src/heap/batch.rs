@@ -27,12 +27,20 @@ const MOST_BATCHED_BYTES: usize = 4096;
 /// Chains a thread keeps, a power of two.
 const SLOTS: usize = 4;
 
+const _: () = assert!(SLOTS.is_power_of_two() && SLOTS > 1);
+
+/// Blocks that wait for one owner.
+///
+/// # Invariants
+/// - There is an owner if and only if there is a block; the last block's link is 0.
+/// - `room` is how many blocks may still join, at least one.
 #[derive(Debug)]
+#[repr(C)]
 struct Chain {
     owner: Cell<Option<NonNull<HeapHeader>>>,
     first: Cell<BlockId>,
     last: Cell<BlockId>,
-    length: Cell<u32>,
+    room: Cell<u32>,
 }
 
 /// A thread's chains. All zero bytes are a valid, empty value.
@@ -54,7 +62,7 @@ impl Batches {
                     owner: Cell::new(None),
                     first: Cell::new(0),
                     last: Cell::new(0),
-                    length: Cell::new(0),
+                    room: Cell::new(0),
                 }
             }; SLOTS],
             pending: Cell::new(0),
@@ -68,17 +76,52 @@ impl Batches {
         self.pending.get() != 0
     }
 
+    /// The only chain where blocks of an owner wait.
+    #[inline]
+    fn chain_of(&self, owner: NonNull<HeapHeader>) -> &Chain {
+        // Headers lie at multiples of their length, so the bits that tell them apart are in the
+        // middle; the product has something of all of them at its top.
+        let mixed = (owner.addr().get() as u32).wrapping_mul(0x9E37_79B1);
+        &self.chains[(mixed >> (u32::BITS - SLOTS.ilog2())) as usize]
+    }
+
+    /// Frees a block of an open heap that the caller does not run, if others of that heap wait
+    /// already: the fast path. False if none do, or it is too long: nothing has happened then.
+    ///
+    /// # Safety
+    /// The block is allocated, of the heap `owner`; `layout` fits it.
+    #[inline]
+    #[must_use]
+    pub unsafe fn try_join(
+        &self,
+        owner: NonNull<HeapHeader>,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) -> bool {
+        let chain = self.chain_of(owner);
+        if chain.owner.get() != Some(owner) || layout.size() > MOST_BATCHED_BYTES {
+            return false;
+        }
+        // SAFETY: the block is freed by this call and the thread's alone until the chain is pushed.
+        let id = unsafe { foreign::encode(block, layout, chain.first.get()) };
+        chain.first.set(id);
+        let room = chain.room.get() - 1;
+        chain.room.set(room);
+        if room == 0 {
+            self.push_chain(chain);
+        }
+        true
+    }
+
     /// Frees a block of a heap that the caller does not run.
     ///
     /// # Safety
-    /// The block is allocated, at `offset` of the region, of the heap `owner` and the run of
-    /// `entry`; `layout` fits it.
+    /// The block is allocated, of the heap `owner` and the run of `entry`; `layout` fits it.
     pub unsafe fn free(
         &self,
         owner: NonNull<HeapHeader>,
         entry: &'static ChunkEntry,
         block: NonNull<u8>,
-        offset: usize,
         layout: Layout,
     ) {
         // SAFETY: the block pins the header.
@@ -90,26 +133,22 @@ impl Batches {
         }
         if layout.size() > MOST_BATCHED_BYTES {
             // SAFETY: the caller's contract.
-            unsafe { free_at_once(owner, block, offset, layout) };
+            unsafe { free_at_once(owner, block, layout) };
             return;
         }
-        let slot = (owner.addr().get() >> 8) % SLOTS;
-        let Some(chain) = self.chains.get(slot) else { return };
-        if chain.owner.get() != Some(owner) {
-            self.push_chain(chain);
-            chain.owner.set(Some(owner));
+        // SAFETY: the caller's contract.
+        if unsafe { self.try_join(owner, block, layout) } {
+            return;
         }
+        let chain = self.chain_of(owner);
+        self.push_chain(chain);
         // SAFETY: the block is freed by this call and the thread's alone until the chain is pushed.
-        let id = unsafe { foreign::encode(block, offset, layout, chain.first.get()) };
-        if chain.length.get() == 0 {
-            chain.last.set(id);
-            self.pending.set(self.pending.get() + 1);
-        }
+        let id = unsafe { foreign::encode(block, layout, 0) };
+        chain.owner.set(Some(owner));
         chain.first.set(id);
-        chain.length.set(chain.length.get() + 1);
-        if chain.length.get() >= BATCH_BLOCKS {
-            self.push_chain(chain);
-        }
+        chain.last.set(id);
+        chain.room.set(BATCH_BLOCKS - 1);
+        self.pending.set(self.pending.get() + 1);
     }
 
     /// Pushes every chain.
@@ -120,19 +159,16 @@ impl Batches {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn push_chain(&self, chain: &Chain) {
         let Some(owner) = chain.owner.take() else { return };
-        let (first, last) = (chain.first.replace(0), chain.last.replace(0));
-        let length = chain.length.replace(0);
-        if length == 0 {
-            return;
-        }
         self.pending.set(self.pending.get() - 1);
         decay::step_of(&self.pushes);
         // SAFETY: the chain's blocks are freed, this thread's alone, and pin the header.
         unsafe {
-            lost::count(owner, length);
-            push(owner, first, last);
+            lost::count(owner, BATCH_BLOCKS - chain.room.get());
+            push(owner, chain.first.get(), chain.last.get());
         }
     }
 }
@@ -147,16 +183,11 @@ impl Default for Batches {
 ///
 /// # Safety
 /// As [`Batches::free`].
-pub unsafe fn free_at_once(
-    owner: NonNull<HeapHeader>,
-    block: NonNull<u8>,
-    offset: usize,
-    layout: Layout,
-) {
+pub unsafe fn free_at_once(owner: NonNull<HeapHeader>, block: NonNull<u8>, layout: Layout) {
     // SAFETY: the block is freed by this call; it pins the header.
     unsafe {
         lost::count(owner, 1);
-        let id = foreign::encode(block, offset, layout, 0);
+        let id = foreign::encode(block, layout, 0);
         push(owner, id, id);
     }
 }
@@ -169,19 +200,19 @@ unsafe fn push(owner: NonNull<HeapHeader>, first: BlockId, last: BlockId) {
         return;
     }
     // The heap was closed: each block is counted off its run. The last one may free the header.
-    let mut next = first;
+    let (mut next, committed) = (first, region::committed());
     let mut left = true;
     while left {
         // SAFETY: the chain is still this thread's.
-        let Some(block) = (unsafe { foreign::decode(next) }) else {
+        let Some(block) = (unsafe { foreign::find(next, owner, committed) }) else {
             crate::sys::abort_with(&["a block was written to after it was freed"]);
         };
         left = next != last;
-        next = block.next;
-        if let Some(entry) = region::entry_of(block.address.as_ptr()) {
-            check::freed_for_good(block.address, block.layout);
-            // SAFETY: the stack is closed, and the block is one of the run's.
-            unsafe { free_orphan(owner, entry) };
+        next = block.next();
+        if let Some(layout) = block.layout() {
+            check::freed_for_good(block.address, layout);
         }
+        // SAFETY: the stack is closed, and the block is one of the run's.
+        unsafe { free_orphan(owner, block.entry) };
     }
 }

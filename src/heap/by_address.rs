@@ -59,7 +59,7 @@ pub unsafe fn try_allocate_bytes(header: NonNull<HeapHeader>, bytes: usize) -> O
 /// The class of a chunk's blocks as the table has it, less one; [`CLASSES`] or more where it is no
 /// class of the slab.
 #[inline]
-fn slab_class_of(entry: &ChunkEntry) -> usize {
+pub(super) fn slab_class_of(entry: &ChunkEntry) -> usize {
     usize::from(entry.class()).wrapping_sub(1)
 }
 

@@ -3,15 +3,18 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::cell::{Guard, front_of, is_direct, retire_emptied, strategy_of};
+use super::by_address::slab_class_of;
+use super::cell::{Guard, MAX_STRATEGY_ALIGN, front_of, is_direct, retire_emptied, strategy_of};
 use super::check;
 use super::decay;
 use super::header::{FastPath, HeapHeader};
 use crate::region::ChunkEntry;
-use crate::strategy::bump::Bump;
+use crate::strategy::bump::{Bump, SMALL_BYTES};
 use crate::strategy::extent_of;
 use crate::strategy::slab::Slab;
-use crate::strategy::slab::class::{class_of, small_class_of};
+use crate::strategy::slab::class::{CLASSES, small_class_of};
+
+const _: () = assert!(SMALL_BYTES.is_power_of_two() && SMALL_BYTES <= MAX_STRATEGY_ALIGN);
 
 pub use crate::strategy::slab::class::is_small;
 
@@ -21,7 +24,8 @@ pub use crate::strategy::slab::class::is_small;
 /// The caller runs the heap, whose fast path is [`FastPath::Bump`].
 #[inline]
 pub unsafe fn try_bump(header: NonNull<HeapHeader>, layout: Layout) -> Option<NonNull<u8>> {
-    if is_direct(layout) {
+    // Larger sizes do not fit in a window, which is at most a page.
+    if layout.align() > MAX_STRATEGY_ALIGN {
         return None;
     }
     // SAFETY: the caller runs the heap; the fast path tells the strategy.
@@ -61,24 +65,29 @@ pub unsafe fn free_small_to_slab(header: NonNull<HeapHeader>, block: NonNull<u8>
     }
 }
 
-/// As [`free_small_to_slab`], of a block of any class. Nothing is done, and it is false, where the
-/// layout has a run of its own.
+/// Frees a block of a slab heap by the class of its chunk.
 ///
 /// # Safety
-/// As [`free_small_to_slab`].
+/// The caller runs the heap, whose fast path is [`FastPath::Slab`]; the block is allocated, of the
+/// run that starts at `entry`, and `layout` fits it.
 #[inline]
-unsafe fn free_to_slab(header: NonNull<HeapHeader>, block: NonNull<u8>, layout: Layout) -> bool {
-    if is_direct(layout) {
-        return false;
-    }
-    let Some(class) = class_of(layout) else { return false };
-    // SAFETY: the caller's contract; the fast path tells the strategy; the class is one.
+pub unsafe fn free_to_slab(
+    header: NonNull<HeapHeader>,
+    entry: &'static ChunkEntry,
+    block: NonNull<u8>,
+    layout: Layout,
+) {
+    // Under AddressSanitizer the block has to wait in quarantine.
+    let class = slab_class_of(entry);
+    // SAFETY: the caller's contract; the fast path tells the strategy; the chunk's blocks are of
+    // that class.
     unsafe {
-        if front_of(header).push(class, block) {
+        if cfg!(heapswitch_asan) || class >= CLASSES {
+            free_slow(header, entry, block, layout);
+        } else if front_of(header).push(class, block) {
             spill(header, class);
         }
     }
-    true
 }
 
 /// Whether two small layouts are served by one class of a slab heap.
@@ -94,6 +103,28 @@ pub fn are_of_one_class(first: Layout, second: Layout) -> bool {
 /// run that starts at `entry`, and `layout` fits it.
 #[inline]
 pub unsafe fn free_to_bump(
+    header: NonNull<HeapHeader>,
+    entry: &'static ChunkEntry,
+    block: NonNull<u8>,
+    layout: Layout,
+) {
+    // SAFETY: the caller's contract; the fast path tells the strategy.
+    unsafe {
+        let strategy = strategy_of::<Bump<true>>(header);
+        // One test for both: a block with a large alignment is a run of its own.
+        let is_small = layout.size() | layout.align() < SMALL_BYTES;
+        if cfg!(heapswitch_asan) || !is_small || strategy.ends_at_cursor(block, layout) {
+            free_to_bump_with_care(header, entry, block, layout);
+        } else if strategy.free_small(extent_of(entry), block) {
+            bump_page_emptied(header, entry);
+        }
+    }
+}
+
+/// # Safety
+/// As [`free_to_bump`].
+#[inline(never)]
+unsafe fn free_to_bump_with_care(
     header: NonNull<HeapHeader>,
     entry: &'static ChunkEntry,
     block: NonNull<u8>,
@@ -186,11 +217,9 @@ pub unsafe fn free(
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
         match header.as_ref().fast_path {
-            // Blocks have to wait in quarantine.
-            _ if cfg!(heapswitch_asan) => free_slow(header, entry, block, layout),
             FastPath::Bump => free_to_bump(header, entry, block, layout),
-            FastPath::Slab if free_to_slab(header, block, layout) => {}
-            _ => free_slow(header, entry, block, layout),
+            FastPath::Slab => free_to_slab(header, entry, block, layout),
+            FastPath::None => free_slow(header, entry, block, layout),
         }
     }
 }

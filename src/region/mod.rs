@@ -70,13 +70,19 @@ const UNCOMMITTED: u8 = 0;
 struct Bounds {
     base: AtomicPtr<u8>,
     bytes: AtomicUsize,
+    /// Up to where segments are committed, from the base.
+    committed: AtomicUsize,
 }
 
 /// The base before there is a region: so high that no address lies above it by less than a region's
 /// length. So a thread that reads this base and already the new length takes nothing for ours.
 const NO_BASE: *mut u8 = core::ptr::without_provenance_mut(1 << 63);
 
-static BOUNDS: Bounds = Bounds { base: AtomicPtr::new(NO_BASE), bytes: AtomicUsize::new(0) };
+static BOUNDS: Bounds = Bounds {
+    base: AtomicPtr::new(NO_BASE),
+    bytes: AtomicUsize::new(0),
+    committed: AtomicUsize::new(0),
+};
 
 /// The kind of each segment plus one, or `UNCOMMITTED`.
 static SEGMENTS: [AtomicU8; MAX_SEGMENTS] = [const { AtomicU8::new(UNCOMMITTED) }; MAX_SEGMENTS];
@@ -179,6 +185,37 @@ const fn table_bytes(region_bytes: usize) -> usize {
 #[inline]
 pub fn bytes() -> usize {
     BOUNDS.bytes.load(Ordering::Relaxed)
+}
+
+/// Where the region is and how far its chunks have entries, read once for many look-ups.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+/// What is committed now.
+#[inline]
+pub fn committed() -> Committed {
+    // Acquire pairs with the Release in `commit_segments`: the table is then accessible.
+    Committed { bytes: BOUNDS.committed.load(Ordering::Acquire), base: base() }
+}
+
+impl Committed {
+    /// The address at an offset of the region, in bytes, and the entry of its chunk; for any
+    /// number at all.
+    #[inline]
+    pub fn find(self, offset: usize) -> Option<(NonNull<u8>, &'static ChunkEntry)> {
+        if offset >= self.bytes {
+            return None;
+        }
+        let distance = ((offset >> CHUNK_SHIFT) + 1) * ENTRY_BYTES;
+        // SAFETY: the offset lies in a committed segment, and so does its entry in the table.
+        Some(unsafe {
+            let entry = crate::pointers::backward(self.base, distance).cast::<ChunkEntry>();
+            (crate::pointers::forward(self.base, offset), entry.as_ref())
+        })
+    }
 }
 
 /// The region's first byte; not to be used before it is reserved.
@@ -295,6 +332,8 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
         // Release: whoever sees the kind may use the table.
         segment.store(kind.index() + 1, Ordering::Release);
     }
+    // Release: as above.
+    BOUNDS.committed.store(end * SEGMENT_BYTES, Ordering::Release);
     Some(first * SEGMENT_CHUNKS)
 }
 

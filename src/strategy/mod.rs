@@ -165,6 +165,10 @@ pub unsafe trait Strategy: Sized {
     /// [`pop_front`](Self::pop_front) then means something.
     const HAS_FRONT: bool = false;
 
+    /// Whether its owner should collect what others freed before it asks for a block out of line:
+    /// where it is asked so seldom that this costs little.
+    const COLLECTS_FIRST: bool = false;
+
     /// The alignment that an extent's start must have, a power of two of at most
     /// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES).
     const EXTENT_ALIGN: usize = 16;
@@ -250,19 +254,16 @@ pub unsafe trait Strategy: Sized {
         false
     }
 
-    /// As [`free`](Self::free), of a block that another thread freed long ago: the strategy need
-    /// not expect that it is wanted again soon.
+    /// As [`free`](Self::free), of a block of which only the class is known, as the chunk table
+    /// has it. `None`, and nothing is done, where the strategy gave no class of that number.
     ///
     /// # Safety
-    /// As [`deallocate`](Self::deallocate).
-    unsafe fn free_collected(
-        &mut self,
-        extent: &Extent,
-        block: NonNull<u8>,
-        layout: Layout,
-    ) -> bool {
-        // SAFETY: the caller's contract.
-        unsafe { self.free(extent, block, layout) }
+    /// `block` is currently allocated, and starts in a chunk of that class that is an extent, or a
+    /// run of its own.
+    #[inline]
+    unsafe fn free_of_class(&mut self, class: u8, block: NonNull<u8>) -> Option<bool> {
+        let _ = (class, block);
+        None
     }
 
     /// The start of an extent that a `free` found empty, each once, until it is `None`.

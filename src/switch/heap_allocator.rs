@@ -117,11 +117,11 @@ unsafe impl Allocator for &Heap {
         if let Some(offset) = region::offset_of(block.as_ptr()) {
             let freed = self.as_runner(|_| {
                 // SAFETY: the caller's contract.
-                unsafe { free_at(block, offset, layout) }
+                unsafe { free_at(block, region::entry_at(offset), layout) }
             });
             if freed.is_err() {
                 // SAFETY: the heap runs elsewhere: a foreign free.
-                unsafe { free_at(block, offset, layout) };
+                unsafe { free_at(block, region::entry_at(offset), layout) };
                 state().batches.flush();
             }
         } else if IS_PASS_THROUGH {

@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering;
 
 use super::configuration::Configuration;
 use super::route;
-use super::state::{Phase, state};
+use super::state::state;
 use crate::heap::{HeapHeader, by_address, check};
 use crate::region::{self, ChunkEntry};
 use crate::sys;
@@ -94,14 +94,14 @@ pub unsafe fn free(block: *mut u8) -> Place {
     // runs its own heap. Where both are none, nothing can be allocated in the chunk: then it has no
     // class, and `try_free` looks at that before it looks at the heap.
     unsafe {
-        let Some((offset, entry)) = region::find(block) else { return Place::Elsewhere };
+        let Some((_, entry)) = region::find(block) else { return Place::Elsewhere };
         let block = NonNull::new_unchecked(block);
         let owner = entry.owner.load(Ordering::Relaxed).cast::<HeapHeader>();
         let own = state().own_slab.get().map_or(core::ptr::null_mut(), NonNull::as_ptr);
         let is_freed =
             !cfg!(heapswitch_asan) && own == owner && by_address::try_free(owner, entry, block);
         if !is_freed {
-            free_other(block, offset, entry);
+            free_other(block, entry);
         }
     }
     Place::Region
@@ -111,24 +111,17 @@ pub unsafe fn free(block: *mut u8) -> Place {
 /// nothing unwinds: so C's `free` may jump here and needs no frame.
 ///
 /// # Safety
-/// As [`free`], of a block at `offset` of the region, in the entry's chunk.
+/// As [`free`], of a block in the entry's chunk.
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn free_other(block: NonNull<u8>, offset: usize, entry: &'static ChunkEntry) {
+unsafe extern "C" fn free_other(block: NonNull<u8>, entry: &'static ChunkEntry) {
     let layout = layout_of(block.as_ptr(), entry);
-    let state = state();
     // SAFETY: the caller's contract; the layout is of the block's length; a chunk in which a block
     // is has an owner, as `layout_of` made sure.
     unsafe {
+        check::freed(block, layout);
         let owner = NonNull::new_unchecked(entry.owner.load(Ordering::Relaxed).cast());
-        let is_foreign = |owner: &HeapHeader| !owner.runner.is(state.token.get());
-        if state.phase.get() == Phase::Running && is_foreign(owner.as_ref()) {
-            // What most blocks are that come here: straight to the batch.
-            check::freed(block, layout);
-            state.batches.free(owner, entry, block, offset, layout);
-        } else {
-            route::free_at(block, offset, layout);
-        }
+        route::free_other(block, entry, owner, layout);
     }
 }
 

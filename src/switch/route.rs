@@ -11,8 +11,9 @@ use super::configuration::{Configuration, GLOBAL_COUNTERS};
 use super::in_use::CurrentAllocatorInUse;
 use super::life;
 use super::state::{Phase, ThreadState, state};
-use crate::heap::{HeapHeader, Refusal, batch, check, fast};
+use crate::heap::{HeapHeader, Refusal, batch, by_address, check, fast};
 use crate::region::{self, ChunkEntry};
+use crate::sync::Relation;
 
 /// Allocates.
 ///
@@ -40,6 +41,18 @@ fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
     }
 }
 
+/// What is too large for [`try_fast`], from the lists of the thread's own heap.
+#[inline]
+fn try_medium(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
+    if fast::is_small(layout) {
+        return None;
+    }
+    let heap = state.slab.get()?;
+    // SAFETY: the state's heaps are run by this thread and have the fast path that their place
+    // says.
+    unsafe { by_address::try_allocate(heap, layout) }
+}
+
 /// Allocates zeroed memory.
 ///
 /// # Safety
@@ -65,6 +78,13 @@ pub unsafe fn alloc_zeroed<C: Configuration>(layout: Layout) -> *mut u8 {
 #[inline(never)]
 unsafe fn alloc_slow<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut u8 {
     let state = state();
+    if let Some(block) = try_medium(state, layout) {
+        if is_zeroed {
+            // SAFETY: the block was just allocated.
+            unsafe { block.write_bytes(0, layout.size()) };
+        }
+        return block.as_ptr();
+    }
     if state.phase.get() == Phase::Fresh {
         life::start_thread::<C>(state);
     }
@@ -167,11 +187,13 @@ fn count_global(allocated: usize, freed: usize) {
 /// As [`GlobalAlloc::dealloc`].
 #[inline]
 pub unsafe fn dealloc<C: Configuration>(block: *mut u8, layout: Layout) {
-    match region::offset_of(block) {
-        // SAFETY: the caller's contract; blocks of heaps are never null.
-        Some(offset) => unsafe { free_at(NonNull::new_unchecked(block), offset, layout) },
-        // SAFETY: what is not ours came from the global allocator.
-        None => unsafe { dealloc_global::<C>(block, layout) },
+    // SAFETY: the caller's contract: a block of the region lies in a committed segment, and is not
+    // null; what is not ours came from the global allocator.
+    unsafe {
+        match region::find(block) {
+            Some((_, entry)) => free_at(NonNull::new_unchecked(block), entry, layout),
+            None => dealloc_global::<C>(block, layout),
+        }
     }
 }
 
@@ -200,13 +222,12 @@ unsafe fn owner_of(entry: &ChunkEntry) -> NonNull<HeapHeader> {
 /// Frees a block of the region, whoever owns it. Inline: a small block of the thread's own heap.
 ///
 /// # Safety
-/// The block is allocated, `offset` is its distance from the region's base, and `layout` fits it.
+/// The block is allocated, `entry` is its chunk's, and `layout` fits it.
 #[inline]
-pub unsafe fn free_at(block: NonNull<u8>, offset: usize, layout: Layout) {
+pub unsafe fn free_at(block: NonNull<u8>, entry: &'static ChunkEntry, layout: Layout) {
     // SAFETY: the block is allocated, so it pins its chunk and the chunk its owner's header.
     unsafe {
         check::freed(block, layout);
-        let entry = region::entry_at(offset);
         let owner = owner_of(entry);
         if !cfg!(heapswitch_asan) && fast::is_small(layout) && state().own_slab.get() == Some(owner)
         {
@@ -217,13 +238,13 @@ pub unsafe fn free_at(block: NonNull<u8>, offset: usize, layout: Layout) {
     }
 }
 
-/// Frees what is not a small block of the thread's own heap: in a context's heap, large, or
+/// Frees what is not a small block of the thread's own heap: in a context's heap, larger, or
 /// foreign.
 ///
 /// # Safety
 /// As [`free_at`]; the entry is the block's, and names the owner.
 #[inline(never)]
-unsafe fn free_other(
+pub(super) unsafe fn free_other(
     block: NonNull<u8>,
     entry: &'static ChunkEntry,
     owner: NonNull<HeapHeader>,
@@ -234,10 +255,12 @@ unsafe fn free_other(
     unsafe {
         if state.bump.get() == Some(owner) {
             fast::free_to_bump(owner, entry, block, layout);
-        } else if owner.as_ref().runner.is(state.token.get()) {
-            fast::free(owner, entry, block, layout);
         } else {
-            free_foreign(block, entry, owner, layout);
+            match owner.as_ref().runner.relation(state.token.get()) {
+                Relation::Runner => fast::free(owner, entry, block, layout),
+                Relation::Other if state.batches.try_join(owner, block, layout) => {}
+                _ => free_foreign(block, entry, owner, layout),
+            }
         }
     }
 }
@@ -253,16 +276,15 @@ unsafe fn free_foreign(
     layout: Layout,
 ) {
     let state = state();
-    let Some(offset) = region::offset_of(block.as_ptr()) else { return };
     // SAFETY: the caller's contract.
     unsafe {
         if state.phase.get() == Phase::Ended {
-            batch::free_at_once(owner, block, offset, layout);
+            batch::free_at_once(owner, block, layout);
         } else {
             if state.phase.get() == Phase::Fresh {
                 life::arm_exit(state);
             }
-            state.batches.free(owner, entry, block, offset, layout);
+            state.batches.free(owner, entry, block, layout);
         }
     }
 }
@@ -317,27 +339,27 @@ unsafe fn realloc_at<C: Configuration>(
                 return block.as_ptr();
             }
             if let Some(moved) = fast::allocate(owner, new) {
-                copy_and_free(block, offset, old, moved, size);
+                copy_and_free(block, entry, old, moved, size);
                 return moved.as_ptr();
             }
             let Some(moved) = NonNull::new(alloc_refused::<C>(owner, new, false)) else {
                 return core::ptr::null_mut();
             };
-            copy_and_free(block, offset, old, moved, size);
+            copy_and_free(block, entry, old, moved, size);
             return moved.as_ptr();
         } else if (operations.block_length)(owner, old) == (operations.block_length)(owner, new) {
             return block.as_ptr();
         } else if let Some(heap) = life::thread_heap_if_running::<C>(state())
             && let Some(moved) = fast::allocate(heap, new)
         {
-            copy_and_free(block, offset, old, moved, size);
+            copy_and_free(block, entry, old, moved, size);
             return moved.as_ptr();
         }
         // The heap has no memory: from the global allocator, as any allocation then.
         let Some(moved) = NonNull::new(alloc_global::<C>(new, false)) else {
             return core::ptr::null_mut();
         };
-        copy_and_free(block, offset, old, moved, size);
+        copy_and_free(block, entry, old, moved, size);
         moved.as_ptr()
     }
 }
@@ -375,10 +397,11 @@ unsafe fn realloc_small(
 }
 
 /// # Safety
-/// Both blocks are allocated, `old` fits the first, and the second is `size` bytes long or longer.
+/// Both blocks are allocated, `old` fits the first, which lies in the entry's chunk, and the second
+/// is `size` bytes long or longer.
 unsafe fn copy_and_free(
     block: NonNull<u8>,
-    offset: usize,
+    entry: &'static ChunkEntry,
     old: Layout,
     moved: NonNull<u8>,
     size: usize,
@@ -386,6 +409,6 @@ unsafe fn copy_and_free(
     // SAFETY: the caller's contract; two blocks do not overlap.
     unsafe {
         moved.as_ptr().copy_from_nonoverlapping(block.as_ptr(), old.size().min(size));
-        free_at(block, offset, old);
+        free_at(block, entry, old);
     }
 }

@@ -8,7 +8,7 @@
 use super::{AtomicU64, Ordering};
 
 /// Names a block; 0 and the largest value are none. For a heap: the block's offset in the region,
-/// divided by 8.
+/// in bytes.
 pub type BlockId = u64;
 
 const EMPTY: u64 = 0;

@@ -16,5 +16,5 @@ pub use loom::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicU
 
 pub use chunk_word::ChunkWord;
 pub use foreign_stack::{ForeignStack, Links};
-pub use runner::{Runner, Token};
+pub use runner::{Relation, Runner, Token};
 pub use signals::Signals;

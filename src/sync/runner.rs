@@ -43,6 +43,17 @@ const SHARED: u64 = CLOSED - 2;
 const LEAVE: Ordering =
     if cfg!(heapswitch_weaken = "runner_leave") { Ordering::Relaxed } else { Ordering::Release };
 
+/// What a thread is to a heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// It runs the heap.
+    Runner,
+    /// It does not, and the heap is open.
+    Other,
+    /// The heap is closed.
+    Closed,
+}
+
 /// Who runs a heap.
 ///
 /// # Invariants
@@ -82,6 +93,17 @@ impl Runner {
     #[inline]
     pub fn is(&self, token: Token) -> bool {
         self.token.load(Ordering::Relaxed) == token.0
+    }
+
+    /// What the thread of `token` is to the heap: as [`is`](Self::is) and
+    /// [`is_closed`](Self::is_closed), by one load.
+    #[inline]
+    pub fn relation(&self, token: Token) -> Relation {
+        match self.token.load(Ordering::Relaxed) {
+            runner if runner == token.0 => Relation::Runner,
+            CLOSED => Relation::Closed,
+            _ => Relation::Other,
+        }
     }
 
     /// The thread that runs it, or that it is bound to; `None` where nobody does, or it is closed.

@@ -17,7 +17,7 @@
 //! may). A thread must not fork while it holds a registered lock itself.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use super::SystemError;
 use super::lock::RawLock;
@@ -63,6 +63,10 @@ static REGISTRY: RawLock = RawLock::new();
 /// predecessor.
 static HEAD: ForkEntry = ForkEntry::new();
 
+/// The entry that was listed last, or null: what is listed in one go finds its place at once.
+/// Under `REGISTRY`.
+static LATEST: AtomicPtr<ForkEntry> = AtomicPtr::new(core::ptr::null_mut());
+
 static IS_HANDLING: AtomicBool = AtomicBool::new(false);
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -96,9 +100,11 @@ impl ForkEntry {
     /// # Safety
     /// `REGISTRY` is held, and the entry is not in the list yet.
     unsafe fn insert(&'static self, lock: &'static RawLock, rank: Rank) {
-        let mut before: &'static Self = &HEAD;
-        // SAFETY: REGISTRY is held, so nobody else reaches a place.
+        // SAFETY: REGISTRY is held, so nobody else reaches a place; only listed entries are noted.
         unsafe {
+            let latest: Option<&'static Self> = LATEST.load(Ordering::Relaxed).as_ref();
+            let is_before = |latest: &&'static Self| (*latest.place.get()).rank <= rank;
+            let mut before = latest.filter(is_before).unwrap_or(&HEAD);
             while let Some(next) = (*before.place.get()).next {
                 if (*next.place.get()).rank > rank {
                     break;
@@ -108,6 +114,7 @@ impl ForkEntry {
             let next = (*before.place.get()).next;
             *self.place.get() = Place { lock: Some(lock), rank, next };
             (*before.place.get()).next = Some(self);
+            LATEST.store(core::ptr::from_ref(self).cast_mut(), Ordering::Relaxed);
         }
     }
 }

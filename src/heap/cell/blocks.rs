@@ -92,10 +92,13 @@ unsafe fn allocate<S: Strategy>(
         if is_direct(layout) {
             return allocate_direct(header, layout, is_zeroed);
         }
+        if S::COLLECTS_FIRST && !header_of(header).foreign.is_empty() {
+            collect::<S>(header);
+        }
         if let Some(block) = cut::<S>(header, layout, is_zeroed) {
             return Some(block);
         }
-        if !header_of(header).foreign.is_empty() {
+        if !S::COLLECTS_FIRST && !header_of(header).foreign.is_empty() {
             collect::<S>(header);
             if let Some(block) = cut::<S>(header, layout, is_zeroed) {
                 return Some(block);

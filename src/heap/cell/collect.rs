@@ -7,12 +7,12 @@
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
 
-use super::super::foreign;
+use super::super::foreign::{self, ForeignBlock};
 use super::blocks::free;
+use super::idle::retire_emptied;
 use super::inspect::verify_sometimes;
-use super::{Header, header_of};
+use super::{Header, header_of, strategy_of};
 use crate::region::{self, ChunkEntry};
 use crate::strategy::Strategy;
 use crate::sync::foreign_stack::BlockId;
@@ -32,21 +32,28 @@ pub(super) unsafe fn collect<S: Strategy>(header: Header) {
 /// # Safety
 /// The caller runs the heap and took the chain off its foreign stack.
 pub(super) unsafe fn free_chain<S: Strategy>(header: Header, first: BlockId) {
-    let mut next = first;
+    let (mut next, committed) = (first, region::committed());
     let mut blocks = 0;
     while next != 0 {
         // SAFETY: the chain's blocks were pushed and are ours now.
-        let decoded = unsafe { foreign::decode(next) };
-        let entry = decoded.and_then(|block| region::entry_of(block.address.as_ptr()));
-        let (Some(block), Some(entry)) = (decoded, entry) else { corrupted() };
-        if entry.owner.load(Ordering::Relaxed) != header.as_ptr().cast() {
-            corrupted();
-        }
-        next = block.next;
-        sys::poison::unpoison(block.address, block.layout.size());
-        // SAFETY: the block is allocated as far as this heap knows, and of this run.
-        unsafe { free::<S>(header, entry, block.address, block.layout) };
+        let found = unsafe { foreign::find(next, header, committed) };
+        let Some(block) = found else { corrupted() };
+        next = block.next();
         blocks += 1;
+        // SAFETY: the block is allocated as far as this heap knows, and of this run.
+        unsafe {
+            // AddressSanitizer has to be told how long the block is.
+            if !cfg!(heapswitch_asan) {
+                let class = block.entry.class();
+                match strategy_of::<S>(header).free_of_class(class, block.address) {
+                    Some(true) => retire_emptied::<S>(header),
+                    Some(false) => {}
+                    None => free_as_told::<S>(header, block),
+                }
+            } else {
+                free_as_told::<S>(header, block);
+            }
+        }
     }
     if blocks != 0 {
         // SAFETY: the caller runs the heap.
@@ -54,7 +61,19 @@ pub(super) unsafe fn free_chain<S: Strategy>(header: Header, first: BlockId) {
     }
 }
 
+/// Frees a block by the layout that it was freed with.
+///
+/// # Safety
+/// The caller runs the heap, of a run of which the block is, allocated as far as the heap knows.
+unsafe fn free_as_told<S: Strategy>(header: Header, block: ForeignBlock) {
+    let Some(layout) = block.layout() else { corrupted() };
+    sys::poison::unpoison(block.address, layout.size());
+    // SAFETY: the caller's contract.
+    unsafe { free::<S>(header, block.entry, block.address, layout) };
+}
+
 #[cold]
+#[inline(never)]
 fn corrupted() -> ! {
     sys::abort_with(&[
         "a block was written to after it was freed, or freed twice, by another thread",

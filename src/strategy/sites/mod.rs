@@ -248,16 +248,6 @@ unsafe impl<S: Strategy> Strategy for WithSites<S> {
         unsafe { self.strategy.free(extent, block, layout) }
     }
 
-    unsafe fn free_collected(
-        &mut self,
-        extent: &Extent,
-        block: NonNull<u8>,
-        layout: Layout,
-    ) -> bool {
-        // SAFETY: the caller's contract.
-        unsafe { self.strategy.free_collected(extent, block, layout) }
-    }
-
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {
         self.strategy.next_emptied()
     }

@@ -59,9 +59,9 @@ impl Back {
     /// Takes a block back. Whether extents became empty.
     pub(super) fn put_back(&mut self, extent: &Extent, block: NonNull<u8>) -> bool {
         let class = class_of_extent(extent);
-        let count = bits::put_back(extent, &[block], class);
-        self.count_in(class, count);
-        self.partials.count_back(extent, count)
+        bits::put_back(extent, block, class);
+        self.count_in(class, 1);
+        self.partials.count_back(extent, 1)
     }
 
     /// Forgets an extent without used blocks.

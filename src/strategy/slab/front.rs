@@ -11,6 +11,17 @@ use super::class::{self, CLASSES};
 /// The bytes of blocks that a magazine holds, about.
 const MAGAZINE_BYTES: usize = 32 << 10;
 
+/// The blocks that an empty magazine is first filled with; each time twice as many, up to half of
+/// what it holds. A thread that lives for a few hundred blocks then moves no thousands.
+const FIRST_REFILL: usize = 8;
+
+/// The blocks of a magazine that go first.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Which {
+    Oldest,
+    Newest,
+}
+
 /// The most blocks that a magazine holds, and the fewest.
 const MAX_MAGAZINE: usize = 512;
 pub(super) const MIN_MAGAZINE: usize = 4;
@@ -73,6 +84,8 @@ const SLOTS: usize = {
 pub struct Front {
     tops: [u32; CLASSES],
     limits: [u32; CLASSES],
+    /// How often a magazine was refilled with less than half of what it holds.
+    refills: [u8; CLASSES],
     slots: [MaybeUninit<NonNull<u8>>; SLOTS],
 }
 
@@ -93,8 +106,12 @@ pub(super) fn capacity(class: usize) -> usize {
 
 impl Front {
     /// Empty magazines.
-    pub(super) const NEW: Self =
-        Self { tops: EMPTY_TOPS, limits: LONGEST, slots: [const { MaybeUninit::uninit() }; SLOTS] };
+    pub(super) const NEW: Self = Self {
+        tops: EMPTY_TOPS,
+        limits: LONGEST,
+        refills: [0; CLASSES],
+        slots: [const { MaybeUninit::uninit() }; SLOTS],
+    };
 
     /// Takes a block from the class's magazine. The fast path.
     ///
@@ -162,21 +179,25 @@ impl Front {
         unsafe { &*(core::ptr::from_ref(slots) as *const [NonNull<u8>]) }
     }
 
-    /// Forgets the oldest blocks of a magazine, which the caller has put elsewhere.
-    pub(super) fn drop_oldest(&mut self, class: usize, blocks: usize) {
+    /// Forgets blocks of a magazine, which the caller has put elsewhere.
+    pub(super) fn drop_blocks(&mut self, class: usize, blocks: usize, which: Which) {
         let (start, top) = (start_of(class), self.top(class));
         let Some(slots) = self.slots.get_mut(start..top) else { return };
         let blocks = blocks.min(slots.len());
-        slots.copy_within(blocks.., 0);
+        if which == Which::Oldest && blocks != slots.len() {
+            slots.copy_within(blocks.., 0);
+        }
         if let Some(top) = self.tops.get_mut(class) {
             *top -= blocks as u32;
         }
     }
 
-    /// The slots of an empty magazine up to a half of what it may hold.
-    pub(super) fn half(&mut self, class: usize) -> Option<&mut [MaybeUninit<NonNull<u8>>]> {
-        let (start, length) = (start_of(class), self.length(class));
-        self.slots.get_mut(start..start + length.div_ceil(2))
+    /// The slots of an empty magazine that are to be filled: half of what it may hold, or fewer at
+    /// first.
+    pub(super) fn unfilled(&mut self, class: usize) -> Option<&mut [MaybeUninit<NonNull<u8>>]> {
+        let (start, half) = (start_of(class), self.length(class).div_ceil(2));
+        let at_first = FIRST_REFILL << *self.refills.get(class)?;
+        self.slots.get_mut(start..start + half.min(at_first))
     }
 
     /// Notes that the last `blocks` of those slots were filled.
@@ -185,12 +206,22 @@ impl Front {
     /// They were, with free blocks of the class, and the magazine was empty.
     pub(super) unsafe fn fill(&mut self, class: usize, blocks: usize) {
         let start = start_of(class);
-        let Some(slots) = self.half(class) else { return };
-        let unfilled = slots.len() - blocks;
-        slots.copy_within(unfilled.., 0);
-        if let Some(top) = self.tops.get_mut(class) {
-            *top = (start + blocks) as u32;
+        let half = self.length(class).div_ceil(2);
+        let Some(slots) = self.unfilled(class) else { return };
+        let (wanted, unfilled) = (slots.len(), slots.len() - blocks);
+        if unfilled != 0 {
+            slots.copy_within(unfilled.., 0);
         }
+        if let (Some(top), Some(refills)) = (self.tops.get_mut(class), self.refills.get_mut(class))
+        {
+            *top = (start + blocks) as u32;
+            *refills += u8::from(wanted < half);
+        }
+    }
+
+    /// Lets the next refills of all magazines be small ones.
+    pub(super) fn start_small(&mut self) {
+        self.refills = [0; CLASSES];
     }
 
     /// Whether all magazines are empty.

@@ -184,8 +184,8 @@ impl Partials {
         if !is_listed(extent) {
             self.list(extent);
         }
-        let is_only = extent.words[NEXT].get() == 0 && extent.words[PREVIOUS].get() == 0;
-        if used(extent) != 0 || is_only {
+        let is_only = || extent.words[NEXT].get() == 0 && extent.words[PREVIOUS].get() == 0;
+        if used(extent) != 0 || is_only() {
             return false;
         }
         self.unlist(extent);
