@@ -2,8 +2,8 @@
 
 use core::alloc::Layout;
 
-use heapswitch::allocator::MemorySource;
-use heapswitch::numa::{Placement, Policy, Topology};
+use heapswitch::allocator::{MemoryRange, MemorySource};
+use heapswitch::numa::{HugePagePool, Placement, Policy, Topology};
 use heapswitch::source::memory_map::Step;
 use heapswitch::source::{HugePages, MemoryMapSettings, MemoryMapSource};
 use heapswitch::sys::fault::{self, Call};
@@ -14,6 +14,7 @@ use crate::oracle::numa_maps;
 use crate::ranges::{node, set};
 
 const HUGE: usize = 2 << 20;
+const GIGANTIC: usize = 1 << 30;
 
 fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, HUGE).unwrap()
@@ -56,6 +57,98 @@ fn explicit_pages_are_reserved_and_used_on_their_node() {
         }
         assert_eq!((pool.free(), pool.reserve(0)), (Ok(2), Ok(0)));
     }
+}
+
+/// A source whose ranges are pages of the pool's size, bound to the pool's node.
+fn bound_to_node_of(pool: &HugePagePool) -> MemoryMapSource {
+    let settings = MemoryMapSettings::new()
+        .huge_pages(HugePages::Explicit { shift: pool.page_bytes().ilog2() })
+        .placement(Placement::new(Policy::Bind(set(&[pool.node().number()]))));
+    MemoryMapSource::with_settings(settings).unwrap()
+}
+
+/// The pool's last page is given, and lies on its node.
+fn take_last_page(pool: &HugePagePool, source: &MemoryMapSource) -> MemoryRange {
+    let (number, page) = (pool.node().number(), pool.page_bytes());
+    assert_eq!(pool.free(), Ok(1));
+    let range = source.take(Layout::new::<u8>()).unwrap();
+    assert_eq!((range.length, source.refusals().count(), pool.free()), (page, 0, Ok(0)));
+    // SAFETY: taken above, and nobody else's.
+    let bytes = unsafe { range.as_slice().as_mut() };
+    (bytes[0], bytes[page - 1]) = (1, 2);
+    let residence = source.residence_of(range).unwrap();
+    assert_eq!(residence.on(node(number)), page / 4096, "{residence}");
+    assert_eq!((residence.resident(), residence.misplaced()), (page / 4096, 0), "{residence}");
+    let backing = residence.backing().unwrap();
+    assert_eq!((backing.page_bytes, backing.explicit_huge_bytes), (page, page));
+    let maps = numa_maps(range.start.as_ptr()).unwrap();
+    assert_eq!((maps.page_kibibytes, maps.pages.get(&number)), (page >> 10, Some(&1)));
+    range
+}
+
+/// The pool is empty: a range gets other pages, on the same node, and that is reported. Another
+/// node's pool may have pages left: the kernel would promise those, and end the process at the
+/// first touch.
+fn others_serve(pool: &HugePagePool, source: &MemoryMapSource) {
+    assert_eq!(pool.free(), Ok(0));
+    let range = source.take(Layout::new::<u8>()).unwrap();
+    let refusal = source.refusals().next().unwrap();
+    assert_eq!((refusal.step, refusal.times), (Step::HugePages, 1), "{refusal}");
+    // SAFETY: taken above.
+    unsafe { range.start.write(3) };
+    let residence = source.residence_of(range).unwrap();
+    let pages = residence.on(pool.node());
+    assert!(pages >= 1 && pages == residence.resident(), "{residence}");
+    let backing = residence.backing().unwrap();
+    assert_eq!((backing.page_bytes, backing.explicit_huge_bytes), (4096, 0));
+    // SAFETY: taken above, and used no more.
+    unsafe { source.give_back(range) };
+}
+
+fn assert_one_then_others(pool: &HugePagePool) {
+    let source = bound_to_node_of(pool);
+    let range = take_last_page(pool, &source);
+    others_serve(pool, &source);
+    // SAFETY: taken above, and used no more.
+    unsafe { source.give_back(range) };
+    assert_eq!((pool.free(), source.mapping_count()), (Ok(1), 0));
+}
+
+#[test]
+fn pages_bound_to_a_node_are_its_own_or_others_serve() {
+    let _no_faults = faults::none();
+    let Some(machine) = known() else {
+        return not_tested("huge pages of several nodes", "this is no machine of our own");
+    };
+    let topology = Topology::of_system().unwrap();
+    let pool = |&number: &usize| topology.huge_page_pool(node(number), HUGE).unwrap();
+    let pools: Vec<_> = machine.nodes.iter().map(pool).collect();
+    for pool in &pools {
+        assert_eq!(pool.reserve(1), Ok(1));
+    }
+    pools.iter().for_each(assert_one_then_others);
+    for pool in &pools {
+        assert_eq!(pool.reserve(0), Ok(0));
+    }
+}
+
+#[test]
+fn pages_of_a_gibibyte_lie_on_their_node() {
+    let _no_faults = faults::none();
+    let Some(with_page) = known().and_then(|machine| machine.gigantic_page_on) else {
+        return not_tested("pages of 1 GiB", "none was set aside when the machine started");
+    };
+    let topology = Topology::of_system().unwrap();
+    for number in nodes() {
+        let pool = topology.huge_page_pool(node(number), GIGANTIC).unwrap();
+        assert_eq!(pool.total(), Ok(usize::from(number == with_page)));
+        if number == with_page {
+            assert_one_then_others(&pool);
+        } else {
+            others_serve(&pool, &bound_to_node_of(&pool));
+        }
+    }
+    println!("pages of 1 GiB: the one on node {with_page} was used, others where none was left");
 }
 
 #[test]

@@ -9,27 +9,35 @@ pub(crate) struct Machine {
     pub(crate) processors: &'static [(usize, &'static [usize])],
     /// Row by node, column by node, in the order of `processors`.
     pub(crate) distances: &'static [&'static [u32]],
+    /// The node that has a page of 1 GiB.
+    pub(crate) gigantic_page_on: Option<usize>,
 }
 
 const FOUR: &[(usize, &[usize])] = &[(0, &[0]), (1, &[1]), (2, &[2]), (3, &[3])];
 const FOUR_DISTANCES: &[&[u32]] =
     &[&[10, 12, 20, 32], &[12, 10, 16, 24], &[20, 16, 10, 14], &[32, 24, 14, 10]];
 
+fn four(nodes: &'static [usize]) -> Machine {
+    Machine { nodes, processors: FOUR, distances: FOUR_DISTANCES, gigantic_page_on: None }
+}
+
 /// The machine, where `run` made it.
 pub(crate) fn known() -> Option<Machine> {
     let name = std::env::var("HEAPSWITCH_NUMA_MACHINE").ok()?;
     Some(match name.as_str() {
-        "four" => Machine { nodes: &[0, 1, 2, 3], processors: FOUR, distances: FOUR_DISTANCES },
-        "restricted" => Machine { nodes: &[1, 2], processors: FOUR, distances: FOUR_DISTANCES },
+        "four" => four(&[0, 1, 2, 3]),
+        "restricted" => four(&[1, 2]),
         "two" => Machine {
             nodes: &[0, 1],
             processors: &[(0, &[0, 1]), (1, &[2, 3])],
             distances: &[&[10, 21], &[21, 10]],
+            gigantic_page_on: Some(1),
         },
         "uneven" => Machine {
             nodes: &[0, 2],
             processors: &[(0, &[0]), (1, &[1]), (2, &[])],
             distances: &[&[10, 20, 40], &[20, 10, 17], &[40, 17, 10]],
+            gigantic_page_on: None,
         },
         name => panic!("no machine is called {name}"),
     })

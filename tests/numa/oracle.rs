@@ -25,11 +25,22 @@ pub(crate) struct NumaMaps {
 /// What the kernel says of the mapping that starts at an address; `None` where it keeps no such
 /// file.
 pub(crate) fn numa_maps(start: *const u8) -> Option<NumaMaps> {
+    let mut all = all_numa_maps()?;
+    Some(all.remove(&start.addr()).unwrap_or_else(|| panic!("no mapping starts at {start:?}")))
+}
+
+/// Every mapping of the process, by its start; `None` where the kernel keeps no such file.
+pub(crate) fn all_numa_maps() -> Option<BTreeMap<usize, NumaMaps>> {
     let text = std::fs::read_to_string("/proc/self/numa_maps").ok()?;
-    let address = format!("{:08x} ", start.addr());
-    let line = text.lines().find(|line| line.starts_with(&address));
-    let line = line.unwrap_or_else(|| panic!("no mapping starts at {address}:\n{text}"));
-    let rest = &line[address.len()..];
+    let parse = |line: &str| {
+        let (start, rest) = line.split_once(' ').unwrap();
+        (usize::from_str_radix(start, 16).unwrap(), parse_numa_maps(rest))
+    };
+    Some(text.lines().map(parse).collect())
+}
+
+/// A line without its address.
+fn parse_numa_maps(rest: &str) -> NumaMaps {
     // The name of a policy may hold blanks: "prefer (many):0-1".
     let end = rest.find(" anon=").or_else(|| rest.find(" kernelpagesize")).unwrap_or(rest.len());
     let policy = rest[..end].split(" file=").next().unwrap().trim().to_owned();
@@ -39,10 +50,13 @@ pub(crate) fn numa_maps(start: *const u8) -> Option<NumaMaps> {
         if key == "kernelpagesize_kB" {
             maps.page_kibibytes = value.parse().unwrap();
         } else if let Some(node) = key.strip_prefix('N') {
-            maps.pages.insert(node.parse().unwrap(), value.parse().unwrap());
+            // A file may have a name like a node's.
+            if let (Ok(node), Ok(pages)) = (node.parse(), value.parse()) {
+                maps.pages.insert(node, pages);
+            }
         }
     }
-    Some(maps)
+    maps
 }
 
 /// What `numactl --hardware` prints.

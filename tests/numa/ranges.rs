@@ -4,6 +4,7 @@ use core::alloc::Layout;
 
 use heapswitch::allocator::{MemoryRange, MemorySource};
 use heapswitch::numa::{Node, NodeSet, Placement, Policy};
+use heapswitch::source::memory_map::Step;
 use heapswitch::source::{HugePages, MemoryMapSettings, MemoryMapSource};
 
 use crate::faults;
@@ -80,6 +81,28 @@ fn a_preferred_node_gets_the_pages() {
         let Some((policy, pages)) = told(&touched, "preferred") else { continue };
         assert_eq!((policy, pages), (format!("prefer:{number}"), vec![(number, BYTES / 4096)]));
     }
+}
+
+/// Linux has names from 5.17 on, where it was built with them.
+#[test]
+fn a_name_is_shown_or_reported() {
+    let _no_faults = faults::none();
+    let source = MemoryMapSource::with_settings(MemoryMapSettings::new().name(c"named-range"));
+    let source = source.unwrap();
+    let range = source.take(Layout::new::<[u8; 4096]>()).unwrap();
+    let refusal = source.refusals().next();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    assert_eq!(maps.contains("[anon:named-range]"), refusal.is_none());
+    match refusal {
+        None => println!("named mappings on this kernel: as asked"),
+        Some(refusal) => {
+            assert_eq!((refusal.step, refusal.times), (Step::Name, 1));
+            assert!(refusal.error.is_unsupported(), "{refusal}");
+            println!("named mappings on this kernel: {refusal}");
+        }
+    }
+    // SAFETY: taken above, and used no more.
+    unsafe { source.give_back(range) };
 }
 
 #[test]

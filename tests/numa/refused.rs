@@ -39,7 +39,8 @@ extern "C" fn constructor() {
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = constructor;
 
-fn work() {
+/// Allocates in a thread's heap and in a context.
+pub(crate) fn work() {
     let strings = || (0..1000).map(|number| "s".repeat(number % 700)).collect::<Vec<_>>();
     let heap = Heap::new().unwrap();
     let (escaped, large) = heap.run(|| (strings(), vec![1_u8; 1 << 20])).unwrap();
@@ -67,7 +68,9 @@ fn memory_is_served() {
 fn whatever_is_refused_memory_is_served() {
     let _no_faults = crate::faults::none();
     let all = CALLS.map(|(name, _)| name).join(",");
-    let mut cases = vec![all, "AskPolicy,Open".into(), "AskPolicy".into(), "Policy".into()];
+    let mut cases: Vec<String> = [all.as_str(), "AskPolicy,Open", "AskPolicy", "Policy", "AskNode"]
+        .map(str::to_owned)
+        .into();
     // A process takes a second on an emulated machine: there only those that differ by nodes.
     if crate::machine::known().is_none() {
         cases.extend(CALLS.map(|(name, _)| name.to_owned()));
@@ -86,6 +89,8 @@ fn whatever_is_refused_memory_is_served() {
             "Policy" => assert_eq!(text.contains("refused 0"), !has_several, "{names}: {text}"),
             // Where no call tells the nodes, there is one.
             "AskPolicy,Open" => assert!(text.contains("home None"), "{names}: {text}"),
+            // Nor where no call tells where a thread runs.
+            "AskNode" => assert!(text.contains("home None, then None"), "{names}: {text}"),
             "AskPolicy" => assert_eq!(text.contains("home None"), !has_several, "{names}: {text}"),
             _ => {}
         }
