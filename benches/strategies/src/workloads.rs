@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::peers::Peer;
 
 /// A sequence that is the same for every peer and round.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     pub fn new() -> Self {
@@ -30,7 +30,7 @@ pub fn layout(size: usize) -> Layout {
 
 /// That the block is the peer's: nothing else may have served it.
 #[inline]
-pub fn served(block: *mut u8, addresses: &Range<usize>) -> *mut u8 {
+pub(crate) fn served(block: *mut u8, addresses: &Range<usize>) -> *mut u8 {
     assert!(addresses.contains(&block.addr()), "another allocator served: {block:?}");
     // SAFETY: the block is allocated, at least a byte long.
     unsafe { block.write(1) };

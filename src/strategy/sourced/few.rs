@@ -78,9 +78,9 @@ impl Few {
             return;
         }
         let mut at = count;
-        // SAFETY: as in `candidate`.
         while let Some(before) = at.checked_sub(1)
             && let Some(other) = self.record(before)
+            // SAFETY: as in `candidate`.
             && unsafe { other.as_ref() }.extent.start() > start
         {
             self.set(at, Some(other), self.start(before));

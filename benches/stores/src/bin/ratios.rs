@@ -218,7 +218,8 @@ fn main() {
     if let Some(name) = following("--pool") {
         return one_pool(&name, &scale);
     }
-    let parts: [(&str, fn(&Scale)); 4] =
+    type Part = (&'static str, fn(&Scale));
+    let parts: [Part; 4] =
         [("reads", reads), ("port", beside_port), ("moves", moves), ("pools", pools)];
     let wanted = following("--part");
     for (name, part) in parts {
