@@ -226,13 +226,16 @@ mod tests {
 
     const BYTES: usize = 1 << 20;
 
-    /// What `/proc/self/numa_maps` says of the mapping at `start`; `None` where there is no such
-    /// file.
+    /// What `/proc/self/numa_maps` says of the mapping that `start` lies in, which the kernel may
+    /// have joined with its neighbour below; `None` where there is no such file.
     fn numa_maps_line(start: NonNull<u8>) -> Option<String> {
         let maps = std::fs::read_to_string("/proc/self/numa_maps").ok()?;
-        let address = std::format!("{:08x} ", start.addr());
-        let line = maps.lines().find(|line| line.starts_with(&address));
-        Some(line.map(String::from).expect("a mapping with a policy of its own has a line"))
+        let address_of = |line: &&str| {
+            let address = line.split(' ').next().unwrap_or_default();
+            usize::from_str_radix(address, 16).expect("a line begins with an address")
+        };
+        let below = maps.lines().filter(|line| address_of(line) <= start.addr().get());
+        Some(below.max_by_key(address_of).map(String::from).expect("the mapping has a line"))
     }
 
     #[test]
