@@ -289,11 +289,12 @@ fn copies_go_where_they_are_asked_to() {
 #[test]
 fn the_tree_is_walked_by_anyone_at_any_time() {
     let root = Account::new("root of the walk").unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(Barrier::new(2)));
     let walker = std::thread::spawn({
-        let (root, stop) = (root.clone(), Arc::clone(&stop));
+        let (root, stop, begun) = (root.clone(), Arc::clone(&stop), Arc::clone(&begun));
         move || {
-            let mut most = 0;
+            let mut most = root.subtree().count();
+            begun.wait();
             while !stop.load(Ordering::Relaxed) {
                 most = most.max(root.subtree().count());
                 assert!(root.largest(3).len() <= 3);
@@ -301,6 +302,7 @@ fn the_tree_is_walked_by_anyone_at_any_time() {
             most
         }
     });
+    begun.wait();
     for _ in 0..200 {
         let parent = Heap::builder().charged_to(&root).name("request").build().unwrap();
         let child = Heap::builder().parent(&parent).name("part").build().unwrap();

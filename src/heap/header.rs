@@ -81,7 +81,7 @@ pub struct Operations {
 /// The first part of every heap, in metadata memory.
 ///
 /// # Invariants
-/// - The cells belong to the runner.
+/// - The cells belong to the runner; of a heap with a front, to whoever holds `guard`.
 /// - `remaining` is only meaningful after the close: orphaned runs, pins, and one for the closer
 ///   until it is done. Who makes it zero frees the header.
 #[repr(C, align(64))]

@@ -22,8 +22,8 @@ pub type RecordSpace = UnsafeCell<MaybeUninit<[u64; 9]>>;
 ///   first
 ///   block is handed out, and cleared after its last one was freed.
 /// - The cells belong to whoever may change the chunk: the lock of the segment's kind while the
-///   chunk
-///   is free, the thread that runs the owner while it is taken; after the owner's close, nobody.
+///   chunk is free, the thread that runs the owner, or holds the owner's lock, while it is taken;
+///   after the owner's close, nobody.
 /// - All zero bytes are a valid entry: a chunk that was never used.
 #[repr(C, align(128))]
 pub struct ChunkEntry {

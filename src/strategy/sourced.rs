@@ -592,10 +592,8 @@ impl<S: Strategy, M: MemorySource> Drop for SourcedAllocator<S, M> {
 
 impl<S: Strategy, M: MemorySource> fmt::Debug for SourcedAllocator<S, M> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("SourcedAllocator")
-            .field("strategy", &S::NAME)
-            .field("usage", &self.memory_usage())
-            .finish_non_exhaustive()
+        let mut shown = formatter.debug_struct("SourcedAllocator");
+        shown.field("strategy", &S::NAME).field("usage", &self.memory_usage());
+        shown.finish_non_exhaustive()
     }
 }

@@ -181,6 +181,11 @@ impl Once {
         // Relaxed: nothing is published by it.
         self.0.swap(1, Ordering::Relaxed) == 0
     }
+
+    /// Makes the next time the first again.
+    pub(super) fn forget(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]

@@ -158,10 +158,10 @@ fn close_owned_heap(state: &ThreadState) {
     }
 }
 
-/// Every lock is taken before a fork, in the order of [`Rank`](crate::sys::fork::Rank), and opened
-/// on both sides, so that the child finds the structures whole. The child's heaps of other threads
-/// are never entered: their tokens belong to no thread there. What is freed to them is leaked, and
-/// counted.
+/// Every lock of the process as a whole is taken before a fork, in the order of
+/// [`Rank`](crate::sys::fork::Rank), and opened on both sides, so that the child finds the
+/// structures whole. The child's heaps of other threads are never entered: their tokens belong to
+/// no thread there. What is freed to them is leaked, and counted.
 fn watch_forks() {
     static IS_WATCHED: AtomicBool = AtomicBool::new(false);
     // Relaxed: to do it twice does no harm. Not a `Once`: a fork may leave one behind for ever.

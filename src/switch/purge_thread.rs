@@ -16,13 +16,16 @@ static START: Once = Once::new();
 /// threads' slow paths do otherwise; it takes no signals, and does not keep the process from its
 /// end. The settings `purge_thread` and `HEAPSWITCH_PURGE_THREAD` start it with the program.
 ///
-/// A child of `fork` does not have it.
+/// A child of `fork` does not have it, and another call there does not start one.
 ///
 /// # Errors
 /// The system's: `EAGAIN` where it has no thread left, `ENOSYS` where everything passes through to
 /// the global allocator.
 pub fn start_purge_thread() -> Result<(), SystemError> {
-    if START.is_first() { thread::start_detached(c"heapswitch", take_turns) } else { Ok(()) }
+    if !START.is_first() {
+        return Ok(());
+    }
+    thread::start_detached(c"heapswitch", take_turns).inspect_err(|_| START.forget())
 }
 
 extern "C" fn take_turns(_: *mut c_void) -> *mut c_void {

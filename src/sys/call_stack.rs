@@ -6,10 +6,11 @@
 //!
 //! # Inside an allocation
 //! It does not allocate: the tables are mapped with the program, and its state lies on the stack,
-//! about 2 KiB of it. It does not unwind: frames are only read. To find a table it asks the dynamic
-//! loader, which since glibc 2.35 takes no lock for that; before, it takes its own recursive lock,
-//! under which it calls nobody who waits for a lock of ours. A signal handler may not allocate
-//! anyway.
+//! about 2 KiB of it. (Where a JIT has registered frames of its own, libgcc may call C's `malloc`;
+//! nothing of ours is borrowed or locked then.) It does not unwind: frames are only read. To find a
+//! table it asks the dynamic loader, which since glibc 2.35, with the libgcc of GCC 12, takes no
+//! lock for that; before, it takes its own recursive lock. Whoever captures holds no lock of a heap
+//! or of the region. A signal handler may not allocate anyway.
 //!
 //! Costs some 100 to 300 ns a frame. It ends where a frame has no table: at most the outer frames
 //! are missing.

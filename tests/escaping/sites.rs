@@ -269,9 +269,15 @@ fn who_wants_to_know_is_told_also_of_dropped_heaps() {
 fn live_sites_are_read_while_the_heap_runs() {
     let heap = Heap::builder().name("busy").call_sites(SiteSampling::All).build().unwrap();
     let id = heap.account_handle().id();
+    let (made, seen) = (Barrier::new(2), Barrier::new(2));
     thread::scope(|scope| {
+        let (made, seen) = (&made, &seen);
         let work = scope.spawn(move || {
             heap.run(|| {
+                let first = remember_this(64);
+                made.wait();
+                seen.wait();
+                drop(first);
                 for round in 0..200 {
                     let kept: Vec<_> = (0..round).map(|_| remember_this(64)).collect();
                     black_box(kept);
@@ -280,6 +286,11 @@ fn live_sites_are_read_while_the_heap_runs() {
             .unwrap();
             heap
         });
+        made.wait();
+        let live = LiveSites::now();
+        let busy = live.contexts().iter().find(|context| context.account == id);
+        assert!(busy.is_some_and(|context| context.sites.blocks() >= 1));
+        seen.wait();
         while !work.is_finished() {
             let live = LiveSites::now();
             let busy = live.contexts().iter().find(|context| context.account == id);

@@ -26,6 +26,7 @@ const MOST_IN_CONTEXT: usize = 80;
 /// What the process that is traced ends with.
 const HAS_HOME: i32 = 2;
 const HAS_NONE: i32 = 3;
+const NO_HEAP: i32 = 4;
 
 /// Stops for the tracer.
 fn mark() {
@@ -53,7 +54,10 @@ extern "C" fn constructor() {
         fault::fail_from(Call::Open, 1);
     }
     pairs(1000);
-    let Ok(heap) = Heap::new() else { return };
+    let Ok(heap) = Heap::new() else {
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(NO_HEAP) }
+    };
     let _ = heap.run(|| pairs(PAIRS));
     mark();
     pairs(PAIRS);

@@ -108,7 +108,15 @@ fn statistics_are_written_at_the_end_where_they_are_wanted() {
 fn what_makes_no_sense_is_reported_and_changes_nothing() {
     let test = "what_makes_no_sense_is_reported_and_changes_nothing";
     if std::env::var_os(TASK).is_some() {
-        // The default of huge pages, and a decay that is not one of zero.
+        // The default of huge pages, and no purge thread.
+        let threads = std::fs::read_dir("/proc/self/task").unwrap();
+        let name = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("comm"));
+        assert!(
+            !threads
+                .flatten()
+                .filter_map(|thread| name(thread).ok())
+                .any(|name| { name.trim() == "heapswitch" })
+        );
         let flags = flags_of_threads_memory();
         assert!(!flags.split_ascii_whitespace().any(|flag| flag == "hg" || flag == "nh"));
         return;
@@ -127,6 +135,7 @@ fn what_makes_no_sense_is_reported_and_changes_nothing() {
             format!("heapswitch: the environment variable HEAPSWITCH_{variable} is `{value}`");
         assert!(errors.contains(&told), "{errors}");
         assert!(errors.contains(&format!("takes {takes}; the default holds\n")), "{errors}");
+        assert!(!errors.contains("heapswitch: at the end of process"), "{errors}");
     }
     let errors = errors_of(&child(test, "", &[("DECAY_MILLISECONDS", "10")]));
     assert!(!errors.contains("the environment variable"), "{errors}");

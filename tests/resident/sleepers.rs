@@ -12,8 +12,8 @@ use crate::mix::Blocks;
 
 const OWNERS: usize = 4;
 
-/// The part of the peak that may be resident when all was freed. The `check` build's records of each
-/// chunk are nine times as long, and stay: 1.8 % of it.
+/// The part of the peak that may be resident when all was freed. The `check` build's records of
+/// each chunk are nine times as long, and stay: 1.8 % of it.
 pub(crate) const MOST_RESIDENT: f64 = if cfg!(heapswitch_check) { 0.07 } else { 0.05 };
 
 /// Who frees what the owners allocated.

@@ -9,8 +9,7 @@
 //!
 //! It shows a load of its own: queries that grow and end, sessions that stay, imports with large
 //! buffers, and a shared cache that some results escape to. All of it runs in contexts of this
-//! process, and a program of yours would call the same functions from a thread of its own. It takes
-//! about 60 MiB and one processor's tenth.
+//! process, and a program of yours would call the same functions from a thread of its own.
 
 mod load;
 mod model;

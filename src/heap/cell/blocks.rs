@@ -210,7 +210,10 @@ pub(super) unsafe fn resize<S: Strategy>(
     // SAFETY: the caller's contract.
     unsafe {
         let length = resize_in_place::<S>(header, entry, address, old, new)?;
-        if let Some(sites) = strategy_of::<S>(header).sites() {
+        // A strategy with a front records nothing, and its lock is not held here.
+        if !S::HAS_FRONT
+            && let Some(sites) = strategy_of::<S>(header).sites()
+        {
             sites.resized(address, length);
         }
         Some(length)

@@ -107,6 +107,9 @@ pub(super) unsafe fn note_fill<S: Strategy>(header: Header, entry: &'static Chun
 /// # Safety
 /// The caller runs the heap.
 pub(super) unsafe fn sites<S: Strategy>(header: Header) -> Option<SiteLog> {
+    if S::HAS_FRONT {
+        return None; // It records nothing, and its lock is not held here.
+    }
     // SAFETY: the caller's contract.
     unsafe {
         strategy_of::<S>(header).sites()?;

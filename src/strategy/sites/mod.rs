@@ -21,7 +21,9 @@
 //!
 //! # Not for
 //! A global allocator behind a lock, on systems with a glibc before 2.35: the stack is captured
-//! under that lock then, and another thread may allocate under the loader's.
+//! under that lock then, and another thread may allocate under the loader's. Nor, on those systems,
+//! a program that forks while other threads record: the child may find the loader's lock held for
+//! ever.
 //!
 //! # Costs
 //! A stack is captured for each recorded block, microseconds; see

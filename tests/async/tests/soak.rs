@@ -188,8 +188,7 @@ fn make(number: usize, which: usize) -> Escapee {
         _ => {
             let mut timer = Box::pin(tokio::time::sleep(Duration::from_millis(1)));
             // Polled once, so that the driver knows it.
-            let poll = timer.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            assert!(poll.is_pending() || poll == Poll::Ready(()));
+            let _ = timer.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             Escapee::Timer(timer)
         }
     }

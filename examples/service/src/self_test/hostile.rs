@@ -70,7 +70,7 @@ fn kinds(budget: usize) -> Vec<Kind> {
             "1 GiB by try_reserve",
             "/allocate",
             allocate(true),
-            Stated::Ended { least_bytes: 0, most_bytes: budget / 2 },
+            Stated::Ended { least_bytes: 0, most_bytes: 128 << 10 },
         ),
         kind(
             "a JSON bomb",

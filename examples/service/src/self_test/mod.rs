@@ -119,6 +119,7 @@ fn verdict(subjects: &[Subject], hostile: &[hostile::Seen], options: &Options) -
     };
     want(ours.mixed.failed_neighbours == 0, "a polite request failed beside hostile ones");
     want(ours.polite.failed_neighbours == 0, "a polite request failed");
+    want(ours.mixed.hostile > 0, "no request was hostile");
     want(ours.mixed.over_budget == ours.mixed.hostile, "a hostile request was not ended");
     want(ours.peak_kb * 10 <= budgets_kb * 11, "more than the sum of the budgets and a tenth");
     want(is_back(ours.start_kb, ours.end_kb), "the memory did not come back");
