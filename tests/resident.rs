@@ -15,11 +15,13 @@ mod settings;
 #[path = "resident/sleepers.rs"]
 mod sleepers;
 
+use std::hint::black_box;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use heapswitch::{collect, process_usage, purge};
+use heapswitch::strategy::slab::Slab;
+use heapswitch::{Heap, collect, process_usage, purge};
 use sleepers::{FreedBy, MOST_RESIDENT, Sleepers};
 
 heapswitch::global_thread_and_coroutine_switchable_allocator! {
@@ -70,6 +72,26 @@ fn a_purge_gives_back_what_sleeping_owners_hold() {
 
 /// A thread that allocates once, and then only frees what another hands it, while the other one
 /// only allocates: nothing grows, whichever of both sleeps when the other works.
+/// Also where somebody asked before how full the chunk is.
+#[test]
+fn a_closed_heap_of_the_slab_keeps_the_pages_of_survivors_only() {
+    let _alone = alone();
+    let heap = Heap::builder().build_kind::<Slab>(()).unwrap();
+    let mut blocks: Vec<Box<[u8; 64]>> = Vec::with_capacity(1000);
+    heap.run(|| blocks.extend((0..1000).map(|_| black_box(Box::new([1; 64]))))).unwrap();
+    let survivor = blocks.swap_remove(500);
+    heap.run(|| blocks.clear()).unwrap();
+    assert!(heap.memory_usage().unwrap().allocated_blocks >= 1);
+    let chunk = survivor.as_ptr().map_addr(|address| address & !0xFFFF);
+    assert_eq!(heap.close().blocks, 1);
+    let mut pages = [0_u8; 16];
+    // SAFETY: the chunk is mapped, 16 pages long, and the vector has a byte for each.
+    let failed = unsafe { libc::mincore(chunk.cast_mut().cast(), 0x10000, pages.as_mut_ptr()) };
+    assert_eq!(failed, 0);
+    assert_eq!(pages.iter().filter(|page| **page & 1 == 1).count(), 1, "{pages:?}");
+    assert_eq!(*survivor, [1; 64]);
+}
+
 #[test]
 fn who_only_frees_and_who_sleeps_let_nothing_grow() {
     let _alone = alone();

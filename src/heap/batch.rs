@@ -24,6 +24,12 @@ pub const BATCH_BLOCKS: u32 = 32;
 /// The longest blocks that wait, in bytes: a thread that sleeps holds back 124 of them at most.
 const MOST_BATCHED_BYTES: usize = 4096;
 
+/// Whether a block may be longer than what waits: one with a large alignment is a run of its own.
+#[inline]
+const fn is_long(layout: Layout) -> bool {
+    layout.size() | (layout.align() - 1) > MOST_BATCHED_BYTES
+}
+
 /// Chains a thread keeps, a power of two.
 const SLOTS: usize = 4;
 
@@ -99,7 +105,7 @@ impl Batches {
         layout: Layout,
     ) -> bool {
         let chain = self.chain_of(owner);
-        if chain.owner.get() != Some(owner) || layout.size() > MOST_BATCHED_BYTES {
+        if chain.owner.get() != Some(owner) || is_long(layout) {
             return false;
         }
         // SAFETY: the block is freed by this call and the thread's alone until the chain is pushed.
@@ -131,7 +137,7 @@ impl Batches {
             unsafe { free_orphan(owner, entry) };
             return;
         }
-        if layout.size() > MOST_BATCHED_BYTES {
+        if is_long(layout) {
             // SAFETY: the caller's contract.
             unsafe { free_at_once(owner, block, layout) };
             return;

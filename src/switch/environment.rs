@@ -150,8 +150,9 @@ pub(super) fn read() -> bool {
     }
     let is_there = sys::environment::is_there();
     if is_there {
-        WAS_READ.store(true, Ordering::Relaxed);
         VARIABLES.iter().for_each(Variable::read);
+        // After that, so that nobody goes on without them. To read them twice does no harm.
+        WAS_READ.store(true, Ordering::Relaxed);
     }
     is_there
 }

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::configuration::{self, Configuration};
 use super::home;
 use super::in_use::CurrentAllocatorInUse;
-use super::stack::{Entry, Hold};
+use super::stack::{Entry, Hidden, Hold};
 use super::state::{Phase, ThreadState, state};
 use super::{closing, safe_point};
 use crate::heap::{
@@ -187,6 +187,7 @@ pub struct Suspended {
     slab: Cell<Option<NonNull<HeapHeader>>>,
     bump: Cell<Option<NonNull<HeapHeader>>>,
     own_slab: Cell<Option<NonNull<HeapHeader>>>,
+    contexts: Hidden,
 }
 
 impl Suspended {
@@ -198,6 +199,7 @@ impl Suspended {
             slab: Cell::new(None),
             bump: Cell::new(None),
             own_slab: Cell::new(None),
+            contexts: Hidden::new(),
         }
     }
 
@@ -208,6 +210,7 @@ impl Suspended {
         self.slab.swap(&state.slab);
         self.bump.swap(&state.bump);
         self.own_slab.swap(&state.own_slab);
+        state.contexts.exchange(&self.contexts);
     }
 }
 

@@ -7,10 +7,13 @@
 //! those have gone. One whose entry is not in the stack, since it belongs to a suspended coroutine,
 //! does nothing.
 
+mod hidden;
+
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
 use core::ptr::NonNull;
 
+pub use self::hidden::Hidden;
 use super::in_use::CurrentAllocatorInUse;
 use super::safe_point;
 use super::state::ThreadState;

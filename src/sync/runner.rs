@@ -110,7 +110,7 @@ impl Runner {
     /// May be outdated as soon as it is known.
     pub fn runner(&self) -> Option<Token> {
         match self.token.load(Ordering::Relaxed) {
-            IDLE | CLOSED => None,
+            IDLE | SHARED | CLOSED => None,
             token => Some(Token(token & !BOUND)),
         }
     }

@@ -147,10 +147,9 @@ unsafe impl Strategy for Back {
         self.remove(extent);
     }
 
-    /// What lies between the blocks that are used, once: not again before that changes.
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         // One without a class was not touched since it was an extent.
-        if carved(extent) == 0 || free(extent) == 0 || !note_drop(extent) {
+        if carved(extent) == 0 || free(extent) == 0 {
             return;
         }
         let bytes = block_bytes(class_of_extent(extent));
@@ -169,6 +168,13 @@ unsafe impl Strategy for Back {
             }
         }
         show(idle_from, extent.length());
+    }
+
+    /// What lies between the blocks that are used, once: not again before that changes.
+    fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        if note_drop(extent) {
+            self.visit_idle(extent, visit);
+        }
     }
 
     fn verify(&self) {

@@ -341,6 +341,10 @@ unsafe impl Strategy for Slab {
         self.back.visit_idle(extent, visit);
     }
 
+    fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        self.back.visit_unallocated(extent, visit);
+    }
+
     fn verify(&self) {
         self.verify_magazines();
         self.back.verify();
