@@ -12,6 +12,7 @@ mod matcher;
 mod measure;
 mod programs;
 mod random;
+mod real;
 mod run;
 mod small;
 mod threads;

@@ -3,7 +3,7 @@
 //! The list was fixed before the allocator was tuned for it. It may be added to; what is in it
 //! stays as it is, and every row is published.
 
-use crate::{blocks, collections, interpreter, matcher, programs, small, threads};
+use crate::{blocks, collections, interpreter, matcher, programs, real, small, threads};
 
 /// One workload: `repeats` times what it says it does.
 #[derive(Clone, Copy)]
@@ -105,6 +105,9 @@ pub const WORKLOADS: &[Workload] = &[
     apart("graph", Kind::Program, 8, programs::graph),
     apart("events", Kind::Program, 1_000_000, programs::events),
     apart("words", Kind::Program, 8, programs::words),
+    together("count", Kind::Program, 8, THREADS, real::count),
+    apart("format", Kind::Program, 400, real::format),
+    apart("render", Kind::Program, 160, real::render),
 ];
 
 #[cfg(test)]
