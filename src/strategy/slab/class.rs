@@ -21,7 +21,10 @@ const LINEAR: usize = 8;
 
 /// The class by size in steps of 8 bytes; padded to a power of two, so that a mask keeps an index
 /// inside.
-static TABLE: [u8; TABLE_BYTES / 4] = {
+///
+/// A constant and no `static`: a program's crate sees its contents then, and where the size is
+/// constant, so is the class, also without link-time optimisation.
+const TABLE: &[u8; TABLE_BYTES / 4] = &{
     let mut table = [0; TABLE_BYTES / 4];
     let mut index = 1;
     while index <= TABLE_BYTES / 8 {

@@ -38,8 +38,9 @@ const fn capacity_of(class: usize) -> usize {
     }
 }
 
-/// Where the magazine of each class starts among the slots; the last is where all end.
-static STARTS: [u32; CLASSES + 1] = {
+/// Where the magazine of each class starts among the slots; the last is where all end. No `static`,
+/// for the reason that the table of classes is none.
+const STARTS: &[u32; CLASSES + 1] = &{
     let mut starts = [0; CLASSES + 1];
     let mut class = 0;
     while class < CLASSES {
