@@ -1,9 +1,9 @@
 //! The fast paths, as the compiler wrote them: read back from this program, instruction by
 //! instruction, and compared with what is written down in `tests/hot_paths`.
 //!
-//! `cargo test --release --test hot_paths -- --ignored`; needs objdump (binutils). With the compiler
-//! that the files are of each instruction must be the same; with another no path may be longer by
-//! more than a tenth. `HEAPSWITCH_WRITE_HOT_PATHS=1` writes the files anew.
+//! `cargo test --release --test hot_paths -- --ignored`; needs objdump (binutils). With the
+//! compiler that the files are of each instruction must be the same; with another no path may be
+//! longer by more than a tenth. `HEAPSWITCH_WRITE_HOT_PATHS=1` writes the files anew.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #![cfg(not(any(
     heapswitch_pass_through,
