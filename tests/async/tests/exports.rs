@@ -16,6 +16,10 @@ static GLOBAL: HeapSwitch = HeapSwitch;
 
 const CHUNK: usize = 64 << 10;
 
+/// `tracing` may miss a subscriber that is new on one thread while another thread comes to an event
+/// for the first time: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// Keeps what each gauge was set to last.
 #[derive(Clone, Default)]
 struct Gauges(Arc<Mutex<HashMap<String, f64>>>);
@@ -58,6 +62,7 @@ impl Recorder for Gauges {
 
 #[test]
 fn the_accounts_are_gauges_by_name() {
+    let _alone = ALONE.lock();
     let group = Account::new("exported group").unwrap();
     let make = || Heap::builder().name("exported").charged_to(&group).build().unwrap();
     let heaps = [make(), make()];
@@ -112,6 +117,7 @@ impl tracing::Subscriber for Events {
 
 #[test]
 fn closes_escapes_and_ended_contexts_are_events() {
+    let _alone = ALONE.lock();
     let events = Events::default();
     tracing::subscriber::with_default(events.clone(), || {
         let heap = Heap::builder().name("greedy").limit(CHUNK).build().unwrap();
