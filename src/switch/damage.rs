@@ -10,7 +10,10 @@ use crate::strategy::{Extent, extent_of, slab::Slab};
 #[path = "../../tests/child/mod.rs"]
 mod child;
 
-fn damaged(damage: fn(&ChunkEntry, &Extent)) {
+/// What is done to a chunk's entry or the record of its extent.
+type Damage = fn(&ChunkEntry, &Extent);
+
+fn damaged(damage: Damage) {
     let heap = Heap::builder().build_kind::<Slab>(()).unwrap();
     let blocks = [(); 40].map(|()| (&heap).allocate(Layout::new::<[u64; 8]>()).unwrap());
     heap.verify().unwrap();
@@ -22,7 +25,7 @@ fn damaged(damage: fn(&ChunkEntry, &Extent)) {
 
 #[test]
 fn damage_to_the_slabs_records_stops_the_process_and_is_named() {
-    let cases: [(&str, &str, fn(&ChunkEntry, &Extent)); 3] = [
+    let cases: [(&str, &str, Damage); 3] = [
         ("bits", "an extent's bits of free blocks are corrupted", |_, extent| {
             // SAFETY: the slab has bits for each extent, and this thread alone uses the heap.
             let first = unsafe { extent.metadata().cast::<u64>().as_mut() };
