@@ -108,9 +108,9 @@ impl Metadata {
         unsafe { block.write(FreeBlock { next: *list }) };
         *list = Some(block);
         HELD.fetch_sub(1 << shift, Ordering::Relaxed);
-        // Not each time: it looks at every free block.
+        // Seldom: it looks at every free block.
         #[cfg(heapswitch_check)]
-        if HELD.load(Ordering::Relaxed).is_multiple_of(64 << MIN_SHIFT) {
+        if HELD.load(Ordering::Relaxed).is_multiple_of(PIECE_BYTES) {
             pool.verify();
         }
     }
@@ -127,7 +127,15 @@ impl Pool {
         self.left = bytes - PIECE_RECORD_BYTES;
         self.pieces = Some(piece);
         #[cfg(heapswitch_check)]
-        self.verify();
+        if core::iter::successors(self.pieces, |piece| {
+            // SAFETY: a piece's record is written before the piece is on the list.
+            unsafe { piece.as_ref() }.next
+        })
+        .count()
+        .is_power_of_two()
+        {
+            self.verify();
+        }
     }
 
     /// Aborts unless every free block lies whole in a piece, aligned as its size wants, the cursor
