@@ -83,7 +83,7 @@ mod private {
 global_thread_and_coroutine_switchable_allocator! {
     struct Family;
     crate = crate::stand_in, install = false,
-    coroutine = free_list(fit = best), thread = stripes,
+    coroutine = free_list(fit = next), thread = stripes,
 }
 
 global_thread_and_coroutine_switchable_allocator! {
@@ -131,10 +131,10 @@ fn keys_stand_in_any_order_and_number() {
 #[test]
 fn every_strategy_arrives() {
     assert!(is::<<Family as Configuration>::Coroutine, FreeList>());
-    assert_eq!(Family::COROUTINE.given, Given::Fit(Fit::Best));
+    assert_eq!(Family::COROUTINE.given, Given::Fit(Fit::Next));
     assert!(is::<<Family as Configuration>::Thread, Stripes>());
     assert!(is::<<Buddies as Configuration>::Coroutine, Buddy>());
-    assert_eq!(Buddies::THREAD.given, Given::Fit(Fit::First));
+    assert_eq!(Buddies::THREAD.given, Given::Fit(Fit::Best));
 }
 
 #[test]
