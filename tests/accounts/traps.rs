@@ -70,6 +70,7 @@ fn records_never_lie_in_a_context() {
 
 /// An optimiser may remove a pair of calls that it sees whole; a count of calls would differ.
 #[test]
+#[cfg_attr(heapswitch_asan, ignore = "what was freed waits in quarantine there, and counts")]
 fn counts_are_the_same_where_the_optimiser_removes_pairs() {
     for heap in heaps() {
         let pairs = |is_seen: bool| {
