@@ -10,7 +10,7 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::cell::{Guard, front_of, retire_emptied, strategy_of};
+use super::cell::{Guard, front_of, is_direct, retire_emptied, strategy_of};
 use super::check;
 use super::decay;
 use super::header::HeapHeader;
@@ -82,6 +82,9 @@ pub unsafe fn length_of(entry: &ChunkEntry) -> Option<usize> {
 /// The caller runs the heap, whose fast path is that of the slab.
 #[inline]
 pub unsafe fn try_allocate(header: NonNull<HeapHeader>, layout: Layout) -> Option<NonNull<u8>> {
+    if is_direct(layout) {
+        return None; // By its alignment: its size has a class.
+    }
     let class = class_of(layout)?;
     // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
     let block = unsafe { front_of(header).pop(class) }?;

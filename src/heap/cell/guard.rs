@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 
 use super::super::check;
 use super::super::decay;
-use super::{Header, blocks, collect, header_of, idle, inspect, strategy_pointer};
+use super::{Header, blocks, collect, header_of, idle, inspect, is_direct, strategy_pointer};
 use crate::allocator::MemoryUsage;
 use crate::region::ChunkEntry;
 use crate::strategy::Strategy;
@@ -76,7 +76,9 @@ pub(super) unsafe fn allocate<S: Strategy>(
 ) -> Option<NonNull<[u8]>> {
     // SAFETY: the caller's contract.
     unsafe {
+        // What has a run of its own by its alignment has a class by its size, and must not get it.
         if S::HAS_FRONT
+            && !is_direct(layout)
             && let Some(block) = S::pop_front(strategy_pointer(header), layout)
         {
             check::handed_out(block.cast());
