@@ -9,6 +9,7 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::ptr::NonNull;
 use std::thread;
 
+use heapswitch::strategy::slab::Slab;
 use heapswitch::{
     Allocator, Heap, HeapSwitch, MemoryMapAllocator, flush_foreign_frees, owner_of, thread_heap_id,
     usable_size, with_global,
@@ -140,5 +141,29 @@ fn of_the_global_allocators_blocks_what_was_asked_for_is_usable() {
     unsafe {
         assert_eq!(usable_size(block, layout), 100);
         GLOBAL.dealloc(block.as_ptr(), layout);
+    }
+}
+
+/// A size may have a class where the alignment wants a run: such a block is as long as its run,
+/// whatever waits in the lists. What may be used of it, and growing it in place, go by its layout.
+#[test]
+fn what_has_a_run_by_its_alignment_never_comes_from_a_list() {
+    let of_a_class = Layout::from_size_align(8192, 8).unwrap();
+    let aligned = Layout::from_size_align(5000, 8192).unwrap();
+    let heap = Heap::builder().build_kind::<Slab>(()).unwrap();
+    // SAFETY: the layouts have sizes, and each block is freed once with its layout.
+    unsafe {
+        let listed = [(); 3].map(|()| GLOBAL.alloc(of_a_class));
+        listed.into_iter().for_each(|block| GLOBAL.dealloc(block, of_a_class));
+        let block = GLOBAL.alloc(aligned);
+        assert_eq!(usable_size(NonNull::new(block).unwrap(), aligned), CHUNK);
+        assert_eq!(block.addr() % CHUNK, 0, "no run begins here");
+        GLOBAL.dealloc(block, aligned);
+
+        let listed = [(); 3].map(|()| (&heap).allocate(of_a_class).unwrap());
+        listed.into_iter().for_each(|block| (&heap).deallocate(block.cast(), of_a_class));
+        let block = (&heap).allocate(aligned).unwrap();
+        assert_eq!(block.len(), CHUNK);
+        (&heap).deallocate(block.cast(), aligned);
     }
 }

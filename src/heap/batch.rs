@@ -24,10 +24,10 @@ pub const BATCH_BLOCKS: u32 = 32;
 /// The longest blocks that wait, in bytes: a thread that sleeps holds back 124 of them at most.
 const MOST_BATCHED_BYTES: usize = 4096;
 
-/// Whether a block is longer than what waits.
+/// Whether a block may be longer than what waits: one with a large alignment is a run of its own.
 #[inline]
 const fn is_long(layout: Layout) -> bool {
-    layout.size() > MOST_BATCHED_BYTES
+    layout.size() | (layout.align() - 1) > MOST_BATCHED_BYTES
 }
 
 /// Chains a thread keeps, a power of two.

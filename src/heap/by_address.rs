@@ -89,7 +89,6 @@ pub unsafe fn try_allocate(header: NonNull<HeapHeader>, layout: Layout) -> Optio
     // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
     let block = unsafe { front_of(header).pop(class) }?;
     check::handed_out(block);
-    crate::sys::poison::unpoison(block, layout.size());
     Some(block)
 }
 

@@ -46,7 +46,6 @@ pub unsafe fn try_slab(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
     // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
     let block = unsafe { front_of(header).pop(small_class_of(layout)) }?;
     check::handed_out(block);
-    crate::sys::poison::unpoison(block, layout.size());
     Some(block)
 }
 

@@ -82,7 +82,6 @@ pub(super) unsafe fn allocate<S: Strategy>(
             && let Some(block) = S::pop_front(strategy_pointer(header), layout)
         {
             check::handed_out(block.cast());
-            crate::sys::poison::unpoison(block.cast(), block.len());
             if is_zeroed {
                 block.cast::<u8>().write_bytes(0, block.len());
             }
