@@ -266,8 +266,9 @@ fn who_wants_to_know_is_told_also_of_dropped_heaps() {
 
 /// Whoever reads stops nobody, and sees sums that were true at some time.
 #[test]
-#[cfg_attr(heapswitch_asan, ignore = "what was freed waits in quarantine there, and counts")]
 fn live_sites_are_read_while_the_heap_runs() {
+    /// Those of two rounds; under AddressSanitizer 64 more wait in quarantine.
+    const MOST: u64 = if cfg!(heapswitch_asan) { 202 + 64 } else { 202 };
     let heap = Heap::builder().name("busy").call_sites(SiteSampling::All).build().unwrap();
     let id = heap.account_handle().id();
     let (made, seen) = (Barrier::new(2), Barrier::new(2));
@@ -296,7 +297,7 @@ fn live_sites_are_read_while_the_heap_runs() {
             let live = LiveSites::now();
             let busy = live.contexts().iter().find(|context| context.account == id);
             let blocks = busy.map_or(0, |context| context.sites.blocks());
-            assert!(blocks <= 202, "{blocks}");
+            assert!(blocks <= MOST, "{blocks}");
         }
         assert!(work.join().unwrap().close().sites.is_empty());
     });
@@ -305,12 +306,12 @@ fn live_sites_are_read_while_the_heap_runs() {
 /// The unwinder reads a coroutine's stack as any other, and the heap that is recorded is whichever
 /// one is current.
 #[test]
-#[cfg_attr(heapswitch_asan, ignore = "what was freed waits in quarantine there, and counts")]
 fn coroutines_are_told_too() {
     let heap = Heap::builder().call_sites(SiteSampling::All).build().unwrap();
     let mut kept = heap.run(|| Vec::with_capacity(10)).unwrap();
     let mut coroutine = Coroutine::<(), Vec<u8>, ()>::new(heap, |yielder, ()| {
-        for _ in 0..3 {
+        // Hidden from the compiler, which makes three call sites of a loop that it unrolls.
+        for _ in 0..black_box(3) {
             yielder.suspend(remember_that(100));
         }
     })
