@@ -113,9 +113,28 @@ pub unsafe fn free_to_bump(
         let strategy = strategy_of::<Bump<true>>(header);
         // One test for both: a block with a large alignment is a run of its own.
         let is_small = layout.size() | layout.align() < SMALL_BYTES;
-        if cfg!(heapswitch_asan) || !is_small || strategy.ends_at_cursor(block, layout) {
+        if cfg!(heapswitch_asan) || !is_small {
             free_to_bump_with_care(header, entry, block, layout);
+        } else if strategy.ends_at_cursor(block, layout) {
+            free_last_to_bump(header, entry, block);
         } else if strategy.free_small(extent_of(entry), block) {
+            bump_page_emptied(header, entry);
+        }
+    }
+}
+
+/// # Safety
+/// As [`free_to_bump`], of a small block that ends at the cursor.
+#[inline(never)]
+unsafe fn free_last_to_bump(
+    header: NonNull<HeapHeader>,
+    entry: &'static ChunkEntry,
+    block: NonNull<u8>,
+) {
+    // SAFETY: the caller's contract; the fast path tells the strategy.
+    unsafe {
+        let strategy = strategy_of::<Bump<true>>(header);
+        if !strategy.take_back(block) && strategy.free_small(extent_of(entry), block) {
             bump_page_emptied(header, entry);
         }
     }

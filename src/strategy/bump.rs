@@ -124,6 +124,19 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         block.addr().get() + length_of(layout.size()) == self.cursor.addr()
     }
 
+    /// Frees the block that ends at the cursor by moving that back. False, and nothing is done, where
+    /// the window stands a page further.
+    #[inline]
+    pub fn take_back(&mut self, block: NonNull<u8>) -> bool {
+        if block.addr().get() < self.limit.addr().wrapping_sub(PAGE_BYTES) {
+            return false;
+        }
+        self.clean_from = later(self.clean_from, self.cursor);
+        self.cursor = block.as_ptr();
+        self.count -= 1;
+        true
+    }
+
     /// Frees a small block that does not end at the cursor; whether a page of the extent now counts
     /// none. The fast path.
     ///
@@ -148,12 +161,7 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         layout: Layout,
     ) -> bool {
         let (start, length) = (block.addr().get(), length_of(layout.size()));
-        // The window may stand a page further.
-        let is_in_window = start >= self.limit.addr().wrapping_sub(PAGE_BYTES);
-        if is_in_window && self.ends_at_cursor(block, layout) {
-            self.clean_from = later(self.clean_from, self.cursor);
-            self.cursor = block.as_ptr();
-            self.count -= 1;
+        if self.ends_at_cursor(block, layout) && self.take_back(block) {
             return false;
         }
         if lies_in_one_page(start, length) {
