@@ -124,8 +124,8 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         block.addr().get() + length_of(layout.size()) == self.cursor.addr()
     }
 
-    /// Frees the block that ends at the cursor by moving that back. False, and nothing is done, where
-    /// the window stands a page further.
+    /// Frees the block that ends at the cursor by moving that back. False, and nothing is done,
+    /// where the window stands a page further.
     #[inline]
     pub fn take_back(&mut self, block: NonNull<u8>) -> bool {
         if block.addr().get() < self.limit.addr().wrapping_sub(PAGE_BYTES) {
