@@ -25,8 +25,8 @@ fn unavailable() -> Option<String> {
     }
 }
 
-/// A figure of the mappings that hold `address`, in bytes, as the kernel's file has it.
-fn smaps_bytes(address: usize, key: &str) -> usize {
+/// What the kernel says under `key` of the mapping that holds `address`.
+fn smaps_line(address: usize, key: &str) -> String {
     let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut holds = false;
     for line in text.lines() {
@@ -34,15 +34,25 @@ fn smaps_bytes(address: usize, key: &str) -> usize {
         let number = |text: &str| usize::from_str_radix(text, 16).ok();
         if let Some((start, end)) = range.and_then(|(a, b)| Some((number(a)?, number(b)?))) {
             holds = (start..end).contains(&address);
-        } else if holds && line.starts_with(key) {
-            let kibibytes = line.split_ascii_whitespace().nth(1).unwrap();
-            return kibibytes.parse::<usize>().unwrap() << 10;
+        } else if holds && let Some(said) = line.strip_prefix(key) {
+            return said.trim().to_owned();
         }
     }
     panic!("no mapping holds {address:x}");
 }
 
-/// Both in one test: it is one heap.
+/// A figure of the mapping that holds `address`, in bytes.
+fn smaps_bytes(address: usize, key: &str) -> usize {
+    let said = smaps_line(address, key);
+    said.split(' ').next().unwrap().parse::<usize>().unwrap() << 10
+}
+
+/// Whether the mapping that holds `address` was advised to have huge pages.
+fn is_advised(address: usize) -> bool {
+    smaps_line(address, "VmFlags:").split(' ').any(|flag| flag == "hg")
+}
+
+/// All in one test: the first part's mappings have to lie side by side.
 #[test]
 fn small_blocks_lie_in_huge_pages() {
     let blocks: Vec<Box<[u8; 112]>> = (0..BYTES / 112).map(|_| Box::new([1; 112])).collect();
@@ -60,6 +70,7 @@ fn small_blocks_lie_in_huge_pages() {
     assert!(backing.transparent_huge_bytes >= huge, "{backing:?}");
     drop(blocks);
     small_pages_are_collapsed();
+    the_first_mebibytes_have_small_pages_where_the_rest_has_huge_ones();
 }
 
 fn small_pages_are_collapsed() {
@@ -81,4 +92,44 @@ fn small_pages_are_collapsed() {
         }
     }
     assert!(large.iter().all(|&byte| byte == 1));
+}
+
+fn the_first_mebibytes_have_small_pages_where_the_rest_has_huge_ones() {
+    const SEGMENT_BYTES: usize = 32 << 20;
+    let settings =
+        KindSettings { huge_pages: RegionHugePages::Grown, ..KindSettings::new(c"grown") };
+    let source: &'static RegionMapSource =
+        Box::leak(Box::new(RegionMapSource::new(settings).unwrap()));
+    let heap = heapswitch::Heap::builder().source(source).build().unwrap();
+    let blocks: Vec<Vec<u8>> =
+        (0..20).map(|_| heap.run(|| Vec::with_capacity(4 << 20)).unwrap()).collect();
+    let addresses: Vec<usize> = blocks.iter().map(|block| block.as_ptr().addr()).collect();
+    let first_segment = addresses.iter().min().unwrap() & !(SEGMENT_BYTES - 1);
+    let [mut small, mut huge] = [0; 2];
+    for address in addresses {
+        let is_first = address - first_segment < 16 << 20;
+        assert_eq!(is_advised(address), !is_first, "{:#x}", address - first_segment);
+        *if is_first { &mut small } else { &mut huge } += 1;
+    }
+    assert!(small >= 3 && huge >= 12, "{small} {huge}");
+    huge_pages_are_for_growth(&heap, blocks, first_segment);
+}
+
+/// What was given back, the kernel shall not fill again to make huge pages of what is left.
+fn huge_pages_are_for_growth(heap: &heapswitch::Heap, mut blocks: Vec<Vec<u8>>, first: usize) {
+    blocks.sort_by_key(|block| block.as_ptr().addr());
+    let kept = blocks.pop().unwrap();
+    let address = kept.as_ptr().addr();
+    assert!(is_advised(address));
+    heap.run(|| drop(blocks)).unwrap();
+    heapswitch::purge();
+    let flags_of = |address| smaps_line(address, "VmFlags:");
+    assert!(flags_of(address).split(' ').any(|flag| flag == "nh"), "{}", flags_of(address));
+    // The first part never had huge pages, and is as the system has it.
+    let of_first = flags_of(first + (1 << 20));
+    assert!(!of_first.split(' ').any(|flag| flag == "nh" || flag == "hg"), "{of_first}");
+    let _little = heap.run(|| vec![1_u8; 1 << 20]).unwrap();
+    assert!(!is_advised(address));
+    let _more = heap.run(|| vec![1_u8; 4 << 20]).unwrap();
+    assert!(is_advised(address));
 }

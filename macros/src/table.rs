@@ -100,6 +100,7 @@ const HUGE_PAGES: &[Word] = &[
     Word { name: "system", stands_for: Ok("HugePages::System") },
     Word { name: "never", stands_for: Ok("HugePages::Never") },
     Word { name: "transparent", stands_for: Ok("HugePages::Transparent") },
+    Word { name: "grown", stands_for: Ok("HugePages::Grown") },
 ];
 
 const CALL_SITES: &[Word] = &[
@@ -158,7 +159,7 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "thread_huge_pages",
         role: Role::Setting("with_thread_huge_pages", Takes::Word(HUGE_PAGES)),
-        default: "system",
+        default: "grown",
         example: "transparent",
     },
     Key {

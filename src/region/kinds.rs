@@ -5,14 +5,16 @@
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
-use super::RegionUsage;
 use super::runs::Runs;
+use super::{RegionUsage, at, is_commit_charged, stretches_of};
 use crate::numa::{self, Node, Placement, Policy};
+use crate::pointers::forward;
 use crate::sys::SystemError;
 use crate::sys::lock::Lock;
 use crate::sys::memory::{self, Advice};
+use crate::units::SEGMENT_BYTES;
 
 /// The most kinds that a process can have: two for each of 60 nodes, and some of the program's own.
 pub const MAX_KINDS: usize = 128;
@@ -27,7 +29,14 @@ pub enum HugePages {
     Never,
     /// Transparent ones wanted, also where the system says `madvise`.
     Transparent,
+    /// The same past the first 16 MiB of the kind's memory: a small process stays small, a large
+    /// one takes fewer faults and fewer walks of page tables.
+    Grown,
 }
+
+/// How much of a kind's memory has no huge pages under [`HugePages::Grown`], in bytes. A huge page
+/// makes up to 2 MiB resident for a chunk of 64 KiB: that is to be little beside the rest.
+const SMALL_BYTES: usize = 16 << 20;
 
 /// What is set on the segments of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,24 +88,59 @@ impl SegmentKind {
         if let Some(error) = settings.placement.apply(start, bytes).error() {
             figures_of(self).refuse_placement(error);
         }
-        let advise = |advice| {
-            // SAFETY: the range is the caller's alone. A refusal only loses the wish: a kernel
-            // without transparent huge pages says EINVAL.
-            if let Err(error) = unsafe { memory::apply_advice(start, bytes, advice) } {
+        let advise = |from: usize, advice| {
+            // SAFETY: the range is the caller's alone, and callers start within it. A refusal only
+            // loses the wish: a kernel without transparent huge pages says EINVAL.
+            let advised =
+                unsafe { memory::apply_advice(forward(start, from), bytes - from, advice) };
+            if let Err(error) = advised {
                 figures_of(self).refuse_advice(error);
             }
         };
         match settings.huge_pages {
             HugePages::System => {}
-            HugePages::Never => advise(Advice::NoHugePages),
-            HugePages::Transparent => advise(Advice::HugePages),
+            HugePages::Never => advise(0, Advice::NoHugePages),
+            HugePages::Transparent => advise(0, Advice::HugePages),
+            HugePages::Grown => {
+                advise(figures_of(self).small_bytes(start, bytes), Advice::HugePages);
+            }
         }
         if !settings.is_dumped {
-            advise(Advice::NoCoreDump);
+            advise(0, Advice::NoCoreDump);
         }
         // Many kernels have no names, and nothing depends on them: not counted.
         // SAFETY: the range is the caller's alone.
         let _ = unsafe { memory::name_mapping(start, bytes, settings.name) };
+    }
+}
+
+impl SegmentKind {
+    /// Asks for huge pages in all the kind's memory, or no longer. Whether its settings let it. The
+    /// caller holds the kind's lock.
+    pub(super) fn wish_for_huge_pages(self, is_wished: bool) -> bool {
+        let settings = settings_of(self);
+        let is_asked_for = matches!(settings.huge_pages, HugePages::Transparent | HugePages::Grown);
+        // There segments can be a mere reservation, which is advised when it is memory again.
+        if !is_asked_for || is_commit_charged() {
+            return false;
+        }
+        let advice = if is_wished { Advice::HugePages } else { Advice::NoHugePages };
+        let small_end = figures_of(self).small_end.load(Ordering::Relaxed);
+        for (first, count) in stretches_of(self) {
+            // SAFETY: the segments lie in the region.
+            let (start, bytes) = (unsafe { at(first * SEGMENT_BYTES) }, count * SEGMENT_BYTES);
+            // Within the stretch, or wrapped to a number above its length.
+            let small_bytes = small_end.wrapping_sub(start.addr().get());
+            let small_bytes = if small_bytes < bytes { small_bytes } else { 0 };
+            // SAFETY: the range is committed memory of the region, and the advice changes no byte.
+            let advised = unsafe {
+                memory::apply_advice(forward(start, small_bytes), bytes - small_bytes, advice)
+            };
+            if let Err(error) = advised {
+                figures_of(self).refuse_advice(error);
+            }
+        }
+        true
     }
 }
 
@@ -112,6 +156,8 @@ const THREAD_SETTINGS: KindSettings = KindSettings::new(c"heapswitch-thread");
 struct Figures {
     /// The number of the one node that the kind prefers and one; 0 where there is none.
     home: AtomicU16,
+    /// The address up to which the kind's first memory has no huge pages; 0 before there is any.
+    small_end: AtomicUsize,
     /// Runs that were taken by a thread on another node.
     away_runs: AtomicU64,
     /// Segments whose placement the kernel refused or replaced, and in the low 16 bits the error
@@ -124,6 +170,7 @@ struct Figures {
 static FIGURES: [Figures; MAX_KINDS] = [const {
     Figures {
         home: AtomicU16::new(0),
+        small_end: AtomicUsize::new(0),
         away_runs: AtomicU64::new(0),
         refused_placements: AtomicU64::new(0),
         refused_advice: AtomicU64::new(0),
@@ -151,6 +198,17 @@ impl Figures {
 
     fn refuse_advice(&self, error: SystemError) {
         count_refusal(&self.refused_advice, error);
+    }
+
+    /// How much of a range of new memory is the kind's first.
+    fn small_bytes(&self, start: NonNull<u8>, bytes: usize) -> usize {
+        // Relaxed: the kind's lock orders the calls.
+        if self.small_end.load(Ordering::Relaxed) != 0 {
+            return 0;
+        }
+        let small_bytes = bytes.min(SMALL_BYTES);
+        self.small_end.store(start.addr().get() + small_bytes, Ordering::Relaxed);
+        small_bytes
     }
 
     fn home(&self) -> Option<Node> {

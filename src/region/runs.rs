@@ -21,6 +21,9 @@
 //! all that a free run holds. There segments are not committed ahead, and whole segments of clean
 //! runs go back to being a mere reservation: a third set, **reserved**, which is committed anew
 //! before the region grows. A segment keeps its kind and its part of the chunk table.
+//!
+//! A huge page makes 32 chunks resident when one is touched. So when pages are given back, clean
+//! chunks beside others go with them, and until the kind grows again huge pages are not wished for.
 
 use super::bins::{BINS, Bins, CLEAN, DIRTY, RESERVED, bin_of, entry};
 use super::{
@@ -39,6 +42,9 @@ const OPERATIONS_PER_CHECK: u32 = 64;
 
 /// The most segments that are committed at once beyond what is needed: 1 GiB.
 const MAX_GROWTH_SEGMENTS: usize = 32;
+
+/// How many chunks make growth of it: 4 MiB that were clean, or that a run grew by.
+const GROWTH_CHUNKS: usize = 64;
 
 /// A run of chunks that was taken from the region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +119,28 @@ fn is_whole_segments(first: u32, chunks: u32) -> bool {
         && (chunks as usize).is_multiple_of(SEGMENT_CHUNKS)
 }
 
+/// The ends of a run that lie in huge pages which other chunks may share: each its first chunk and
+/// the one after its last.
+pub(super) fn shared_ends(first: u32, chunks: u32) -> [(u32, u32); 2] {
+    const HUGE_PAGE_CHUNKS: u32 = 32;
+    let end = first + chunks;
+    let start_of_rest = first.next_multiple_of(HUGE_PAGE_CHUNKS).min(end);
+    let end_of_rest = (end / HUGE_PAGE_CHUNKS * HUGE_PAGE_CHUNKS).max(start_of_rest);
+    [(first, start_of_rest), (end_of_rest, end)]
+}
+
+/// Gives the pages of free chunks back. Whether the system took them.
+///
+/// # Safety
+/// The chunks are free.
+unsafe fn drop_pages(first: u32, chunks: u32) -> bool {
+    // SAFETY: free chunks are whole pages of the region that nobody uses.
+    unsafe {
+        let start = at((first as usize) << CHUNK_SHIFT);
+        memory::give_back_pages(start, chunks as usize * CHUNK_BYTES).is_ok()
+    }
+}
+
 /// What was given back.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Purged {
@@ -137,6 +165,9 @@ pub(crate) struct Runs {
     tick_milliseconds: u64,
     /// The fewest dirty chunks since the last tick.
     low_water: usize,
+    /// Whether the wish for huge pages is withdrawn, and how many chunks it grew by since.
+    is_shrinking: bool,
+    chunks_since: usize,
 }
 
 impl Runs {
@@ -153,6 +184,8 @@ impl Runs {
             operations: 0,
             tick_milliseconds: 0,
             low_water: 0,
+            is_shrinking: false,
+            chunks_since: 0,
         }
     }
 
@@ -189,6 +222,9 @@ impl Runs {
             Some(first) => (first, false),
             None => (self.clean.find(wanted)?, true),
         };
+        if is_zeroed && self.is_shrinking {
+            self.note_growth(first, chunks);
+        }
         let edge = if is_zeroed { CLEAN } else { DIRTY };
         let bins = self.bins_of(edge);
         let available = bins.remove(first);
@@ -204,6 +240,47 @@ impl Runs {
         self.runs_taken += 1;
         self.low_water = self.low_water.min(self.dirty.chunks);
         Some(Run { first: start, chunks, is_zeroed })
+    }
+
+    /// Wishes for huge pages again once the kind grows.
+    #[cold]
+    fn note_growth(&mut self, chunk: u32, chunks: u32) {
+        self.chunks_since += chunks as usize;
+        if self.chunks_since >= GROWTH_CHUNKS
+            && let Some(kind) = kind_of_chunk(chunk as usize)
+        {
+            self.is_shrinking = !kind.wish_for_huge_pages(true);
+        }
+    }
+
+    /// Withdraws the wish for huge pages when pages were given back: the kernel would make huge
+    /// ones of what is left here and there, and so resident again what is free. Clean chunks that
+    /// were resident for what lay beside them go as well.
+    fn note_shrinking(&mut self) {
+        self.chunks_since = 0;
+        let Some(kind) = self.clean.longest().and_then(|chunk| kind_of_chunk(chunk as usize))
+        else {
+            return;
+        };
+        if self.is_shrinking || !kind.wish_for_huge_pages(false) {
+            return;
+        }
+        self.is_shrinking = true;
+        for bin in 0..BINS {
+            let mut first = self.clean.head(bin);
+            while first != 0 {
+                for (start, end) in shared_ends(first, entry(first).run_chunks.get()) {
+                    // SAFETY: a clean run is free. A refusal leaves the pages where they are.
+                    let _ = start == end || unsafe { drop_pages(start, end - start) };
+                }
+                first = entry(first).next.get();
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_shrinking(&self) -> bool {
+        self.is_shrinking
     }
 
     fn count_taken(&mut self, chunks: u32) {
@@ -254,6 +331,9 @@ impl Runs {
                 return None;
             }
             found += entry(next).run_chunks.get();
+        }
+        if self.is_shrinking {
+            self.note_growth(end, extra);
         }
         let mut taken = 0;
         while taken < extra {
@@ -389,19 +469,17 @@ impl Runs {
             if part < run as u32 {
                 self.dirty.insert(first + part, run as u32 - part, DIRTY);
             }
-            // SAFETY: a free run is whole pages of the region that nobody uses.
-            let given_back = unsafe {
-                memory::give_back_pages(
-                    at((first as usize) << CHUNK_SHIFT),
-                    part as usize * CHUNK_BYTES,
-                )
-            };
-            if given_back.is_err() {
+            // SAFETY: a dirty run is free.
+            let is_given_back = unsafe { drop_pages(first, part) };
+            if !is_given_back {
                 self.insert_merged(first, part, DIRTY);
                 break;
             }
             self.insert_merged(first, part, CLEAN);
             purged += part as usize;
+        }
+        if purged != 0 {
+            self.note_shrinking();
         }
         purged * CHUNK_BYTES
     }

@@ -6,9 +6,13 @@ use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 
 /// A kind of a test's own, so that other tests do not disturb its figures.
 fn kind_of(name: &'static core::ffi::CStr) -> SegmentKind {
+    kind_with(HugePages::Never, name)
+}
+
+fn kind_with(huge_pages: HugePages, name: &'static core::ffi::CStr) -> SegmentKind {
     register_kind(KindSettings {
         placement: crate::numa::Placement::DEFAULT,
-        huge_pages: HugePages::Never,
+        huge_pages,
         name,
         is_dumped: true,
     })
@@ -80,6 +84,33 @@ fn at_random(kind: SegmentKind, longest_shift: usize, mut each: impl FnMut(usize
         // SAFETY: the run is ours and given back once.
         unsafe { return_run(run) };
     }
+}
+
+#[test]
+fn runs_keep_their_contents_while_huge_pages_come_and_go() {
+    let kind = kind_with(HugePages::Grown, c"comes-and-goes");
+    let mut changes = 0;
+    let mut was_shrinking = false;
+    at_random(kind, 8, |step| {
+        let mut runs = lock_of(kind).lock();
+        if step % 128 == 0 {
+            runs.purge_all();
+        }
+        let is_shrinking = runs.is_shrinking();
+        changes += usize::from(is_shrinking != was_shrinking);
+        was_shrinking = is_shrinking;
+    });
+    assert!(changes > 10, "{changes}");
+}
+
+#[test]
+fn only_what_a_huge_page_shares_with_others_is_an_end() {
+    use super::runs::shared_ends;
+    assert_eq!(shared_ends(32, 64), [(32, 32), (96, 96)]);
+    assert_eq!(shared_ends(33, 64), [(33, 64), (96, 97)]);
+    assert_eq!(shared_ends(33, 5), [(33, 38), (38, 38)]);
+    assert_eq!(shared_ends(30, 4), [(30, 32), (32, 34)]);
+    assert_eq!(shared_ends(64, 1), [(64, 64), (64, 65)]);
 }
 
 #[test]

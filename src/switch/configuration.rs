@@ -66,7 +66,7 @@ impl Settings {
         Self {
             region_bytes: region::MAX_REGION_BYTES,
             coroutine_huge_pages: HugePages::Never,
-            thread_huge_pages: HugePages::System,
+            thread_huge_pages: HugePages::Grown,
             decay_milliseconds: region::DEFAULT_PERIOD_MILLISECONDS,
             has_purge_thread: false,
             has_statistics: false,

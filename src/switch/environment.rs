@@ -48,7 +48,7 @@ enum Takes {
 }
 
 const FLAG: Takes = Takes::Word(&["false", "true"]);
-const PAGES: Takes = Takes::Word(&["system", "never", "transparent"]);
+const PAGES: Takes = Takes::Word(&["system", "never", "transparent", "grown"]);
 
 const DECAY: usize = 0;
 const PURGE_THREAD: usize = 1;
@@ -137,7 +137,8 @@ fn pages(index: usize, otherwise: HugePages) -> HugePages {
     match said(index) {
         Some(0) => HugePages::System,
         Some(1) => HugePages::Never,
-        Some(_) => HugePages::Transparent,
+        Some(2) => HugePages::Transparent,
+        Some(_) => HugePages::Grown,
         None => otherwise,
     }
 }
@@ -204,7 +205,7 @@ mod tests {
             let values = match variable.takes {
                 Takes::Number(most) => format!("a whole number from 0 to {most}"),
                 Takes::Word(&["false", "true"]) => "`true` or `false`".to_owned(),
-                Takes::Word(_) => "`system`, `never` or `transparent`".to_owned(),
+                Takes::Word(_) => "`system`, `never`, `transparent` or `grown`".to_owned(),
             };
             assert_eq!(row[..3], [key, format!("`{PREFIX}{}`", variable.name), values]);
         }

@@ -125,8 +125,8 @@ fn what_makes_no_sense_is_reported_and_changes_nothing() {
         ("DECAY_MILLISECONDS", "soon", "a whole number from 0 to 3600000"),
         ("DECAY_MILLISECONDS", "-1", "a whole number from 0 to 3600000"),
         ("PURGE_THREAD", "1", "false or true"),
-        ("THREAD_HUGE_PAGES", "always", "system or never or transparent"),
-        ("COROUTINE_HUGE_PAGES", "", "system or never or transparent"),
+        ("THREAD_HUGE_PAGES", "always", "system or never or transparent or grown"),
+        ("COROUTINE_HUGE_PAGES", "", "system or never or transparent or grown"),
         ("STATISTICS", "yes", "false or true"),
     ];
     for (variable, value, takes) in wrong {

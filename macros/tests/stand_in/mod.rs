@@ -49,6 +49,7 @@ pub mod __private {
         System,
         Never,
         Transparent,
+        Grown,
     }
 
     #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,7 +68,7 @@ pub mod __private {
             Self {
                 region_bytes: 1 << 40,
                 coroutine_huge_pages: HugePages::Never,
-                thread_huge_pages: HugePages::System,
+                thread_huge_pages: HugePages::Grown,
                 decay_milliseconds: 1000,
                 purge_thread: false,
                 statistics: false,

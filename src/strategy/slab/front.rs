@@ -142,10 +142,11 @@ impl Front {
     pub unsafe fn push(&mut self, class: usize, block: NonNull<u8>) -> bool {
         // SAFETY: the caller's contract; by the invariant the top is below the magazine's limit.
         unsafe {
-            let top = self.tops.get_unchecked_mut(class);
-            self.slots.get_unchecked_mut(*top as usize).write(block);
-            *top += 1;
-            *top == *self.limits.get_unchecked(class)
+            // Read once: the compiler does not see that a slot is no top.
+            let top = *self.tops.get_unchecked(class);
+            self.slots.get_unchecked_mut(top as usize).write(block);
+            *self.tops.get_unchecked_mut(class) = top + 1;
+            top + 1 == *self.limits.get_unchecked(class)
         }
     }
 
