@@ -99,10 +99,10 @@ fn assert_placed(value: &str, home: Node, residence: &Residence, block: &[u8]) {
     assert!(residence.resident() * 4096 > block.len(), "{value}: {residence}");
     match policy {
         Policy::Interleave(_) | Policy::WeightedInterleave(_) => {
-            assert_even(value, residence);
+            assert_spread(value, residence);
             let mut of_block = Residence::new();
             of_block.count_slice(block).unwrap();
-            assert_even(value, &of_block);
+            assert_spread(value, &of_block);
         }
         // Memory is not kept apart by node: what another thread used may be used again.
         _ if value == "process" => {}
@@ -113,13 +113,23 @@ fn assert_placed(value: &str, home: Node, residence: &Residence, block: &[u8]) {
     assert_eq!(mapping.policy, held(policy), "{value}: {mapping:?}");
 }
 
-/// Within two percent.
+/// How many pages a node gets in turn. A system without weights has one for each.
+fn weight(value: &str, node: usize) -> usize {
+    let file = format!("/sys/kernel/mm/mempolicy/weighted_interleave/node{node}");
+    match std::fs::read_to_string(file) {
+        Ok(weight) if value == "weighted_interleave" => weight.trim().parse().unwrap(),
+        _ => 1,
+    }
+}
+
+/// By weights, or evenly, within two percent.
 #[track_caller]
-fn assert_even(value: &str, residence: &Residence) {
-    let even = residence.resident() / nodes().len();
+fn assert_spread(value: &str, residence: &Residence) {
+    let turn: usize = nodes().iter().map(|&node| weight(value, node)).sum();
     for number in nodes() {
         let pages = residence.on(node(number));
-        assert!(pages.abs_diff(even) * 50 <= even, "{value}, node {number}: {residence}");
+        let expected = residence.resident() * weight(value, number) / turn;
+        assert!(pages.abs_diff(expected) * 50 <= expected, "{value}, node {number}: {residence}");
     }
 }
 
@@ -147,7 +157,7 @@ fn fill_after_a_move(first: Place, other: Place, value: &str) {
     match value {
         "home" | "bind" => assert_eq!(on(first), residence.resident(), "{value}: {residence}"),
         "local" | "process" => assert_eq!(on(other), residence.resident(), "{value}: {residence}"),
-        _ => assert_even(value, &residence),
+        _ => assert_spread(value, &residence),
     }
 }
 
