@@ -216,7 +216,7 @@ fn heaps_are_placed_by_the_environment() {
         if value.contains("interleave") {
             let told =
                 if is_replaced { "plain interleaving instead, and counted" } else { "taken" };
-            println!("{value} of heaps on this kernel: {told}");
+            println!("{} of heaps on this kernel: {told}", value.replace('_', " "));
         }
         let line = text.lines().find(|line| line.contains(" mappings, ")).unwrap();
         let mappings: usize = line.split(' ').next().unwrap().parse().unwrap();
