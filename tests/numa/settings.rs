@@ -96,7 +96,9 @@ fn assert_placed(value: &str, home: Node, residence: &Residence, block: &[u8]) {
     let policy = wanted(value, home);
     assert_eq!(residence.policy(), policy, "{value}: {residence}");
     assert_eq!((residence.misplaced(), residence.unknown()), (0, 0), "{value}: {residence}");
-    assert!(residence.resident() * 4096 > block.len(), "{value}: {residence}");
+    // Memory without a policy may be balanced by the kernel meanwhile, which then tells less of it.
+    let is_whole = residence.resident() * 4096 > block.len();
+    assert!(is_whole || value == "process", "{value}: {residence}");
     match policy {
         Policy::Interleave(_) | Policy::WeightedInterleave(_) => {
             assert_spread(value, residence);
