@@ -91,6 +91,7 @@ pub mod __private {
     pub use crate::strategy::context::LifetimeHint;
     pub use crate::strategy::free_list::Fit;
     pub use crate::switch::configuration::{Configuration, Settings, start_what_is_set};
+    pub use crate::switch::heap_placement::HeapPlacement;
     pub use crate::switch::in_use::CurrentAllocatorInUse;
     pub use crate::switch::route::{alloc, alloc_zeroed, dealloc, realloc};
 

@@ -32,6 +32,8 @@ mod ranges;
 mod refused;
 #[path = "numa/residence.rs"]
 mod residence;
+#[path = "numa/settings.rs"]
+mod settings;
 #[path = "numa/topology.rs"]
 mod topology;
 #[path = "numa/workers.rs"]

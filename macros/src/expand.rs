@@ -174,6 +174,8 @@ mod tests {
             region_bytes = 1 GiB,
             coroutine_huge_pages = transparent,
             thread_huge_pages = never,
+            coroutine_placement = interleave,
+            thread_placement = local,
             decay_milliseconds = 250,
             purge_thread = true,
             statistics = false,

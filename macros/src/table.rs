@@ -103,6 +103,19 @@ const HUGE_PAGES: &[Word] = &[
     Word { name: "grown", stands_for: Ok("HugePages::Grown") },
 ];
 
+const PLACEMENTS: &[Word] = &[
+    Word { name: "home", stands_for: Ok("HeapPlacement::Home") },
+    Word { name: "bind", stands_for: Ok("HeapPlacement::Bind") },
+    Word { name: "interleave", stands_for: Ok("HeapPlacement::Interleave") },
+    Word { name: "weighted_interleave", stands_for: Ok("HeapPlacement::WeightedInterleave") },
+    Word { name: "local", stands_for: Ok("HeapPlacement::Local") },
+    Word { name: "process", stands_for: Ok("HeapPlacement::Process") },
+    Word {
+        name: "preferred",
+        stands_for: Err("the thread's node is preferred by default; write `home`"),
+    },
+];
+
 const CALL_SITES: &[Word] = &[
     Word { name: "none", stands_for: Ok("call_sites::NONE") },
     Word { name: "all", stands_for: Ok("call_sites::ALL") },
@@ -161,6 +174,18 @@ pub(crate) const KEYS: &[Key] = &[
         role: Role::Setting("with_thread_huge_pages", Takes::Word(HUGE_PAGES)),
         default: "grown",
         example: "transparent",
+    },
+    Key {
+        name: "coroutine_placement",
+        role: Role::Setting("with_coroutine_placement", Takes::Word(PLACEMENTS)),
+        default: "home",
+        example: "interleave",
+    },
+    Key {
+        name: "thread_placement",
+        role: Role::Setting("with_thread_placement", Takes::Word(PLACEMENTS)),
+        default: "home",
+        example: "bind",
     },
     Key {
         name: "decay_milliseconds",

@@ -12,7 +12,8 @@ use stand_in::__private::strategy::{
     BitSet, Buddy, Bump, ContextChoice, FreeList, MultipleBinarySearchTree, Slab, Stripes,
 };
 use stand_in::__private::{
-    Configuration, CurrentAllocatorInUse, Fit, Given, HugePages, LifetimeHint, Settings, call_sites,
+    Configuration, CurrentAllocatorInUse, Fit, Given, HeapPlacement, HugePages, LifetimeHint,
+    Settings, call_sites,
 };
 
 /// An allocator with a state, which no path names as type and value at once.
@@ -47,6 +48,8 @@ global_thread_and_coroutine_switchable_allocator! {
     region_bytes = 512 MiB,
     coroutine_huge_pages = transparent,
     thread_huge_pages = never,
+    coroutine_placement = weighted_interleave,
+    thread_placement = bind,
     decay_milliseconds = 250,
     purge_thread = true,
     statistics = true,
@@ -110,6 +113,8 @@ fn every_key_arrives() {
         .with_region_bytes(512 << 20)
         .with_coroutine_huge_pages(HugePages::Transparent)
         .with_thread_huge_pages(HugePages::Never)
+        .with_coroutine_placement(HeapPlacement::WeightedInterleave)
+        .with_thread_placement(HeapPlacement::Bind)
         .with_decay_milliseconds(250)
         .with_purge_thread(true)
         .with_statistics(true)

@@ -66,12 +66,8 @@ fn has_policy() -> bool {
     policy::policy_of(None).is_ok_and(|policy| !matches!(policy.mode, Mode::Default | Mode::Local))
 }
 
-/// How many nodes the process may use; to be asked where those are several.
-pub(crate) fn usable_node_count() -> usize {
-    usable().len()
-}
-
-fn usable() -> NodeSet {
+/// The nodes that the process may use; to be asked where those are several.
+pub(crate) fn usable_nodes() -> NodeSet {
     let mut words = [0; NODE_BITS / 64];
     for (word, bits) in words.iter_mut().zip(&USABLE) {
         *word = bits.load(Ordering::Relaxed);
@@ -97,7 +93,7 @@ pub(crate) fn current_home() -> Option<Node> {
 fn ask_for_home() -> Option<Node> {
     let place = policy::current_place().ok()?;
     let node = Node::new(place.node)?;
-    let usable = usable();
+    let usable = usable_nodes();
     let home = match usable.contains(node) {
         true => node,
         false => nearest_of_system(node, &usable).or(usable.first())?,

@@ -16,7 +16,7 @@ mod thread_policy;
 mod topology;
 
 #[cfg(not(loom))]
-pub(crate) use home::{current_home, has_several_nodes, usable_node_count};
+pub(crate) use home::{current_home, has_several_nodes, usable_nodes};
 pub use mappings::{Backing, backing_of};
 pub use node_set::{Node, NodeSet};
 pub use numbers::ParseListError;

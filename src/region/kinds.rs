@@ -145,7 +145,22 @@ impl SegmentKind {
 }
 
 struct Registry {
-    settings: [Option<KindSettings>; MAX_KINDS],
+    made: [Option<Made>; MAX_KINDS],
+}
+
+/// A kind that was made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Made {
+    settings: KindSettings,
+    /// The node whose threads its memory serves and no others, where several kinds have the same
+    /// settings.
+    apart: Option<Node>,
+}
+
+impl Made {
+    const fn new(settings: KindSettings) -> Self {
+        Self { settings, apart: None }
+    }
 }
 
 const CONTEXT_SETTINGS: KindSettings =
@@ -154,7 +169,7 @@ const THREAD_SETTINGS: KindSettings = KindSettings::new(c"heapswitch-thread");
 
 /// What is counted of a kind, without its locks.
 struct Figures {
-    /// The number of the one node that the kind prefers and one; 0 where there is none.
+    /// The number of the one node that the kind is wanted on and one; 0 where there is none.
     home: AtomicU16,
     /// The address up to which the kind's first memory has no huge pages; 0 before there is any.
     small_end: AtomicUsize,
@@ -255,11 +270,11 @@ pub(super) fn note_taker(kind: SegmentKind) {
 }
 
 static REGISTRY: Lock<Registry> = Lock::new(Registry {
-    settings: {
-        let mut settings = [None; MAX_KINDS];
-        settings[0] = Some(CONTEXT_SETTINGS);
-        settings[1] = Some(THREAD_SETTINGS);
-        settings
+    made: {
+        let mut made = [None; MAX_KINDS];
+        made[0] = Some(Made::new(CONTEXT_SETTINGS));
+        made[1] = Some(Made::new(THREAD_SETTINGS));
+        made
     },
 });
 
@@ -267,15 +282,24 @@ static RUNS: [Lock<Runs>; MAX_KINDS] = [const { Lock::new(Runs::new()) }; MAX_KI
 
 /// The kind with these settings; made unless there is one. `None` when all 128 are in use.
 pub fn register_kind(settings: KindSettings) -> Option<SegmentKind> {
+    register(Made::new(settings))
+}
+
+/// As [`register_kind`], a kind of its own for each node: what threads of one used serves no other.
+pub fn register_kind_apart(settings: KindSettings, apart: Option<Node>) -> Option<SegmentKind> {
+    register(Made { settings, apart })
+}
+
+fn register(wanted: Made) -> Option<SegmentKind> {
     let mut registry = REGISTRY.lock();
-    for (index, slot) in registry.settings.iter_mut().enumerate() {
+    for (index, slot) in registry.made.iter_mut().enumerate() {
         match slot {
-            Some(existing) if *existing == settings => return Some(SegmentKind(index as u8)),
+            Some(existing) if *existing == wanted => return Some(SegmentKind(index as u8)),
             Some(_) => {}
             None => {
-                *slot = Some(settings);
+                *slot = Some(wanted);
                 let kind = SegmentKind(index as u8);
-                if let Policy::Preferred(node) = settings.placement.policy {
+                if let Some(node) = home_of(&wanted.settings.placement.policy) {
                     figures_of(kind).home.store(node.number() as u16 + 1, Ordering::Relaxed);
                 }
                 return Some(kind);
@@ -285,10 +309,20 @@ pub fn register_kind(settings: KindSettings) -> Option<SegmentKind> {
     None
 }
 
+/// The one node that a policy wants, if it is one.
+fn home_of(policy: &Policy) -> Option<Node> {
+    match policy {
+        Policy::Preferred(node) => Some(*node),
+        Policy::Bind(nodes) if nodes.len() == 1 => nodes.first(),
+        _ => None,
+    }
+}
+
 /// What is set on a kind's segments.
 pub fn settings_of(kind: SegmentKind) -> KindSettings {
     let registry = REGISTRY.lock();
-    registry.settings.get(usize::from(kind.0)).copied().flatten().unwrap_or(THREAD_SETTINGS)
+    let made = registry.made.get(usize::from(kind.0)).copied().flatten();
+    made.map_or(THREAD_SETTINGS, |made| made.settings)
 }
 
 /// The runs of a kind, behind their lock.

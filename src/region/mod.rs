@@ -41,7 +41,7 @@ pub use block_bits::BlockBits;
 pub use entry::{ChunkEntry, ENTRY_BYTES, RecordSpace};
 pub use kinds::{
     HugePages, KindSettings, MAX_KINDS, SegmentKind, refused_advice, refused_placements,
-    register_kind, settings_of,
+    register_kind, register_kind_apart, settings_of,
 };
 use kinds::{add_figures, kind_locks, lock_of, note_taker};
 pub use metadata::{Metadata, metadata_bytes_held};

@@ -4,12 +4,13 @@ use core::alloc::GlobalAlloc;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use super::environment::{self, Once};
+use super::heap_placement::HeapPlacement;
 use super::in_use::CurrentAllocatorInUse;
 use super::{purge_thread, statistics};
 use crate::allocator::RegionSource;
 use crate::heap::kind::{ContextChoice, ContextChoiceWithSites};
 use crate::heap::{HeapKind, LifetimeHint, SiteSampling};
-use crate::numa::{Node, Placement, Policy};
+use crate::numa::Node;
 use crate::region::{self, HugePages, KindSettings, SegmentKind};
 use crate::source::region_map::source_of;
 
@@ -44,6 +45,13 @@ pub unsafe trait Configuration: 'static {
 ///
 #[doc = include_str!("settings.md")]
 ///
+/// A placement counts where the process may use several NUMA nodes and was not started under a
+/// memory policy (`numactl --membind`), which decides then. `home` and `bind` need a
+/// [home](crate::thread_home) for the thread; `home`, `bind` and `local` keep memory apart by it.
+/// What the kernel refuses never keeps a program from starting: weighted interleaving becomes the
+/// plain one, any other policy that of the process, and
+/// [`RegionUsage::refused_placements`](crate::RegionUsage::refused_placements) counts it.
+///
 /// The environment stands above the macro. It is read when the allocator is used first, and not in
 /// set-user-ID programs. A variable with a value that it does not take is reported on the standard
 /// error, and changes nothing.
@@ -52,6 +60,8 @@ pub struct Settings {
     pub(super) region_bytes: usize,
     pub(super) coroutine_huge_pages: HugePages,
     pub(super) thread_huge_pages: HugePages,
+    pub(super) coroutine_placement: HeapPlacement,
+    pub(super) thread_placement: HeapPlacement,
     pub(super) decay_milliseconds: u64,
     pub(super) has_purge_thread: bool,
     pub(super) has_statistics: bool,
@@ -60,13 +70,16 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The defaults: a region of 1 TiB, no huge pages for contexts, the system's for threads, a
-    /// decay of a second, without a thread of its own, and no statistics.
+    /// The defaults: a region of 1 TiB, no huge pages for contexts, the system's for threads,
+    /// both at their threads' homes, a decay of a second, without a thread of its own, and no
+    /// statistics.
     pub const fn new() -> Self {
         Self {
             region_bytes: region::MAX_REGION_BYTES,
             coroutine_huge_pages: HugePages::Never,
             thread_huge_pages: HugePages::Grown,
+            coroutine_placement: HeapPlacement::Home,
+            thread_placement: HeapPlacement::Home,
             decay_milliseconds: region::DEFAULT_PERIOD_MILLISECONDS,
             has_purge_thread: false,
             has_statistics: false,
@@ -91,6 +104,18 @@ impl Settings {
     #[must_use]
     pub const fn with_thread_huge_pages(self, huge_pages: HugePages) -> Self {
         Self { thread_huge_pages: huge_pages, ..self }
+    }
+
+    /// On which NUMA nodes contexts lie.
+    #[must_use]
+    pub const fn with_coroutine_placement(self, placement: HeapPlacement) -> Self {
+        Self { coroutine_placement: placement, ..self }
+    }
+
+    /// On which NUMA nodes threads' heaps lie.
+    #[must_use]
+    pub const fn with_thread_placement(self, placement: HeapPlacement) -> Self {
+        Self { thread_placement: placement, ..self }
     }
 
     /// How long memory lies free before its pages go back, in milliseconds; an hour at most.
@@ -278,8 +303,8 @@ static KINDS: [[AtomicU8; HOMES]; 2] = [const { [const { AtomicU8::new(0) }; HOM
 /// Every node, and before them no node.
 const HOMES: usize = Node::LIMIT + 1;
 
-/// The source of contexts or of threads' heaps, with the huge pages that were configured; of memory
-/// on a node, if one is given.
+/// The source of contexts or of threads' heaps, with the huge pages and the placement that were
+/// configured, for a thread with this home.
 pub fn source_for(in_use: CurrentAllocatorInUse, home: Option<Node>) -> &'static dyn RegionSource {
     let is_thread = in_use != CurrentAllocatorInUse::CoroutineLocal;
     let place = home.map_or(0, |node| node.number() + 1);
@@ -304,14 +329,21 @@ pub fn source_for(in_use: CurrentAllocatorInUse, home: Option<Node>) -> &'static
 #[cold]
 fn make_kind(is_thread: bool, home: Option<Node>) -> SegmentKind {
     let settings = settings();
-    let (name, huge_pages) = match is_thread {
-        true => (c"heapswitch-thread", settings.thread_huge_pages),
-        false => (c"heapswitch-context", settings.coroutine_huge_pages),
+    let (name, huge_pages, chosen) = match is_thread {
+        true => (c"heapswitch-thread", settings.thread_huge_pages, settings.thread_placement),
+        false => {
+            (c"heapswitch-context", settings.coroutine_huge_pages, settings.coroutine_placement)
+        }
     };
-    let placement = home.map_or(Placement::DEFAULT, |node| Placement::new(Policy::Preferred(node)));
-    let settings = KindSettings { huge_pages, placement, ..KindSettings::new(name) };
+    let kind = KindSettings { huge_pages, placement: chosen.at(home), ..KindSettings::new(name) };
     let general = if is_thread { SegmentKind::THREAD } else { SegmentKind::CONTEXT };
-    region::register_kind(settings).unwrap_or(general)
+    region::register_kind_apart(kind, chosen.kept_apart_by(home)).unwrap_or(general)
+}
+
+/// The home by which heaps of ended threads are kept apart for the next: a thread takes over none
+/// that is better on another node.
+pub(super) fn thread_heaps_kept_apart_by(home: Option<Node>) -> Option<Node> {
+    home.and_then(|home| settings().thread_placement.kept_apart_by(Some(home)))
 }
 
 /// What the locked global allocator served, in blocks and bytes.

@@ -7,6 +7,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use super::configuration::Settings;
+use super::heap_placement::HeapPlacement;
 use crate::region::{HugePages, MAX_PERIOD_MILLISECONDS};
 use crate::sys::{self, environment::variable};
 
@@ -49,19 +50,25 @@ enum Takes {
 
 const FLAG: Takes = Takes::Word(&["false", "true"]);
 const PAGES: Takes = Takes::Word(&["system", "never", "transparent", "grown"]);
+const PLACES: Takes =
+    Takes::Word(&["home", "bind", "interleave", "weighted_interleave", "local", "process"]);
 
 const DECAY: usize = 0;
 const PURGE_THREAD: usize = 1;
 const COROUTINE_HUGE_PAGES: usize = 2;
 const THREAD_HUGE_PAGES: usize = 3;
-const STATISTICS: usize = 4;
+const COROUTINE_PLACEMENT: usize = 4;
+const THREAD_PLACEMENT: usize = 5;
+const STATISTICS: usize = 6;
 
 /// In the order of `settings.md`.
-static VARIABLES: [Variable; 5] = [
+static VARIABLES: [Variable; 7] = [
     Variable::new("DECAY_MILLISECONDS", Takes::Number(MAX_PERIOD_MILLISECONDS)),
     Variable::new("PURGE_THREAD", FLAG),
     Variable::new("COROUTINE_HUGE_PAGES", PAGES),
     Variable::new("THREAD_HUGE_PAGES", PAGES),
+    Variable::new("COROUTINE_PLACEMENT", PLACES),
+    Variable::new("THREAD_PLACEMENT", PLACES),
     Variable::new("STATISTICS", FLAG),
 ];
 
@@ -85,7 +92,7 @@ impl Variable {
         let mut digits = [0; sys::DECIMAL_BYTES];
         let start =
             ["the environment variable ", PREFIX, self.name, " is `", shown, "`, and takes "];
-        let mut parts = [""; 16];
+        let mut parts = [""; 24];
         let mut filled = 0;
         let mut add = |part| {
             if let Some(slot) = parts.get_mut(filled) {
@@ -143,6 +150,18 @@ fn pages(index: usize, otherwise: HugePages) -> HugePages {
     }
 }
 
+fn placement(index: usize, otherwise: HeapPlacement) -> HeapPlacement {
+    match said(index) {
+        Some(0) => HeapPlacement::Home,
+        Some(1) => HeapPlacement::Bind,
+        Some(2) => HeapPlacement::Interleave,
+        Some(3) => HeapPlacement::WeightedInterleave,
+        Some(4) => HeapPlacement::Local,
+        Some(_) => HeapPlacement::Process,
+        None => otherwise,
+    }
+}
+
 /// Reads the variables, once there is an environment to read. Whether that is so.
 pub(super) fn read() -> bool {
     static WAS_READ: AtomicBool = AtomicBool::new(false);
@@ -163,6 +182,8 @@ pub(super) fn over(settings: Settings) -> Settings {
     Settings {
         coroutine_huge_pages: pages(COROUTINE_HUGE_PAGES, settings.coroutine_huge_pages),
         thread_huge_pages: pages(THREAD_HUGE_PAGES, settings.thread_huge_pages),
+        coroutine_placement: placement(COROUTINE_PLACEMENT, settings.coroutine_placement),
+        thread_placement: placement(THREAD_PLACEMENT, settings.thread_placement),
         decay_milliseconds: said(DECAY).unwrap_or(settings.decay_milliseconds),
         has_purge_thread: flag(PURGE_THREAD, settings.has_purge_thread),
         has_statistics: flag(STATISTICS, settings.has_statistics),
@@ -204,8 +225,12 @@ mod tests {
             let key = format!("`{}`", variable.name.to_lowercase());
             let values = match variable.takes {
                 Takes::Number(most) => format!("a whole number from 0 to {most}"),
+                // As one writes them.
                 Takes::Word(&["false", "true"]) => "`true` or `false`".to_owned(),
-                Takes::Word(_) => "`system`, `never`, `transparent` or `grown`".to_owned(),
+                Takes::Word(words) => {
+                    let (last, others) = words.split_last().unwrap();
+                    format!("`{}` or `{last}`", others.join("`, `"))
+                }
             };
             assert_eq!(row[..3], [key, format!("`{PREFIX}{}`", variable.name), values]);
         }

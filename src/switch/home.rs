@@ -33,8 +33,8 @@ pub(super) fn of_thread(state: &ThreadState) -> Option<Node> {
 
 #[cold]
 fn settle(state: &ThreadState) -> Option<Node> {
-    if !region::ensure_reserved() || region::bytes() < LEAST_NODE_BYTES * numa::usable_node_count()
-    {
+    let least_bytes = LEAST_NODE_BYTES * numa::usable_nodes().len();
+    if !region::ensure_reserved() || region::bytes() < least_bytes {
         return None;
     }
     let home = numa::current_home();
@@ -84,11 +84,13 @@ pub fn rehome_thread() -> Option<Node> {
     Some(home)
 }
 
-/// The NUMA node that this thread's heap, and the contexts that it makes, have their memory on;
+/// The NUMA node that this thread's heap, and the contexts that it makes, have their memory on,
+/// unless the [settings](crate::Settings) `thread_placement` and `coroutine_placement` spread it;
 /// `None` where the process may use one node only, where it was started under a memory policy
 /// (`numactl --interleave`, `--membind`), which then decides, where the region is smaller than 512
 /// MiB for each node, for each needs segments of its own, and where the system does not tell on
-/// which node a thread runs.
+/// which node a thread runs. Of more than 60 nodes, the memory of those used last is kept together
+/// and follows the policy of whoever touches it.
 pub fn thread_home() -> Option<Node> {
     of_thread(state())
 }

@@ -87,7 +87,8 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
         return None;
     }
     let (token, home) = (state.token.get(), home::of_thread(state));
-    let heap = match abandoned::adopt(C::Thread::operations(C::THREAD), token, home) {
+    let apart = configuration::thread_heaps_kept_apart_by(home);
+    let heap = match abandoned::adopt(C::Thread::operations(C::THREAD), token, apart) {
         Some(adopted) => {
             // SAFETY: the thread runs the heap from now on.
             unsafe { (adopted.as_ref().operations.collect)(adopted) };
@@ -101,7 +102,7 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
             unsafe {
                 let header = heap.as_ref();
                 header.runner.try_enter(token);
-                header.home.set(home);
+                header.home.set(apart);
                 census::enlist(heap);
             }
             heap

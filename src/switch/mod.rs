@@ -17,6 +17,7 @@ pub(crate) mod exported;
 pub(crate) mod future;
 pub(crate) mod handle;
 pub(crate) mod heap_allocator;
+pub(crate) mod heap_placement;
 pub(crate) mod home;
 pub(crate) mod in_use;
 pub(crate) mod life;
@@ -54,6 +55,7 @@ pub use coroutine::{Coroutine, CoroutineResult, ResumeError, SendCoroutine, Yiel
 pub use exported::publish_metrics;
 pub use future::{FutureExt, InHeap};
 pub use handle::{Heap, HeapError};
+pub use heap_placement::HeapPlacement;
 pub use home::{rehome_thread, thread_home};
 pub use in_use::CurrentAllocatorInUse;
 pub use lookup::{HeapId, owner_of, thread_heap_id, usable_size};

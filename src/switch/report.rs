@@ -104,7 +104,8 @@ impl MemoryReport {
             json,
             "{{\"process\":{{\"region_reserved_bytes\":{},\"region_committed_bytes\":{},\
              \"region_taken_bytes\":{},\"region_dirty_bytes\":{},\"runs_taken\":{},\
-             \"runs_returned\":{},\"metadata_bytes\":{metadata_bytes},\
+             \"runs_returned\":{},\"refused_placements\":{},\
+             \"metadata_bytes\":{metadata_bytes},\
              \"global_bytes\":{global_bytes},\"overflow_blocks\":{overflow_blocks},\
              \"leaked_heaps\":{leaked_heaps},\"lost_blocks\":{lost_blocks},\
              \"abandoned_heaps\":{abandoned_heaps},\"moved_threads\":{moved_threads},\
@@ -117,6 +118,7 @@ impl MemoryReport {
             region.dirty_bytes,
             region.runs_taken,
             region.runs_returned,
+            region.refused_placements,
         )?;
         for (index, account) in self.accounts.iter().enumerate() {
             json.push_str(if index == 0 { "\n" } else { ",\n" });

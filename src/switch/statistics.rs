@@ -38,6 +38,11 @@ fn write_figures(text: &mut impl Write, usage: &ProcessUsage) -> core::fmt::Resu
     )?;
     writeln!(
         text,
+        "  placement      {} segments not as asked, {} times a thread was away from its node",
+        region.refused_placements, usage.moved_threads
+    )?;
+    writeln!(
+        text,
         "  elsewhere      {} bytes in all by the global allocator, {} blocks for want of memory",
         usage.global_bytes, usage.overflow_blocks
     )

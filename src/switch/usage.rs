@@ -57,7 +57,7 @@ pub struct ProcessUsage {
     pub lost_blocks: u64,
     /// Heaps of ended threads that wait for a new thread.
     pub abandoned_heaps: usize,
-    /// Times that a thread was found, on a slow path, on another NUMA node than its heap's: the
+    /// Times that a thread was found, on a slow path, on another NUMA node than its home: the
     /// scheduler moved it. Once for each stay away.
     pub moved_threads: u64,
     /// Threads that allocated, or freed what others had allocated, since the start.

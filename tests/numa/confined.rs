@@ -22,7 +22,7 @@ const ERROR: &str = "HEAPSWITCH_TEST_SANDBOX_ERROR";
 
 /// Runs one of the ignored tests below by a command that ends in this program; what it printed.
 #[track_caller]
-fn run(mut command: Command, test: &str) -> String {
+pub(crate) fn run(mut command: Command, test: &str) -> String {
     command.args(["--exact", test, "--ignored", "--nocapture"]);
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -30,7 +30,7 @@ fn run(mut command: Command, test: &str) -> String {
     text
 }
 
-fn this_program() -> std::path::PathBuf {
+pub(crate) fn this_program() -> std::path::PathBuf {
     std::env::current_exe().unwrap()
 }
 

@@ -1,13 +1,17 @@
 //! Contexts of pinned workers: their memory comes from segments of the worker's node, and stays
 //! there when a coroutine moves to another.
 
-use heapswitch::numa::{Node, Policy, Residence};
-use heapswitch::{Coroutine, CoroutineResult, Heap, SendCoroutine};
+use heapswitch::numa::{Node, Placement, Policy, Residence};
+use heapswitch::{
+    ArenaMemorySource, ArenaSettings, Coroutine, CoroutineResult, Heap, KindSettings,
+    RegionHugePages, RegionMapSource, SendCoroutine,
+};
 
 use crate::faults;
 use crate::machine::{nodes, not_tested};
 use crate::oracle::all_numa_maps;
 use crate::places::{on, places, strings};
+use crate::ranges::{node, set};
 
 type Task = SendCoroutine<(), (), usize>;
 
@@ -98,4 +102,74 @@ fn the_kernel_lists_the_segments_of_each_node() {
         }
         drop(task);
     }
+}
+
+type RegionArena = ArenaMemorySource<RegionMapSource>;
+
+/// An arena of chunks, placed so.
+fn arena(policy: Policy) -> &'static RegionArena {
+    let settings = KindSettings {
+        placement: Placement::new(policy),
+        huge_pages: RegionHugePages::Never,
+        ..KindSettings::new(c"arena-of-contexts")
+    };
+    let source = RegionMapSource::new(settings).unwrap();
+    Box::leak(Box::new(ArenaMemorySource::new(source, ArenaSettings::DEFAULT)))
+}
+
+/// A coroutine that fills its heap on the arena and suspends.
+fn filled_on(arena: &'static RegionArena) -> SendCoroutine<(), (), usize> {
+    let heap = Heap::builder().source(arena).build().unwrap();
+    let coroutine = Coroutine::new(heap, |yielder, ()| {
+        let kept = strings(20_000);
+        yielder.suspend(());
+        kept.len()
+    });
+    // SAFETY: across its suspension the body keeps vectors, and nothing of the thread.
+    let mut coroutine = unsafe { coroutine.unwrap().assume_send() };
+    assert_eq!(coroutine.resume(()).unwrap(), CoroutineResult::Yield(()));
+    coroutine
+}
+
+#[test]
+fn contexts_on_an_arena_lie_where_it_is_bound() {
+    let _no_faults = faults::none();
+    for number in nodes() {
+        let policy = Policy::Bind(set(&[number]));
+        let arena = arena(policy);
+        // A worker of every node, also of others than the arena's.
+        let tasks: Vec<_> = places().into_iter().map(|at| on(at, || filled_on(arena))).collect();
+        let whole = match arena.residence() {
+            Ok(residence) => residence,
+            Err(error) => return not_tested("arenas of contexts", error),
+        };
+        for residence in tasks.iter().map(|task| task.heap().residence().unwrap()).chain([whole]) {
+            assert!(residence.resident() * 4096 > 4 << 20, "{residence}");
+            assert_eq!(residence.policy(), policy);
+            assert_eq!(residence.on(node(number)), residence.resident(), "{residence}");
+        }
+        for mut task in tasks {
+            assert_eq!(task.resume(()).unwrap(), CoroutineResult::Return(20_000));
+        }
+    }
+}
+
+#[test]
+fn contexts_on_an_interleaved_arena_are_spread_evenly() {
+    let _no_faults = faults::none();
+    let policy = Policy::Interleave(set(&nodes()));
+    let arena = arena(policy);
+    let tasks: Vec<_> = (0..4).map(|_| filled_on(arena)).collect();
+    let residence = match arena.residence() {
+        Ok(residence) => residence,
+        Err(error) => return not_tested("an interleaved arena", error),
+    };
+    assert!(residence.resident() * 4096 > 16 << 20, "{residence}");
+    assert_eq!((residence.policy(), residence.misplaced()), (policy, 0));
+    let even = residence.resident() / nodes().len();
+    for number in nodes() {
+        let pages = residence.on(node(number));
+        assert!(pages.abs_diff(even) * 50 <= even, "node {number}: {residence}");
+    }
+    drop(tasks);
 }

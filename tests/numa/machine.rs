@@ -26,6 +26,7 @@ pub(crate) fn known() -> Option<Machine> {
     let name = std::env::var("HEAPSWITCH_NUMA_MACHINE").ok()?;
     Some(match name.as_str() {
         "four" => four(&[0, 1, 2, 3]),
+        "newer" => four(&[0, 1, 2, 3]),
         "restricted" => four(&[1, 2]),
         "two" => Machine {
             nodes: &[0, 1],

@@ -6,7 +6,8 @@ use std::process::Command;
 use heapswitch::sys::fault::{self, Call};
 use heapswitch::{Heap, WorkerBuilder, process_usage, rehome_thread, thread_home};
 
-const REFUSED: &str = "HEAPSWITCH_TEST_REFUSED_CALL";
+/// The variable that names the calls.
+pub(crate) const REFUSED: &str = "HEAPSWITCH_TEST_REFUSED_CALL";
 
 const CALLS: [(&str, Call); 7] = [
     ("Policy", Call::Policy),

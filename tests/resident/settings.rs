@@ -127,6 +127,11 @@ fn what_makes_no_sense_is_reported_and_changes_nothing() {
         ("PURGE_THREAD", "1", "false or true"),
         ("THREAD_HUGE_PAGES", "always", "system or never or transparent or grown"),
         ("COROUTINE_HUGE_PAGES", "", "system or never or transparent or grown"),
+        (
+            "THREAD_PLACEMENT",
+            "interleaved",
+            "home or bind or interleave or weighted_interleave or local or process",
+        ),
         ("STATISTICS", "yes", "false or true"),
     ];
     for (variable, value, takes) in wrong {

@@ -21,6 +21,8 @@ unsafe impl ::renamed::__private::Configuration for Mine {
         .with_region_bytes(1073741824)
         .with_coroutine_huge_pages(::renamed::__private::HugePages::Transparent)
         .with_thread_huge_pages(::renamed::__private::HugePages::Never)
+        .with_coroutine_placement(::renamed::__private::HeapPlacement::Interleave)
+        .with_thread_placement(::renamed::__private::HeapPlacement::Local)
         .with_decay_milliseconds(250)
         .with_purge_thread(true)
         .with_statistics(false)

@@ -53,10 +53,22 @@ pub mod __private {
     }
 
     #[derive(Clone, Copy, Debug, PartialEq)]
+    pub enum HeapPlacement {
+        Home,
+        Bind,
+        Interleave,
+        WeightedInterleave,
+        Local,
+        Process,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct Settings {
         pub region_bytes: usize,
         pub coroutine_huge_pages: HugePages,
         pub thread_huge_pages: HugePages,
+        pub coroutine_placement: HeapPlacement,
+        pub thread_placement: HeapPlacement,
         pub decay_milliseconds: u64,
         pub purge_thread: bool,
         pub statistics: bool,
@@ -69,6 +81,8 @@ pub mod __private {
                 region_bytes: 1 << 40,
                 coroutine_huge_pages: HugePages::Never,
                 thread_huge_pages: HugePages::Grown,
+                coroutine_placement: HeapPlacement::Home,
+                thread_placement: HeapPlacement::Home,
                 decay_milliseconds: 1000,
                 purge_thread: false,
                 statistics: false,
@@ -85,6 +99,14 @@ pub mod __private {
         }
         pub const fn with_thread_huge_pages(mut self, pages: HugePages) -> Self {
             self.thread_huge_pages = pages;
+            self
+        }
+        pub const fn with_coroutine_placement(mut self, placement: HeapPlacement) -> Self {
+            self.coroutine_placement = placement;
+            self
+        }
+        pub const fn with_thread_placement(mut self, placement: HeapPlacement) -> Self {
+            self.thread_placement = placement;
             self
         }
         pub const fn with_decay_milliseconds(mut self, milliseconds: u64) -> Self {
