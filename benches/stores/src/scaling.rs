@@ -2,11 +2,11 @@
 //!
 //! Each thread has a processor of its own and reads for a millisecond or so. A burst counts only
 //! where no thread of it had to wait for its processor for more than a tenth of that, which the
-//! kernel tells to the nanosecond. Beside it stands the **ceiling**: the same reads where each thread has a store of
-//! its own, so that they share nothing but the machine.
+//! kernel tells to the nanosecond. Beside it stands the **ceiling**: the same reads where each
+//! thread has a store of its own, so that they share nothing but the machine.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use heapswitch::numa::{ProcessorSet, Topology};
@@ -126,6 +126,33 @@ fn count(bursts: [Option<Burst>; 2], times: &mut [Vec<Duration>; 2]) {
     }
 }
 
+/// Filled stores, and the keys of each of two threads.
+fn fill<S: Store>(bursts: Bursts, keys: Keys) -> (Vec<S>, Vec<Vec<S::Key>>) {
+    let Bursts { lengths, blocks, .. } = bursts;
+    let capacity = blocks * (lengths.0 + lengths.1) / 2;
+    let fill = |parts| Filled::<S>::new(capacity, lengths, parts);
+    match keys {
+        Keys::Halves => {
+            let filled = fill(2);
+            (vec![filled.store], filled.keys)
+        }
+        Keys::Same => {
+            let Filled { store, mut keys, .. } = fill(1);
+            keys.push(keys[0].clone());
+            (vec![store], keys)
+        }
+        Keys::Apart => {
+            // As many keys as a thread reads of one store.
+            let half = |Filled { store, mut keys, .. }: Filled<S>| {
+                let mut keys = keys.swap_remove(0);
+                keys.truncate(keys.len() / 2);
+                (store, keys)
+            };
+            [fill(1), fill(1)].into_iter().map(half).unzip()
+        }
+    }
+}
+
 /// Reads by one thread and by two, in turns.
 pub fn measure<S: Store + Send>(
     bursts: Bursts,
@@ -136,31 +163,8 @@ pub fn measure<S: Store + Send>(
 where
     S::Key: Sync,
 {
-    let Bursts { lengths, blocks, reads, wanted, most } = bursts;
-    let capacity = blocks * (lengths.0 + lengths.1) / 2;
-    let fill = |parts| Filled::<S>::new(capacity, lengths, parts);
-    let (mut stores, mut parts) = (Vec::new(), Vec::new());
-    match keys {
-        Keys::Halves => {
-            let filled = fill(2);
-            parts.extend(filled.keys);
-            stores.push(filled.store);
-        }
-        Keys::Same => {
-            let filled = fill(1);
-            parts.extend([filled.keys[0].clone(), filled.keys[0].clone()]);
-            stores.push(filled.store);
-        }
-        Keys::Apart => {
-            for _ in 0..2 {
-                let filled = fill(1);
-                // As many as a thread reads of one store.
-                let keys = &filled.keys[0];
-                parts.push(keys[..keys.len() / 2].to_vec());
-                stores.push(filled.store);
-            }
-        }
-    }
+    let Bursts { reads, wanted, most, .. } = bursts;
+    let (stores, parts) = fill::<S>(bursts, keys);
     let (meeting, is_over) = (Meeting::default(), AtomicBool::new(false));
     let made: Mutex<[Option<Burst>; 2]> = Mutex::default();
     // Of undisturbed bursts, by one thread and by two.
@@ -215,7 +219,8 @@ mod tests {
     fn bursts_are_counted() {
         let Some(processors) = two_processors() else { return };
         let lengths = Lengths(16, 48);
-        let bursts = Bursts { lengths, blocks: 100, reads: 100, wanted: 1, most: Duration::from_secs(5) };
+        let most = Duration::from_secs(5);
+        let bursts = Bursts { lengths, blocks: 100, reads: 100, wanted: 1, most };
         for keys in [Keys::Halves, Keys::Same, Keys::Apart] {
             let medians = measure::<GravityStore>(bursts, keys, processors, ends).unwrap();
             assert!(medians.counted.iter().all(|&counted| counted >= 1), "{keys:?} {medians:?}");

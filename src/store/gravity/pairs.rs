@@ -4,10 +4,10 @@
 //! of the distance between them: large where moving few bytes joins much free space. The heap is an
 //! array, each slot knows its place in it.
 //!
-//! Nobody asks for it until blocks have to move, which below 90 % fill is seldom, and each write and
-//! free changes two or three gravities. So a change is only noted, and put right with the others
-//! when the strongest are asked for: O(log n) for each slot that changed since, mostly O(1), however
-//! often it did.
+//! Nobody asks for it until blocks have to move, which below 90 % fill is seldom, and each write
+//! and free changes two or three gravities. So a change is only noted, and put right with the
+//! others when the strongest are asked for: O(log n) for each slot that changed since, mostly
+//! O(1), however often it did.
 #![forbid(unsafe_code)]
 
 use super::slots::{Slot, Slots};
@@ -19,7 +19,8 @@ pub(super) const NO_SLOT: f32 = -1.0;
 /// - No entry of `heap` is above its parent, at `(index - 1) / 2`; the slot of the entry at `index`
 ///   has `pair_at == index`. There is one for each slot that ever was: those that are none any more
 ///   have a gravity below all others'.
-/// - `noted` has exactly the slots that are marked as noted; all others' entries have their gravity.
+/// - `noted` has exactly the slots that are marked as noted; the entries of all others have their
+///   gravity.
 #[derive(Debug)]
 pub(super) struct Pairs {
     heap: Vec<(f32, u32)>,
@@ -33,7 +34,7 @@ impl Pairs {
 
     /// Makes an entry for a slot that is to be, and tells its place: the last, where what is below
     /// all others is in order.
-    pub(super) fn add(&mut self, slot: u32) -> u32 {
+    pub(super) fn append(&mut self, slot: u32) -> u32 {
         self.heap.push((NO_SLOT, slot));
         self.heap.len() as u32 - 1
     }

@@ -13,8 +13,8 @@
 //! are alike. Where the sizes rise or fall with the addresses it does: the depth is that of
 //! the sizes' order, O(log n) for sizes in no order, O(n) at the worst.
 //!
-//! Each slot also stands in a heap of gravities (see [`pairs`](super::pairs)), which is put in order
-//! only when it is asked.
+//! Each slot also stands in a heap of gravities (see [`pairs`](super::pairs)), which is put in
+//! order only when it is asked.
 #![forbid(unsafe_code)]
 
 use super::pairs::{NO_SLOT, Pairs};
@@ -199,7 +199,7 @@ impl Slots {
     fn store(&mut self, node: Slot) -> u32 {
         if self.unused == NONE {
             let slot = self.nodes.len() as u32;
-            self.nodes.push(Slot { pair_at: self.pairs.add(slot), ..node });
+            self.nodes.push(Slot { pair_at: self.pairs.append(slot), ..node });
             return slot;
         }
         let slot = self.unused;
