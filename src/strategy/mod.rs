@@ -205,6 +205,13 @@ pub unsafe trait Strategy: Sized {
     /// The layout is never served.
     fn block_length(&self, layout: Layout) -> Result<usize, AllocError>;
 
+    /// What [`block_length`](Self::block_length) gives for a layout that fits a block of this
+    /// strategy: for strategies that can tell it without asking whether they serve it.
+    #[inline]
+    fn length_of_block(&self, layout: Layout) -> usize {
+        self.block_length(layout).unwrap_or(layout.size())
+    }
+
     /// What [`block_length`](Self::block_length) of a strategy with these settings gives; for
     /// whoever may not touch the strategy because another thread runs it.
     ///

@@ -107,6 +107,7 @@ impl<S: Strategy> Model<S> {
     fn track(&mut self, start: NonNull<u8>, length: usize, layout: Layout) {
         assert!(length >= layout.size() && is_aligned(start, layout.align()));
         assert_eq!(self.strategy.block_length(layout), Ok(length));
+        assert_eq!(self.strategy.length_of_block(layout), length);
         let extent = &self.extent_of(start).extent;
         assert!(distance(extent.start(), start) + length <= extent.length());
         for other in &self.live {

@@ -19,11 +19,13 @@
 //!
 //! # Costs
 //! Beside the strategy's: the counts, and finding the block's extent. That is one compare if the
-//! last block whose address agrees in bits 14 to 19 was in the same range; else some thirty
-//! instructions without a branch in them for the first 32 ranges, and O(log n) for more.
+//! last block in the same 1/64 of a stretch at least twice as long as all that is held was in the
+//! same range, as nearly always; else some thirty instructions without a branch in them for the
+//! first 32 ranges, and O(log n) for more.
 
 mod direct;
 mod few;
+mod found;
 mod records;
 
 use core::alloc::Layout;
@@ -31,6 +33,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
 
+use self::found::Found;
 use self::records::{Record, Records};
 use super::{Extent, Strategy};
 use crate::allocator::{
@@ -41,17 +44,6 @@ use crate::units::{CHUNK_BYTES, round_down, round_up};
 
 /// The alignment of extents, metadata and records.
 const ALIGN: usize = 16;
-
-/// Records that are remembered, and the bytes for which one is, as a power of two: less than the
-/// shortest ranges, which often begin and end within a chunk.
-const FOUND: usize = 64;
-const FOUND_SHIFT: u32 = 14;
-
-/// Where the record of the extent of `block` is remembered: those of neighbouring 16 KiB differ.
-#[inline]
-fn slot_of(block: NonNull<u8>) -> usize {
-    (block.addr().get() >> FOUND_SHIFT) % FOUND
-}
 
 /// A strategy on a memory source.
 ///
@@ -69,8 +61,7 @@ pub struct SourcedAllocator<S: Strategy, M: MemorySource> {
 struct State<S> {
     strategy: S,
     records: Records,
-    /// Records of extents that are held, each where [`slot_of`] its blocks' addresses says.
-    found: [Option<NonNull<Record>>; FOUND],
+    found: Found,
     /// The one extent without a block that is kept, if there is one.
     spare: Option<NonNull<Record>>,
     usage: MemoryUsage,
@@ -102,7 +93,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         let state = State {
             strategy,
             records: Records::new(),
-            found: [None; FOUND],
+            found: Found::new(),
             spare: None,
             usage: MemoryUsage::NONE,
         };
@@ -245,11 +236,11 @@ impl<S: Strategy> State<S> {
     /// The record of the extent that a block is in.
     #[inline]
     fn record_of(&mut self, block: NonNull<u8>) -> Option<NonNull<Record>> {
-        if let Some(Some(record)) = self.found.get(slot_of(block))
+        if let Some(record) = self.found.guess(block)
             // SAFETY: the extent is held, so its record is valid.
             && unsafe { record.as_ref() }.extent.contains(block)
         {
-            return Some(*record);
+            return Some(record);
         }
         self.find_record(block)
     }
@@ -257,9 +248,7 @@ impl<S: Strategy> State<S> {
     #[inline(never)]
     fn find_record(&mut self, block: NonNull<u8>) -> Option<NonNull<Record>> {
         let found = self.records.find(block)?;
-        if let Some(slot) = self.found.get_mut(slot_of(block)) {
-            *slot = Some(found);
-        }
+        self.found.remember(block, found);
         Some(found)
     }
 
@@ -299,6 +288,7 @@ impl<S: Strategy> State<S> {
         let usage = &mut self.usage;
         usage.committed_bytes += bytes;
         usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
+        self.found.widen(usage.committed_bytes);
     }
 
     /// Gives the spare to the strategy anew if it is `needed` bytes long. A strategy that did not
@@ -427,11 +417,7 @@ impl<S: Strategy> State<S> {
     /// # Safety
     /// It is held, no block in it is allocated, and it is not the spare.
     unsafe fn release(&mut self, source: &impl MemorySource, pointer: NonNull<Record>) {
-        for slot in &mut self.found {
-            if *slot == Some(pointer) {
-                *slot = None;
-            }
-        }
+        self.found.forget(pointer);
         // SAFETY: the record is valid until its range is given back. That is the last thing done,
         // with a copy of what the record says of it.
         unsafe {
@@ -480,7 +466,7 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
         if let Some(sites) = state.strategy.sites() {
             sites.forget(block);
         }
-        let length = state.strategy.block_length(layout).unwrap_or(layout.size());
+        let length = state.strategy.length_of_block(layout);
         // SAFETY: the record is of an extent that is held, the block is in it, and the layout fits.
         let record = unsafe {
             let record = pointer.as_ref();

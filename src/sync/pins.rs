@@ -85,7 +85,9 @@ impl Pins {
     /// Pins the block unless it is busy or gone; else says which.
     #[inline]
     pub fn pin(&self) -> Result<(), Hold> {
-        let mut word = self.word.load(Ordering::Relaxed);
+        // That nobody reads the block is guessed first: a look would fetch the cache line from
+        // another reader's processor to share it, and the exchange would ask for it once more.
+        let mut word = OWNED;
         while word & (OWNED | BUSY) == OWNED {
             // Acquire pairs with the Release in `unclaim`: what was copied to the block is seen.
             match self.word.compare_exchange_weak(word, word + READER, PIN, Ordering::Relaxed) {

@@ -83,7 +83,7 @@ impl Store for Port {
 }
 
 /// How long values are, in bytes: from, and up to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Lengths(pub usize, pub usize);
 
 impl Lengths {

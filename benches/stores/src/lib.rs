@@ -3,6 +3,7 @@
 pub mod gravity;
 pub mod pool;
 pub mod port;
+pub mod scaling;
 
 /// Numbers that look random and are the same in each run.
 pub struct Numbers(pub u64);

@@ -2,52 +2,67 @@
 //!
 //! The gravity of a slot and the one behind it is the product of their sizes, divided by the square
 //! of the distance between them: large where moving few bytes joins much free space. The heap is an
-//! array, each slot knows its place in it, and a change costs O(log n), mostly O(1).
+//! array, each slot knows its place in it.
+//!
+//! Nobody asks for it until blocks have to move, which below 90 % fill is seldom, and each write
+//! and free changes two or three gravities. So a change is only noted, and put right with the
+//! others when the strongest are asked for: O(log n) for each slot that changed since, mostly
+//! O(1), however often it did.
 #![forbid(unsafe_code)]
 
-use super::NONE;
 use super::slots::{Slot, Slots};
 
+/// The gravity of what is no slot: below all others.
+pub(super) const NO_SLOT: f32 = -1.0;
+
+/// # Invariants
+/// - No entry of `heap` is above its parent, at `(index - 1) / 2`; the slot of the entry at `index`
+///   has `pair_at == index`. There is one for each slot that ever was: those that are none any more
+///   have a gravity below all others'.
+/// - `noted` has exactly the slots that are marked as noted; the entries of all others have their
+///   gravity.
 #[derive(Debug)]
 pub(super) struct Pairs {
-    /// INVARIANT: no entry is above its parent, at `(index - 1) / 2`; the slot of the entry at
-    /// `index` has `pair_at == index`.
     heap: Vec<(f32, u32)>,
+    noted: Vec<u32>,
 }
 
 impl Pairs {
     pub(super) const fn new() -> Self {
-        Self { heap: Vec::new() }
+        Self { heap: Vec::new(), noted: Vec::new() }
     }
 
-    pub(super) fn insert(&mut self, nodes: &mut [Slot], slot: u32) {
-        self.heap.push((Slots::gravity(nodes, slot), slot));
-        self.rise(nodes, self.heap.len() - 1);
+    /// Makes an entry for a slot that is to be, and tells its place: the last, where what is below
+    /// all others is in order.
+    pub(super) fn append(&mut self, slot: u32) -> u32 {
+        self.heap.push((NO_SLOT, slot));
+        self.heap.len() as u32 - 1
     }
 
-    pub(super) fn remove(&mut self, nodes: &mut [Slot], slot: u32) {
-        let at = nodes[slot as usize].pair_at as usize;
-        nodes[slot as usize].pair_at = NONE;
-        let Some(last) = self.heap.pop() else { return };
-        if at < self.heap.len() {
-            self.heap[at] = last;
-            self.settle(nodes, at);
-        }
-    }
-
+    /// Notes that a slot's gravity may have changed.
+    #[inline]
     pub(super) fn changed(&mut self, nodes: &mut [Slot], slot: u32) {
-        let at = nodes[slot as usize].pair_at as usize;
-        let gravity = Slots::gravity(nodes, slot);
-        // A slot that is just being made has no entry yet.
-        if let Some(entry) = self.heap.get_mut(at)
-            && entry.0 != gravity
-        {
-            entry.0 = gravity;
-            self.settle(nodes, at);
+        let node = &mut nodes[slot as usize];
+        if !node.is_noted {
+            node.is_noted = true;
+            self.noted.push(slot);
         }
     }
 
-    /// The `count` slots of greatest gravity, in falling order.
+    /// Puts right what was noted.
+    pub(super) fn update(&mut self, nodes: &mut [Slot]) {
+        while let Some(slot) = self.noted.pop() {
+            nodes[slot as usize].is_noted = false;
+            let at = nodes[slot as usize].pair_at as usize;
+            let gravity = Slots::gravity(nodes, slot);
+            if self.heap[at].0 != gravity {
+                self.heap[at].0 = gravity;
+                self.settle(nodes, at);
+            }
+        }
+    }
+
+    /// The `count` slots of greatest gravity, in falling order, after an [`update`](Self::update).
     pub(super) fn strongest(&self, count: usize) -> Vec<u32> {
         let mut found = Vec::with_capacity(count);
         // What may come next: the children of what came already.
@@ -57,6 +72,9 @@ impl Pairs {
                 .max_by(|a, b| self.heap[next[*a]].0.total_cmp(&self.heap[next[*b]].0));
             let Some(best) = best else { break };
             let at = next.swap_remove(best);
+            if self.heap[at].0 == NO_SLOT {
+                break;
+            }
             found.push(self.heap[at].1);
             next.extend([2 * at + 1, 2 * at + 2].into_iter().filter(|at| *at < self.heap.len()));
         }
@@ -107,12 +125,17 @@ impl Pairs {
     }
 
     #[cfg(any(test, heapswitch_check))]
-    pub(super) fn verify(&self, nodes: &[Slot], count: usize) {
-        assert_eq!(self.heap.len(), count, "a gravity for each slot");
+    pub(super) fn verify(&self, nodes: &[Slot]) {
+        assert_eq!(self.heap.len(), nodes.len(), "an entry for each slot");
         for (at, (gravity, slot)) in self.heap.iter().enumerate() {
-            assert_eq!(nodes[*slot as usize].pair_at as usize, at, "the slot's place");
-            assert_eq!(Slots::gravity(nodes, *slot), *gravity, "the gravity");
+            let node = &nodes[*slot as usize];
+            assert_eq!(node.pair_at as usize, at, "the slot's place");
+            let is_right = Slots::gravity(nodes, *slot) == *gravity;
+            assert!(is_right || node.is_noted, "a gravity that changed is noted");
             assert!(at == 0 || self.heap[(at - 1) / 2].0 >= *gravity, "the heap's order");
         }
+        assert!(self.noted.iter().all(|slot| nodes[*slot as usize].is_noted), "what is noted");
+        let marked = nodes.iter().filter(|node| node.is_noted).count();
+        assert_eq!(marked, self.noted.len(), "each is noted once");
     }
 }

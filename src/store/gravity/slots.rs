@@ -13,10 +13,11 @@
 //! are alike. Where the sizes rise or fall with the addresses it does: the depth is that of
 //! the sizes' order, O(log n) for sizes in no order, O(n) at the worst.
 //!
-//! Each slot also stands in a heap of gravities (see [`pairs`](super::pairs)).
+//! Each slot also stands in a heap of gravities (see [`pairs`](super::pairs)), which is put in
+//! order only when it is asked.
 #![forbid(unsafe_code)]
 
-use super::pairs::Pairs;
+use super::pairs::{NO_SLOT, Pairs};
 use super::{NONE, Units};
 
 /// A free slot.
@@ -25,14 +26,17 @@ pub(super) struct Slot {
     /// The span that it is.
     pub(super) span: u32,
     pub(super) start: Units,
+    /// 0 of a node that is unused.
     pub(super) length: Units,
     parent: u32,
     left: u32,
     right: u32,
     previous: u32,
     pub(super) next: u32,
-    /// Where it stands in the heap of gravities.
+    /// Where it stands in the heap of gravities; also while it is unused.
     pub(super) pair_at: u32,
+    /// Whether the heap of gravities has noted that its own may have changed.
+    pub(super) is_noted: bool,
 }
 
 impl Slot {
@@ -91,7 +95,8 @@ impl Slots {
 
     /// The slots in whose direction the pull is strongest: each with the one behind it. The first
     /// is the strongest of all. O(count²), for small counts.
-    pub(super) fn strongest(&self, count: usize) -> Vec<u32> {
+    pub(super) fn strongest(&mut self, count: usize) -> Vec<u32> {
+        self.pairs.update(&mut self.nodes);
         self.pairs.strongest(count)
     }
 
@@ -108,6 +113,7 @@ impl Slots {
             previous,
             next,
             pair_at: NONE,
+            is_noted: false,
         };
         let slot = self.store(node);
         if parent == NONE {
@@ -125,7 +131,7 @@ impl Slots {
         }
         self.count += 1;
         self.rise(slot);
-        self.pairs.insert(&mut self.nodes, slot);
+        self.pull_changed(slot);
         self.pull_changed(previous);
         slot
     }
@@ -149,10 +155,12 @@ impl Slots {
         if next != NONE {
             self.node(next).previous = previous;
         }
-        self.pairs.remove(&mut self.nodes, slot);
         self.count -= 1;
-        self.node(slot).next = self.unused;
+        let unused = self.unused;
+        let node = self.node(slot);
+        (node.length, node.next) = (0, unused);
         self.unused = slot;
+        self.pull_changed(slot);
         self.pull_changed(previous);
     }
 
@@ -190,12 +198,14 @@ impl Slots {
 
     fn store(&mut self, node: Slot) -> u32 {
         if self.unused == NONE {
-            self.nodes.push(node);
-            return self.nodes.len() as u32 - 1;
+            let slot = self.nodes.len() as u32;
+            self.nodes.push(Slot { pair_at: self.pairs.append(slot), ..node });
+            return slot;
         }
         let slot = self.unused;
-        self.unused = self.get(slot).next;
-        *self.node(slot) = node;
+        let Slot { next, pair_at, is_noted, .. } = *self.get(slot);
+        self.unused = next;
+        *self.node(slot) = Slot { pair_at, is_noted, ..node };
         slot
     }
 
@@ -277,6 +287,9 @@ impl Slots {
     /// square of the distance between them. 0 for the last.
     pub(super) fn gravity(nodes: &[Slot], slot: u32) -> f32 {
         let node = &nodes[slot as usize];
+        if node.length == 0 {
+            return NO_SLOT;
+        }
         let Some(next) = nodes.get(node.next as usize) else { return 0.0 };
         let distance = next.start.saturating_sub(node.end()).max(1) as f32;
         node.length as f32 * next.length as f32 / (distance * distance)
@@ -325,7 +338,7 @@ impl Slots {
             assert_eq!(self.get(pair[0]).next, pair[1], "the link to the next");
             assert_eq!(self.get(pair[1]).previous, pair[0], "the link back");
         }
-        self.pairs.verify(&self.nodes, self.count);
+        self.pairs.verify(&self.nodes);
         in_order.iter().map(|slot| self.get(*slot).span).collect()
     }
 }

@@ -151,16 +151,31 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
         // SAFETY: the block is live, and its value is not used where it was any more.
         unsafe {
             let value = (&raw const (*entry).value).read();
-            (*entry).generation = handle.generation.wrapping_add(1);
+            let next = handle.generation.wrapping_add(1);
+            (*entry).generation = next;
             self.raw.release(physical);
             // The next generation would be the first again, and old handles good for new blocks.
-            if handle.generation == u32::MAX {
-                for unused in self.raw.retire(physical) {
-                    let entry = self.raw.pointer(Index::from_usize(unused)).as_ptr();
-                    (&raw mut (*entry).generation).write(0);
-                }
+            if next == 0 {
+                self.retire(physical);
             }
             Ok(value)
+        }
+    }
+
+    /// Takes a block out of use for ever.
+    ///
+    /// # Safety
+    /// It was just freed.
+    #[cold]
+    #[inline(never)]
+    unsafe fn retire(&mut self, physical: Index) {
+        // SAFETY: the block was allocated, and is free and not retired; those that were not used
+        // exist, and get the generation of free ones.
+        unsafe {
+            for unused in self.raw.retire(physical) {
+                let entry = self.raw.pointer(Index::from_usize(unused)).as_ptr();
+                (&raw mut (*entry).generation).write(0);
+            }
         }
     }
 

@@ -32,7 +32,8 @@ use crate::source::MemoryMapSource;
 /// # Invariants
 /// - `blocks`, `order` and `positions` lie in `range` (or are dangling where they take no bytes),
 ///   `total` elements long each.
-/// - `length <= touched` and `length <= usable <= total`.
+/// - `length <= touched` and `length <= usable <= total`; `reusable` is the lesser of `touched` and
+///   `usable`.
 /// - `order[..touched]` is a permutation of `0..touched`, and `positions` its inverse.
 pub struct RawOrderedPool<T, Index: PoolIndex = usize, S: MemorySource = MemoryMapSource> {
     blocks: NonNull<T>,
@@ -42,6 +43,8 @@ pub struct RawOrderedPool<T, Index: PoolIndex = usize, S: MemorySource = MemoryM
     touched: usize,
     /// The total less the retired blocks, which lie behind it in the order.
     usable: usize,
+    /// While fewer are live, a block that was used before is free.
+    reusable: usize,
     total: usize,
     range: Option<MemoryRange>,
     source: S,
@@ -110,6 +113,7 @@ impl<T, Index: PoolIndex, S: MemorySource> RawOrderedPool<T, Index, S> {
             length: 0,
             touched: 0,
             usable: capacity,
+            reusable: 0,
             total: capacity,
             range,
             source,
@@ -147,17 +151,21 @@ impl<T, Index: PoolIndex, S: MemorySource> RawOrderedPool<T, Index, S> {
     /// The caller writes a `T` to the block before anything else of the pool is used.
     #[inline]
     pub unsafe fn allocate(&mut self) -> Option<Allocated<Index>> {
-        if self.is_full() {
-            return None;
-        }
         let end = self.length;
-        self.length += 1;
-        if end < self.touched {
+        if end < self.reusable {
+            self.length = end + 1;
             // SAFETY: the entry is in the permutation.
             let physical = unsafe { *self.order_entry(end) };
             return Some(Allocated { physical, is_first_use: false });
         }
-        self.touched += 1;
+        if end == self.usable {
+            return None;
+        }
+        // INVARIANT: no block was retired, for then all were touched: `touched` is `end`, and both
+        // stay below `usable`.
+        self.length = end + 1;
+        self.touched = end + 1;
+        self.reusable = end + 1;
         let physical = Index::from_usize(end);
         // SAFETY: `end` is below the capacity. INVARIANT: the permutation grows by a fixed point.
         unsafe {
@@ -187,11 +195,18 @@ impl<T, Index: PoolIndex, S: MemorySource> RawOrderedPool<T, Index, S> {
     /// The block is live.
     #[inline]
     pub unsafe fn release(&mut self, physical: Index) {
-        // SAFETY: the block is live, so its position is below the length.
+        let end = self.length - 1;
+        self.length = end;
+        // SAFETY: the block is live, so its position is below the length. INVARIANT: its entry and
+        // the last live one change places, in the permutation and in its inverse. The block itself
+        // is what stands at its position, so that is not read.
         unsafe {
-            let position = (*self.positions_entry(physical.to_usize())).to_usize();
-            self.length -= 1;
-            self.swap_positions(position, self.length);
+            let position = *self.positions_entry(physical.to_usize());
+            let moved = *self.order_entry(end);
+            *self.order_entry(position.to_usize()) = moved;
+            *self.order_entry(end) = physical;
+            *self.positions_entry(moved.to_usize()) = position;
+            *self.positions_entry(physical.to_usize()) = Index::from_usize(end);
         }
     }
 
@@ -212,6 +227,7 @@ impl<T, Index: PoolIndex, S: MemorySource> RawOrderedPool<T, Index, S> {
         }
         self.touched = self.total;
         self.usable -= 1;
+        self.reusable = self.usable;
         // SAFETY: both positions are in the permutation; the block's is between the length and the
         // last usable one.
         unsafe {

@@ -294,6 +294,11 @@ unsafe impl Strategy for FreeList {
     }
 
     #[inline]
+    fn length_of_block(&self, layout: Layout) -> usize {
+        rounded(layout.size())
+    }
+
+    #[inline]
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let granules = granules_for(layout.size());
         let quick = if layout.align() <= GRANULE { self.quick.pop(granules) } else { None };

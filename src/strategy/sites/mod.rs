@@ -228,6 +228,11 @@ unsafe impl<S: Strategy> Strategy for WithSites<S> {
         self.strategy.block_length(layout)
     }
 
+    #[inline]
+    fn length_of_block(&self, layout: Layout) -> usize {
+        self.strategy.length_of_block(layout)
+    }
+
     fn length_with(settings: Self::Settings, layout: Layout) -> Result<usize, AllocError> {
         S::length_with(settings.strategy, layout)
     }

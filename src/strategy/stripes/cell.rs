@@ -55,11 +55,55 @@ pub(super) struct Cell {
     /// Of a stripe's head: its index in the extent. Of an inner cell: how many cells back the head
     /// is. Of the head and the tail of a large block or a blank: its cells.
     number: u32,
-    /// Which units of the stripe are allocated; those that it does not have are.
-    fill: u16,
-    /// The stripe's stride in steps of 32 bytes, less one.
-    stride: u8,
-    kind: Kind,
+    state: State,
+}
+
+/// What a cell is, in one word that is only ever read and written whole. With a field for each, a
+/// free stored two bytes and the next allocation loaded four with these among them: a processor
+/// cannot answer such a load before the store has reached its cache, and so waits for all that is
+/// under way.
+///
+/// ```text
+///   bits   24..32 kind │ 16..24 stride in steps of 32 bytes, less one │ 0..16 fill
+/// ```
+/// The fill map says which units of the stripe are allocated; those that it does not have are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+struct State(u32);
+
+impl State {
+    /// The bit above the fill map.
+    const BEYOND_FILL: u32 = 1 << u16::BITS;
+
+    const fn new(kind: Kind, stride: u8) -> Self {
+        Self(((kind as u32) << 24) | ((stride as u32) << 16))
+    }
+
+    #[inline]
+    const fn is(self, kind: Kind) -> bool {
+        self.0 >> 24 == kind as u32
+    }
+
+    #[inline]
+    const fn kind(self) -> Kind {
+        match self.0 >> 24 {
+            0 => Kind::Blank,
+            1 => Kind::Large,
+            2 => Kind::Stripe,
+            3 => Kind::ShortStripe,
+            _ => Kind::Inner,
+        }
+    }
+
+    #[inline]
+    const fn stride(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+
+    #[inline]
+    const fn fill(self) -> u16 {
+        self.0 as u16
+    }
 }
 
 const _: () = assert!(size_of::<Cell>() == 24);
@@ -122,43 +166,44 @@ impl Cell {
     /// Takes the first free unit.
     #[inline]
     pub(super) fn take_unit(&mut self) -> usize {
-        let unit = self.fill.trailing_ones() as usize;
+        // The lowest bit that is clear. Were the map full, the bit above would make it the 16th.
+        let unit = (!self.state.0 | State::BEYOND_FILL).trailing_zeros() as usize & 15;
         // INVARIANT: the stripe is not full where this is called, so the bit is clear.
-        self.fill |= 1 << (unit & 15);
+        self.state.0 |= 1 << unit;
         unit
     }
 
     #[inline]
     pub(super) fn give_unit(&mut self, unit: usize) {
-        self.fill &= !(1 << (unit & 15));
+        self.state.0 &= !(1 << (unit & 15));
     }
 
     #[inline]
     pub(super) fn is_full(&self) -> bool {
-        self.fill == u16::MAX
+        self.state.fill() == u16::MAX
     }
 
     /// Whether no unit is allocated.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.fill == self.missing()
+        self.state.fill() == self.missing()
     }
 
     /// Whether a unit is allocated.
     pub(super) fn has_unit(&self, unit: usize) -> bool {
-        self.fill & !self.missing() & 1 << (unit & 15) != 0
+        self.state.fill() & !self.missing() & 1 << (unit & 15) != 0
     }
 
     /// The stride in steps, of a stripe's head.
     #[inline]
     pub(super) fn steps(&self) -> usize {
-        self.stride as usize + 1
+        self.state.stride() as usize + 1
     }
 
     /// How many units the stripe has.
     #[inline]
     fn units(&self) -> usize {
-        match self.kind {
+        match self.state.kind() {
             Kind::Stripe => UNITS,
             _ => units_in(cells_for(self.steps(), 1), self.steps()),
         }
@@ -167,7 +212,7 @@ impl Cell {
     /// The bits of units that the stripe does not have.
     #[inline]
     fn missing(&self) -> u16 {
-        match self.kind {
+        match self.state.kind() {
             Kind::Stripe => 0,
             _ => u16::MAX.checked_shl(self.units() as u32).unwrap_or(0),
         }
@@ -175,7 +220,7 @@ impl Cell {
 
     /// The cells of the stripe that this is the head of.
     pub(super) fn stripe_cells(&self) -> usize {
-        match self.kind {
+        match self.state.kind() {
             Kind::Stripe => cells_for(self.steps(), UNITS),
             _ => cells_for(self.steps(), 1),
         }
@@ -183,7 +228,7 @@ impl Cell {
 
     #[inline]
     pub(super) fn is_stripe(&self) -> bool {
-        matches!(self.kind, Kind::Stripe | Kind::ShortStripe)
+        matches!(self.state.kind(), Kind::Stripe | Kind::ShortStripe)
     }
 }
 
@@ -309,7 +354,7 @@ impl Header {
             // Without a branch: which cell of a stripe a block is in cannot be foreseen, and a
             // wrong guess would be noticed only when the record has come from memory. Measured:
             // replacing random ones of a million blocks waited for that most of its time.
-            let inner = usize::from(cell.kind == Kind::Inner);
+            let inner = usize::from(cell.state.is(Kind::Inner));
             index -= cell.number as usize * inner;
             (self.cell(index), (offset - index * CELL_BYTES) / STRIDE_STEP)
         }
@@ -324,8 +369,8 @@ impl Header {
             let number = cells as u32;
             // SAFETY: the cells are in the extent.
             unsafe {
-                let cell = Cell { next: None, previous: None, number, fill: 0, stride: 0, kind };
-                self.cell(at).write(cell);
+                let state = State::new(kind, 0);
+                self.cell(at).write(Cell { next: None, previous: None, number, state });
             }
         }
     }
@@ -337,9 +382,9 @@ impl Header {
     pub(super) unsafe fn write_stripe(&self, index: usize, steps: usize, is_short: bool) {
         let kind = if is_short { Kind::ShortStripe } else { Kind::Stripe };
         let stride = (steps - 1) as u8;
-        let mut head =
-            Cell { next: None, previous: None, number: index as u32, fill: 0, stride, kind };
-        head.fill = head.missing();
+        let state = State::new(kind, stride);
+        let mut head = Cell { next: None, previous: None, number: index as u32, state };
+        head.state.0 |= u32::from(head.missing());
         let cells = head.stripe_cells();
         // SAFETY: the cells are in the extent.
         unsafe {
@@ -349,9 +394,7 @@ impl Header {
                     next: None,
                     previous: None,
                     number: distance as u32,
-                    fill: 0,
-                    stride,
-                    kind: Kind::Inner,
+                    state: State::new(Kind::Inner, stride),
                 });
             }
         }
@@ -361,7 +404,7 @@ impl Header {
     #[inline]
     pub(super) fn blank_at(&self, index: usize) -> Option<usize> {
         let cell = self.read(index)?;
-        (cell.kind == Kind::Blank).then_some(cell.number as usize)
+        cell.state.is(Kind::Blank).then_some(cell.number as usize)
     }
 
     /// The cells of the blank that ends before a cell, where a run begins.
@@ -373,7 +416,7 @@ impl Header {
     /// The cells of the large block that begins at a cell.
     pub(super) fn large_at(&self, index: usize) -> Option<usize> {
         let cell = self.read(index)?;
-        (cell.kind == Kind::Large).then_some(cell.number as usize)
+        cell.state.is(Kind::Large).then_some(cell.number as usize)
     }
 
     /// The heads of all runs, in order of address, with their index and cells. Ends early where a
@@ -382,7 +425,7 @@ impl Header {
         let mut index = 0;
         core::iter::from_fn(move || {
             let cell = self.read(index)?;
-            let cells = match cell.kind {
+            let cells = match cell.state.kind() {
                 Kind::Blank | Kind::Large => cell.number as usize,
                 Kind::Stripe | Kind::ShortStripe => cell.stripe_cells(),
                 Kind::Inner => return None,
@@ -396,7 +439,7 @@ impl Header {
     /// Calls `visit` with the start and the bytes of each blank.
     pub(super) fn visit_blanks(&self, visit: &mut dyn FnMut(NonNull<u8>, usize)) {
         for (index, cells, cell) in self.runs() {
-            if cell.kind == Kind::Blank {
+            if cell.state.is(Kind::Blank) {
                 visit(self.address(index), cells * CELL_BYTES);
             }
         }
@@ -406,7 +449,7 @@ impl Header {
     pub(super) fn visit_free_units(&self, visit: &mut dyn FnMut(NonNull<u8>, usize)) {
         for (index, _, cell) in self.runs().filter(|(.., cell)| cell.is_stripe()) {
             let stride = cell.steps() * STRIDE_STEP;
-            for unit in (0..UNITS).filter(|unit| cell.fill >> unit & 1 == 0) {
+            for unit in (0..UNITS).filter(|unit| cell.state.fill() >> unit & 1 == 0) {
                 // SAFETY: the unit lies in the extent.
                 visit(unsafe { pointers::forward(self.address(index), unit * stride) }, stride);
             }
@@ -417,7 +460,7 @@ impl Header {
 impl Cell {
     /// Whether this is the head of a blank.
     pub(super) fn is_blank(&self) -> bool {
-        self.kind == Kind::Blank
+        self.state.is(Kind::Blank)
     }
 
     /// The stride in steps, of a stripe's head that has room.

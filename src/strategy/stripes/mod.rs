@@ -405,6 +405,11 @@ unsafe impl Strategy for Stripes {
     }
 
     #[inline]
+    fn length_of_block(&self, layout: Layout) -> usize {
+        served(layout).bytes()
+    }
+
+    #[inline]
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let served = served(layout);
         let start = match served {

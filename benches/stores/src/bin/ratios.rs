@@ -7,6 +7,7 @@ use heapswitch::store::GravityStore;
 use stores::gravity::{Filled, Lengths, Store, ends, sum};
 use stores::pool::{self, Peer, Pool, Raw, Safe, Slots};
 use stores::port::Port;
+use stores::scaling::{self, Bursts, Keys};
 
 /// Does its work once and tells how long that took.
 type Run<'a> = Box<dyn FnMut() -> Duration + 'a>;
@@ -73,24 +74,44 @@ impl Scale {
     }
 }
 
-fn reads(scale: &Scale) {
-    println!("reads by two threads, as a multiple of the reads by one in the same time");
-    println!("(median, and between which half of the rounds are)");
+fn reads(scale: &Scale, is_smoke: bool) {
+    println!("reads by two threads, as a multiple of the reads by one in the same time, each on a");
+    println!("processor of its own; the ceiling is a store for each; then the port's time of the");
+    println!("same reads by two, as a multiple of the store's. (bursts that counted)");
+    let Some(processors) = scaling::two_processors() else {
+        println!("  the process may not use two processors");
+        return;
+    };
+    let wanted = if is_smoke { 1 } else { 100 };
+    let most = Duration::from_secs(3);
     // The first fits the caches of each processor, so that memory is not what is measured.
-    for (name, lengths, blocks) in [
-        ("16 to 48 B, few", Lengths(16, 48), 500),
-        ("64 to 256 B", Lengths(64, 256), scale.blocks),
-        ("1 to 4 KiB", Lengths(1024, 4096), scale.blocks),
+    for (name, lengths, blocks, reads) in [
+        ("16 to 48 B, few", Lengths(16, 48), 500, 8000),
+        ("64 to 256 B", Lengths(64, 256), scale.blocks, 3000),
+        ("1 to 4 KiB", Lengths(1024, 4096), scale.blocks, 1000),
     ] {
-        let scale = Scale { blocks, ..*scale };
-        let mut one = Filled::<GravityStore>::new(scale.capacity(lengths), lengths, 1);
-        let mut two = Filled::<GravityStore>::new(scale.capacity(lengths), lengths, 2);
-        let spread = ratio(
-            scale.rounds,
-            Box::new(|| two.read(scale.operations, sum)),
-            Box::new(|| 2 * one.read(scale.operations, sum)),
-        );
-        println!("  {name:<16} {spread}");
+        let bursts = Bursts { lengths, blocks, reads, wanted, most };
+        for (how, look) in [("ends", ends as fn(&[u8]) -> u64), ("every byte", sum)] {
+            print!("  {name:<16} {how:<11}");
+            let of_store = |keys| scaling::measure::<GravityStore>(bursts, keys, processors, look);
+            let halves = of_store(Keys::Halves);
+            for (whose, medians) in [
+                ("halves of the keys", halves),
+                ("the same keys", of_store(Keys::Same)),
+                ("ceiling", of_store(Keys::Apart)),
+            ] {
+                match medians {
+                    Some(it) => print!("  {whose} {:.2} {:?}", it.scaling(), it.counted),
+                    None => print!("  {whose}: all were disturbed"),
+                }
+            }
+            let port = scaling::measure::<Port>(bursts, Keys::Halves, processors, look);
+            if let (Some(store), Some(port)) = (halves, port) {
+                let ratio = port.two.as_secs_f64() / store.two.as_secs_f64();
+                print!("  port {ratio:.2} {:?}", port.counted);
+            }
+            println!();
+        }
     }
 }
 
@@ -218,9 +239,10 @@ fn main() {
     if let Some(name) = following("--pool") {
         return one_pool(&name, &scale);
     }
-    type Part = (&'static str, fn(&Scale));
-    let parts: [Part; 4] =
-        [("reads", reads), ("port", beside_port), ("moves", moves), ("pools", pools)];
+    type Part<'a> = (&'static str, &'a dyn Fn(&Scale));
+    let reads = |scale: &Scale| reads(scale, is_smoke);
+    let parts: [Part<'_>; 4] =
+        [("reads", &reads), ("port", &beside_port), ("moves", &moves), ("pools", &pools)];
     let wanted = following("--part");
     for (name, part) in parts {
         if wanted.as_deref().is_none_or(|wanted| wanted == name) {
