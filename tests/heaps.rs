@@ -432,3 +432,20 @@ fn a_full_heap_gives_up_what_it_holds_in_lists() {
     // SAFETY: allocated above.
     unsafe { (&heap).deallocate(block.cast(), large) };
 }
+
+/// Whether its runner is at work or not: of all classes together it keeps four runs without blocks.
+#[test]
+fn a_slab_keeps_four_runs_for_all_that_it_was_ever_asked_for() {
+    let heap = Heap::builder().build_kind::<Slab>(()).unwrap();
+    for _ in 0..3 {
+        for size in (3..15).flat_map(|shift| (4..8).map(move |quarter| quarter << shift >> 2)) {
+            let layout = Layout::from_size_align(size, 8).unwrap();
+            let block = (&heap).allocate(layout).unwrap();
+            // SAFETY: allocated above.
+            unsafe { (&heap).deallocate(block.cast(), layout) };
+        }
+        // Counting puts back what waits in magazines, and tells what was held before that.
+        assert_eq!(heap.memory_usage().unwrap().allocated_blocks, 0);
+        assert!(heap.memory_usage().unwrap().committed_bytes <= 256 << 10);
+    }
+}

@@ -250,7 +250,8 @@ pub unsafe trait Strategy: Sized {
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout);
 
     /// Frees a block, where it [counts them](Self::COUNTS_BLOCKS). Whether extents became empty:
-    /// the owner then takes them by [`next_emptied`](Self::next_emptied) and `remove_extent`.
+    /// the owner then takes those by [`next_emptied`](Self::next_emptied) and `remove_extent` which
+    /// the strategy does not [keep](Self::kept_extents).
     ///
     /// # Safety
     /// As [`deallocate`](Self::deallocate).
@@ -276,6 +277,11 @@ pub unsafe trait Strategy: Sized {
     /// The start of an extent that a `free` found empty, each once, until it is `None`.
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {
         None
+    }
+
+    /// How many extents without blocks the strategy keeps, a few, to cut new blocks from.
+    fn kept_extents(&mut self) -> u32 {
+        0
     }
 
     /// The blocks of an extent that are currently allocated, where it

@@ -1,8 +1,8 @@
 //! What holds no block: spares that are kept, runs that go back, heaps that are emptied.
 //!
 //! An extent that loses its last block becomes a spare, because a heap that frees its last block
-//! mostly allocates again soon and a run costs a lock and its pages' faults. Beyond so many spares
-//! the run goes back to the source at once.
+//! mostly allocates again soon and a run costs a lock and its pages' faults. Beyond so many,
+//! counted together with those that the strategy keeps, runs go back to the source at once.
 
 use super::super::check;
 use super::collect::{collect, end_quarantine};
@@ -12,10 +12,19 @@ use super::{EXTENT, Header, HeapCell, SPARE, header_of, strategy_of};
 use crate::region::{self, ChunkEntry};
 use crate::strategy::{Strategy, extent_of};
 
-/// Runs without blocks that a heap keeps: of a strategy whose blocks come and go one by one (slab:
-/// 256 KiB), and of any other.
-const fn most_spares<S: Strategy>() -> u32 {
+/// Runs without blocks that a heap keeps, also while its runner is at work: of a strategy whose
+/// blocks come and go one by one (slab: 256 KiB), and of any other.
+const fn most_unused<S: Strategy>() -> u32 {
     if S::KEEPS_SPARES { 4 } else { 1 }
+}
+
+/// How many of those may be spares.
+///
+/// # Safety
+/// The caller runs the heap.
+unsafe fn most_spares<S: Strategy>(header: Header) -> u32 {
+    // SAFETY: the caller's contract.
+    most_unused::<S>().saturating_sub(unsafe { strategy_of::<S>(header) }.kept_extents())
 }
 
 /// Keeps an extent without blocks as the spare, or gives it back.
@@ -29,7 +38,7 @@ pub(super) unsafe fn retire<S: Strategy>(header: Header, entry: &'static ChunkEn
         verify_sometimes::<S>(header);
         remove_extent::<S>(header, entry);
         let this = header_of(header);
-        if this.spares.get() < most_spares::<S>() {
+        if this.spares.get() < most_spares::<S>(header) {
             push_spare(this, entry);
         } else {
             return_run(header, entry);
@@ -37,7 +46,8 @@ pub(super) unsafe fn retire<S: Strategy>(header: Header, entry: &'static ChunkEn
     }
 }
 
-/// Retires what a strategy that counts its blocks found empty.
+/// Retires what a strategy that counts its blocks found empty. Where it keeps more itself, spares
+/// go back.
 ///
 /// # Safety
 /// The caller runs the heap.
@@ -50,6 +60,7 @@ pub(in crate::heap) unsafe fn retire_emptied<S: Strategy>(header: Header) {
                 retire::<S>(header, entry);
             }
         }
+        release_spares(header, most_spares::<S>(header));
     }
 }
 
@@ -87,7 +98,6 @@ pub(super) unsafe fn release_unused<S: Strategy>(header: Header, kept: u32) -> u
 /// # Safety
 /// The caller runs the heap.
 pub(super) unsafe fn release_empty<S: Strategy>(header: Header, kept: u32) -> usize {
-    let mut bytes = 0;
     // SAFETY: the caller's contract holds for each call below.
     unsafe {
         let this = header_of(header);
@@ -97,10 +107,22 @@ pub(super) unsafe fn release_empty<S: Strategy>(header: Header, kept: u32) -> us
                 push_spare(this, entry);
             }
         }
-        while this.spares.get() > kept {
-            let Some(spare) = pop_spare(this) else { break };
-            bytes += return_run(header, spare);
-        }
+        release_spares(header, kept)
+    }
+}
+
+/// Gives spares back, but for `kept`; the bytes.
+///
+/// # Safety
+/// The caller runs the heap.
+pub(super) unsafe fn release_spares(header: Header, kept: u32) -> usize {
+    let mut bytes = 0;
+    // SAFETY: the caller's contract, here and below.
+    let this = unsafe { header_of(header) };
+    while this.spares.get() > kept {
+        let Some(spare) = pop_spare(this) else { break };
+        // SAFETY: the caller's contract; a spare has no block.
+        bytes += unsafe { return_run(header, spare) };
     }
     bytes
 }

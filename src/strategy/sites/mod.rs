@@ -259,6 +259,10 @@ unsafe impl<S: Strategy> Strategy for WithSites<S> {
         self.strategy.next_emptied()
     }
 
+    fn kept_extents(&mut self) -> u32 {
+        self.strategy.kept_extents()
+    }
+
     fn live_blocks(&mut self, extent: &Extent) -> u32 {
         self.strategy.live_blocks(extent)
     }

@@ -131,6 +131,10 @@ unsafe impl Strategy for Back {
         self.partials.next_emptied().map(Extent::start)
     }
 
+    fn kept_extents(&mut self) -> u32 {
+        self.partials.kept() as u32
+    }
+
     fn live_blocks(&mut self, extent: &Extent) -> u32 {
         used(extent) as u32
     }

@@ -318,6 +318,10 @@ unsafe impl Strategy for Slab {
         self.back.next_emptied()
     }
 
+    fn kept_extents(&mut self) -> u32 {
+        self.back.kept_extents()
+    }
+
     fn live_blocks(&mut self, extent: &Extent) -> u32 {
         self.flush();
         used(extent) as u32

@@ -7,11 +7,18 @@
 //!   emptied       extent ─▶ extent ─▶ ...     whose last block was given back
 //! ```
 //!
+//! The last listed extent of a class stays listed when it loses its last block, for a class in use
+//! mostly needs one again at once. [`MOST_KEPT`] extents without blocks stay so, of all classes
+//! together; the next one sends the one away that has been empty for longest.
+//!
 //! All links are words of the extents' records. Every operation is O(1) but removing an extent that
 //! is unassigned or emptied.
 
 use super::class::{CLASSES, block_bytes};
 use crate::strategy::Extent;
+
+/// Extents without blocks that stay with their classes.
+const MOST_KEPT: usize = 4;
 
 /// Which word of an extent holds what. `HEAD` is its slab's own.
 pub(super) const HEAD: usize = 0;
@@ -105,13 +112,17 @@ fn as_pointer(extent: Option<&Extent>) -> *const Extent {
 /// The extents of a slab, by what they have.
 ///
 /// # Invariants
-/// The pointers, and the links of the extents that they lead to, are null or records of extents
-/// that were added and not removed since.
+/// - The pointers, and the links of the extents that they lead to, are null or records of extents
+///   that were added and not removed since.
+/// - Every listed extent that had blocks and has none is one of `kept`.
 #[derive(Debug)]
 pub(super) struct Partials {
     heads: [*const Extent; CLASSES],
     unassigned: *const Extent,
     emptied: *const Extent,
+    /// Those that stayed with their class although they lost their last block, the latest first;
+    /// perhaps they have blocks again. The rest is null.
+    kept: [*const Extent; MOST_KEPT],
 }
 
 impl Partials {
@@ -120,6 +131,7 @@ impl Partials {
             heads: [core::ptr::null(); CLASSES],
             unassigned: core::ptr::null(),
             emptied: core::ptr::null(),
+            kept: [core::ptr::null(); MOST_KEPT],
         }
     }
 
@@ -177,21 +189,67 @@ impl Partials {
         extent.words[PREVIOUS].set(0);
     }
 
-    /// Counts blocks that the extent has back. Whether it holds none now and was set aside as
-    /// emptied: the last listed one of a class stays with it.
+    /// Counts blocks that the extent has back. Whether there are more extents without blocks than
+    /// before, set aside as emptied, or kept with their class.
+    #[inline]
     pub(super) fn count_back(&mut self, extent: &Extent, blocks: usize) -> bool {
         extent.words[COUNTS].set(extent.words[COUNTS].get() + blocks);
         if !is_listed(extent) {
             self.list(extent);
         }
-        let is_only = || extent.words[NEXT].get() == 0 && extent.words[PREVIOUS].get() == 0;
-        if used(extent) != 0 || is_only() {
-            return false;
+        used(extent) == 0 && self.note_emptied(extent)
+    }
+
+    /// As [`count_back`](Self::count_back), of an extent that has lost its last block.
+    #[cold]
+    #[inline(never)]
+    fn note_emptied(&mut self, extent: &Extent) -> bool {
+        if extent.words[NEXT].get() == 0 && extent.words[PREVIOUS].get() == 0 {
+            return self.keep(extent);
         }
+        self.set_aside(extent);
+        true
+    }
+
+    fn set_aside(&mut self, extent: &Extent) {
         self.unlist(extent);
         set_record(extent, NEXT, record_at(self.emptied));
         self.emptied = extent;
+    }
+
+    /// Keeps an extent without blocks with its class, perhaps instead of the one that was kept
+    /// first. False where it was one of those that are kept.
+    fn keep(&mut self, extent: &Extent) -> bool {
+        let mut moved: *const Extent = extent;
+        for slot in &mut self.kept {
+            core::mem::swap(slot, &mut moved);
+            if core::ptr::eq(moved, extent) {
+                return false;
+            }
+        }
+        if let Some(first) = record_at(moved).filter(|first| is_listed(first) && used(first) == 0) {
+            self.set_aside(first);
+        }
         true
+    }
+
+    /// How many extents without blocks are kept with their classes; those that have blocks again
+    /// are forgotten.
+    pub(super) fn kept(&mut self) -> usize {
+        self.retain_kept(|extent| is_listed(extent) && used(extent) == 0)
+    }
+
+    fn retain_kept(&mut self, is_kept: impl Fn(&Extent) -> bool) -> usize {
+        let mut kept = [core::ptr::null(); MOST_KEPT];
+        let found = self.kept.iter().filter(|&&slot| record_at(slot).is_some_and(&is_kept));
+        let count = kept.iter_mut().zip(found).map(|(slot, &extent)| *slot = extent).count();
+        self.kept = kept;
+        count
+    }
+
+    /// Whether an extent may be without blocks and listed.
+    pub(super) fn is_kept(&self, extent: &Extent) -> bool {
+        self.kept.iter().any(|&kept| core::ptr::eq(kept, extent))
     }
 
     /// One that was set aside, each once.
@@ -209,6 +267,9 @@ impl Partials {
 
     pub(super) fn remove(&mut self, extent: &Extent) {
         self.unlist(extent);
+        if self.is_kept(extent) {
+            self.retain_kept(|kept| !core::ptr::eq(kept, extent));
+        }
         for list in [&mut self.unassigned, &mut self.emptied] {
             let mut previous: Option<&Extent> = None;
             let mut next = record_at(*list);
@@ -245,6 +306,9 @@ impl Partials {
                 is_listed(extent) && before == previous.map(core::ptr::from_ref::<Extent>);
             if !is_linked || class_of_extent(extent) != class {
                 broken("the list of extents with free blocks is corrupted");
+            }
+            if carved(extent) != 0 && used(extent) == 0 && !self.is_kept(extent) {
+                broken("more extents without blocks are kept than stated");
             }
             visit(extent);
             previous = next;
