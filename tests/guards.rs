@@ -200,8 +200,8 @@ fn contexts_nest_deeper_than_the_threads_state_holds() {
     assert_eq!(current(), ThreadLocal);
 }
 
-/// Heaps and choices of the allocator in use, entered and left in a random walk up and down: what is
-/// in use is what the innermost says, at every depth, whatever came and went before.
+/// Heaps and choices of the allocator in use, entered and left in a random walk up and down: what
+/// is in use is what the innermost says, at every depth, whatever came and went before.
 #[test]
 fn scopes_of_every_kind_nest_in_any_mixture() {
     const MOST: usize = 40;

@@ -15,7 +15,8 @@ use crate::heap::HeapHeader;
 /// Ends a scope when dropped: what was in use before it is in use again.
 ///
 /// `!Send`: it belongs to its thread's stack of contexts and holds the number of its entry there.
-/// One that is dropped before those made after it takes effect when they are gone. One that is moved
+/// One that is dropped before those made after it takes effect when they are gone. One that is
+/// moved
 /// out of a coroutine and dropped while that is suspended does nothing; the heap that it entered is
 /// left when the coroutine ends.
 #[derive(Debug)]

@@ -171,8 +171,8 @@ impl ContextStack {
         self.top.set(self.slot(index).as_ptr());
     }
 
-    /// A serial number that no entry of the process has or had: a coroutine may take its entries, and
-    /// their guards, to another thread.
+    /// A serial number that no entry of the process has or had: a coroutine may take its entries,
+    /// and their guards, to another thread.
     fn next_serial(&self) -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut serial = self.last_serial.get() + 1;
@@ -215,7 +215,8 @@ impl ContextStack {
         self.write(self.depth(), entry);
     }
 
-    /// Whether there is a slot for another entry. Never in a thread that is not set up, or torn down.
+    /// Whether there is a slot for another entry. Never in a thread that is not set up, or torn
+    /// down.
     fn has_room(&self) -> bool {
         self.top.get() != self.last.get()
     }

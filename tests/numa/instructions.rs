@@ -1,4 +1,5 @@
-//! What NUMA, accounts and limits cost where memory is handed out and taken back: not an instruction.
+//! What NUMA, accounts and limits cost where memory is handed out and taken back: not an
+//! instruction.
 //! A process is traced step by step: as it is, where no call tells it that there are several nodes,
 //! and with limits on its context and above it.
 #![cfg(not(heapswitch_asan))]

@@ -22,8 +22,8 @@ const FREE: *mut HeapHeader = core::ptr::without_provenance_mut(1);
 /// The entry that stands on top of the slots, if there is one.
 ///
 /// # Invariants
-/// - `heap` is null where none may be put here: the thread is not set up, or torn down, or the slots
-///   are full. So there always is a slot for one that is put here.
+/// - `heap` is null where none may be put here: the thread is not set up, or torn down, or the
+///   slots are full. So there always is a slot for one that is put here.
 /// - `name` is a serial number that no entry in any thread's slots has or had. It changes when the
 ///   entry gets into its slot: so a guard that has the name is of the entry that is here.
 /// - The entry's heap is in use, and run by this thread; the guard borrows its handle.
@@ -134,8 +134,8 @@ impl ContextStack {
         }
     }
 
-    /// Has the newest entry put beside the slots again, under a new name, if there is a slot for it.
-    /// There is none now.
+    /// Has the newest entry put beside the slots again, under a new name, if there is a slot for
+    /// it. There is none now.
     pub fn open_newest(&self) {
         let serial = self.next_serial();
         self.newest.open(serial);
