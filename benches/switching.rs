@@ -148,7 +148,7 @@ fn budget_heaps(parent: &Heap) -> (Heap, Heap) {
 }
 
 /// Futures that are done at once, and what budgets and parents cost.
-fn budget_cases<'a>(heap: &'a Heap, limited: &'a Heap, child: &'a Heap) -> [Case<'a>; 5] {
+fn budget_cases<'a>(heap: &'a Heap, limited: &'a Heap, child: &'a Heap) -> [Case<'a>; 6] {
     [
         Case::new("poll a ready future", || poll_ready(std::future::ready(black_box(1)))),
         Case::new("wrap a ready future in a heap, poll it", move || {
@@ -158,6 +158,9 @@ fn budget_cases<'a>(heap: &'a Heap, limited: &'a Heap, child: &'a Heap) -> [Case
             poll_ready(std::future::ready(black_box(1)).in_heap(limited));
         }),
         Case::new("enter, empty body, leave, of a child", move || child.run(body).unwrap()),
+        Case::repeating("enter, empty body, leave, within another heap", move |calls| {
+            heap.run(|| (0..calls).for_each(|_| limited.run(body).unwrap())).unwrap();
+        }),
         Case::new("enter, checkpoint, leave, with a budget", move || {
             limited.run(|| heapswitch::checkpoint().unwrap()).unwrap();
         }),

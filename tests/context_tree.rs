@@ -81,6 +81,33 @@ fn a_child_that_runs_is_closed_when_it_is_left() {
     assert_eq!(account.usage().committed_bytes, 0);
 }
 
+/// Nobody has a handle of it any more: only the thread that runs it knows it still.
+#[test]
+fn a_child_whose_guard_was_forgotten_is_closed_when_its_entry_goes() {
+    let (outer, parent) = (Heap::new().unwrap(), Heap::new().unwrap());
+    let account = parent.account_handle();
+    let child = child_of(&parent, LifetimeHint::Short);
+    let was_called = Arc::new(AtomicBool::new(false));
+    let called = Arc::clone(&was_called);
+    child.on_end(move |_| called.store(true, Ordering::Relaxed)).unwrap();
+    let mut task = pin!(
+        async {
+            std::mem::forget(child.enter().unwrap());
+            drop(Box::new([1_u8; 100]));
+            assert_eq!(parent.close().deferred_children, 1);
+            std::thread::spawn(move || drop(child)).join().unwrap();
+            assert!(!was_called.load(Ordering::Relaxed));
+        }
+        .in_heap(&outer)
+    );
+    assert_eq!(poll_once(task.as_mut()), Poll::Ready(Ok(())));
+    assert!(was_called.load(Ordering::Relaxed));
+    heapswitch::flush_foreign_frees();
+    assert_eq!(account.usage().committed_bytes, 0);
+    assert_eq!(account.children().count(), 0, "its account is gone with its header");
+    assert_eq!(process_usage().leaked_heaps, 0);
+}
+
 #[test]
 fn a_parent_and_its_children_on_other_threads() {
     const ROUNDS: usize = if cfg!(heapswitch_tsan) { 50 } else { 300 };

@@ -200,6 +200,48 @@ fn contexts_nest_deeper_than_the_threads_state_holds() {
     assert_eq!(current(), ThreadLocal);
 }
 
+/// Heaps and choices of the allocator in use, entered and left in a random walk up and down: what
+/// is in use is what the innermost says, at every depth, whatever came and went before.
+#[test]
+fn scopes_of_every_kind_nest_in_any_mixture() {
+    const MOST: usize = 40;
+    const STEPS: usize = if cfg!(debug_assertions) { 4_000 } else { 40_000 };
+    let heaps: Vec<Heap> = (0..MOST).map(|_| Heap::new().unwrap()).collect();
+    let mut scopes = Vec::with_capacity(MOST);
+    let mut random = 0x9E37_79B9_u64;
+    let mut next = |bound: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % bound
+    };
+    for _ in 0..STEPS {
+        let (in_use, heap) =
+            scopes.last().map_or((ThreadLocal, None), |&(_, in_use, heap)| (in_use, heap));
+        assert_eq!(current(), in_use);
+        match (in_use, heap) {
+            (CoroutineLocal, Some(heap)) => assert!(is_in_use(heap)),
+            (_, Some(heap)) => assert!(!is_in_use(heap)),
+            (_, None) => {}
+        }
+        if scopes.len() == MOST || next(2) == 0 {
+            scopes.pop();
+            continue;
+        }
+        let entered = &heaps[scopes.len()];
+        let (scope, in_use, heap) = match (next(4), heap) {
+            (0, _) => (use_allocator(ThreadLocal), ThreadLocal, heap),
+            (1, Some(_)) => (use_allocator(CoroutineLocal), CoroutineLocal, heap),
+            (2, _) => (use_allocator(Global), Global, heap),
+            _ => (entered.enter(), CoroutineLocal, Some(entered)),
+        };
+        scopes.push((scope.unwrap(), in_use, heap));
+    }
+    while scopes.pop().is_some() {}
+    drop(scopes);
+    assert!(heaps.into_iter().all(|heap| heap.close().blocks == 0));
+}
+
 #[test]
 fn a_panic_in_a_scope_leaves_it_and_its_payload_outlives_the_heap() {
     for hint in HINTS {

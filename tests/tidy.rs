@@ -143,6 +143,13 @@ fn lints_are_expected_with_a_reason() {
 }
 
 #[test]
+fn models_are_of_what_is_shipped() {
+    assert_tidy(files(|path| path.starts_with("tests/loom/")), |path, text| {
+        if path.ends_with(".rs") { rules::copied_protocols(path, text) } else { Vec::new() }
+    });
+}
+
+#[test]
 fn no_source_file_is_dead() {
     let crates = files(|path| path.ends_with("src/lib.rs") || path.ends_with("src/main.rs"));
     assert!(crates.contains(&"src/lib.rs".to_owned()));

@@ -79,7 +79,13 @@ impl Batches {
     /// Whether blocks wait.
     #[inline]
     pub fn is_pending(&self) -> bool {
-        self.pending.get() != 0
+        self.pending() != 0
+    }
+
+    /// How many chains of blocks wait.
+    #[inline]
+    pub fn pending(&self) -> u32 {
+        self.pending.get()
     }
 
     /// The only chain where blocks of an owner wait.

@@ -29,6 +29,22 @@ pub enum FastPath {
     Slab,
 }
 
+/// The heaps that allocations are served from inline. A switch of contexts replaces both by one
+/// copy of 16 bytes, for it is bound by its stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(16))]
+pub struct Inline {
+    /// A thread's own, from lists.
+    pub slab: Option<NonNull<HeapHeader>>,
+    /// A context's, under a cursor.
+    pub bump: Option<NonNull<HeapHeader>>,
+}
+
+impl Inline {
+    /// None: the slow path decides.
+    pub const NONE: Self = Self { slab: None, bump: None };
+}
+
 /// Makes a block fit the second layout where it stands.
 pub type Resize = unsafe fn(
     NonNull<HeapHeader>,
@@ -94,6 +110,8 @@ pub struct HeapHeader {
     /// What leaving has to look after: 0, or bits of [`attention`].
     /// Written by the runner; atomic, as others may close a heap that ends with its parent.
     pub(super) attention: AtomicU32,
+    /// What serves inline while the heap is a context's and in use.
+    pub inline: Inline,
     /// What it can do.
     pub operations: &'static Operations,
     /// Where its chunks come from.

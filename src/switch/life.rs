@@ -12,8 +12,8 @@ use super::stack::{Entry, Hidden, Hold};
 use super::state::{Phase, ThreadState, state};
 use super::{closing, safe_point};
 use crate::heap::{
-    Account, ContextName, FastPath, HeapHeader, HeapKind, abandoned, account, census, decay, lost,
-    protect_site_logs,
+    Account, ContextName, FastPath, HeapHeader, HeapKind, Inline, abandoned, account, census,
+    decay, lost, protect_site_logs,
 };
 use crate::region;
 use crate::sync::Token;
@@ -111,7 +111,7 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
     // SAFETY: the thread runs the heap.
     let is_slab = unsafe { heap.as_ref() }.fast_path == FastPath::Slab;
     state.thread_heap.set(Some(heap));
-    state.own_slab.set(is_slab.then_some(heap));
+    state.own.set(Inline { slab: is_slab.then_some(heap), bump: None });
     state.apply_top();
     // What that allocates is served from the heap that is ready now.
     configuration::start_with_first_heap();
@@ -128,15 +128,14 @@ unsafe extern "C" fn end_thread(_: *mut c_void) {
         return;
     }
     state.phase.set(Phase::Busy);
-    state.own_slab.set(None);
+    state.own.set(Inline::NONE);
     state.leave_above(0);
     close_owned_heap(state);
     safe_point::reach(state);
     state.contexts.give_back();
     state.batches.flush();
     state.contexts.set_top(Entry { in_use: CurrentAllocatorInUse::Global, ..Entry::EMPTY });
-    state.slab.set(None);
-    state.bump.set(None);
+    state.inline.set(Inline::NONE);
     state.phase.set(Phase::Ended);
     if let Some(heap) = state.thread_heap.take() {
         // SAFETY: the thread runs the heap, and after `publish` touches it no more.
@@ -185,9 +184,8 @@ fn watch_forks() {
 pub struct Suspended {
     phase: Cell<Phase>,
     token: Cell<Token>,
-    slab: Cell<Option<NonNull<HeapHeader>>>,
-    bump: Cell<Option<NonNull<HeapHeader>>>,
-    own_slab: Cell<Option<NonNull<HeapHeader>>>,
+    inline: Cell<Inline>,
+    own: Cell<Inline>,
     contexts: Hidden,
 }
 
@@ -197,9 +195,8 @@ impl Suspended {
         Self {
             phase: Cell::new(Phase::Fresh),
             token: Cell::new(Token::NOBODY),
-            slab: Cell::new(None),
-            bump: Cell::new(None),
-            own_slab: Cell::new(None),
+            inline: Cell::new(Inline::NONE),
+            own: Cell::new(Inline::NONE),
             contexts: Hidden::new(),
         }
     }
@@ -208,9 +205,8 @@ impl Suspended {
     fn exchange(&self, state: &ThreadState) {
         self.phase.swap(&state.phase);
         self.token.swap(&state.token);
-        self.slab.swap(&state.slab);
-        self.bump.swap(&state.bump);
-        self.own_slab.swap(&state.own_slab);
+        self.inline.swap(&state.inline);
+        self.own.swap(&state.own);
         state.contexts.exchange(&self.contexts);
     }
 }

@@ -34,10 +34,10 @@ fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
     // SAFETY: the state's heaps are run by this thread and have the fast path that their place
     // says.
     unsafe {
-        if let Some(heap) = state.slab.get() {
+        if let Some(heap) = state.inline.get().slab {
             return fast::try_slab(heap, layout);
         }
-        fast::try_bump(state.bump.get()?, layout)
+        fast::try_bump(state.inline.get().bump?, layout)
     }
 }
 
@@ -47,7 +47,7 @@ fn try_medium(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
     if fast::is_small(layout) {
         return None;
     }
-    let heap = state.slab.get()?;
+    let heap = state.inline.get().slab?;
     // SAFETY: the state's heaps are run by this thread and have the fast path that their place
     // says.
     unsafe { by_address::try_allocate(heap, layout) }
@@ -229,7 +229,7 @@ pub unsafe fn free_at(block: NonNull<u8>, entry: &'static ChunkEntry, layout: La
     unsafe {
         check::freed(block, layout);
         let owner = owner_of(entry);
-        if !cfg!(heapswitch_asan) && fast::is_small(layout) && state().own_slab.get() == Some(owner)
+        if !cfg!(heapswitch_asan) && fast::is_small(layout) && state().own.get().slab == Some(owner)
         {
             fast::free_small_to_slab(owner, block, layout);
         } else {
@@ -253,7 +253,7 @@ pub(super) unsafe fn free_other(
     let state = state();
     // SAFETY: as in `free_at`; a heap in `bump` is run by this thread and has that fast path.
     unsafe {
-        if state.bump.get() == Some(owner) {
+        if state.inline.get().bump == Some(owner) {
             fast::free_to_bump(owner, entry, block, layout);
         } else {
             match owner.as_ref().runner.relation(state.token.get()) {
@@ -382,7 +382,7 @@ unsafe fn realloc_small(
     // SAFETY: the block is allocated, so its owner is valid; the thread runs its own heap.
     unsafe {
         let owner = owner_of(region::entry_at(offset));
-        if !fast::is_small(old) || !fast::is_small(new) || state().own_slab.get() != Some(owner) {
+        if !fast::is_small(old) || !fast::is_small(new) || state().own.get().slab != Some(owner) {
             return None;
         }
         if fast::are_of_one_class(old, new) {

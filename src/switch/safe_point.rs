@@ -101,6 +101,39 @@ fn leave_with_work(state: &ThreadState, this: &HeapHeader) {
     }
 }
 
+/// As [`leave`] and [`reach`], of a heap that ends with its parent and has nothing else to tell.
+///
+/// # Safety
+/// This thread runs the heap, and whoever calls borrows its handle: that keeps the header, and the
+/// account with it, when the parent's closer comes as soon as the heap is left. The thread's state
+/// is whole.
+#[inline]
+pub unsafe fn leave_child(state: &ThreadState, this: &HeapHeader) {
+    this.runner.leave_shared();
+    // In one order with the closer's, as in `leave_with_work`.
+    if this.account.raise(0) & signal::CLOSE != 0 {
+        state.due.note(&this.account);
+        settle();
+    }
+}
+
+/// Makes the thread of `token` the runner of a heap that nobody runs, that nothing waits in to be
+/// collected, and whose parent has not ended. False otherwise, and nothing is done.
+///
+/// # Safety
+/// The caller has the heap's handle.
+#[inline]
+pub unsafe fn try_enter_soon(this: &HeapHeader, token: Token) -> bool {
+    if !this.foreign.is_empty() {
+        return false;
+    }
+    if this.is_shared() {
+        this.account.signals() & signal::CLOSE == 0 && this.runner.try_claim(token)
+    } else {
+        this.runner.try_enter_idle(token)
+    }
+}
+
 /// Makes the thread of `token` the runner of a heap, however it is to be entered. False if somebody
 /// runs it, or it is closed; it is, if its parent ended. Calls the program's code then.
 ///

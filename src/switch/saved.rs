@@ -108,7 +108,7 @@ pub struct SavedContext {
 #[must_use = "the context stays entered until `suspend` gets the mark"]
 pub struct ContextMark {
     depth: u32,
-    serial: u32,
+    serial: u64,
     not_send: PhantomData<*mut ()>,
 }
 

@@ -14,10 +14,11 @@ use crate::heap::HeapHeader;
 
 /// Ends a scope when dropped: what was in use before it is in use again.
 ///
-/// `!Send`: it belongs to its thread's stack of contexts and holds the number of its entry there,
-/// not a heap. One that is dropped before those made after it takes effect when they are gone. One
-/// that is moved out of a coroutine and dropped while that is suspended does nothing; the heap that
-/// it entered is left when the coroutine ends.
+/// `!Send`: it belongs to its thread's stack of contexts and holds the number of its entry there.
+/// One that is dropped before those made after it takes effect when they are gone. One that is
+/// moved
+/// out of a coroutine and dropped while that is suspended does nothing; the heap that it entered is
+/// left when the coroutine ends.
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the scope"]
 pub struct Scope<'a> {
@@ -65,15 +66,31 @@ pub(super) fn enter_raw<'a>(header: NonNull<HeapHeader>) -> Result<Scope<'a>, He
     let state = state();
     // SAFETY: the caller has the heap's handle, so its header is valid.
     let this = unsafe { header.as_ref() };
-    // Where there is room, the thread has its token.
-    let place = match state.contexts.room() {
-        Some(top) if this.foreign.is_empty() && this.runner.try_enter_idle(state.token.get()) => {
-            // SAFETY: this thread runs the heap, and there is room.
-            unsafe { state.push_heap(top, header) }
-        }
-        _ => enter_with_work(header)?,
+    // Where a heap may be pushed, the thread has its token.
+    let place = if state.may_push_heap()
+        && this.foreign.is_empty()
+        && this.runner.try_enter_idle(state.token.get())
+    {
+        // SAFETY: this thread runs the heap, and may push it.
+        unsafe { state.push_heap(header) }
+    } else {
+        enter_otherwise(header)?
     };
     Ok(Scope { place, not_send: PhantomData })
+}
+
+/// As [`enter_raw`], of a heap within another, and of children.
+#[inline(never)]
+fn enter_otherwise(header: NonNull<HeapHeader>) -> Result<Place, HeapError> {
+    let state = state();
+    state.contexts.settle();
+    // SAFETY: the caller has the heap's handle; then this thread runs it, and may push it.
+    unsafe {
+        if state.may_push_heap() && safe_point::try_enter_soon(header.as_ref(), state.token.get()) {
+            return Ok(state.push_heap(header));
+        }
+    }
+    enter_with_work(header)
 }
 
 /// Sets the thread up, makes room for an entry, takes what others freed: whatever is needed.
@@ -82,20 +99,19 @@ pub(super) fn enter_raw<'a>(header: NonNull<HeapHeader>) -> Result<Scope<'a>, He
 fn enter_with_work(header: NonNull<HeapHeader>) -> Result<Place, HeapError> {
     let token = token()?;
     let state = state();
-    if !state.contexts.reserve(1) {
+    if !state.contexts.reserve_newest() {
         return Err(HeapError::NoMemory);
     }
-    let Some(top) = state.contexts.room() else { return Err(HeapError::NoMemory) };
     // SAFETY: the caller has the heap's handle, so its header is valid.
     let this = unsafe { header.as_ref() };
     // SAFETY: the caller has the heap's handle.
     if !unsafe { safe_point::try_enter(header, token) } {
         return Err(refused(this));
     }
-    // SAFETY: this thread runs the heap, and there is room.
+    // SAFETY: this thread runs the heap, and room for it was made.
     unsafe {
         (this.operations.collect)(header);
-        Ok(state.push_heap(top, header))
+        Ok(state.push_heap(header))
     }
 }
 

@@ -1,93 +1,47 @@
 //! The stack of contexts of a thread: what to restore, and which heaps are run meanwhile.
 //!
 //! Entering pushes an entry, leaving pops it. The entries lie in the thread's state, and from the
-//! ninth on in metadata memory. Guards name their entry by its serial number, which it keeps where
-//! a coroutine is suspended at one depth and resumed at another. One that is dropped while others
-//! stand above its entry only marks that dead; the stack is popped to the newest live entry when
-//! those have gone. One whose entry is not in the stack, since it belongs to a suspended coroutine,
-//! does nothing.
+//! ninth on in metadata memory; a heap that was entered last may stand beside them (`newest`).
+//! Guards name their entry by its serial number, which it keeps where a coroutine is suspended at
+//! one depth and resumed at another. One that is dropped while others stand above its entry only
+//! marks that dead; the stack is popped to the newest live entry when those have gone. One whose
+//! entry is not in the stack, since it belongs to a suspended coroutine, does nothing.
 
 mod hidden;
+mod newest;
 
 use core::cell::{Cell, UnsafeCell};
-use core::mem::offset_of;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::hidden::Hidden;
+use self::newest::Newest;
+pub use self::newest::Place;
 use super::in_use::CurrentAllocatorInUse;
 use super::safe_point;
 use super::state::ThreadState;
-use crate::heap::{FastPath, HeapHeader};
+use crate::heap::{HeapHeader, Inline, attention};
 use crate::region::Metadata;
 
 /// Entries that lie in the thread's state, the base included.
 const INLINE: usize = 8;
 
+/// Serial numbers that a thread draws at once.
+const SERIALS: u64 = 1 << 20;
+
 /// One context that was entered: what is current while it is on top.
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
 pub struct Entry {
     /// The context's heap.
     pub heap: Option<NonNull<HeapHeader>>,
+    /// Which entry of the process it is. Given by the stack, and never again.
+    pub serial: u64,
     /// Which allocator is in use.
     pub in_use: CurrentAllocatorInUse,
     /// How the entry holds its heap.
     pub hold: Hold,
     /// Whether its guard was dropped before those above it.
     pub is_dead: bool,
-    /// 0: every byte of an entry is initialised, for it is compared by words.
-    pub reserved: u8,
-    /// Which entry of its thread it is, in the order of entering. Given by the stack. Comes round
-    /// after 2^32: a guard that is dropped out of order may then mark another entry than its own.
-    pub serial: u32,
-}
-
-/// An [`Entry`] as the two words that it is written in: entering and leaving are bound by their
-/// stores.
-#[repr(C)]
-struct Words {
-    heap: Option<NonNull<HeapHeader>>,
-    rest: u64,
-}
-
-impl Words {
-    /// Of an entry where the thread's own heap is in use: of the base, as a rule.
-    const BASE: [u8; 4] = [0; 4];
-
-    /// All but the serial number.
-    #[inline]
-    fn kind(&self) -> [u8; 4] {
-        let [a, b, c, d, ..] = self.rest.to_ne_bytes();
-        [a, b, c, d]
-    }
-}
-
-const _: () = {
-    assert!(size_of::<Entry>() == size_of::<Words>());
-    assert!(offset_of!(Entry, in_use) == 8 && offset_of!(Entry, hold) == 9);
-    assert!(offset_of!(Entry, is_dead) == 10 && offset_of!(Entry, reserved) == 11);
-    assert!(offset_of!(Entry, serial) == 12);
-};
-
-/// Where a guard's entry was put, and as what: while it stands there unchanged, and on top, it is
-/// popped without a look at anything else.
-#[derive(Clone, Copy, Debug)]
-pub struct Place {
-    slot: NonNull<Entry>,
-    /// As in [`Words`].
-    rest: u64,
-}
-
-impl Place {
-    /// Of an entry that is to be looked for.
-    pub fn of_serial(serial: u32) -> Self {
-        Self { slot: NonNull::dangling(), rest: Entry { serial, ..Entry::EMPTY }.rest() }
-    }
-
-    fn serial(self) -> u32 {
-        let [.., a, b, c, d] = self.rest.to_ne_bytes();
-        u32::from_ne_bytes([a, b, c, d])
-    }
 }
 
 /// How an entry of the stack holds its heap.
@@ -109,17 +63,8 @@ impl Entry {
         in_use: CurrentAllocatorInUse::ThreadLocal,
         hold: Hold::Inherited,
         is_dead: false,
-        reserved: 0,
         serial: 0,
     };
-
-    /// What follows the heap, as the bytes lie in memory.
-    #[inline]
-    fn rest(self) -> u64 {
-        let [a, b, c, d] = self.serial.to_ne_bytes();
-        let (in_use, hold, is_dead) = (self.in_use as u8, self.hold as u8, self.is_dead as u8);
-        u64::from_ne_bytes([in_use, hold, is_dead, self.reserved, a, b, c, d])
-    }
 
     /// The same without its heap, which is not to be used any more.
     #[must_use]
@@ -143,7 +88,7 @@ impl Entry {
 ///
 /// # Invariants
 /// - The slot at index 0 is the base: what is current while nothing was entered. The entry at depth
-///   `d` lies at index `d + 1`. Slots above `top` are not read.
+///   `d` lies at index `d + 1`, or is the newest and on top of all. Slots above `top` are not read.
 /// - `slots`, `top` and `last` are set, or none of them is: before the first use and after the
 ///   last. Then the base is in `inline`.
 /// - A heap stands in at most one entry that does not inherit it, and this thread runs it. An entry
@@ -151,13 +96,14 @@ impl Entry {
 #[derive(Debug)]
 #[repr(C)]
 pub struct ContextStack {
-    /// The slot of the top entry.
+    newest: Newest,
+    /// The slot of the top entry, but for the newest.
     top: Cell<*mut Entry>,
     /// The last slot.
     last: Cell<*mut Entry>,
     /// The slots: `inline`, or metadata memory.
     slots: Cell<Option<NonNull<Entry>>>,
-    next_serial: Cell<u32>,
+    last_serial: Cell<u64>,
     inline: UnsafeCell<[Entry; INLINE]>,
 }
 
@@ -165,10 +111,11 @@ impl ContextStack {
     /// An empty stack.
     pub const fn new() -> Self {
         Self {
+            newest: Newest::new(),
             top: Cell::new(core::ptr::null_mut()),
             last: Cell::new(core::ptr::null_mut()),
             slots: Cell::new(None),
-            next_serial: Cell::new(0),
+            last_serial: Cell::new(0),
             inline: UnsafeCell::new([Entry::EMPTY; INLINE]),
         }
     }
@@ -176,6 +123,12 @@ impl ContextStack {
     /// How many contexts were entered and not left.
     #[inline]
     pub fn depth(&self) -> u32 {
+        self.settle();
+        self.index()
+    }
+
+    /// The index of the slots' top.
+    fn index(&self) -> u32 {
         self.index_of(self.top.get())
     }
 
@@ -214,8 +167,21 @@ impl ContextStack {
         unsafe { self.slot(index).write(entry) };
     }
 
-    fn set_depth(&self, depth: u32) {
-        self.top.set(self.slot(depth).as_ptr());
+    fn set_index(&self, index: u32) {
+        self.top.set(self.slot(index).as_ptr());
+    }
+
+    /// A serial number that no entry of the process has or had: a coroutine may take its entries,
+    /// and their guards, to another thread.
+    fn next_serial(&self) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mut serial = self.last_serial.get() + 1;
+        if serial % SERIALS == 1 {
+            // Relaxed: a number, and nothing else.
+            serial = NEXT.fetch_add(SERIALS, Ordering::Relaxed) + 1;
+        }
+        self.last_serial.set(serial);
+        serial
     }
 
     /// The entry at a depth; `None` at or above the top.
@@ -232,7 +198,16 @@ impl ContextStack {
     /// What is current.
     #[inline]
     pub fn top(&self) -> Entry {
-        self.read(self.depth())
+        match self.newest.get() {
+            Some(newest) => newest,
+            None => self.read(self.index()),
+        }
+    }
+
+    /// The entries from the top down to the base.
+    #[cfg(heapswitch_check)]
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + Clone {
+        self.newest.get().into_iter().chain((0..=self.index()).rev().map(|index| self.read(index)))
     }
 
     /// Replaces what is current; [`apply_top`](ThreadState::apply_top) is to follow.
@@ -240,21 +215,20 @@ impl ContextStack {
         self.write(self.depth(), entry);
     }
 
-    /// Whether an entry can be pushed at once. Never in a thread that is not set up, or torn down.
-    #[inline]
-    pub fn has_room(&self) -> bool {
-        self.room().is_some()
+    /// Whether there is a slot for another entry. Never in a thread that is not set up, or torn
+    /// down.
+    fn has_room(&self) -> bool {
+        self.top.get() != self.last.get()
     }
 
-    /// The top slot, where an entry can be pushed at once.
-    #[inline]
-    pub fn room(&self) -> Option<NonNull<Entry>> {
-        let top = self.top.get();
-        if top == self.last.get() {
-            return None;
+    /// Makes the newest entry settle, and room for another: false where there is no memory for it.
+    pub fn reserve_newest(&self) -> bool {
+        self.settle();
+        let has_room = self.newest.is_free() || self.has_room() || self.grow().is_some();
+        if has_room && !self.newest.is_free() {
+            self.open_newest();
         }
-        // SAFETY: it is set, for it is null only where `last` is.
-        Some(unsafe { NonNull::new_unchecked(top) })
+        has_room
     }
 
     /// Makes room for so many more entries; false where there is no memory for them.
@@ -270,10 +244,9 @@ impl ContextStack {
 
     /// Pushes a new entry; its serial number. `None` where there is no memory for more entries.
     #[inline]
-    pub fn push(&self, entry: Entry) -> Option<u32> {
-        let serial = self.next_serial.get();
+    pub fn push(&self, entry: Entry) -> Option<u64> {
+        let serial = self.next_serial();
         self.push_again(Entry { serial, ..entry })?;
-        self.next_serial.set(serial.wrapping_add(1));
         Some(serial)
     }
 
@@ -281,17 +254,20 @@ impl ContextStack {
     /// more entries.
     #[inline]
     pub fn push_again(&self, entry: Entry) -> Option<u32> {
+        let depth = self.depth();
         if !self.has_room() {
             self.grow()?;
         }
-        let depth = self.depth();
         self.write(depth + 1, entry);
-        self.set_depth(depth + 1);
+        self.set_index(depth + 1);
+        if !self.has_room() {
+            self.newest.close();
+        }
         Some(depth)
     }
 
-    /// The depth of the entry with a serial number; the uppermost, should there be two.
-    pub fn find(&self, serial: u32) -> Option<u32> {
+    /// The depth of the entry with a serial number.
+    pub fn find(&self, serial: u64) -> Option<u32> {
         (0..self.depth())
             .rev()
             .find(|&depth| self.get(depth).is_some_and(|entry| entry.serial == serial))
@@ -300,7 +276,7 @@ impl ContextStack {
     #[cold]
     #[inline(never)]
     fn grow(&self) -> Option<()> {
-        let (depth, slots) = (self.depth(), self.index_of(self.last.get()) + 1);
+        let (index, slots) = (self.index(), self.index_of(self.last.get()) + 1);
         if self.slots.get().is_none() {
             self.use_slots(self.inline(), INLINE as u32, 0);
             return Some(());
@@ -310,21 +286,23 @@ impl ContextStack {
         // SAFETY: the old slots are initialised, the new ones twice as many.
         unsafe { memory.copy_from_nonoverlapping(self.slots(), slots as usize) };
         self.give_back();
-        self.use_slots(memory, more, depth);
+        self.use_slots(memory, more, index);
         Some(())
     }
 
     /// # Invariants
-    /// Those up to `depth` are initialised.
-    fn use_slots(&self, slots: NonNull<Entry>, count: u32, depth: u32) {
+    /// Those up to `index` are initialised.
+    fn use_slots(&self, slots: NonNull<Entry>, count: u32, index: u32) {
         self.slots.set(Some(slots));
         self.last.set(self.slot(count - 1).as_ptr());
-        self.set_depth(depth);
+        self.set_index(index);
+        self.open_newest();
     }
 
     /// Gives the metadata memory back, and is as before the first use; the entries but the base are
     /// lost.
     pub fn give_back(&self) {
+        self.newest.close();
         let base = self.read(0);
         let count = self.index_of(self.last.replace(core::ptr::null_mut())) + 1;
         self.top.set(core::ptr::null_mut());
@@ -342,7 +320,7 @@ impl ContextStack {
     pub fn pop(&self) -> Option<Entry> {
         let depth = self.depth().checked_sub(1)?;
         let entry = self.top();
-        self.set_depth(depth);
+        self.set_index(depth);
         Some(entry)
     }
 }
@@ -369,61 +347,47 @@ impl ThreadState {
     /// Makes what the top of the stack says current.
     #[inline]
     pub fn apply_top(&self) {
+        self.contexts.settle();
         let top = self.contexts.top();
-        self.apply(top);
-    }
-
-    #[inline]
-    fn apply(&self, top: Entry) {
-        let is_bump = |heap: NonNull<HeapHeader>| {
+        let inline = match (top.in_use, top.heap) {
             // SAFETY: heaps that the state names are run by this thread, so they are valid.
-            (unsafe { heap.as_ref() }.fast_path == FastPath::Bump).then_some(heap)
+            (CurrentAllocatorInUse::CoroutineLocal, Some(heap)) => unsafe { heap.as_ref() }.inline,
+            (CurrentAllocatorInUse::ThreadLocal, _) => self.own.get(),
+            _ => Inline::NONE,
         };
-        let (slab, bump) = match top.in_use {
-            CurrentAllocatorInUse::CoroutineLocal => (None, top.heap.and_then(is_bump)),
-            CurrentAllocatorInUse::ThreadLocal => (self.own_slab.get(), None),
-            CurrentAllocatorInUse::Global => (None, None),
-        };
-        self.slab.set(slab);
-        self.bump.set(bump);
+        self.contexts.newest.below.set(inline);
+        self.inline.set(inline);
         #[cfg(heapswitch_check)]
         self.verify();
     }
 
     /// Enters a context; its serial number. `None` where there is no memory for the entry.
     #[inline]
-    pub fn push_context(&self, entry: Entry) -> Option<u32> {
+    pub fn push_context(&self, entry: Entry) -> Option<u64> {
         let serial = self.contexts.push(entry)?;
         self.apply_top();
         Some(serial)
     }
 
+    /// Whether [`push_heap`](Self::push_heap) may follow.
+    #[inline]
+    pub fn may_push_heap(&self) -> bool {
+        self.contexts.newest.is_free()
+    }
+
     /// As [`push_context`](Self::push_context), of a heap that was just entered.
     ///
     /// # Safety
-    /// This thread runs the heap, and `top` is what [`room`](ContextStack::room) gave.
+    /// This thread runs the heap, the guard that gets the place borrows its handle, and
+    /// [`may_push_heap`](Self::may_push_heap) said so.
     #[inline]
-    pub unsafe fn push_heap(&self, top: NonNull<Entry>, heap: NonNull<HeapHeader>) -> Place {
-        let serial = self.contexts.next_serial.get();
-        let entry = Entry {
-            heap: Some(heap),
-            in_use: CurrentAllocatorInUse::CoroutineLocal,
-            hold: Hold::Entered,
-            is_dead: false,
-            reserved: 0,
-            serial,
-        };
-        self.contexts.next_serial.set(serial.wrapping_add(1));
-        let rest = entry.rest();
-        // SAFETY: there is room, so another slot follows the top one.
-        let slot = unsafe {
-            let slot = place_of(top, 1);
-            slot.cast().write(Words { heap: entry.heap, rest });
-            slot
-        };
-        self.contexts.top.set(slot.as_ptr());
-        self.apply(entry);
-        Place { slot, rest }
+    pub unsafe fn push_heap(&self, heap: NonNull<HeapHeader>) -> Place {
+        let place = self.contexts.newest.put(heap);
+        // SAFETY: this thread runs the heap.
+        self.inline.set(Inline { slab: None, bump: unsafe { heap.as_ref() }.inline.bump });
+        #[cfg(heapswitch_check)]
+        self.verify();
+        place
     }
 
     /// Hands over what the thread freed in heaps of others, and leaves a context: pops it, and dead
@@ -431,57 +395,60 @@ impl ThreadState {
     /// stack.
     #[inline]
     pub fn pop_context(&self, place: Place) {
-        if self.batches.is_pending() || !self.pop_plain(place) {
-            self.pop_any(place.serial());
+        if !self.pop_newest(place) {
+            self.pop_otherwise(place);
         }
     }
 
-    /// Does what [`pop_any`](Self::pop_any) would, where a heap that was entered last is left,
-    /// it asks for no attention, and what stands below is alive. False otherwise, and nothing is
-    /// done.
+    /// Does what [`pop_any`](Self::pop_any) would, where the newest entry is left, nothing waits to
+    /// be handed over, and its heap asks for no attention. False otherwise, and nothing is done.
     #[inline]
-    fn pop_plain(&self, place: Place) -> bool {
-        let slot = place.slot;
-        if self.contexts.top.get() != slot.as_ptr() {
+    fn pop_newest(&self, place: Place) -> bool {
+        if !self.contexts.newest.is(place) {
             return false;
         }
-        // SAFETY: the top slot is initialised.
-        let top = unsafe { slot.cast::<Words>().read() };
-        if top.rest != place.rest {
-            return false;
-        }
-        // SAFETY: the entry is as `push_heap` wrote it, for no other place has a slot: this thread
-        // runs its heap, and as it is not the base, another slot is below, which is initialised.
-        let (header, below, words) = unsafe {
-            let below = crate::pointers::backward(slot.cast(), bytes_of(1)).cast::<Entry>();
-            (top.heap.unwrap_unchecked().as_ref(), below, below.cast::<Words>().read())
-        };
-        if header.attention() != 0 {
-            return false;
-        }
-        if words.kind() == Words::BASE {
-            header.runner.leave();
-            self.contexts.top.set(below.as_ptr());
-            self.slab.set(self.own_slab.get());
-            self.bump.set(None);
-            #[cfg(heapswitch_check)]
-            self.verify();
-            return true;
-        }
-        // SAFETY: as above.
-        let entry = unsafe { below.read() };
-        if entry.is_dead {
+        // SAFETY: the entry is in the stack, so this thread runs its heap.
+        let header = unsafe { place.heap.as_ref() };
+        // One branch for both.
+        if header.attention() | self.batches.pending() != 0 {
             return false;
         }
         header.runner.leave();
-        self.contexts.top.set(below.as_ptr());
-        self.apply(entry);
+        self.contexts.newest.take();
+        self.inline.set(self.contexts.newest.below.get());
+        #[cfg(heapswitch_check)]
+        self.verify();
+        true
+    }
+
+    /// As [`pop_context`](Self::pop_context), of children and of what is not the newest.
+    #[inline(never)]
+    fn pop_otherwise(&self, place: Place) {
+        if !self.pop_child(place) {
+            self.pop_any(place.serial);
+        }
+    }
+
+    /// As [`pop_newest`](Self::pop_newest), of a heap that ends with its parent.
+    fn pop_child(&self, place: Place) -> bool {
+        if self.batches.is_pending() || !self.contexts.newest.is(place) {
+            return false;
+        }
+        // SAFETY: the entry is in the stack, so this thread runs its heap.
+        let header = unsafe { place.heap.as_ref() };
+        if header.attention() != attention::SHARED {
+            return false;
+        }
+        self.contexts.newest.take();
+        self.inline.set(self.contexts.newest.below.get());
+        // SAFETY: this thread runs the heap, and the guard borrows its handle.
+        unsafe { safe_point::leave_child(self, header) };
         true
     }
 
     #[cold]
     #[inline(never)]
-    fn pop_any(&self, serial: u32) {
+    fn pop_any(&self, serial: u64) {
         if self.batches.is_pending() {
             self.batches.flush();
         }
@@ -499,14 +466,17 @@ impl ThreadState {
     /// stack.
     #[inline]
     pub fn pop_context_and_above(&self, place: Place) {
-        if self.batches.is_pending() || !self.pop_plain(place) {
-            self.pop_above(place.serial());
+        if !self.pop_newest(place) {
+            self.pop_above(place);
         }
     }
 
-    #[cold]
     #[inline(never)]
-    fn pop_above(&self, serial: u32) {
+    fn pop_above(&self, place: Place) {
+        if self.pop_child(place) {
+            return;
+        }
+        let serial = place.serial;
         if self.contexts.top().serial != serial
             && let Some(depth) = self.contexts.find(serial)
         {
@@ -537,7 +507,7 @@ impl ThreadState {
     }
 
     #[cold]
-    fn mark_dead(&self, serial: u32) {
+    fn mark_dead(&self, serial: u64) {
         if let Some(depth) = self.contexts.find(serial)
             && let Some(entry) = self.contexts.get(depth)
         {

@@ -12,8 +12,8 @@ use core::ptr::NonNull;
 use super::life::Suspended;
 use super::safe_point::Due;
 use super::stack::ContextStack;
-use crate::heap::HeapHeader;
 use crate::heap::batch::Batches;
+use crate::heap::{HeapHeader, Inline};
 use crate::numa::Node;
 use crate::sync::Token;
 
@@ -35,20 +35,18 @@ pub enum Phase {
 ///
 /// # Invariants
 /// - The top of `contexts` says what is current.
-/// - `slab` is the thread's own heap if that is in use and has the slab's fast path, `bump` the
-///   context's heap if that is in use and has the bump's. Either may be none in any case: the slow
-///   path decides then.
-/// - `own_slab` is the thread's own heap if it has the slab's fast path.
+/// - `inline.slab` is the thread's own heap if that is in use and has the slab's fast path,
+///   `inline.bump` the context's heap if that is in use and has the bump's. Either may be none in
+///   any case: the slow path decides then.
+/// - `own.slab` is the thread's own heap if it has the slab's fast path; `own.bump` is none.
 /// - All of these are run by this thread.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct ThreadState {
-    /// Where allocations are served from inline, if from lists.
-    pub slab: Cell<Option<NonNull<HeapHeader>>>,
-    /// Where allocations are served from inline, if under a cursor.
-    pub bump: Cell<Option<NonNull<HeapHeader>>>,
-    /// Where frees go inline.
-    pub own_slab: Cell<Option<NonNull<HeapHeader>>>,
+    /// Where allocations are served from inline.
+    pub inline: Cell<Inline>,
+    /// What that is while the thread's own heap is in use. Where frees go inline.
+    pub own: Cell<Inline>,
     /// How far the thread's life has come.
     pub phase: Cell<Phase>,
     /// Whether the thread was last seen away from its home.
@@ -199,9 +197,8 @@ impl ThreadState {
     /// The state of a thread that never allocated; the same as all zero bytes.
     pub const fn new() -> Self {
         Self {
-            slab: Cell::new(None),
-            bump: Cell::new(None),
-            own_slab: Cell::new(None),
+            inline: Cell::new(Inline::NONE),
+            own: Cell::new(Inline::NONE),
             phase: Cell::new(Phase::Fresh),
             is_away: Cell::new(false),
             home: Cell::new(None),

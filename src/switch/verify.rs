@@ -5,32 +5,31 @@
 use super::in_use::CurrentAllocatorInUse;
 use super::stack::{Entry, Hold};
 use super::state::{Phase, ThreadState};
+use crate::heap::Inline;
 
 /// So many entries from the top are checked, so that deep nesting stays linear.
-const LOOKS: u32 = 8;
+const LOOKS: usize = 9;
 
 impl ThreadState {
     /// Aborts where an equation of the stack or of the state does not hold.
     pub(super) fn verify(&self) {
         let top = self.contexts.top();
-        let depth = self.contexts.depth();
-        let entries =
-            || (depth.saturating_sub(LOOKS)..depth).filter_map(|at| self.contexts.get(at));
-        let is_whole = entries().chain([top]).all(|entry| self.is_whole(entry));
+        let entries = || self.contexts.entries().take(LOOKS);
+        let is_whole = entries().all(|entry| self.is_whole(entry));
         let is_run_once = entries().enumerate().all(|(index, entry)| {
             let holds_it =
                 |other: &Entry| other.hold != Hold::Inherited && other.heap == entry.heap;
             entry.hold == Hold::Inherited
                 || !entries().skip(index + 1).any(|other| holds_it(&other))
         });
-        let is_base_free = depth != 0 || (top.hold != Hold::Entered && !top.is_dead);
+        let base = self.contexts.base();
+        let is_base_free = base.hold != Hold::Entered && !base.is_dead;
         // What is inline is what the top says, or nothing.
-        let bump = self.bump.get();
+        let Inline { slab, bump } = self.inline.get();
         let is_context = top.in_use == CurrentAllocatorInUse::CoroutineLocal;
         let is_inline_right = bump.is_none() || (is_context && bump == top.heap);
-        let is_list_right = self.slab.get().is_none()
-            || (top.in_use == CurrentAllocatorInUse::ThreadLocal
-                && self.slab.get() == self.thread_heap.get());
+        let is_list_right = slab.is_none()
+            || (top.in_use == CurrentAllocatorInUse::ThreadLocal && slab == self.thread_heap.get());
         if !(is_whole && is_run_once && is_base_free && is_inline_right && is_list_right) {
             crate::sys::abort_with(&["a thread's stack of contexts is corrupted"]);
         }

@@ -135,14 +135,14 @@ impl Runner {
 
     /// Makes the thread of `token` the runner of a heap that ends with its parent and that nobody
     /// runs. May be called by anyone who knows that the header is valid.
-    #[cold]
+    #[inline]
     pub fn try_claim(&self, token: Token) -> bool {
         // Acquire pairs with the Release in `leave_shared`.
         self.token.compare_exchange(SHARED, token.0, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     /// Ends the run of a heap that ends with its parent. Called by the runner.
-    #[cold]
+    #[inline]
     pub fn leave_shared(&self) {
         // Release pairs with the Acquire in `try_claim`.
         self.token.store(SHARED, LEAVE);

@@ -1,5 +1,7 @@
-//! What NUMA costs where memory is handed out and taken back: not an instruction. A process is
-//! traced step by step, once as it is and once where no call tells it that there are several nodes.
+//! What NUMA, accounts and limits cost where memory is handed out and taken back: not an
+//! instruction.
+//! A process is traced step by step: as it is, where no call tells it that there are several nodes,
+//! and with limits on its context and above it.
 #![cfg(not(heapswitch_asan))]
 
 use std::os::unix::process::CommandExt;
@@ -7,7 +9,7 @@ use std::process::Command;
 
 use heapswitch::numa::ProcessorSet;
 use heapswitch::sys::fault::{self, Call};
-use heapswitch::{Heap, pin_thread, processors, thread_home};
+use heapswitch::{Account, Heap, HeapError, pin_thread, processors, thread_home};
 
 use crate::faults;
 use crate::machine::not_tested;
@@ -41,6 +43,15 @@ fn pairs(count: usize) {
     }
 }
 
+/// A context with a limit, below accounts with limits, and a child of a heap.
+fn limited_heap() -> Result<Heap, HeapError> {
+    let group = Account::new("group")?.with_limit(1 << 30).with_soft_limit(1 << 29);
+    let parent = Heap::builder().name("parent").charged_to(&group).limit(32 << 20).build()?;
+    let heap = Heap::builder().name("child").parent(&parent).limit(16 << 20).build();
+    core::mem::forget(parent);
+    heap
+}
+
 /// Is the program that is traced, where the environment says so.
 extern "C" fn constructor() {
     // SAFETY: the name is a C string, and nobody changes the environment yet.
@@ -49,12 +60,14 @@ extern "C" fn constructor() {
         return;
     }
     // SAFETY: the system's environment is C strings.
-    if unsafe { core::ffi::CStr::from_ptr(value) } == c"one node" {
+    let value = unsafe { core::ffi::CStr::from_ptr(value) };
+    if value == c"one node" {
         fault::fail_from(Call::AskPolicy, 1);
         fault::fail_from(Call::Open, 1);
     }
     pairs(1000);
-    let Ok(heap) = Heap::new() else {
+    let heap = if value == c"limits" { limited_heap() } else { Heap::new() };
+    let Ok(heap) = heap else {
         // SAFETY: ends the process at once.
         unsafe { libc::_exit(NO_HEAP) }
     };
@@ -101,12 +114,12 @@ unsafe fn steps_to_mark(child: i32) -> usize {
 
 /// The instructions of the pairs in the thread's heap, and in a context; `None` where the system
 /// forbids to trace. And what the process ended with.
-fn counted(nodes: &str) -> Option<([usize; 2], i32)> {
+fn counted(case: &str) -> Option<([usize; 2], i32)> {
     // The tracer and what it traces take turns: on one processor that is far quicker.
     let first = ProcessorSet::from_iter(processors().unwrap().into_iter().take(1));
     let _pinned = pin_thread(&first).unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env(COUNTED, nodes);
+    command.env(COUNTED, case);
     // SAFETY: `ptrace` may be called between fork and exec.
     unsafe {
         command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
@@ -152,4 +165,16 @@ fn several_nodes_cost_no_instruction_where_memory_is_handed_out() {
         assert!(one[0] <= PAIRS * MOST_IN_THREAD, "{one:?}");
         assert!(one[1] <= PAIRS * MOST_IN_CONTEXT, "{one:?}");
     }
+}
+
+#[test]
+fn limits_cost_no_instruction_where_memory_is_handed_out() {
+    let _no_faults = faults::none();
+    let Some(([_, without], _)) = counted("all nodes") else {
+        return not_tested("instructions", "the system forbids to trace");
+    };
+    let ([_, with], end) = counted("limits").expect("the first was traced");
+    assert!(end == HAS_HOME || end == HAS_NONE, "{end}");
+    assert!(without > PAIRS * 10, "{without}: it was not traced");
+    assert_eq!(with, without, "in a context with limits, and in one without");
 }

@@ -148,6 +148,18 @@ pub(crate) fn silenced_lints(path: &str, text: &str) -> Vec<String> {
     allowed.chain(unexplained).collect()
 }
 
+/// A model of a protocol that was copied by hand proves the copy. None does without a
+/// read-modify-write, and what a model needs besides the shipped types does.
+pub(crate) fn copied_protocols(path: &str, text: &str) -> Vec<String> {
+    let code = code(text);
+    let copied = [".compare_exchange", ".fetch_", ".swap("];
+    let found = copied.iter().flat_map(|&word| {
+        code.match_indices(word)
+            .map(|(at, word)| complaint(path, &code, at, word, "model the type of `src/sync`"))
+    });
+    found.collect()
+}
+
 fn every<'a>(
     wanted: &'a [&'a str],
     text: &'a str,
@@ -249,5 +261,13 @@ mod tests {
             assert_eq!(silenced_lints(PATH, text).len(), 1, "{text}");
         }
         assert_eq!(silenced_lints(PATH, "#[expect(dead_code, reason = \"why\")]").len(), 0);
+    }
+
+    #[test]
+    fn a_copied_protocol_is_reported() {
+        for text in ["a.compare_exchange_weak(b)", "a.0.fetch_or(1, AcqRel);", "head.swap(0)"] {
+            assert_eq!(copied_protocols(PATH, text).len(), 1, "{text}");
+        }
+        assert_eq!(copied_protocols(PATH, "// a.swap(b)\na.load(Acquire); b.store(c)").len(), 0);
     }
 }

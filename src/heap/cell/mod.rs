@@ -41,7 +41,7 @@ pub(super) use self::tidy::{Tidying, tidy};
 use super::account::{AccountHandle, Refusal};
 use super::call_sites::CallSites;
 use super::callbacks::Callbacks;
-use super::header::{FastPath, HeapHeader, Operations, attention};
+use super::header::{FastPath, HeapHeader, Inline, Operations, attention};
 use crate::allocator::RegionSource;
 use crate::region::Metadata;
 use crate::strategy::Strategy;
@@ -174,10 +174,13 @@ fn create_with<S: Strategy + 'static>(
 ) -> Option<Header> {
     let memory = Metadata::take(size_of::<HeapCell<S>>())?;
     account.belongs_to_heap();
+    let cell = memory.cast::<HeapCell<S>>();
+    let bump = (fast_path == FastPath::Bump).then_some(cell.cast());
     let header = HeapHeader {
         runner: Runner::new(),
         fast_path,
         attention: AtomicU32::new(0),
+        inline: Inline { slab: None, bump },
         operations: &OperationsOf::<S>::TABLE,
         source,
         first_run: Cell::new(0),
@@ -206,7 +209,6 @@ fn create_with<S: Strategy + 'static>(
         #[cfg(heapswitch_asan)]
         quarantine: super::quarantine::Quarantine::default(),
     };
-    let cell = memory.cast::<HeapCell<S>>();
     // SAFETY: metadata blocks are powers of two, aligned to their size up to a page: the cell,
     // aligned to 128 at most, fits.
     unsafe {
