@@ -1,12 +1,15 @@
 //! The tree of contexts: children end with their parents, wherever they are; callbacks; copies.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
+use std::alloc::Layout;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Poll, Waker};
 
+use allocator_api2::alloc::Allocator;
 use heapswitch::{
     Account, ContextError, FutureExt, Heap, HeapEnd, HeapError, HeapSwitch, LifetimeHint,
     checkpoint, copy_out, process_usage, swap_coroutine_local, with_outer,
@@ -106,6 +109,61 @@ fn a_child_whose_guard_was_forgotten_is_closed_when_its_entry_goes() {
     assert_eq!(account.usage().committed_bytes, 0);
     assert_eq!(account.children().count(), 0, "its account is gone with its header");
     assert_eq!(process_usage().leaked_heaps, 0);
+}
+
+/// The account waits in the other thread's list, for the limit: that does not keep the heap open.
+#[test]
+fn a_child_that_waits_in_another_threads_list_is_closed_when_it_is_left() {
+    let parent = Heap::new().unwrap();
+    let child = Heap::builder().parent(&parent).soft_limit(1).build().unwrap();
+    let was_called = Arc::new(AtomicBool::new(false));
+    let called = Arc::clone(&was_called);
+    child.on_end(move |_| called.store(true, Ordering::Relaxed)).unwrap();
+    let ((handed, taken), (done, wait)) = (channel(), channel::<()>());
+    let other = std::thread::spawn(move || {
+        let layout = Layout::new::<[u8; 4 * CHUNK]>();
+        let block = (&child).allocate(layout).unwrap();
+        // SAFETY: the block is of this layout, and is freed once.
+        unsafe { (&child).deallocate(block.cast(), layout) };
+        handed.send(child).unwrap();
+        // It reaches no safe point before it is told to.
+        wait.recv().unwrap();
+    });
+    let child = taken.recv().unwrap();
+    let scope = child.enter().unwrap();
+    assert_eq!(std::thread::spawn(|| parent.close()).join().unwrap().deferred_children, 1);
+    assert!(!was_called.load(Ordering::Relaxed));
+    drop(scope);
+    assert!(was_called.load(Ordering::Relaxed));
+    assert_eq!(child.enter().unwrap_err(), HeapError::Closed);
+    done.send(()).unwrap();
+    other.join().unwrap();
+}
+
+/// What was noted outside the heap is told when a child is left, and at a checkpoint.
+#[test]
+fn pressure_that_was_noted_outside_is_told_soon() {
+    let parent = Heap::new().unwrap();
+    let child = Heap::builder().parent(&parent).soft_limit(1).build().unwrap();
+    let plain = Heap::builder().soft_limit(1).build().unwrap();
+    let layout = Layout::new::<[u8; 4 * CHUNK]>();
+    for (heap, is_child) in [(&child, true), (&plain, false)] {
+        let told = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&told);
+        let _watch = heap.account_handle().on_pressure(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let block = heap.allocate(layout).unwrap();
+        // SAFETY: the block is of this layout, and is freed once.
+        unsafe { heap.deallocate(block.cast(), layout) };
+        assert_eq!(told.load(Ordering::Relaxed), 0, "not within an allocation");
+        if is_child {
+            heap.run(|| ()).unwrap();
+        } else {
+            heap.run(|| checkpoint().unwrap()).unwrap();
+        }
+        assert_eq!(told.load(Ordering::Relaxed), 1, "child: {is_child}");
+    }
 }
 
 #[test]

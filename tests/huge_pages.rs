@@ -10,6 +10,8 @@ use heapswitch::{
 
 heapswitch::global_thread_and_coroutine_switchable_allocator! {
     thread_huge_pages = transparent,
+    // Nothing goes back, but where it is told to.
+    decay_milliseconds = 3600000,
 }
 
 /// Bytes that the small blocks have together.

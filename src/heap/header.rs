@@ -29,8 +29,8 @@ pub enum FastPath {
     Slab,
 }
 
-/// The heaps that allocations are served from inline. A switch of contexts replaces both by one
-/// copy of 16 bytes, for it is bound by its stores.
+/// The heaps that allocations are served from inline. Leaving a context replaces both by one copy
+/// of 16 bytes, for it is bound by its stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(16))]
 pub struct Inline {

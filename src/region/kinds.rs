@@ -8,13 +8,12 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
 use super::runs::Runs;
-use super::{RegionUsage, at, is_commit_charged, stretches_of};
+use super::{MemorySpan, RegionUsage, is_commit_charged, segments_of};
 use crate::numa::{self, Node, Placement, Policy};
 use crate::pointers::forward;
 use crate::sys::SystemError;
 use crate::sys::lock::Lock;
 use crate::sys::memory::{self, Advice};
-use crate::units::SEGMENT_BYTES;
 
 /// The most kinds that a process can have: two for each of 60 nodes, and some of the program's own.
 pub const MAX_KINDS: usize = 128;
@@ -27,10 +26,11 @@ pub enum HugePages {
     System,
     /// Never: each touched chunk would cost 2 MiB where the system says `always`.
     Never,
-    /// Transparent ones wanted, also where the system says `madvise`.
+    /// Transparent ones wanted, also where the system says `madvise`; but not from when memory is
+    /// given back until the kind has grown again.
     Transparent,
-    /// The same past the first 16 MiB of the kind's memory: a small process stays small, a large
-    /// one takes fewer faults and fewer walks of page tables.
+    /// The same past the first 16 MiB of the kind's memory, which is as the system is set: a large
+    /// process takes fewer faults and fewer walks of page tables, and a small one stays small.
     Grown,
 }
 
@@ -115,8 +115,8 @@ impl SegmentKind {
 }
 
 impl SegmentKind {
-    /// Asks for huge pages in all the kind's memory, or no longer. Whether its settings let it. The
-    /// caller holds the kind's lock.
+    /// Asks for huge pages in all the kind's memory, or no longer. Whether its settings let it, and
+    /// the kernel. The caller holds the kind's lock.
     pub(super) fn wish_for_huge_pages(self, is_wished: bool) -> bool {
         let settings = settings_of(self);
         let is_asked_for = matches!(settings.huge_pages, HugePages::Transparent | HugePages::Grown);
@@ -125,22 +125,15 @@ impl SegmentKind {
             return false;
         }
         let advice = if is_wished { Advice::HugePages } else { Advice::NoHugePages };
-        let small_end = figures_of(self).small_end.load(Ordering::Relaxed);
-        for (first, count) in stretches_of(self) {
-            // SAFETY: the segments lie in the region.
-            let (start, bytes) = (unsafe { at(first * SEGMENT_BYTES) }, count * SEGMENT_BYTES);
-            // Within the stretch, or wrapped to a number above its length.
-            let small_bytes = small_end.wrapping_sub(start.addr().get());
-            let small_bytes = if small_bytes < bytes { small_bytes } else { 0 };
+        // A refusal was counted when the memory was prepared.
+        segments_of(self).all(|MemorySpan { start, bytes }| {
+            let small_bytes = figures_of(self).small_bytes_of(start, bytes);
             // SAFETY: the range is committed memory of the region, and the advice changes no byte.
-            let advised = unsafe {
+            unsafe {
                 memory::apply_advice(forward(start, small_bytes), bytes - small_bytes, advice)
-            };
-            if let Err(error) = advised {
-                figures_of(self).refuse_advice(error);
             }
-        }
-        true
+            .is_ok()
+        })
     }
 }
 
@@ -215,15 +208,21 @@ impl Figures {
         count_refusal(&self.refused_advice, error);
     }
 
-    /// How much of a range of new memory is the kind's first.
+    /// How much of a range of new memory has no huge pages under [`HugePages::Grown`]: all such
+    /// memory of a kind is its first.
     fn small_bytes(&self, start: NonNull<u8>, bytes: usize) -> usize {
         // Relaxed: the kind's lock orders the calls.
-        if self.small_end.load(Ordering::Relaxed) != 0 {
-            return 0;
+        if self.small_end.load(Ordering::Relaxed) == 0 {
+            self.small_end.store(start.addr().get() + bytes.min(SMALL_BYTES), Ordering::Relaxed);
         }
-        let small_bytes = bytes.min(SMALL_BYTES);
-        self.small_end.store(start.addr().get() + small_bytes, Ordering::Relaxed);
-        small_bytes
+        self.small_bytes_of(start, bytes)
+    }
+
+    /// The same of a range of any of its memory.
+    fn small_bytes_of(&self, start: NonNull<u8>, bytes: usize) -> usize {
+        // Within the range, or wrapped to a number above its length.
+        let small_bytes = self.small_end.load(Ordering::Relaxed).wrapping_sub(start.addr().get());
+        if small_bytes <= bytes { small_bytes } else { 0 }
     }
 
     fn home(&self) -> Option<Node> {

@@ -308,22 +308,6 @@ fn kind_of_chunk(index: usize) -> Option<SegmentKind> {
     kind.checked_sub(1).map(SegmentKind::from_index)
 }
 
-/// The committed segments of a kind: where each stretch of them starts, and how many it has.
-fn stretches_of(kind: SegmentKind) -> impl Iterator<Item = (usize, usize)> {
-    // Acquire pairs with the Release in `commit_segments`.
-    let end = BOUNDS.committed.load(Ordering::Acquire) / SEGMENT_BYTES;
-    let is_of_kind = move |segment: &usize| {
-        let known = SEGMENTS.get(*segment).map(|kind| kind.load(Ordering::Acquire));
-        known == Some(kind.index() + 1)
-    };
-    let mut next = 0;
-    core::iter::from_fn(move || {
-        let first = (next..end).find(is_of_kind)?;
-        next = (first..end).find(|segment| !is_of_kind(segment)).unwrap_or(end);
-        Some((first, next - first))
-    })
-}
-
 /// Commits `count` segments in a row for `kind`; gives the index of their first chunk.
 fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
     let mut frontier = FRONTIER.lock();
@@ -429,12 +413,19 @@ pub fn segments_of(kind: SegmentKind) -> impl Iterator<Item = MemorySpan> {
     let mut next = 0;
     core::iter::from_fn(move || {
         let is_of_kind = |segment: &usize| kind_of_chunk(segment * SEGMENT_CHUNKS) == Some(kind);
-        let first = (next..MAX_SEGMENTS).find(is_of_kind)?;
-        next = (first..MAX_SEGMENTS).find(|segment| !is_of_kind(segment)).unwrap_or(MAX_SEGMENTS);
+        // Acquire pairs with the Release in `commit_segments`.
+        let end = BOUNDS.committed.load(Ordering::Acquire) / SEGMENT_BYTES;
+        let first = (next..end).find(is_of_kind)?;
+        next = (first..end).find(|segment| !is_of_kind(segment)).unwrap_or(end);
         // SAFETY: the segment is committed, so the region is reserved and the segment in it.
         let start = unsafe { at(first * SEGMENT_BYTES) };
         Some(MemorySpan { start, bytes: (next - first) * SEGMENT_BYTES })
     })
+}
+
+/// Asks for huge pages in a kind's memory again, if it does and the wish was withdrawn.
+pub fn ask_for_huge_pages(kind: SegmentKind) {
+    lock_of(kind).lock().ask_for_huge_pages(kind);
 }
 
 /// A part of the region.

@@ -5,7 +5,7 @@
 //! resident) and **dirty** (used before, pages still resident). A dirty run is taken first; it
 //! costs no page fault. Runs of one set that touch are merged at once; runs of different sets only
 //! when the dirty one has been purged, or cleanness would be lost by the megabyte. Taking and
-//! giving back are O(1) but for at most `SEARCH` steps in one bin.
+//! giving back are O(1) but for at most `SEARCH` steps in one bin, and what a purge takes.
 //!
 //! ```text
 //!   chunk table:  │ edge, run_chunks = 5 │   │   │   │ edge, head_distance = 4 │ taken ...
@@ -31,7 +31,7 @@ use super::{
     kind_of_chunk, period_milliseconds,
 };
 use crate::sys::{self, memory};
-use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_CHUNKS};
+use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, HUGE_PAGE_BYTES, SEGMENT_CHUNKS};
 
 /// Between two looks at the clock.
 const OPERATIONS_PER_TICK: u32 = 16;
@@ -42,6 +42,12 @@ const OPERATIONS_PER_CHECK: u32 = 64;
 
 /// The most segments that are committed at once beyond what is needed: 1 GiB.
 const MAX_GROWTH_SEGMENTS: usize = 32;
+
+/// The chunks of a transparent huge page.
+const HUGE_PAGE_CHUNKS: u32 = (HUGE_PAGE_BYTES / CHUNK_BYTES) as u32;
+
+/// The most clean runs whose ends are given back at once.
+const MOST_ENDS: usize = 1024;
 
 /// How many chunks make growth of it: 4 MiB that were clean, or that a run grew by.
 const GROWTH_CHUNKS: usize = 64;
@@ -119,10 +125,27 @@ fn is_whole_segments(first: u32, chunks: u32) -> bool {
         && (chunks as usize).is_multiple_of(SEGMENT_CHUNKS)
 }
 
+/// A free run with the clean chunks around it in the same huge pages. When all are given back, none
+/// stays resident for what lay beside it.
+fn with_clean_around(first: u32, chunks: u32) -> (u32, u32) {
+    let (mut start, mut end) = (first, first + chunks);
+    let kind = kind_of_chunk(first as usize);
+    let is_clean = |chunk: u32| {
+        chunk != 0 && kind_of_chunk(chunk as usize) == kind && entry(chunk).edge.get() == CLEAN
+    };
+    if is_clean(start - 1) {
+        let run = 1 + entry(start - 1).head_distance.get();
+        start -= run.min(start % HUGE_PAGE_CHUNKS);
+    }
+    if is_clean(end) {
+        end += entry(end).run_chunks.get().min(end.wrapping_neg() % HUGE_PAGE_CHUNKS);
+    }
+    (start, end - start)
+}
+
 /// The ends of a run that lie in huge pages which other chunks may share: each its first chunk and
 /// the one after its last.
 pub(super) fn shared_ends(first: u32, chunks: u32) -> [(u32, u32); 2] {
-    const HUGE_PAGE_CHUNKS: u32 = 32;
     let end = first + chunks;
     let start_of_rest = first.next_multiple_of(HUGE_PAGE_CHUNKS).min(end);
     let end_of_rest = (end / HUGE_PAGE_CHUNKS * HUGE_PAGE_CHUNKS).max(start_of_rest);
@@ -242,22 +265,28 @@ impl Runs {
         Some(Run { first: start, chunks, is_zeroed })
     }
 
-    /// Wishes for huge pages again once the kind grows.
+    /// Asks for huge pages again once the kind has grown.
     #[cold]
     fn note_growth(&mut self, chunk: u32, chunks: u32) {
         self.chunks_since += chunks as usize;
         if self.chunks_since >= GROWTH_CHUNKS
             && let Some(kind) = kind_of_chunk(chunk as usize)
         {
+            self.ask_for_huge_pages(kind);
+        }
+    }
+
+    /// Asks for huge pages again, if the wish was withdrawn.
+    pub(super) fn ask_for_huge_pages(&mut self, kind: SegmentKind) {
+        if self.is_shrinking {
             self.is_shrinking = !kind.wish_for_huge_pages(true);
         }
     }
 
     /// Withdraws the wish for huge pages when pages were given back: the kernel would make huge
     /// ones of what is left here and there, and so resident again what is free. Clean chunks that
-    /// were resident for what lay beside them go as well.
+    /// were resident for a taken one beside them go as well.
     fn note_shrinking(&mut self) {
-        self.chunks_since = 0;
         let Some(kind) = self.clean.longest().and_then(|chunk| kind_of_chunk(chunk as usize))
         else {
             return;
@@ -265,15 +294,18 @@ impl Runs {
         if self.is_shrinking || !kind.wish_for_huge_pages(false) {
             return;
         }
-        self.is_shrinking = true;
-        for bin in 0..BINS {
+        (self.is_shrinking, self.chunks_since) = (true, 0);
+        let mut left = MOST_ENDS;
+        // The longest first.
+        for bin in (0..BINS).rev() {
             let mut first = self.clean.head(bin);
-            while first != 0 {
+            while first != 0 && left != 0 {
                 for (start, end) in shared_ends(first, entry(first).run_chunks.get()) {
                     // SAFETY: a clean run is free. A refusal leaves the pages where they are.
                     let _ = start == end || unsafe { drop_pages(start, end - start) };
                 }
                 first = entry(first).next.get();
+                left -= 1;
             }
         }
     }
@@ -367,6 +399,8 @@ impl Runs {
             },
         };
         self.committed_segments += count;
+        // The new memory wishes for huge pages, and the rest with it.
+        self.ask_for_huge_pages(kind);
         let skipped = u32::from(first == 0);
         let chunks = (count * SEGMENT_CHUNKS) as u32 - skipped;
         self.insert_merged(first as u32 + skipped, chunks, CLEAN);
@@ -469,8 +503,9 @@ impl Runs {
             if part < run as u32 {
                 self.dirty.insert(first + part, run as u32 - part, DIRTY);
             }
-            // SAFETY: a dirty run is free.
-            let is_given_back = unsafe { drop_pages(first, part) };
+            let (start, chunks_around) = with_clean_around(first, part);
+            // SAFETY: a dirty run is free, and so are clean ones.
+            let is_given_back = unsafe { drop_pages(start, chunks_around) };
             if !is_given_back {
                 self.insert_merged(first, part, DIRTY);
                 break;

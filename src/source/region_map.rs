@@ -7,10 +7,10 @@ use crate::numa::{Placement, Residence};
 use crate::region::{self, KindSettings, Run, SegmentKind};
 use crate::sys::SystemError;
 use crate::sys::memory::{self, Advice};
+use crate::units::HUGE_PAGE_BYTES;
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, chunks_for};
 
 /// A transparent huge page of x86-64, in bytes. A segment is several, and aligned to its length.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Memory maps inside the region: what heaps that can become current draw from.
 ///
@@ -73,6 +73,8 @@ impl RegionMapSource {
     /// huge pages, `ENOMEM`, `EAGAIN`. What went before is collapsed.
     pub fn collapse(&self) -> Result<usize, SystemError> {
         let mut collapsed = 0;
+        // The kernel collapses nothing where they are not wished for.
+        region::ask_for_huge_pages(self.kind);
         for segments in region::segments_of(self.kind) {
             for offset in (0..segments.bytes).step_by(HUGE_PAGE_BYTES) {
                 // SAFETY: the offset is below the span's length.

@@ -288,7 +288,7 @@ impl<S: Strategy> State<S> {
         let usage = &mut self.usage;
         usage.committed_bytes += bytes;
         usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
-        self.found.widen(usage.committed_bytes);
+        self.found.fit(usage.committed_bytes);
     }
 
     /// Gives the spare to the strategy anew if it is `needed` bytes long. A strategy that did not

@@ -135,10 +135,11 @@ impl core::error::Error for OverBudget {}
 /// stays above its limit, at every call. [`HeapError::Closed`] when its parent has ended.
 #[inline]
 pub fn checkpoint() -> Result<(), ContextError> {
-    let Some(heap) = state().contexts.top().heap else { return Ok(()) };
+    let state = state();
+    let Some(heap) = state.contexts.top().heap else { return Ok(()) };
     // SAFETY: heaps that the state names are run by this thread.
     let this = unsafe { heap.as_ref() };
-    let is_noted = this.attention() & attention::NOTED != 0;
+    let is_noted = this.attention() & attention::NOTED != 0 || state.due.is_any();
     if !is_noted && this.account.signals() & (signal::END | signal::CLOSE) == 0 {
         return Ok(());
     }

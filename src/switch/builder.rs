@@ -150,7 +150,7 @@ impl<'a> HeapBuilder<'a> {
     }
 
     /// The heap that it is a child of: its memory is charged to the parent's account as well, and
-    /// it is closed with the parent. Entering and leaving a child take read-modify-writes, some 15
+    /// it is closed with the parent. Entering and leaving a child take read-modify-writes, some 4
     /// ns more than of another heap; one that is only to be counted is
     /// [charged](Self::charged_to) instead.
     pub fn parent(self, parent: &'a Heap) -> Self {

@@ -56,6 +56,15 @@ pub(super) unsafe fn close(header: NonNull<HeapHeader>) -> EscapeReport {
 /// Closes the heap of an account whose parent has ended, unless somebody runs it or it is gone.
 /// Whether it was closed here.
 pub(super) fn close_if_ended(account: &Account) -> bool {
+    let Some(header) = claim_if_ended(account) else { return false };
+    // SAFETY: it was claimed for this.
+    unsafe { close_claimed(header) };
+    true
+}
+
+/// Keeps everybody out of the heap of an account whose parent has ended, unless somebody runs it or
+/// it is gone. [`close_claimed`] is to follow.
+pub(super) fn claim_if_ended(account: &Account) -> Option<NonNull<HeapHeader>> {
     let claimed = account.with_heap(|header| {
         let is_asked = account.signals() & signal::CLOSE != 0;
         // Not by this thread's token, or its handle, dropped by a callback, would seem to be this
@@ -64,18 +73,27 @@ pub(super) fn close_if_ended(account: &Account) -> bool {
         let is_claimed = is_asked && unsafe { header.as_ref() }.runner.try_claim(Token::CLOSER);
         is_claimed.then_some(header)
     });
-    let Some(Some(header)) = claimed else { return false };
+    let header = claimed.flatten()?;
     // SAFETY: the claim keeps everybody out.
     let this = unsafe { header.as_ref() };
     // For the handle, which is still there, or is dropped meanwhile.
     this.set_attention(this.attention() + attention::PIN);
+    Some(header)
+}
+
+/// Closes such a heap.
+///
+/// # Safety
+/// [`claim_if_ended`] gave the heap, and nobody has closed it since.
+pub(super) unsafe fn close_claimed(header: NonNull<HeapHeader>) {
+    // SAFETY: the claim keeps the header until it is closed.
+    let account = unsafe { header.as_ref() }.account.clone();
     // SAFETY: the heap is claimed, and the handle has its pin.
     unsafe { close(header) };
     if account.raise(signal::CLOSED) & signal::HANDLE_GONE != 0 {
         // SAFETY: whoever dropped the handle left its pin to us.
         unsafe { pins::unpin(header, Token::NOBODY) };
     }
-    true
 }
 
 /// Ends the children and calls the callbacks of a heap that is about to be closed or reset.

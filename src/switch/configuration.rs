@@ -70,9 +70,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The defaults: a region of 1 TiB, no huge pages for contexts, the system's for threads,
-    /// both at their threads' homes, a decay of a second, without a thread of its own, and no
-    /// statistics.
+    /// The defaults: a region of 1 TiB, no huge pages for contexts, for threads past their first
+    /// 16 MiB, both at their threads' homes, a decay of a second, without a thread of its own, and
+    /// no statistics.
     pub const fn new() -> Self {
         Self {
             region_bytes: region::MAX_REGION_BYTES,

@@ -19,7 +19,8 @@ use crate::sync::Token;
 ///
 /// # Invariants
 /// - `waiting` begins a list of accounts, each with a count and the bit `WAITS`.
-/// - `ended` begins a list of heaps that this thread runs and that nobody has a handle of.
+/// - `ended` begins a list of heaps that this thread runs and that nobody has a handle of, and of
+///   heaps that were claimed because their parents ended.
 #[derive(Debug)]
 pub struct Due {
     waiting: Cell<Option<NonNull<Node>>>,
@@ -32,8 +33,9 @@ impl Due {
         Self { waiting: Cell::new(None), ended: Cell::new(None) }
     }
 
+    /// Whether there is something to do.
     #[inline]
-    fn is_any(&self) -> bool {
+    pub fn is_any(&self) -> bool {
         self.waiting.get().is_some() || self.ended.get().is_some()
     }
 
@@ -54,16 +56,17 @@ impl Due {
     /// Has a heap closed at the next safe point.
     ///
     /// # Safety
-    /// This thread runs the heap, and its only handle is given up to this.
+    /// This thread runs the heap, and its only handle is given up to this; or it was claimed by
+    /// [`closing::claim_if_ended`].
     pub unsafe fn close(&self, header: NonNull<HeapHeader>) {
-        // SAFETY: the caller runs the heap, which stands in no list.
+        // SAFETY: the caller keeps everybody out of the heap, which stands in no list.
         unsafe { header.as_ref() }.next_in_list.set(self.ended.get());
         self.ended.set(Some(header));
     }
 
     fn next_ended(&self) -> Option<NonNull<HeapHeader>> {
         let header = self.ended.get()?;
-        // SAFETY: this thread runs the heaps in the list.
+        // SAFETY: nobody but this thread has the heaps in the list.
         self.ended.set(unsafe { header.as_ref() }.next_in_list.take());
         Some(header)
     }
@@ -95,9 +98,13 @@ fn leave_with_work(state: &ThreadState, this: &HeapHeader) {
     let account = this.account.clone();
     this.leave();
     // This read-modify-write of the account's signals and the closer's are in one order: either
-    // this one sees what the closer asked for, or the closer sees that the heap was left.
-    if account.raise(0) & signal::CLOSE != 0 {
-        state.due.note(&account);
+    // this one sees what the closer asked for, or the closer sees that the heap was left. The
+    // account may wait in another thread's list, for something else; so the heap goes to ours.
+    if account.raise(0) & signal::CLOSE != 0
+        && let Some(header) = closing::claim_if_ended(&account)
+    {
+        // SAFETY: it was claimed just now.
+        unsafe { state.due.close(header) };
     }
 }
 
@@ -112,9 +119,15 @@ pub unsafe fn leave_child(state: &ThreadState, this: &HeapHeader) {
     this.runner.leave_shared();
     // In one order with the closer's, as in `leave_with_work`.
     if this.account.raise(0) & signal::CLOSE != 0 {
-        state.due.note(&this.account);
-        settle();
+        close_left(this.account.clone());
     }
+    reach(state);
+}
+
+#[cold]
+#[inline(never)]
+fn close_left(account: Account) {
+    closing::close_if_ended(&account);
 }
 
 /// Makes the thread of `token` the runner of a heap that nobody runs, that nothing waits in to be
@@ -170,8 +183,14 @@ fn settle() {
     out_of_contexts(|| {
         // The state is read anew after each call to the program's code.
         while let Some(header) = state().due.next_ended() {
-            // SAFETY: this thread runs the heap, which has no handle.
-            unsafe { closing::close(header) };
+            // SAFETY: this thread runs the heap, which has no handle; or it was claimed.
+            unsafe {
+                if header.as_ref().runner.is(Token::CLOSER) {
+                    closing::close_claimed(header);
+                } else {
+                    closing::close(header);
+                }
+            }
         }
         while let Some(account) = state().due.next_waiting() {
             closing::close_if_ended(&account);

@@ -16,9 +16,8 @@ use crate::heap::HeapHeader;
 ///
 /// `!Send`: it belongs to its thread's stack of contexts and holds the number of its entry there.
 /// One that is dropped before those made after it takes effect when they are gone. One that is
-/// moved
-/// out of a coroutine and dropped while that is suspended does nothing; the heap that it entered is
-/// left when the coroutine ends.
+/// moved out of a coroutine and dropped while that is suspended does nothing; the heap that it
+/// entered is left when the coroutine ends.
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the scope"]
 pub struct Scope<'a> {
@@ -80,6 +79,7 @@ pub(super) fn enter_raw<'a>(header: NonNull<HeapHeader>) -> Result<Scope<'a>, He
 }
 
 /// As [`enter_raw`], of a heap within another, and of children.
+#[cold]
 #[inline(never)]
 fn enter_otherwise(header: NonNull<HeapHeader>) -> Result<Place, HeapError> {
     let state = state();

@@ -34,7 +34,7 @@ const SERIALS: u64 = 1 << 20;
 pub struct Entry {
     /// The context's heap.
     pub heap: Option<NonNull<HeapHeader>>,
-    /// Which entry of the process it is. Given by the stack, and never again.
+    /// Which entry of the process it is. Given by the stack; never again once it was in a slot.
     pub serial: u64,
     /// Which allocator is in use.
     pub in_use: CurrentAllocatorInUse,
@@ -422,6 +422,7 @@ impl ThreadState {
     }
 
     /// As [`pop_context`](Self::pop_context), of children and of what is not the newest.
+    #[cold]
     #[inline(never)]
     fn pop_otherwise(&self, place: Place) {
         if !self.pop_child(place) {
@@ -443,6 +444,8 @@ impl ThreadState {
         self.inline.set(self.contexts.newest.below.get());
         // SAFETY: this thread runs the heap, and the guard borrows its handle.
         unsafe { safe_point::leave_child(self, header) };
+        #[cfg(heapswitch_check)]
+        state().verify();
         true
     }
 

@@ -82,8 +82,10 @@ fn huge_pages_are_asked_for_or_forbidden() {
     let flag = match std::env::var(TASK).as_deref() {
         Ok(flag) => flag.to_owned(),
         Err(_) => {
-            child(test, "hg", &[("THREAD_HUGE_PAGES", "transparent")]);
-            child(test, "nh", &[("THREAD_HUGE_PAGES", "never")]);
+            // Nothing goes back meanwhile, which would withdraw the wish.
+            let never = ("DECAY_MILLISECONDS", "3600000");
+            child(test, "hg", &[("THREAD_HUGE_PAGES", "transparent"), never]);
+            child(test, "nh", &[("THREAD_HUGE_PAGES", "never"), never]);
             return;
         }
     };

@@ -148,8 +148,9 @@ pub(crate) fn silenced_lints(path: &str, text: &str) -> Vec<String> {
     allowed.chain(unexplained).collect()
 }
 
-/// A model of a protocol that was copied by hand proves the copy. None does without a
-/// read-modify-write, and what a model needs besides the shipped types does.
+/// A model of a protocol that was copied by hand proves the copy. What a model needs besides the
+/// shipped types does without a read-modify-write; a copied protocol of loads and stores alone
+/// would not be found.
 pub(crate) fn copied_protocols(path: &str, text: &str) -> Vec<String> {
     let code = code(text);
     let copied = [".compare_exchange", ".fetch_", ".swap("];

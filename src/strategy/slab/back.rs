@@ -153,10 +153,15 @@ unsafe impl Strategy for Back {
 
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         // One without a class was not touched since it was an extent.
-        if carved(extent) == 0 || free(extent) == 0 {
+        if carved(extent) == 0 {
             return;
         }
         let bytes = block_bytes(class_of_extent(extent));
+        // What was not carved was not touched either, but may be resident in a huge page.
+        let (searched, tail) = match free(extent) {
+            0 => (0, carved(extent) * bytes),
+            _ => (carved(extent), 0),
+        };
         let mut show = |from: usize, to: usize| {
             if from < to {
                 // SAFETY: the range lies in the extent.
@@ -164,8 +169,8 @@ unsafe impl Strategy for Back {
                 visit(pointers::block(start, to - from));
             }
         };
-        let mut idle_from = 0;
-        for index in 0..carved(extent) {
+        let mut idle_from = tail;
+        for index in 0..searched {
             if !bits::is_free(extent, index) {
                 show(idle_from, index * bytes);
                 idle_from = (index + 1) * bytes;

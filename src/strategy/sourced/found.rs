@@ -59,11 +59,17 @@ impl Found {
         }
     }
 
-    /// Lets all slots together stand for twice `held_bytes` at least.
-    pub(super) fn widen(&mut self, held_bytes: usize) {
-        while held_bytes >> self.shift > SLOTS / 2 {
-            self.shift += 1;
-            self.slots = [None; SLOTS];
+    /// Lets all slots together stand for twice `held_bytes` at least, and sixteen times at most.
+    pub(super) fn fit(&mut self, held_bytes: usize) {
+        let mut shift = self.shift;
+        while held_bytes >> shift > SLOTS / 2 {
+            shift += 1;
+        }
+        while shift > LEAST_SHIFT && held_bytes >> shift < SLOTS / 16 {
+            shift -= 1;
+        }
+        if shift != self.shift {
+            *self = Self { slots: [None; SLOTS], shift };
         }
     }
 }
@@ -75,10 +81,11 @@ mod tests {
     #[test]
     fn slots_grow_with_what_is_held() {
         let mut found = Found::new();
-        for held_bytes in [0, 64 << 10, 1 << 20, 100 << 20, 3 << 30] {
-            found.widen(held_bytes);
+        // Up to what is most, and down again.
+        for held_bytes in [0, 64 << 10, 1 << 20, 100 << 20, 3 << 30, 100 << 20, 1 << 20, 0] {
+            found.fit(held_bytes);
             assert!(SLOTS << found.shift >= 2 * held_bytes);
+            assert!(SLOTS << found.shift <= (16 * held_bytes).max(SLOTS << LEAST_SHIFT));
         }
-        assert!(SLOTS << found.shift <= 8 * (3 << 30), "and no more than they must");
     }
 }

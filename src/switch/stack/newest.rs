@@ -6,7 +6,7 @@
 //! ```
 //! Most heaps are entered and left with nothing entered between. That takes two stores here and one
 //! load to see that it is so, and no look at what stands below: what is in use there was noted when
-//! the slots changed last. Switching is bound by its loads and stores, 18 here in all.
+//! the slots changed last. Switching is bound by its loads and stores.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -26,7 +26,8 @@ const FREE: *mut HeapHeader = core::ptr::without_provenance_mut(1);
 ///   slots are full. So there always is a slot for one that is put here.
 /// - `name` is a serial number that no entry in any thread's slots has or had. It changes when the
 ///   entry gets into its slot: so a guard that has the name is of the entry that is here.
-/// - The entry's heap is in use, and run by this thread; the guard borrows its handle.
+/// - The entry's heap is in use, and run by this thread; whoever drops its guard borrows its
+///   handle.
 #[derive(Debug)]
 pub struct Newest {
     // Not changed where heaps come and go, which would have each wait for the one before.
