@@ -19,7 +19,7 @@ pub const PAGE_SHIFT: u32 = 12;
 /// kernel is only asked for whole pages of its own, see [`crate::sys::page_bytes`].
 pub const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
 
-/// A transparent huge page.
+/// A transparent huge page of x86-64. A segment is several, and aligned to its length.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// The smallest block that a strategy may cut inside a heap, and its least alignment: a foreign

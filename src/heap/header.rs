@@ -157,6 +157,8 @@ pub struct HeapHeader {
     pub callbacks: Callbacks,
     /// The next in a list of heaps that nobody runs: of ended threads, or of a pool.
     pub next_in_list: Cell<Option<NonNull<HeapHeader>>>,
+    /// The next in a thread's list of heaps that it is to close: it runs them, or claimed them.
+    pub next_due: Cell<Option<NonNull<HeapHeader>>>,
     /// Counts that anyone may read.
     pub census: super::census::Entry,
     /// Slow paths since every structure was checked last.

@@ -34,8 +34,8 @@ pub enum HugePages {
     Grown,
 }
 
-/// How much of a kind's memory has no huge pages under [`HugePages::Grown`], in bytes. A huge page
-/// makes up to 2 MiB resident for a chunk of 64 KiB: that is to be little beside the rest.
+/// How much of a kind's memory asks for no huge pages under [`HugePages::Grown`], in bytes. A huge
+/// page makes up to 2 MiB resident for a chunk of 64 KiB: that is to be little beside the rest.
 const SMALL_BYTES: usize = 16 << 20;
 
 /// What is set on the segments of a kind.
@@ -125,14 +125,15 @@ impl SegmentKind {
             return false;
         }
         let advice = if is_wished { Advice::HugePages } else { Advice::NoHugePages };
-        // A refusal was counted when the memory was prepared.
-        segments_of(self).all(|MemorySpan { start, bytes }| {
+        // Whether any was advised: what could be withdrawn is to be asked for again. A refusal is
+        // not counted; where there are no huge pages it was when the memory was prepared.
+        segments_of(self).fold(false, |is_advised, MemorySpan { start, bytes }| {
             let small_bytes = figures_of(self).small_bytes_of(start, bytes);
             // SAFETY: the range is committed memory of the region, and the advice changes no byte.
-            unsafe {
+            let advised = unsafe {
                 memory::apply_advice(forward(start, small_bytes), bytes - small_bytes, advice)
-            }
-            .is_ok()
+            };
+            advised.is_ok() | is_advised
         })
     }
 }
@@ -164,7 +165,8 @@ const THREAD_SETTINGS: KindSettings = KindSettings::new(c"heapswitch-thread");
 struct Figures {
     /// The number of the one node that the kind is wanted on and one; 0 where there is none.
     home: AtomicU16,
-    /// The address up to which the kind's first memory has no huge pages; 0 before there is any.
+    /// The address up to which the kind's first memory asks for no huge pages; 0 before there is
+    /// any.
     small_end: AtomicUsize,
     /// Runs that were taken by a thread on another node.
     away_runs: AtomicU64,
@@ -208,8 +210,8 @@ impl Figures {
         count_refusal(&self.refused_advice, error);
     }
 
-    /// How much of a range of new memory has no huge pages under [`HugePages::Grown`]: all such
-    /// memory of a kind is its first.
+    /// How much of a range of new memory asks for no huge pages under [`HugePages::Grown`]: all
+    /// such memory of a kind is its first.
     fn small_bytes(&self, start: NonNull<u8>, bytes: usize) -> usize {
         // Relaxed: the kind's lock orders the calls.
         if self.small_end.load(Ordering::Relaxed) == 0 {

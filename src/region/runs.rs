@@ -279,6 +279,7 @@ impl Runs {
     /// Asks for huge pages again, if the wish was withdrawn.
     pub(super) fn ask_for_huge_pages(&mut self, kind: SegmentKind) {
         if self.is_shrinking {
+            self.chunks_since = 0;
             self.is_shrinking = !kind.wish_for_huge_pages(true);
         }
     }

@@ -7,10 +7,7 @@ use crate::numa::{Placement, Residence};
 use crate::region::{self, KindSettings, Run, SegmentKind};
 use crate::sys::SystemError;
 use crate::sys::memory::{self, Advice};
-use crate::units::HUGE_PAGE_BYTES;
-use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, chunks_for};
-
-/// A transparent huge page of x86-64, in bytes. A segment is several, and aligned to its length.
+use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, HUGE_PAGE_BYTES, chunks_for};
 
 /// Memory maps inside the region: what heaps that can become current draw from.
 ///

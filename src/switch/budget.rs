@@ -136,7 +136,10 @@ impl core::error::Error for OverBudget {}
 #[inline]
 pub fn checkpoint() -> Result<(), ContextError> {
     let state = state();
-    let Some(heap) = state.contexts.top().heap else { return Ok(()) };
+    let Some(heap) = state.contexts.top().heap else {
+        safe_point::reach(state);
+        return Ok(());
+    };
     // SAFETY: heaps that the state names are run by this thread.
     let this = unsafe { heap.as_ref() };
     let is_noted = this.attention() & attention::NOTED != 0 || state.due.is_any();

@@ -271,6 +271,8 @@ impl Heap {
             flush_own_frees();
             (header.as_ref().operations.forget_blocks)(header);
             let closed = close(header);
+            // Unlinking may have left other heaps.
+            safe_point::reach(state());
             EscapeReport {
                 closed_children: report.closed_children,
                 deferred_children: report.deferred_children,

@@ -59,15 +59,16 @@ impl Due {
     /// This thread runs the heap, and its only handle is given up to this; or it was claimed by
     /// [`closing::claim_if_ended`].
     pub unsafe fn close(&self, header: NonNull<HeapHeader>) {
-        // SAFETY: the caller keeps everybody out of the heap, which stands in no list.
-        unsafe { header.as_ref() }.next_in_list.set(self.ended.get());
+        // SAFETY: the caller keeps everybody out of the heap, which stands in no thread's list. One
+        // whose handle is in a pool may stand in the pool's.
+        unsafe { header.as_ref() }.next_due.set(self.ended.get());
         self.ended.set(Some(header));
     }
 
     fn next_ended(&self) -> Option<NonNull<HeapHeader>> {
         let header = self.ended.get()?;
         // SAFETY: nobody but this thread has the heaps in the list.
-        self.ended.set(unsafe { header.as_ref() }.next_in_list.take());
+        self.ended.set(unsafe { header.as_ref() }.next_due.take());
         Some(header)
     }
 }
@@ -120,14 +121,17 @@ pub unsafe fn leave_child(state: &ThreadState, this: &HeapHeader) {
     // In one order with the closer's, as in `leave_with_work`.
     if this.account.raise(0) & signal::CLOSE != 0 {
         close_left(this.account.clone());
+    } else {
+        reach(state);
     }
-    reach(state);
 }
 
 #[cold]
 #[inline(never)]
 fn close_left(account: Account) {
     closing::close_if_ended(&account);
+    // The program's code was called: it may have moved to another thread.
+    reach(super::state::state());
 }
 
 /// Makes the thread of `token` the runner of a heap that nobody runs, that nothing waits in to be
@@ -181,20 +185,22 @@ pub fn reach(state: &ThreadState) {
 #[inline(never)]
 fn settle() {
     out_of_contexts(|| {
-        // The state is read anew after each call to the program's code.
-        while let Some(header) = state().due.next_ended() {
-            // SAFETY: this thread runs the heap, which has no handle; or it was claimed.
-            unsafe {
-                if header.as_ref().runner.is(Token::CLOSER) {
-                    closing::close_claimed(header);
-                } else {
-                    closing::close(header);
+        // The state is read anew after each call to the program's code, which may add to it.
+        while state().due.is_any() {
+            while let Some(header) = state().due.next_ended() {
+                // SAFETY: this thread runs the heap, which has no handle; or it was claimed.
+                unsafe {
+                    if header.as_ref().runner.is(Token::CLOSER) {
+                        closing::close_claimed(header);
+                    } else {
+                        closing::close(header);
+                    }
                 }
             }
-        }
-        while let Some(account) = state().due.next_waiting() {
-            closing::close_if_ended(&account);
-            pressure::tell(&account);
+            while let Some(account) = state().due.next_waiting() {
+                closing::close_if_ended(&account);
+                pressure::tell(&account);
+            }
         }
     });
 }

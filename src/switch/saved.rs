@@ -260,6 +260,7 @@ impl SavedContext {
             Some(mark) => Ok(mark),
             None => {
                 self.leave_base(state, base);
+                safe_point::reach(state);
                 Err(HeapError::NoMemory)
             }
         }

@@ -444,8 +444,9 @@ impl ThreadState {
         self.inline.set(self.contexts.newest.below.get());
         // SAFETY: this thread runs the heap, and the guard borrows its handle.
         unsafe { safe_point::leave_child(self, header) };
+        // Anew: the program's code may have been called.
         #[cfg(heapswitch_check)]
-        state().verify();
+        super::state::state().verify();
         true
     }
 

@@ -11,8 +11,9 @@ impl Token {
     /// Of a thread that has none yet, or no more: it runs nothing. Never stored in a [`Runner`].
     pub const NOBODY: Self = Self(0);
 
-    /// Of a thread that is torn down and closes a heap that nobody runs. The close lets nobody else
-    /// in, so several threads may use it at once, each for a heap of its own.
+    /// Of a thread that closes a heap that nobody runs: one that is torn down, or claims a child
+    /// whose parent has ended. The close, at the thread's next safe point at the latest, lets
+    /// nobody else in, so several threads may use it at once, each for a heap of its own.
     pub const CLOSER: Self = Self(CLOSED - 1);
 
     /// The `number`-th token, from 0 up.

@@ -203,6 +203,7 @@ fn create_with<S: Strategy + 'static>(
         uncounted_steps: Cell::new(0),
         callbacks: Callbacks::new(),
         next_in_list: Cell::new(None),
+        next_due: Cell::new(None),
         census: super::census::Entry::new(),
         #[cfg(heapswitch_check)]
         unverified_steps: Cell::new(0),
