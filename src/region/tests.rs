@@ -142,9 +142,11 @@ fn nothing_of_a_huge_page_stays_when_its_chunks_were_given_back() {
         let most = if beside_taken { CHUNK_BYTES } else { 0 };
         assert!(resident <= most, "{beside_taken}: {resident}");
         let rest = beside_taken.then_some(neighbour).into_iter().chain(filler);
+        // SAFETY: they were taken, and are not used any more.
         rest.for_each(|run| unsafe { return_run(run) });
         lock_of(kind).lock().ask_for_huge_pages(kind);
     }
+    // SAFETY: it was taken, and is not used any more.
     unsafe { return_run(first) };
 }
 
