@@ -109,7 +109,7 @@ fn runs_keep_their_contents_while_huge_pages_come_and_go() {
 fn resident_bytes(start: core::ptr::NonNull<u8>, bytes: usize) -> usize {
     let mut residence = crate::numa::Residence::new();
     residence.count_range(start, bytes).unwrap();
-    residence.resident() as usize * PAGE_BYTES
+    residence.resident() * PAGE_BYTES
 }
 
 /// The kernel may have no huge page at hand; then there is less to give back.
