@@ -2,7 +2,8 @@
 //!
 //! A thread keeps its home when the scheduler moves it, and so do its heap and the contexts that it
 //! made: their memory stays where it is. That a thread is away is noticed on slow paths and
-//! counted; [`rehome_thread`] gives it a heap where it runs now.
+//! counted; [`rehome_thread`] gives it a heap where it runs now, if its
+//! heaps have homes at all.
 //!
 //! With one node there are no homes, and all this is one load on a slow path. Nor are there any
 //! where whoever started the process chose a memory policy for it.

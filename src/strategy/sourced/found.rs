@@ -59,7 +59,7 @@ impl Found {
         }
     }
 
-    /// Lets all slots together stand for twice `held_bytes` at least, and sixteen times at most.
+    /// Lets all slots together stand, from now on, for two to sixteen times `held_bytes`.
     pub(super) fn fit(&mut self, held_bytes: usize) {
         let mut shift = self.shift;
         while held_bytes >> shift > SLOTS / 2 {
