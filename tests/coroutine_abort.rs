@@ -2,29 +2,35 @@
 //! Not under a sanitizer, which the program's own compilation would not have.
 #![cfg(not(any(heapswitch_asan, heapswitch_tsan)))]
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const SIGABRT: i32 = 6;
 
-/// Compiles the example alone for `panic = "abort"`; what it depends on is as for this test.
+/// Compiles the example in a package of its own, whose profiles say `panic = "abort"`.
 fn build() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let built = test.parent().and_then(|deps| deps.parent()).unwrap();
-    let folder = built.file_name().and_then(|name| name.to_str()).unwrap();
-    let profile = if folder == "debug" { "dev" } else { folder };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("coroutine_abort");
+    let manifest = format!(
+        "[package]\nname = \"aborting\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n\
+         [workspace]\n\n[[bin]]\nname = \"aborting\"\npath = {:?}\n\n\
+         [dependencies.heapswitch]\npath = {root:?}\ndefault-features = false\n\
+         features = [\"corosensei\"]\n\n[profile.dev]\npanic = \"abort\"\n",
+        root.join("examples/panic_abort.rs"),
+    );
+    fs::create_dir_all(&place).unwrap();
+    fs::write(place.join("Cargo.toml"), manifest).unwrap();
+    fs::copy(root.join("Cargo.lock"), place.join("Cargo.lock")).unwrap();
     let output = Command::new(env!("CARGO"))
-        .args(["rustc", "--quiet", "--example", "panic_abort", "--features", "corosensei"])
-        .args(["--profile", profile, "--manifest-path"])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-        .arg("--target-dir")
-        .arg(built.parent().unwrap())
-        .args(["--", "-C", "panic=abort"])
+        .args(["build", "--quiet", "--offline"])
+        .current_dir(&place)
+        .env("CARGO_TARGET_DIR", place.join("target"))
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    built.join("examples/panic_abort")
+    place.join("target/debug/aborting")
 }
 
 #[test]

@@ -262,12 +262,12 @@ fn memory_returns_when_connections_are_closed() {
     let server = Server::start(&["--timeout", "60"]);
     // Up to here the server keeps heaps, stacks and tables for the next connections.
     for is_polite in [true, false] {
-        crowd(&server, 200, is_polite);
+        crowd(&server, 60, is_polite);
         server.wait_until(|heaps| heaps["connections"] == 1);
     }
     let before = server.heaps()["held_bytes"].as_u64().expect("bytes");
     for is_polite in [true, false, true, false] {
-        crowd(&server, 200, is_polite);
+        crowd(&server, 60, is_polite);
     }
     let allowed = before + (4 << 20);
     server.wait_until(|heaps| {

@@ -1,5 +1,5 @@
 //! Models of the lock-free structures, run by loom over the shipped source:
-//! `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
+//! `RUSTFLAGS="--cfg loom" cargo test -p heapswitch-lean-tests --release --test loom`.
 //!
 //! Each line of `loom/weakenings.txt` is a name for `--cfg heapswitch_weaken="name"`, and with it
 //! some model here must fail: that shows that the model sees what the ordering is for.
