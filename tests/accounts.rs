@@ -4,6 +4,8 @@
 
 #[path = "accounts/pictures.rs"]
 mod pictures;
+#[path = "accounts/refused.rs"]
+mod refused;
 #[path = "accounts/traps.rs"]
 mod traps;
 

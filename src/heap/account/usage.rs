@@ -86,8 +86,7 @@ pub struct AccountReport {
 
 impl Node {
     fn usage(&self) -> AccountUsage {
-        let (committed_bytes, hard) =
-            (self.committed.load(Ordering::Relaxed), self.hard.load(Ordering::Relaxed));
+        let (committed_bytes, hard) = (self.committed_bytes(), self.hard.load(Ordering::Relaxed));
         AccountUsage {
             committed_bytes,
             own_bytes: self.own.load(Ordering::Relaxed),

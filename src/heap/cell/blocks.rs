@@ -14,7 +14,7 @@ use super::super::check;
 use super::collect::{collect, end_quarantine};
 use super::idle::{release_unused, retire, retire_emptied};
 use super::inspect::verify_sometimes;
-use super::runs::{add_extent, charge, count_held, label, range_of, return_run, run_of, take_run};
+use super::runs::{add_extent, count_held, label, note, range_of, return_run, run_of, take_run};
 use super::{DIRECT, Guard, Header, HeapCell, header_of, is_direct, strategy_of};
 use crate::pointers::block;
 use crate::region::{self, ChunkEntry, Run};
@@ -277,17 +277,17 @@ unsafe fn resize_direct(header: Header, entry: &'static ChunkEntry, new: Layout)
     let this = unsafe { header_of(header) };
     let extra = bytes - old_run.bytes();
     // Moving the block would take more than growing it, so this is where to overdraw.
-    this.may_overdraw.set(true);
-    let is_charged = charge(this, extra);
-    this.may_overdraw.set(false);
-    if !is_charged {
-        return None;
-    }
-    // SAFETY: the run is taken from this source.
-    let Ok(range) = (unsafe { this.source.grow(range_of(old_run), bytes) }) else {
-        this.account.credit(extra);
-        return None;
+    let promise = match this.account.promise(extra, true) {
+        Ok(promise) => promise,
+        Err(refusal) => {
+            this.refusal.set(refusal);
+            return None;
+        }
     };
+    // Where the run cannot grow, the promise ends here.
+    // SAFETY: the run is taken from this source.
+    let range = unsafe { this.source.grow(range_of(old_run), bytes) }.ok()?;
+    note(this, promise.keep());
     let run = Run::at_offset(old_run.offset_bytes(), range.length >> CHUNK_SHIFT, false);
     for (distance, entry) in run.entries().enumerate().skip(old_run.chunks()) {
         entry.head_distance.set(distance as u32);
