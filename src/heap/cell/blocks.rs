@@ -234,7 +234,7 @@ unsafe fn resize_in_place<S: Strategy>(
     unsafe {
         if entry.tag.get() == DIRECT {
             let _guard = Guard::of::<S>(header);
-            return if is_direct(new) { resize_direct(header, entry, new) } else { None };
+            return if is_direct(new) { resize_direct::<S>(header, entry, new) } else { None };
         }
         if is_direct(new) {
             return None;
@@ -265,7 +265,11 @@ unsafe fn resize_in_place<S: Strategy>(
 
 /// # Safety
 /// As [`resize`]; the block is a run of its own.
-unsafe fn resize_direct(header: Header, entry: &'static ChunkEntry, new: Layout) -> Option<usize> {
+unsafe fn resize_direct<S: Strategy>(
+    header: Header,
+    entry: &'static ChunkEntry,
+    new: Layout,
+) -> Option<usize> {
     let old_run = run_of(entry);
     let bytes = chunks_for(new.size())? << CHUNK_SHIFT;
     if bytes <= old_run.bytes() {
@@ -276,12 +280,17 @@ unsafe fn resize_direct(header: Header, entry: &'static ChunkEntry, new: Layout)
     // SAFETY: the caller runs the heap.
     let this = unsafe { header_of(header) };
     let extra = bytes - old_run.bytes();
-    // Moving the block would take more than growing it, so this is where to overdraw.
-    let promise = match this.account.promise(extra, true) {
+    let promise = match this.account.promise(extra, false) {
         Ok(promise) => promise,
-        Err(refusal) => {
-            this.refusal.set(refusal);
-            return None;
+        Err(_) => {
+            // SAFETY: the caller runs the heap; the block's run holds a block, so it stays.
+            unsafe {
+                end_quarantine::<S>(header);
+                release_unused::<S>(header, 0);
+            }
+            // Moving the block would take more than growing it, so this is where to overdraw.
+            let promise = this.account.promise(extra, true);
+            promise.map_err(|refusal| this.refusal.set(refusal)).ok()?
         }
     };
     // Where the run cannot grow, the promise ends here.
