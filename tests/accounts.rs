@@ -4,6 +4,8 @@
 
 #[path = "accounts/pictures.rs"]
 mod pictures;
+#[path = "accounts/process.rs"]
+mod process;
 #[path = "accounts/refused.rs"]
 mod refused;
 #[path = "accounts/traps.rs"]

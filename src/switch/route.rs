@@ -334,31 +334,25 @@ unsafe fn realloc_at<C: Configuration>(
         let owner = owner_of(entry);
         let operations = owner.as_ref().operations;
         let is_runner = owner.as_ref().runner.is(state().token.get());
-        if is_runner {
+        let heap = if is_runner {
             if (operations.resize)(owner, entry, block, old, new).is_some() {
                 return block.as_ptr();
             }
-            if let Some(moved) = fast::allocate(owner, new) {
-                copy_and_free(block, entry, old, moved, size);
-                return moved.as_ptr();
+            Some(owner)
+        } else {
+            if (operations.block_length)(owner, old) == (operations.block_length)(owner, new) {
+                return block.as_ptr();
             }
-            let Some(moved) = NonNull::new(alloc_refused::<C>(owner, new, false)) else {
-                return core::ptr::null_mut();
-            };
-            copy_and_free(block, entry, old, moved, size);
-            return moved.as_ptr();
-        } else if (operations.block_length)(owner, old) == (operations.block_length)(owner, new) {
-            return block.as_ptr();
-        } else if let Some(heap) = life::thread_heap_if_running::<C>(state())
-            && let Some(moved) = fast::allocate(heap, new)
-        {
-            copy_and_free(block, entry, old, moved, size);
-            return moved.as_ptr();
-        }
-        // The heap has no memory: from the global allocator, as any allocation then.
-        let Some(moved) = NonNull::new(alloc_global::<C>(new, false)) else {
-            return core::ptr::null_mut();
+            life::thread_heap_if_running::<C>(state())
         };
+        let moved = match heap {
+            Some(heap) => match fast::allocate(heap, new) {
+                Some(moved) => Some(moved),
+                None => NonNull::new(alloc_refused::<C>(heap, new, false)),
+            },
+            None => NonNull::new(alloc_global::<C>(new, false)),
+        };
+        let Some(moved) = moved else { return core::ptr::null_mut() };
         copy_and_free(block, entry, old, moved, size);
         moved.as_ptr()
     }
