@@ -9,9 +9,9 @@ use core::sync::atomic::Ordering;
 
 use super::configuration::{Configuration, GLOBAL_COUNTERS};
 use super::in_use::CurrentAllocatorInUse;
-use super::life;
 use super::state::{Phase, ThreadState, state};
-use crate::heap::{HeapHeader, Refusal, batch, by_address, check, fast};
+use super::{life, safe_point};
+use crate::heap::{HeapHeader, Refusal, attention, batch, by_address, check, fast};
 use crate::region::{self, ChunkEntry};
 use crate::sync::Relation;
 
@@ -106,7 +106,9 @@ unsafe fn alloc_slow<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut 
         return unsafe { alloc_global::<C>(layout, is_zeroed) };
     };
     // SAFETY: the state's heaps are run by this thread.
-    match unsafe { allocate_in(heap, layout, is_zeroed) } {
+    let block = unsafe { allocate_in(heap, layout, is_zeroed) };
+    note_own(state, heap);
+    match block {
         Some(block) => block.as_ptr().cast(),
         // SAFETY: the caller's contract.
         None => unsafe { alloc_refused::<C>(heap, layout, is_zeroed) },
@@ -130,10 +132,13 @@ unsafe fn alloc_refused<C: Configuration>(
     match this.refusal.get() {
         Refusal::Fail | Refusal::Overdraft => return core::ptr::null_mut(),
         Refusal::Spill => {
-            let thread_heap = life::thread_heap_if_running::<C>(state());
+            let Some(own) = life::thread_heap_if_running::<C>(state()) else {
+                return core::ptr::null_mut();
+            };
             // SAFETY: the thread runs its own heap.
-            return match thread_heap.and_then(|own| unsafe { allocate_in(own, layout, is_zeroed) })
-            {
+            let block = unsafe { allocate_in(own, layout, is_zeroed) };
+            note_own(state(), own);
+            return match block {
                 Some(block) => {
                     this.account.count_spilled(block.len());
                     block.as_ptr().cast()
@@ -178,6 +183,31 @@ fn count_global(allocated: usize, freed: usize) {
     let blocks = u64::from(allocated != 0).wrapping_sub(u64::from(freed != 0));
     if blocks != 0 {
         GLOBAL_COUNTERS.live_blocks.fetch_add(blocks, Ordering::Relaxed);
+    }
+}
+
+/// Has the thread's next safe point tell of a limit that its own heap passed. Nobody leaves that
+/// heap, which is where contexts' heaps tell; so the context that is current is told of it, too.
+#[inline]
+fn note_own(state: &ThreadState, heap: NonNull<HeapHeader>) {
+    // SAFETY: the thread runs the heap.
+    if unsafe { heap.as_ref() }.attention() & attention::NOTED != 0 {
+        note_own_with_work(state, heap);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn note_own_with_work(state: &ThreadState, heap: NonNull<HeapHeader>) {
+    if state.thread_heap.get() != Some(heap) {
+        return;
+    }
+    // SAFETY: the thread runs its own heap, and that of its current context.
+    unsafe {
+        safe_point::note(state, heap.as_ref());
+        if let Some(current) = state.contexts.top().heap {
+            current.as_ref().attend(attention::NOTED);
+        }
     }
 }
 
@@ -336,6 +366,7 @@ unsafe fn realloc_at<C: Configuration>(
         let is_runner = owner.as_ref().runner.is(state().token.get());
         let heap = if is_runner {
             if (operations.resize)(owner, entry, block, old, new).is_some() {
+                note_own(state(), owner);
                 return block.as_ptr();
             }
             Some(owner)
@@ -346,10 +377,11 @@ unsafe fn realloc_at<C: Configuration>(
             life::thread_heap_if_running::<C>(state())
         };
         let moved = match heap {
-            Some(heap) => match fast::allocate(heap, new) {
-                Some(moved) => Some(moved),
-                None => NonNull::new(alloc_refused::<C>(heap, new, false)),
-            },
+            Some(heap) => {
+                let moved = fast::allocate(heap, new);
+                note_own(state(), heap);
+                moved.or_else(|| NonNull::new(alloc_refused::<C>(heap, new, false)))
+            }
             None => NonNull::new(alloc_global::<C>(new, false)),
         };
         let Some(moved) = moved else { return core::ptr::null_mut() };

@@ -1,8 +1,13 @@
 //! Limits of the process: whose memory they bind, and who is told.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 
-use heapswitch::{Account, Heap, LimitPolicy, checkpoint, process_usage};
+use heapswitch::{
+    Account, Heap, LimitPolicy, Limits, PassedLimit, checkpoint, process_usage, purge,
+};
 
 use crate::refused::ProcessLimit;
 use crate::{CHUNK, HINTS, PROCESS};
@@ -59,4 +64,73 @@ fn what_spills_is_bound_by_the_process() {
         assert_eq!(heap.run(checkpoint).unwrap(), Ok(()));
         assert!(Account::process().usage().refusals >= refusals + 2, "{hint:?}");
     }
+}
+
+/// Sets a soft limit of the process, so many chunks above what it holds, and takes it away again.
+struct SoftLimit;
+
+impl SoftLimit {
+    fn above_held(chunks: usize) -> Self {
+        let process = Account::process();
+        let soft_bytes = Some(process.usage().committed_bytes + chunks * CHUNK);
+        process.set_limits(Limits { soft_bytes, ..process.limits() });
+        Self
+    }
+}
+
+impl Drop for SoftLimit {
+    fn drop(&mut self) {
+        let process = Account::process();
+        process.set_limits(Limits { soft_bytes: None, ..process.limits() });
+    }
+}
+
+/// What a thread's own heap takes is told at the thread's next safe point, however it was taken.
+#[test]
+fn the_processs_soft_limit_is_told_to_a_thread_that_is_in_no_context() {
+    let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
+    let calls = Arc::new(AtomicUsize::new(0));
+    let cache = Arc::new(Mutex::new(Vec::<u8>::new()));
+    let (counted, reclaimed) = (Arc::clone(&calls), Arc::clone(&cache));
+    let _watch = Account::process().on_pressure(move |pressure| {
+        assert_eq!(pressure.limit, PassedLimit::Soft);
+        counted.fetch_add(1, Ordering::Relaxed);
+        drop(core::mem::take(&mut *reclaimed.lock().unwrap()));
+    });
+    let grow = |large: &mut Vec<u8>| large.reserve_exact(150 * CHUNK);
+    let takes: [&dyn Fn(&mut Vec<u8>); 4] = [
+        &|large| *large = vec![1; 150 * CHUNK],
+        &|large| *large = black_box(vec![0; 150 * CHUNK]),
+        // Where it stands or elsewhere; from another's heap to the thread's.
+        &grow,
+        &|large| {
+            *large = Heap::new().unwrap().run(|| vec![1; 2 * CHUNK]).unwrap();
+            grow(large);
+        },
+    ];
+    for (index, take) in takes.iter().enumerate() {
+        let mut large = black_box(vec![1_u8; 2 * CHUNK]);
+        purge();
+        let soft = SoftLimit::above_held(100);
+        take(&mut large);
+        assert_eq!(calls.load(Ordering::Relaxed), index, "nothing is called in the allocator");
+        *cache.lock().unwrap() = large;
+        assert_eq!(checkpoint(), Ok(()));
+        assert_eq!(calls.load(Ordering::Relaxed), index + 1);
+        assert_eq!(checkpoint(), Ok(()));
+        assert_eq!(calls.load(Ordering::Relaxed), index + 1, "once");
+        assert_eq!(cache.lock().unwrap().capacity(), 0);
+        drop(soft);
+    }
+    // What a context spills, where the context is left.
+    let heap = Heap::builder().limit(CHUNK).policy(LimitPolicy::Spill).build().unwrap();
+    let soft = SoftLimit::above_held(100);
+    let spilled = heap.run(|| black_box(vec![1_u8; 150 * CHUNK])).unwrap();
+    assert_eq!(calls.load(Ordering::Relaxed), takes.len() + 1);
+    drop((spilled, soft));
+    // A thread that comes to no safe point tells at its end.
+    let soft = SoftLimit::above_held(100);
+    thread::spawn(|| drop(black_box(vec![1_u8; 150 * CHUNK]))).join().unwrap();
+    drop(soft);
+    assert_eq!(calls.load(Ordering::Relaxed), takes.len() + 2);
 }
