@@ -187,6 +187,27 @@ fn spill_takes_the_threads_heap_and_counts() {
 }
 
 #[test]
+fn what_spilled_is_counted_as_it_grows() {
+    for hint in HINTS {
+        let heap = Heap::builder().hint(hint).limit(4 * CHUNK).policy(LimitPolicy::Spill);
+        let heap = heap.build().unwrap();
+        let mut outside = vec![1_u8; 5 * CHUNK];
+        heap.run(|| outside.reserve_exact(10 * CHUNK)).unwrap();
+        assert_eq!(heap.account().spilled_bytes, 0, "{hint:?}: nothing spilled yet");
+        let mut spilled = heap.run(|| vec![1_u8; 5 * CHUNK]).unwrap();
+        assert_eq!(heap.account().spilled_bytes, 5 * CHUNK as u64);
+        for chunks in [6, 8, 100, 1000] {
+            heap.run(|| spilled.reserve_exact(chunks * CHUNK - spilled.len())).unwrap();
+            assert_eq!(heap.account().spilled_bytes, (chunks * CHUNK) as u64, "{hint:?}");
+            assert!(!heap.contains(spilled.as_ptr()));
+        }
+        heap.run(|| spilled.shrink_to(6 * CHUNK)).unwrap();
+        spilled.reserve_exact(50 * CHUNK);
+        assert_eq!(heap.account().spilled_bytes, 1000 * CHUNK as u64, "not in the context");
+    }
+}
+
+#[test]
 fn a_limit_above_binds_all_below_together() {
     let group = Account::new("group").unwrap().with_limit(10 * CHUNK);
     let make = |name| Heap::builder().name(name).charged_to(&group).build().unwrap();

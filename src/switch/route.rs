@@ -367,6 +367,7 @@ unsafe fn realloc_at<C: Configuration>(
         let heap = if is_runner {
             if (operations.resize)(owner, entry, block, old, new).is_some() {
                 note_own(state(), owner);
+                count_spilled_growth(owner, old, new);
                 return block.as_ptr();
             }
             Some(owner)
@@ -385,8 +386,37 @@ unsafe fn realloc_at<C: Configuration>(
             None => NonNull::new(alloc_global::<C>(new, false)),
         };
         let Some(moved) = moved else { return core::ptr::null_mut() };
+        if is_runner {
+            count_spilled_growth(owner, old, new);
+        }
         copy_and_free(block, entry, old, moved, size);
         moved.as_ptr()
+    }
+}
+
+/// Counts what a block of the thread's heap grew by, where the context that is current has spilled:
+/// what it spilled grows there and not in its heap.
+///
+/// # Safety
+/// The thread runs the owner, whose block grew or moved from the first layout to the second.
+#[inline]
+unsafe fn count_spilled_growth(owner: NonNull<HeapHeader>, old: Layout, new: Layout) {
+    let state = state();
+    let Some(current) = state.contexts.top().heap else { return };
+    // SAFETY: the thread runs its current context's heap, and the owner.
+    unsafe {
+        let account = &current.as_ref().account;
+        if new.size() > old.size()
+            && state.thread_heap.get() == Some(owner)
+            && state.contexts.top().in_use == CurrentAllocatorInUse::CoroutineLocal
+            && account.has_spilled()
+        {
+            let length_of = owner.as_ref().operations.block_length;
+            let lengths = (length_of(owner, old), length_of(owner, new));
+            if let (Some(before), Some(after)) = lengths {
+                account.count_spilled(after.saturating_sub(before));
+            }
+        }
     }
 }
 

@@ -24,7 +24,8 @@ pub enum LimitPolicy {
     Overdraft = 0,
     /// Null: for code that calls `try_reserve`. Other code aborts, as Rust does without memory.
     Fail = 1,
-    /// Memory of the thread's own heap, counted as spilled. Through `&Heap` as an allocator: null.
+    /// Memory of the thread's own heap, counted as spilled; such a block also grows there. Through
+    /// `&Heap` as an allocator: null.
     Spill = 2,
 }
 
