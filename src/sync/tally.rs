@@ -80,7 +80,7 @@ impl Tally {
     }
 
     /// Adds to what is held, without a promise; what is held then.
-    pub fn add(&self, units: u64) -> u64 {
+    pub fn hold(&self, units: u64) -> u64 {
         self.word.fetch_add(units, Ordering::Relaxed).wrapping_add(units) & HELD
     }
 
@@ -107,12 +107,12 @@ mod tests {
     #[test]
     fn promises_bind_and_are_not_held() {
         let tally = Tally::new();
-        assert_eq!(tally.add(3), 3);
+        assert_eq!(tally.hold(3), 3);
         assert!(tally.try_promise(4, 10) && tally.try_promise(3, 10));
         assert!(!tally.has_room(1, 10) && !tally.try_promise(1, 10) && tally.has_room(1, 11));
         assert_eq!(tally.held(), 3);
         tally.withdraw(3);
-        assert_eq!(tally.add(5), 8, "somebody overdraws meanwhile");
+        assert_eq!(tally.hold(5), 8, "somebody overdraws meanwhile");
         assert_eq!(tally.keep(4), 12);
         tally.subtract(12);
         assert!(tally.held() == 0 && tally.has_room(10, 10));
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn sums_of_promises_that_overflow_leave_what_is_held_alone() {
         let tally = Tally::new();
-        tally.add(7);
+        tally.hold(7);
         for _ in 0..1 << 10 {
             tally.promise(MAX_UNITS);
         }

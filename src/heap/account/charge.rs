@@ -173,7 +173,7 @@ impl Promise<'_> {
             let held = if index < this.accounts {
                 node.held.keep(this.chunks)
             } else {
-                node.held.add(this.chunks)
+                node.held.hold(this.chunks)
             };
             noted |= node.record(bytes, (held as usize) << CHUNK_SHIFT);
         }

@@ -13,6 +13,10 @@
 use crate::units::CHUNK_BYTES;
 
 /// What an allocation gets that would take its context above a hard limit.
+///
+/// The allocator ends nothing itself. A context that comes to no safe point cannot be ended at all
+/// on stable Rust: under `Overdraft` it goes on, up to the process's limit, and its account shows
+/// by how much.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum LimitPolicy {

@@ -14,8 +14,8 @@
 //!
 //! # What it costs
 //! Nothing on the paths of small blocks: a charge is made when a heap takes or gives back a run of
-//! chunks, a few atomic additions for each ancestor, and a compare-and-swap more if one has a limit.
-//! Making an account takes two locks for moments.
+//! chunks, a few atomic additions for each ancestor, and if one has a limit another for each, or a
+//! compare-and-swap. Making an account takes two locks for moments.
 
 mod charge;
 mod limits;
@@ -45,8 +45,9 @@ use crate::units::CHUNK_SHIFT;
 ///
 /// # Invariants
 /// - `holders` counts the handles: the heap's header, each child account, and whoever asked.
-/// - What is `held` is the sum of the runs of the heap, of its orphans, and of all descendants; `own`
-///   of those without the descendants.
+/// - What is `held` is the sum of the runs of the heap, of its orphans, and of all descendants;
+///   `own` of those without the descendants. Promises become held, or are withdrawn, by whoever
+///   asked for them.
 /// - `links` belongs to the tree's lock.
 ///
 /// All counters are relaxed: anyone may read them, and nobody concludes anything about memory from
@@ -269,6 +270,11 @@ impl Account {
     }
 
     /// The same with a hard limit in bytes; descendants together are bound by it.
+    ///
+    /// Whoever takes the memory that passes it is the one that the policy is for, and it need not
+    /// be the one that holds most: a modest context may be ended because its neighbours have taken
+    /// all. Limits of the [contexts below](Self::with_limit_each) keep them from that, where their
+    /// sum is at most this one; or a callback [cancels](Self::cancel) another in time.
     #[must_use]
     pub fn with_limit(self, bytes: usize) -> Self {
         self.set_limits(Limits { hard_bytes: Some(bytes), ..self.limits() });

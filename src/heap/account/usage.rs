@@ -64,9 +64,9 @@ pub struct AccountUsage {
     pub overdrafts: u64,
     /// Charges that the hard limit refused.
     pub refusals: u64,
-    /// Bytes that the thread's heap served instead of this one. What such blocks grew by since, within
-    /// the context, is counted where they are longer than 1 KiB; and so is the growth of any other
-    /// block of the thread's heap there, for nothing tells the two apart.
+    /// Bytes that the thread's heap served instead of this one. What such blocks grew by since,
+    /// within the context, is counted where they are longer than 1 KiB; and so is the growth of any
+    /// other block of the thread's heap there, for nothing tells the two apart.
     pub spilled_bytes: u64,
     /// Whether the context is to be ended at its next safe point.
     pub is_over_budget: bool,
