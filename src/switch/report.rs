@@ -28,9 +28,9 @@ pub struct NamedUsage {
     /// How many accounts have it.
     pub accounts: usize,
     /// The sums of their figures. No bytes are counted twice where one is below another:
-    /// `committed_bytes` is the sum of `own_bytes`, and what the others count with all below them,
-    /// `total_bytes`, `charges`, `foreign_frees`, `escapees` and `spilled_bytes`, is summed of those
-    /// that are below no account of the name. Peaks are the largest, limits are not summed.
+    /// `committed_bytes` is the sum of `own_bytes`, and what accounts count with all below them,
+    /// `total_bytes`, `charges`, `foreign_frees`, `escapees` and `spilled_bytes`, is summed of
+    /// those that are below no account of the name. Peaks are the largest, limits are not summed.
     pub usage: AccountUsage,
 }
 

@@ -125,8 +125,8 @@ impl Heap {
         enter_raw(self.raw())
     }
 
-    /// A copy of a value in this heap, as deep as its `Clone`: what that shares, an `Arc`, an `Rc`, a
-    /// `Bytes`, stays where it is, and charged there.
+    /// A copy of a value in this heap, as deep as its `Clone`: what that shares, an `Arc`, an `Rc`,
+    /// a `Bytes`, stays where it is, and charged there.
     ///
     /// # Errors
     /// As [`run`](Self::run).

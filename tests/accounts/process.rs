@@ -85,6 +85,13 @@ impl Drop for SoftLimit {
     }
 }
 
+/// Takes much into a block.
+type Take = fn(&mut Vec<u8>);
+
+fn grow(large: &mut Vec<u8>) {
+    large.reserve_exact(150 * CHUNK);
+}
+
 /// What a thread's own heap takes is told at the thread's next safe point, however it was taken.
 #[test]
 fn the_processs_soft_limit_is_told_to_a_thread_that_is_in_no_context() {
@@ -97,13 +104,12 @@ fn the_processs_soft_limit_is_told_to_a_thread_that_is_in_no_context() {
         counted.fetch_add(1, Ordering::Relaxed);
         drop(core::mem::take(&mut *reclaimed.lock().unwrap()));
     });
-    let grow = |large: &mut Vec<u8>| large.reserve_exact(150 * CHUNK);
-    let takes: [&dyn Fn(&mut Vec<u8>); 4] = [
-        &|large| *large = vec![1; 150 * CHUNK],
-        &|large| *large = black_box(vec![0; 150 * CHUNK]),
+    let takes: [Take; 4] = [
+        |large| *large = vec![1; 150 * CHUNK],
+        |large| *large = black_box(vec![0; 150 * CHUNK]),
         // Where it stands or elsewhere; from another's heap to the thread's.
-        &grow,
-        &|large| {
+        grow,
+        |large| {
             *large = Heap::new().unwrap().run(|| vec![1; 2 * CHUNK]).unwrap();
             grow(large);
         },
