@@ -44,11 +44,13 @@ impl Tally {
     }
 
     /// Whether so many units more fit below a limit now.
+    #[inline]
     pub fn has_room(&self, units: u64, limit: u64) -> bool {
         has_room(self.word.load(Ordering::Relaxed), units, limit)
     }
 
     /// Promises units, if with them no more than `limit` is held and promised; whether it did.
+    #[inline]
     #[must_use]
     pub fn try_promise(&self, units: u64, limit: u64) -> bool {
         let (change, mut word) = (units << HELD_BITS, self.word.load(Ordering::Relaxed));
@@ -64,32 +66,38 @@ impl Tally {
     }
 
     /// Promises units, whatever the limit.
+    #[inline]
     pub fn promise(&self, units: u64) {
         self.word.fetch_add(units << HELD_BITS, Ordering::Relaxed);
     }
 
     /// Takes a promise back.
+    #[inline]
     pub fn withdraw(&self, units: u64) {
         self.word.fetch_sub(units << HELD_BITS, Ordering::Relaxed);
     }
 
     /// Makes a promise a holding; what is held then.
+    #[inline]
     pub fn keep(&self, units: u64) -> u64 {
         let change = units.wrapping_sub(units << HELD_BITS);
         self.word.fetch_add(change, Ordering::Relaxed).wrapping_add(change) & HELD
     }
 
     /// Adds to what is held, without a promise; what is held then.
+    #[inline]
     pub fn hold(&self, units: u64) -> u64 {
         self.word.fetch_add(units, Ordering::Relaxed).wrapping_add(units) & HELD
     }
 
     /// Subtracts from what is held.
+    #[inline]
     pub fn subtract(&self, units: u64) {
         self.word.fetch_sub(units, Ordering::Relaxed);
     }
 }
 
+#[inline]
 fn has_room(word: u64, units: u64, limit: u64) -> bool {
     (word & HELD) + (word >> HELD_BITS) + units <= limit
 }

@@ -8,8 +8,8 @@
 //!
 //! What is held changes by one read-modify-write an account, so of all charges that take an account
 //! above a limit one is the first, and learns it. Where no account has a limit that is all.
-//! Neighbours meet promises only where these would take a limit's last room, for a few
-//! instructions, and then as a refusal.
+//! Neighbours meet promises only where these would take a limit's last room, for as long as a
+//! charge takes, and then as a refusal: never as memory above a limit.
 
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
