@@ -110,7 +110,7 @@ fn neighbours_never_meet_what_is_refused() {
     let _watch = group.on_pressure(move |_| noted.store(true, Ordering::Relaxed));
     let make = |name| Heap::builder().name(name).charged_to(&group).build().unwrap();
     let (greedy, neighbours) = (make("greedy"), [make("one"), make("other")]);
-    let _limit = ProcessLimit::above_held(500);
+    let _limit = ProcessLimit::above_held(200);
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {
         let is_done = &is_done;
@@ -122,7 +122,7 @@ fn neighbours_never_meet_what_is_refused() {
                 }
             })
         });
-        let granted = (0..3000).filter(|_| is_granted(&greedy, 1000)).count();
+        let granted = (0..500).filter(|_| is_granted(&greedy, 300)).count();
         is_done.store(true, Ordering::Relaxed);
         all.into_iter().for_each(|one| one.join().unwrap());
         assert_eq!(granted, 0);
