@@ -4,6 +4,10 @@
 
 #[path = "accounts/pictures.rs"]
 mod pictures;
+#[path = "accounts/process.rs"]
+mod process;
+#[path = "accounts/refused.rs"]
+mod refused;
 #[path = "accounts/traps.rs"]
 mod traps;
 
@@ -130,6 +134,40 @@ fn a_report_is_json_and_sums_by_name() {
     assert!(all.accounts.len() > 4 && all.accounts[0].parent.is_none());
     assert!(all.accounts.iter().any(|one| one.name.as_str() == "thread"), "threads' heaps too");
     drop(kept);
+}
+
+#[test]
+fn accounts_of_one_name_below_each_other_count_once() {
+    let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
+    let group = Account::new("group").unwrap();
+    let limited = || Heap::builder().name("part").limit(4 * CHUNK).policy(LimitPolicy::Spill);
+    let part = limited().charged_to(&group).build().unwrap();
+    let between = Heap::builder().name("between").parent(&part).build().unwrap();
+    let parts = [
+        limited().parent(&part).build().unwrap(),
+        limited().parent(&between).build().unwrap(),
+        limited().charged_to(&group).build().unwrap(),
+    ];
+    let mut survivors = Vec::new();
+    for heap in [&part].into_iter().chain(&parts) {
+        let kept = heap.run(|| Box::new([1_u8; 1000])).unwrap();
+        // Freed by another, and served by the thread's heap.
+        drop(heap.run(|| (Box::new([2_u8; 1000]), vec![3_u8; 5 * CHUNK])).unwrap());
+        heap.memory_usage().unwrap();
+        survivors.push(kept);
+    }
+    parts.into_iter().for_each(|heap| drop(heap.close()));
+    let named = MemoryReport::of(&group).by_name();
+    let (sum, all) = (named.iter().find(|one| one.name.as_str() == "part").unwrap(), group.usage());
+    assert_eq!(all.spilled_bytes, 4 * 5 * CHUNK as u64, "{all:?}");
+    let figures = |usage: heapswitch::AccountUsage| {
+        let counts = (usage.charges, usage.foreign_frees, usage.escapees);
+        (usage.committed_bytes, usage.total_bytes, usage.spilled_bytes, counts)
+    };
+    assert_eq!(figures(sum.usage), figures(all));
+    assert_eq!((sum.accounts, sum.usage.charges, sum.usage.escapees), (4, 4, 3));
+    assert!(sum.usage.foreign_frees >= 3, "{all:?}");
+    drop((survivors, part));
 }
 
 #[test]

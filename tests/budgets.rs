@@ -110,6 +110,41 @@ fn what_is_unused_goes_back_before_a_limit_is_overdrawn() {
     assert_eq!(heap.account().overdrafts, 0);
 }
 
+/// A block of all but one of a limit's five chunks grows by the last, which holds nothing any more.
+/// Whether it grew where it stands: the chunk behind it may be another test's.
+fn grows_by_the_last_chunk(heap: &Heap, is_freed_here: bool) -> bool {
+    let mut large = heap.run(|| vec![1_u8; 4 * CHUNK]).unwrap();
+    let small = heap.run(|| kilobytes(60)).unwrap();
+    if is_freed_here {
+        heap.run(|| drop(small)).unwrap();
+    } else {
+        std::thread::spawn(move || drop(small)).join().unwrap();
+    }
+    let place = large.as_ptr();
+    let grown = heap.run(|| large.try_reserve_exact(CHUNK));
+    let is_in_place = grown.unwrap().is_ok() && large.as_ptr() == place;
+    if is_in_place {
+        assert_eq!(heap.run(checkpoint).unwrap(), Ok(()));
+        assert_eq!((heap.account().overdrafts, heap.account().own_bytes), (0, 5 * CHUNK));
+    }
+    is_in_place
+}
+
+#[test]
+fn what_is_unused_goes_back_before_a_block_grows_over_a_limit() {
+    for hint in [LifetimeHint::Medium, LifetimeHint::Long] {
+        for policy in [LimitPolicy::Overdraft, LimitPolicy::Fail, LimitPolicy::Spill] {
+            for is_freed_here in [true, false] {
+                let grew = (0..100).any(|_| {
+                    let heap = Heap::builder().hint(hint).limit(5 * CHUNK).policy(policy);
+                    grows_by_the_last_chunk(&heap.build().unwrap(), is_freed_here)
+                });
+                assert!(grew, "{hint:?} {policy:?}, freed here: {is_freed_here}");
+            }
+        }
+    }
+}
+
 #[test]
 fn fail_gives_null_to_those_who_ask_for_it() {
     for hint in HINTS {
@@ -149,6 +184,27 @@ fn spill_takes_the_threads_heap_and_counts() {
     let mut text = heap.run(|| vec![7_u8; 100]).unwrap();
     heap.run(|| text.resize(10 * CHUNK, 8)).unwrap();
     assert!(!heap.contains(text.as_ptr()) && text[99] == 7 && text[100] == 8);
+}
+
+#[test]
+fn what_spilled_is_counted_as_it_grows() {
+    for hint in HINTS {
+        let heap = Heap::builder().hint(hint).limit(4 * CHUNK).policy(LimitPolicy::Spill);
+        let heap = heap.build().unwrap();
+        let mut outside = vec![1_u8; 5 * CHUNK];
+        heap.run(|| outside.reserve_exact(10 * CHUNK)).unwrap();
+        assert_eq!(heap.account().spilled_bytes, 0, "{hint:?}: nothing spilled yet");
+        let mut spilled = heap.run(|| vec![1_u8; 5 * CHUNK]).unwrap();
+        assert_eq!(heap.account().spilled_bytes, 5 * CHUNK as u64);
+        for chunks in [6, 8, 100, 1000] {
+            heap.run(|| spilled.reserve_exact(chunks * CHUNK - spilled.len())).unwrap();
+            assert_eq!(heap.account().spilled_bytes, (chunks * CHUNK) as u64, "{hint:?}");
+            assert!(!heap.contains(spilled.as_ptr()));
+        }
+        heap.run(|| spilled.shrink_to(6 * CHUNK)).unwrap();
+        spilled.reserve_exact(50 * CHUNK);
+        assert_eq!(heap.account().spilled_bytes, 1000 * CHUNK as u64, "not in the context");
+    }
 }
 
 #[test]

@@ -115,6 +115,10 @@ impl core::error::Error for OverBudget {}
 /// Whether the current context may go on: for loops that allocate and neither await nor suspend.
 /// Does what is due at a safe point. Cheap: a few loads while there is nothing to tell.
 ///
+/// Such a loop, or a recursion, that does not call it cannot be ended: stable Rust has no way to
+/// stop running code. It goes on taking memory, up to the process's limit, unless its context's
+/// policy is [`LimitPolicy::Fail`](crate::LimitPolicy::Fail); its account shows how much.
+///
 /// ```
 /// use heapswitch::{ContextError, checkpoint};
 ///

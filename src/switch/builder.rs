@@ -87,6 +87,14 @@ impl<'a> HeapBuilder<'a> {
     /// Its hard limit in bytes, rounded up to whole chunks of 64 KiB. Without one, that which the
     /// account above gives [each](Account::with_limit_each). It is bound by the limits above in any
     /// case.
+    ///
+    /// It counts what its own heap takes. A block that was made outside, a buffer of a connection
+    /// say, is charged to whoever made it, or to the thread's heap, also for what it grows by in
+    /// the context. And a limit ends nobody who comes to no safe point: a task that neither awaits,
+    /// nor calls [`checkpoint`](crate::checkpoint), nor returns goes on taking memory, as stable
+    /// Rust cannot end running code. [`LimitPolicy::Fail`] gives it null, the
+    /// [process's limit](crate::set_process_limit) gives all of them null, and its account shows
+    /// it.
     pub fn limit(self, bytes: usize) -> Self {
         Self { limits: LimitChoices { hard_bytes: Some(bytes), ..self.limits }, ..self }
     }

@@ -6,7 +6,7 @@ use core::fmt::{self, Write as _};
 
 use super::scope::out_of_contexts;
 use super::usage::{ProcessUsage, process_usage};
-use crate::heap::{Account, AccountReport, AccountUsage, ContextName};
+use crate::heap::{Account, AccountId, AccountReport, AccountUsage, ContextName};
 use crate::region::census::{Census, census};
 
 /// The process's figures and those of an account with all below it, as of one moment or nearly so.
@@ -27,8 +27,10 @@ pub struct NamedUsage {
     pub name: ContextName,
     /// How many accounts have it.
     pub accounts: usize,
-    /// The sums of their own figures: of accounts below each other no bytes are counted twice, so
-    /// `committed_bytes` is that of `own_bytes`. Peaks are the largest, limits are not summed.
+    /// The sums of their figures. No bytes are counted twice where one is below another:
+    /// `committed_bytes` is the sum of `own_bytes`, and what accounts count with all below them,
+    /// `total_bytes`, `charges`, `foreign_frees`, `escapees` and `spilled_bytes`, is summed of
+    /// those that are below no account of the name. Peaks are the largest, limits are not summed.
     pub usage: AccountUsage,
 }
 
@@ -48,16 +50,19 @@ impl MemoryReport {
 
     /// The accounts by name, those that hold most first.
     pub fn by_name(&self) -> Vec<NamedUsage> {
-        let mut sorted: Vec<&AccountReport> = self.accounts.iter().collect();
+        let mut by_id: Vec<&AccountReport> = self.accounts.iter().collect();
+        by_id.sort_by_key(|report| report.id);
+        let mut sorted = by_id.clone();
         sorted.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
         let mut named: Vec<NamedUsage> = Vec::new();
         for report in sorted {
+            let is_below = parents(report, &by_id).any(|above| above.name == report.name);
             match named.last_mut() {
-                Some(last) if last.name == report.name => last.include(report),
+                Some(last) if last.name == report.name => last.include(report, is_below),
                 _ => {
                     let usage = AccountUsage::default();
                     let mut first = NamedUsage { name: report.name, accounts: 0, usage };
-                    first.include(report);
+                    first.include(report, is_below);
                     named.push(first);
                 }
             }
@@ -129,25 +134,40 @@ impl MemoryReport {
     }
 }
 
+/// The accounts above one, as far as a report has them; its accounts are given by their ids.
+fn parents<'a>(
+    of: &AccountReport,
+    by_id: &[&'a AccountReport],
+) -> impl Iterator<Item = &'a AccountReport> {
+    let find = |id: Option<AccountId>| {
+        let place = by_id.binary_search_by_key(&id?, |report| report.id).ok()?;
+        by_id.get(place).copied()
+    };
+    core::iter::successors(find(of.parent), move |report| find(report.parent))
+}
+
 impl NamedUsage {
-    fn include(&mut self, report: &AccountReport) {
+    /// Adds an account; `is_below` another one of the name, which has counted for it.
+    fn include(&mut self, report: &AccountReport, is_below: bool) {
         let (sum, one) = (&mut self.usage, &report.usage);
         self.accounts += 1;
         sum.own_bytes += one.own_bytes;
         sum.committed_bytes += one.own_bytes;
         sum.peak_bytes = sum.peak_bytes.max(one.peak_bytes);
-        sum.total_bytes += one.total_bytes;
-        sum.charges += one.charges;
         sum.allocated_bytes += one.allocated_bytes;
         sum.allocated_blocks += one.allocated_blocks;
-        sum.foreign_frees += one.foreign_frees;
-        sum.escapees += one.escapees;
         sum.overdraft_bytes += one.overdraft_bytes;
         sum.overdraft_peak_bytes = sum.overdraft_peak_bytes.max(one.overdraft_peak_bytes);
         sum.overdrafts += one.overdrafts;
         sum.refusals += one.refusals;
-        sum.spilled_bytes += one.spilled_bytes;
         sum.is_over_budget |= one.is_over_budget;
+        if !is_below {
+            sum.total_bytes += one.total_bytes;
+            sum.charges += one.charges;
+            sum.foreign_frees += one.foreign_frees;
+            sum.escapees += one.escapees;
+            sum.spilled_bytes += one.spilled_bytes;
+        }
     }
 }
 

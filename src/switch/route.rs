@@ -9,9 +9,9 @@ use core::sync::atomic::Ordering;
 
 use super::configuration::{Configuration, GLOBAL_COUNTERS};
 use super::in_use::CurrentAllocatorInUse;
-use super::life;
 use super::state::{Phase, ThreadState, state};
-use crate::heap::{HeapHeader, Refusal, batch, by_address, check, fast};
+use super::{life, safe_point};
+use crate::heap::{HeapHeader, Refusal, attention, batch, by_address, check, fast};
 use crate::region::{self, ChunkEntry};
 use crate::sync::Relation;
 
@@ -106,7 +106,9 @@ unsafe fn alloc_slow<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut 
         return unsafe { alloc_global::<C>(layout, is_zeroed) };
     };
     // SAFETY: the state's heaps are run by this thread.
-    match unsafe { allocate_in(heap, layout, is_zeroed) } {
+    let block = unsafe { allocate_in(heap, layout, is_zeroed) };
+    note_own(state, heap);
+    match block {
         Some(block) => block.as_ptr().cast(),
         // SAFETY: the caller's contract.
         None => unsafe { alloc_refused::<C>(heap, layout, is_zeroed) },
@@ -130,10 +132,13 @@ unsafe fn alloc_refused<C: Configuration>(
     match this.refusal.get() {
         Refusal::Fail | Refusal::Overdraft => return core::ptr::null_mut(),
         Refusal::Spill => {
-            let thread_heap = life::thread_heap_if_running::<C>(state());
+            let Some(own) = life::thread_heap_if_running::<C>(state()) else {
+                return core::ptr::null_mut();
+            };
             // SAFETY: the thread runs its own heap.
-            return match thread_heap.and_then(|own| unsafe { allocate_in(own, layout, is_zeroed) })
-            {
+            let block = unsafe { allocate_in(own, layout, is_zeroed) };
+            note_own(state(), own);
+            return match block {
                 Some(block) => {
                     this.account.count_spilled(block.len());
                     block.as_ptr().cast()
@@ -178,6 +183,31 @@ fn count_global(allocated: usize, freed: usize) {
     let blocks = u64::from(allocated != 0).wrapping_sub(u64::from(freed != 0));
     if blocks != 0 {
         GLOBAL_COUNTERS.live_blocks.fetch_add(blocks, Ordering::Relaxed);
+    }
+}
+
+/// Has the thread's next safe point tell of a limit that its own heap passed. Nobody leaves that
+/// heap, which is where contexts' heaps tell; so the context that is current is told of it, too.
+#[inline]
+fn note_own(state: &ThreadState, heap: NonNull<HeapHeader>) {
+    // SAFETY: the thread runs the heap.
+    if unsafe { heap.as_ref() }.attention() & attention::NOTED != 0 {
+        note_own_with_work(state, heap);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn note_own_with_work(state: &ThreadState, heap: NonNull<HeapHeader>) {
+    if state.thread_heap.get() != Some(heap) {
+        return;
+    }
+    // SAFETY: the thread runs its own heap, and that of its current context.
+    unsafe {
+        safe_point::note(state, heap.as_ref());
+        if let Some(current) = state.contexts.top().heap {
+            current.as_ref().attend(attention::NOTED);
+        }
     }
 }
 
@@ -334,33 +364,59 @@ unsafe fn realloc_at<C: Configuration>(
         let owner = owner_of(entry);
         let operations = owner.as_ref().operations;
         let is_runner = owner.as_ref().runner.is(state().token.get());
-        if is_runner {
+        let heap = if is_runner {
             if (operations.resize)(owner, entry, block, old, new).is_some() {
+                note_own(state(), owner);
+                count_spilled_growth(owner, old, new);
                 return block.as_ptr();
             }
-            if let Some(moved) = fast::allocate(owner, new) {
-                copy_and_free(block, entry, old, moved, size);
-                return moved.as_ptr();
+            Some(owner)
+        } else {
+            if (operations.block_length)(owner, old) == (operations.block_length)(owner, new) {
+                return block.as_ptr();
             }
-            let Some(moved) = NonNull::new(alloc_refused::<C>(owner, new, false)) else {
-                return core::ptr::null_mut();
-            };
-            copy_and_free(block, entry, old, moved, size);
-            return moved.as_ptr();
-        } else if (operations.block_length)(owner, old) == (operations.block_length)(owner, new) {
-            return block.as_ptr();
-        } else if let Some(heap) = life::thread_heap_if_running::<C>(state())
-            && let Some(moved) = fast::allocate(heap, new)
-        {
-            copy_and_free(block, entry, old, moved, size);
-            return moved.as_ptr();
-        }
-        // The heap has no memory: from the global allocator, as any allocation then.
-        let Some(moved) = NonNull::new(alloc_global::<C>(new, false)) else {
-            return core::ptr::null_mut();
+            life::thread_heap_if_running::<C>(state())
         };
+        let moved = match heap {
+            Some(heap) => {
+                let moved = fast::allocate(heap, new);
+                note_own(state(), heap);
+                moved.or_else(|| NonNull::new(alloc_refused::<C>(heap, new, false)))
+            }
+            None => NonNull::new(alloc_global::<C>(new, false)),
+        };
+        let Some(moved) = moved else { return core::ptr::null_mut() };
+        if is_runner {
+            count_spilled_growth(owner, old, new);
+        }
         copy_and_free(block, entry, old, moved, size);
         moved.as_ptr()
+    }
+}
+
+/// Counts what a block of the thread's heap grew by, where the context that is current has spilled:
+/// what it spilled grows there and not in its heap.
+///
+/// # Safety
+/// The thread runs the owner, whose block grew or moved from the first layout to the second.
+#[inline]
+unsafe fn count_spilled_growth(owner: NonNull<HeapHeader>, old: Layout, new: Layout) {
+    let state = state();
+    let Some(current) = state.contexts.top().heap else { return };
+    // SAFETY: the thread runs its current context's heap, and the owner.
+    unsafe {
+        let account = &current.as_ref().account;
+        if new.size() > old.size()
+            && state.thread_heap.get() == Some(owner)
+            && state.contexts.top().in_use == CurrentAllocatorInUse::CoroutineLocal
+            && account.has_spilled()
+        {
+            let length_of = owner.as_ref().operations.block_length;
+            let lengths = (length_of(owner, old), length_of(owner, new));
+            if let (Some(before), Some(after)) = lengths {
+                account.count_spilled(after.saturating_sub(before));
+            }
+        }
     }
 }
 

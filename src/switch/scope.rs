@@ -125,7 +125,8 @@ impl Heap {
         enter_raw(self.raw())
     }
 
-    /// A deep copy of a value in this heap.
+    /// A copy of a value in this heap, as deep as its `Clone`: what that shares, an `Arc`, an `Rc`,
+    /// a `Bytes`, stays where it is, and charged there.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -222,8 +223,11 @@ pub fn with_outer<T>(body: impl FnOnce() -> T) -> Result<T, HeapError> {
     Ok(result)
 }
 
-/// A deep copy of a value of the innermost context outside of it: where what is returned from a
-/// request, a task or a query may live on when its heap has gone.
+/// A copy of a value of the innermost context outside of it: where what is returned from a request,
+/// a task or a query may live on when its heap has gone.
+///
+/// It is as deep as the value's `Clone`. What that shares, an `Arc`, an `Rc`, a `Bytes`, stays in
+/// the context's heap: valid, and an escapee once the heap is closed.
 ///
 /// ```
 /// use heapswitch::{Heap, copy_out};

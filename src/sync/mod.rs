@@ -8,6 +8,7 @@ pub mod foreign_stack;
 pub mod pins;
 pub mod runner;
 pub mod signals;
+pub mod tally;
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -18,3 +19,4 @@ pub use chunk_word::ChunkWord;
 pub use foreign_stack::{ForeignStack, Links};
 pub use runner::{Relation, Runner, Token};
 pub use signals::Signals;
+pub use tally::Tally;

@@ -1,14 +1,28 @@
 //! Charging and crediting: what happens inside the allocator, and so atomics and nothing else.
 //!
-//! An account without limits takes one addition. One with a limit takes a compare-and-swap, so that
-//! a request which is refused never shows in the figures: a neighbour would meet a limit that
-//! nobody reached.
+//! Any account from a heap's own up to the process's may refuse a charge, and one that is refused
+//! never shows: not in the figures, not in the signals, and not to a neighbour, who would meet a
+//! limit that nobody reached. So a charge has two steps. First every account is looked at, and
+//! where one has a limit each *promises* the memory; only then does each *hold* it, tell what its
+//! limits say of that, and count. A promise that a later account does not join is withdrawn.
+//!
+//! What is held changes by one read-modify-write an account, so of all charges that take an account
+//! above a limit one is the first, and learns it. Where no account has a limit that is all.
+//! Neighbours meet promises only where these would take a limit's last room, for as long as a
+//! charge takes, and then as a refusal: never as memory above a limit.
 
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
 use super::limits::{LimitPolicy, Refusal, UNLIMITED, as_set, reserve_of, whole_chunks};
 use super::{Account, Node, PROCESS};
+use crate::region::MAX_REGION_BYTES;
+use crate::sync::tally;
+use crate::units::CHUNK_SHIFT;
+
+/// Accounts count chunks of the region, and no request for more comes to them.
+const MAX_CHUNKS: u64 = (MAX_REGION_BYTES >> CHUNK_SHIFT) as u64;
+const _: () = assert!(MAX_CHUNKS <= tally::MAX_UNITS);
 
 /// Bits that tell safe points what happened.
 pub mod signal {
@@ -41,6 +55,16 @@ pub struct Charge {
     pub is_noted: bool,
 }
 
+/// Memory that every account promised, and that is not held yet. Dropped, it is withdrawn.
+#[derive(Debug)]
+#[must_use = "dropping it withdraws it"]
+pub(crate) struct Promise<'account> {
+    account: &'account Account,
+    chunks: u64,
+    /// How many accounts promised, from the lowest up: all of them, or none if none has a limit.
+    accounts: usize,
+}
+
 /// The hard limit of what all heaps hold together, in bytes.
 pub fn process_limit() -> Option<usize> {
     as_set(PROCESS.hard.load(Ordering::Relaxed))
@@ -54,41 +78,74 @@ pub fn set_process_limit(bytes: Option<usize>) {
 }
 
 impl Node {
-    /// Takes `bytes` from this account alone; what that means for safe points.
-    fn take(&self, bytes: usize, may_overdraw: bool) -> Result<u64, Refusal> {
-        let (soft, hard) = (self.soft.load(Ordering::Relaxed), self.hard.load(Ordering::Relaxed));
-        if soft == UNLIMITED && hard == UNLIMITED {
-            let before = self.committed.fetch_add(bytes, Ordering::Relaxed);
-            self.raise_peak(before + bytes);
-            return Ok(0);
+    /// The hard limit, in chunks.
+    fn hard_chunks(&self) -> u64 {
+        (self.hard.load(Ordering::Relaxed) >> CHUNK_SHIFT) as u64
+    }
+
+    /// Whether there is a limit to ask for a promise. Changes nothing.
+    fn agrees(&self, chunks: u64, may_overdraw: bool) -> Result<bool, Refusal> {
+        if self.hard.load(Ordering::Relaxed) == UNLIMITED {
+            return Ok(false);
         }
-        let mut before = self.committed.load(Ordering::Relaxed);
-        let after = loop {
-            let after = before.wrapping_add(bytes);
-            if after > hard
-                && let Some(refusal) = self.refusal(may_overdraw)
-            {
+        if !self.held.has_room(chunks, self.hard_chunks()) {
+            self.check_granted(may_overdraw)?;
+        }
+        Ok(true)
+    }
+
+    fn promise(&self, chunks: u64, may_overdraw: bool) -> Result<(), Refusal> {
+        if !self.held.try_promise(chunks, self.hard_chunks()) {
+            self.check_granted(may_overdraw)?;
+            self.held.promise(chunks);
+        }
+        Ok(())
+    }
+
+    /// An error, and counted, unless a charge above the hard limit is granted.
+    #[cold]
+    fn check_granted(&self, may_overdraw: bool) -> Result<(), Refusal> {
+        match self.refusal(may_overdraw) {
+            None => Ok(()),
+            Some(refusal) => {
                 self.refusals.fetch_add(1, Ordering::Relaxed);
-                return Err(refusal);
+                Err(refusal)
             }
-            let order = (Ordering::Relaxed, Ordering::Relaxed);
-            match self.committed.compare_exchange_weak(before, after, order.0, order.1) {
-                Ok(_) => break after,
-                Err(now) => before = now,
-            }
-        };
-        self.raise_peak(after);
-        if after > soft && before <= soft {
+        }
+    }
+
+    /// Counts a charge after which `after` bytes are held; what that means for safe points. Limits
+    /// are those of now: one that was set since the promises counts as set before.
+    fn record(&self, bytes: usize, after: usize) -> u64 {
+        self.total.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.charges.fetch_add(1, Ordering::Relaxed);
+        // Most charges raise no peak: look before the read-modify-write.
+        if after > self.peak.load(Ordering::Relaxed) {
+            self.peak.fetch_max(after, Ordering::Relaxed);
+        }
+        let (soft, hard) = (self.soft.load(Ordering::Relaxed), self.hard.load(Ordering::Relaxed));
+        let mut noted = 0;
+        if after > soft && after - bytes <= soft {
             self.signals.raise(signal::SOFT);
+            noted |= signal::SOFT;
         }
-        if after <= hard {
-            return Ok(if after > soft && before <= soft { signal::SOFT } else { 0 });
+        if after > hard {
+            noted |= self.record_overdraft(after - hard, reserve_of(hard));
         }
+        noted
+    }
+
+    #[cold]
+    fn record_overdraft(&self, overdraft: usize, reserve: usize) -> u64 {
         self.signals.raise(signal::HARD);
         self.overdrafts.fetch_add(1, Ordering::Relaxed);
-        self.overdraft_peak.fetch_max(after - hard, Ordering::Relaxed);
-        let is_spent = after - hard > reserve_of(hard);
-        Ok(signal::OVER | if is_spent { signal::SPENT } else { 0 })
+        self.overdraft_peak.fetch_max(overdraft, Ordering::Relaxed);
+        // Limits of other policies end nobody: what is above one was granted to a thread that
+        // unwinds, or just before the limit was set.
+        if LimitPolicy::from_code(self.policy.load(Ordering::Relaxed)) != LimitPolicy::Overdraft {
+            return signal::HARD;
+        }
+        signal::OVER | if overdraft > reserve { signal::SPENT } else { 0 }
     }
 
     /// What a charge above the hard limit gets; `None`: it is granted.
@@ -104,50 +161,78 @@ impl Node {
             (refusal == Refusal::Overdraft && may_overdraw) || std::thread::panicking();
         (!is_granted).then_some(refusal)
     }
+}
 
-    fn raise_peak(&self, committed: usize) {
-        // Most charges raise no peak: look before the read-modify-write.
-        if committed > self.peak.load(Ordering::Relaxed) {
-            self.peak.fetch_max(committed, Ordering::Relaxed);
+impl Promise<'_> {
+    /// Charges what was promised.
+    pub(crate) fn keep(self) -> Charge {
+        let this = core::mem::ManuallyDrop::new(self);
+        let (account, bytes) = (this.account, (this.chunks as usize) << CHUNK_SHIFT);
+        let mut noted = 0;
+        for (index, node) in account.node().ancestors().enumerate() {
+            let held = if index < this.accounts {
+                node.held.keep(this.chunks)
+            } else {
+                node.held.hold(this.chunks)
+            };
+            noted |= node.record(bytes, (held as usize) << CHUNK_SHIFT);
+        }
+        account.node().own.fetch_add(bytes, Ordering::Relaxed);
+        if noted & signal::END != 0 && !std::thread::panicking() {
+            account.raise(noted & signal::END);
+        }
+        Charge { is_noted: noted != 0 }
+    }
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        for node in self.account.node().ancestors().take(self.accounts) {
+            node.held.withdraw(self.chunks);
         }
     }
 }
 
 impl Account {
-    /// Charges `bytes` to the account and its ancestors: the one place where a heap obtains memory.
+    /// Has the account and its ancestors promise `bytes`, whole chunks: before memory is obtained
+    /// that may turn out not to be there.
     ///
     /// # Errors
-    /// A limit says no, and nothing is charged. [`Refusal::Overdraft`] is for who may try again
-    /// with `may_overdraw`.
-    pub(crate) fn charge(&self, bytes: usize, may_overdraw: bool) -> Result<Charge, Refusal> {
-        let mut noted = 0;
-        for (depth, node) in self.node().ancestors().enumerate() {
-            match node.take(bytes, may_overdraw) {
-                Ok(signals) => noted |= signals,
-                Err(refusal) => {
-                    for charged in self.node().ancestors().take(depth) {
-                        charged.committed.fetch_sub(bytes, Ordering::Relaxed);
-                    }
-                    return Err(refusal);
-                }
+    /// A limit says no. [`Refusal::Overdraft`] is for who may try again with `may_overdraw`.
+    pub(crate) fn promise(&self, bytes: usize, may_overdraw: bool) -> Result<Promise<'_>, Refusal> {
+        let chunks = (bytes >> CHUNK_SHIFT) as u64;
+        if chunks > MAX_CHUNKS {
+            return Err(Refusal::None);
+        }
+        let mut promise = Promise { account: self, chunks, accounts: 0 };
+        let mut is_limited = false;
+        for node in self.node().ancestors() {
+            is_limited |= node.agrees(chunks, may_overdraw)?;
+        }
+        if is_limited {
+            for node in self.node().ancestors() {
+                // An error drops the promise, which withdraws it from those below.
+                node.promise(chunks, may_overdraw)?;
+                promise.accounts += 1;
             }
         }
-        self.node().own.fetch_add(bytes, Ordering::Relaxed);
-        for node in self.node().ancestors() {
-            node.total.fetch_add(bytes as u64, Ordering::Relaxed);
-            node.charges.fetch_add(1, Ordering::Relaxed);
-        }
-        if noted & signal::END != 0 && !std::thread::panicking() {
-            self.raise(noted & signal::END);
-        }
-        Ok(Charge { is_noted: noted != 0 })
+        Ok(promise)
+    }
+
+    /// Charges `bytes`, whole chunks, to the account and its ancestors. Beside
+    /// [`promise`](Self::promise) the one place where a heap obtains memory.
+    ///
+    /// # Errors
+    /// As `promise`; nothing is charged.
+    pub(crate) fn charge(&self, bytes: usize, may_overdraw: bool) -> Result<Charge, Refusal> {
+        Ok(self.promise(bytes, may_overdraw)?.keep())
     }
 
     /// Credits what was charged.
     pub(crate) fn credit(&self, bytes: usize) {
         self.node().own.fetch_sub(bytes, Ordering::Relaxed);
         for node in self.node().ancestors() {
-            node.committed.fetch_sub(bytes, Ordering::Relaxed);
+            node.held.subtract((bytes >> CHUNK_SHIFT) as u64);
         }
     }
 
@@ -176,7 +261,7 @@ impl Account {
     pub(crate) fn first_over(&self) -> Option<Account> {
         self.with_parents().find(|account| {
             let node = account.node();
-            node.committed.load(Ordering::Relaxed) > node.hard.load(Ordering::Relaxed)
+            node.committed_bytes() > node.hard.load(Ordering::Relaxed)
         })
     }
 

@@ -13,6 +13,10 @@
 use crate::units::CHUNK_BYTES;
 
 /// What an allocation gets that would take its context above a hard limit.
+///
+/// The allocator ends nothing itself. A context that comes to no safe point cannot be ended at all
+/// on stable Rust: under `Overdraft` it goes on, up to the process's limit, and its account shows
+/// by how much.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum LimitPolicy {
@@ -24,7 +28,8 @@ pub enum LimitPolicy {
     Overdraft = 0,
     /// Null: for code that calls `try_reserve`. Other code aborts, as Rust does without memory.
     Fail = 1,
-    /// Memory of the thread's own heap, counted as spilled. Through `&Heap` as an allocator: null.
+    /// Memory of the thread's own heap, counted as spilled; such a block also grows there. Through
+    /// `&Heap` as an allocator: null.
     Spill = 2,
 }
 

@@ -14,7 +14,8 @@
 //!
 //! # What it costs
 //! Nothing on the paths of small blocks: a charge is made when a heap takes or gives back a run of
-//! chunks, an atomic addition for each ancestor. Making an account takes two locks for moments.
+//! chunks, a few atomic additions for each ancestor, and if one has a limit another for each, or a
+//! compare-and-swap. Making an account takes two locks for moments.
 
 mod charge;
 mod limits;
@@ -25,7 +26,7 @@ mod usage;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-pub use self::charge::{process_limit, set_process_limit, signal};
+pub use self::charge::{Charge, process_limit, set_process_limit, signal};
 pub use self::limits::{LimitPolicy, Limits, Refusal};
 pub use self::name::ContextName;
 pub(crate) use self::tree::protect_fork;
@@ -37,14 +38,16 @@ use self::tree::Links;
 use super::header::HeapHeader;
 use crate::allocator::AllocError;
 use crate::region::Metadata;
-use crate::sync::Signals;
+use crate::sync::{Signals, Tally};
+use crate::units::CHUNK_SHIFT;
 
 /// A node of the tree of accounts.
 ///
 /// # Invariants
 /// - `holders` counts the handles: the heap's header, each child account, and whoever asked.
-/// - `committed` is the sum of the runs of the heap, of its orphans, and of all descendants; `own`
-///   of those without the descendants.
+/// - What is `held` is the sum of the runs of the heap, of its orphans, and of all descendants;
+///   `own` of those without the descendants. Promises become held, or are withdrawn, by whoever
+///   asked for them.
 /// - `links` belongs to the tree's lock.
 ///
 /// All counters are relaxed: anyone may read them, and nobody concludes anything about memory from
@@ -57,7 +60,8 @@ pub struct Node {
     /// Bits of [`signal`].
     signals: Signals,
     parent: Option<NonNull<Node>>,
-    committed: AtomicUsize,
+    /// In chunks.
+    held: Tally,
     own: AtomicUsize,
     peak: AtomicUsize,
     soft: AtomicUsize,
@@ -135,7 +139,7 @@ impl Node {
             id: AccountId(id),
             name,
             has_heap: AtomicBool::new(false),
-            committed: AtomicUsize::new(0),
+            held: Tally::new(),
             own: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             total: AtomicU64::new(0),
@@ -158,6 +162,11 @@ impl Node {
             next_waiting: AtomicPtr::new(core::ptr::null_mut()),
             links: Links::new(),
         }
+    }
+
+    /// Bytes in the runs that are held.
+    fn committed_bytes(&self) -> usize {
+        (self.held.held() as usize) << CHUNK_SHIFT
     }
 
     /// This account and those above it.
@@ -261,6 +270,11 @@ impl Account {
     }
 
     /// The same with a hard limit in bytes; descendants together are bound by it.
+    ///
+    /// Whoever takes the memory that passes it is the one that the policy is for, and it need not
+    /// be the one that holds most: a modest context may be ended because its neighbours have taken
+    /// all. Limits of the [contexts below](Self::with_limit_each) keep them from that, where their
+    /// sum is at most this one; or a callback [cancels](Self::cancel) another in time.
     #[must_use]
     pub fn with_limit(self, bytes: usize) -> Self {
         self.set_limits(Limits { hard_bytes: Some(bytes), ..self.limits() });

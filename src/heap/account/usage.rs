@@ -64,7 +64,9 @@ pub struct AccountUsage {
     pub overdrafts: u64,
     /// Charges that the hard limit refused.
     pub refusals: u64,
-    /// Bytes that the thread's heap served instead of this one.
+    /// Bytes that the thread's heap served instead of this one. What such blocks grew by since,
+    /// within the context, is counted where they are longer than 1 KiB; and so is the growth of any
+    /// other block of the thread's heap there, for nothing tells the two apart.
     pub spilled_bytes: u64,
     /// Whether the context is to be ended at its next safe point.
     pub is_over_budget: bool,
@@ -86,8 +88,7 @@ pub struct AccountReport {
 
 impl Node {
     fn usage(&self) -> AccountUsage {
-        let (committed_bytes, hard) =
-            (self.committed.load(Ordering::Relaxed), self.hard.load(Ordering::Relaxed));
+        let (committed_bytes, hard) = (self.committed_bytes(), self.hard.load(Ordering::Relaxed));
         AccountUsage {
             committed_bytes,
             own_bytes: self.own.load(Ordering::Relaxed),
@@ -138,6 +139,11 @@ impl Account {
         for node in self.node().ancestors() {
             node.escapees.fetch_add(blocks, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the thread's heap ever served something instead.
+    pub(crate) fn has_spilled(&self) -> bool {
+        self.node().spilled.load(Ordering::Relaxed) != 0
     }
 
     /// Counts what the thread's heap served instead.

@@ -14,7 +14,7 @@ use super::super::check;
 use super::collect::{collect, end_quarantine};
 use super::idle::{release_unused, retire, retire_emptied};
 use super::inspect::verify_sometimes;
-use super::runs::{add_extent, charge, count_held, label, range_of, return_run, run_of, take_run};
+use super::runs::{add_extent, count_held, label, note, range_of, return_run, run_of, take_run};
 use super::{DIRECT, Guard, Header, HeapCell, header_of, is_direct, strategy_of};
 use crate::pointers::block;
 use crate::region::{self, ChunkEntry, Run};
@@ -234,7 +234,7 @@ unsafe fn resize_in_place<S: Strategy>(
     unsafe {
         if entry.tag.get() == DIRECT {
             let _guard = Guard::of::<S>(header);
-            return if is_direct(new) { resize_direct(header, entry, new) } else { None };
+            return if is_direct(new) { resize_direct::<S>(header, entry, new) } else { None };
         }
         if is_direct(new) {
             return None;
@@ -265,7 +265,11 @@ unsafe fn resize_in_place<S: Strategy>(
 
 /// # Safety
 /// As [`resize`]; the block is a run of its own.
-unsafe fn resize_direct(header: Header, entry: &'static ChunkEntry, new: Layout) -> Option<usize> {
+unsafe fn resize_direct<S: Strategy>(
+    header: Header,
+    entry: &'static ChunkEntry,
+    new: Layout,
+) -> Option<usize> {
     let old_run = run_of(entry);
     let bytes = chunks_for(new.size())? << CHUNK_SHIFT;
     if bytes <= old_run.bytes() {
@@ -276,18 +280,23 @@ unsafe fn resize_direct(header: Header, entry: &'static ChunkEntry, new: Layout)
     // SAFETY: the caller runs the heap.
     let this = unsafe { header_of(header) };
     let extra = bytes - old_run.bytes();
-    // Moving the block would take more than growing it, so this is where to overdraw.
-    this.may_overdraw.set(true);
-    let is_charged = charge(this, extra);
-    this.may_overdraw.set(false);
-    if !is_charged {
-        return None;
-    }
-    // SAFETY: the run is taken from this source.
-    let Ok(range) = (unsafe { this.source.grow(range_of(old_run), bytes) }) else {
-        this.account.credit(extra);
-        return None;
+    let promise = match this.account.promise(extra, false) {
+        Ok(promise) => promise,
+        Err(_) => {
+            // SAFETY: the caller runs the heap; the block's run holds a block, so it stays.
+            unsafe {
+                end_quarantine::<S>(header);
+                release_unused::<S>(header, 0);
+            }
+            // Moving the block would take more than growing it, so this is where to overdraw.
+            let promise = this.account.promise(extra, true);
+            promise.map_err(|refusal| this.refusal.set(refusal)).ok()?
+        }
     };
+    // Where the run cannot grow, the promise ends here.
+    // SAFETY: the run is taken from this source.
+    let range = unsafe { this.source.grow(range_of(old_run), bytes) }.ok()?;
+    note(this, promise.keep());
     let run = Run::at_offset(old_run.offset_bytes(), range.length >> CHUNK_SHIFT, false);
     for (distance, entry) in run.entries().enumerate().skip(old_run.chunks()) {
         entry.head_distance.set(distance as u32);

@@ -14,6 +14,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
+use super::super::account::Charge;
 use super::super::check;
 use super::super::header::{HeapHeader, attention};
 use super::inspect::count_sometimes;
@@ -53,18 +54,23 @@ pub(super) fn count_held(this: &HeapHeader, change: isize) {
 }
 
 /// Charges what the heap is about to hold. False, and the reason noted, where a limit refuses it.
-pub(super) fn charge(this: &HeapHeader, bytes: usize) -> bool {
+fn charge(this: &HeapHeader, bytes: usize) -> bool {
     match this.account.charge(bytes, this.may_overdraw.get()) {
         Ok(charge) => {
-            if charge.is_noted {
-                this.attend(attention::NOTED);
-            }
+            note(this, charge);
             true
         }
         Err(refusal) => {
             this.refusal.set(refusal);
             false
         }
+    }
+}
+
+/// Has a charge that passed a limit told at the next safe point.
+pub(super) fn note(this: &HeapHeader, charge: Charge) {
+    if charge.is_noted {
+        this.attend(attention::NOTED);
     }
 }
 
