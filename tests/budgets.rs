@@ -6,12 +6,12 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use heapswitch::{
-    Account, ContextError, FutureExt, Heap, HeapSwitch, LifetimeHint, LimitPolicy, Limits,
-    PassedLimit, checkpoint,
+    Account, ContextError, FutureExt, Heap, HeapPool, HeapSwitch, LifetimeHint, LimitPolicy,
+    Limits, PassedLimit, checkpoint,
 };
 
 #[global_allocator]
@@ -309,6 +309,27 @@ fn cancelling_ends_all_below_at_their_next_poll() {
     assert_eq!(other.run(checkpoint).unwrap(), Ok(()));
     assert_eq!(heap.run(checkpoint).unwrap(), Ok(()), "told once");
     assert!(!group.usage().is_over_budget, "there is no context to end");
+}
+
+#[test]
+fn cancelling_passes_over_heaps_that_wait_in_a_pool() {
+    static GROUP: OnceLock<Account> = OnceLock::new();
+    static POOL: HeapPool =
+        HeapPool::with_maker(|| Heap::builder().charged_to(GROUP.get().unwrap()).build());
+    let group = GROUP.get_or_init(|| Account::new("pooled").unwrap());
+    // One in the thread's slot, the others on the list.
+    POOL.fill(4).unwrap();
+    group.cancel();
+    let heaps: Vec<_> = (0..4).map(|_| POOL.take().unwrap()).collect();
+    for heap in &heaps {
+        let mut task = pin!(async { 1 }.in_heap(&**heap));
+        assert_eq!(poll_once(task.as_mut()), Poll::Ready(Ok(1)));
+    }
+    group.cancel();
+    for heap in &heaps {
+        let mut task = pin!(async { 1 }.in_heap(&**heap));
+        assert_eq!(poll_once(task.as_mut()), Poll::Ready(Err(ContextError::Cancelled)));
+    }
 }
 
 #[test]

@@ -194,9 +194,7 @@ impl Heap {
         flush_own_frees();
         // SAFETY: this thread runs the heap; a closed one is replaced in the handle.
         let renewed = unsafe { self.renew(&mut report) };
-        if self.header().account.is_ended() {
-            self.header().account.lower(signal::END);
-        }
+        self.forget_end();
         // Nobody runs a successor.
         if self.header().runner.is(token) {
             // SAFETY: this thread runs the heap.
@@ -204,6 +202,15 @@ impl Heap {
         }
         safe_point::reach(state());
         renewed.map(|()| report)
+    }
+
+    /// Nothing that happened so far ends what comes now.
+    #[inline]
+    pub(super) fn forget_end(&self) {
+        let account = &self.header().account;
+        if account.is_ended() {
+            account.lower(signal::END);
+        }
     }
 
     /// Empties the heap, or puts another in its place.
