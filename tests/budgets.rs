@@ -332,6 +332,36 @@ fn cancelling_passes_over_heaps_that_wait_in_a_pool() {
     }
 }
 
+/// What an earlier request took through the same heap is no later one's.
+#[test]
+fn the_figures_of_a_pooled_heap_are_those_of_its_last_request() {
+    static GROUP: OnceLock<Account> = OnceLock::new();
+    static POOL: HeapPool = HeapPool::with_maker(|| {
+        Heap::builder().charged_to(GROUP.get().unwrap()).name("request").limit(20 * CHUNK).build()
+    });
+    let group = GROUP.get_or_init(|| Account::new("group").unwrap().with_limit(30 * CHUNK));
+    let end_of = |chunks: usize| {
+        let heap = POOL.take().unwrap();
+        let (error, account) = heap
+            .run(|| {
+                drop(Vec::<u8>::with_capacity(chunks * CHUNK - 1));
+                (checkpoint().unwrap_err(), heap.account_handle())
+            })
+            .unwrap();
+        let over = error.over_budget().unwrap();
+        ((over.name.to_string(), over.used_bytes / CHUNK), account)
+    };
+    let (first, account) = end_of(29);
+    assert_eq!(first, ("request".to_owned(), 29));
+    assert_eq!(end_of(23), (("request".to_owned(), 23), account.clone()), "the same heap");
+    assert_eq!(account.usage().overdrafts, 2, "as counts go, those stay");
+    // This one stays below its own limit, and takes the group above its.
+    let other = Heap::builder().charged_to(group).build().unwrap();
+    let kept = other.run(|| Vec::<u8>::with_capacity(20 * CHUNK - 1)).unwrap();
+    assert_eq!(end_of(15), (("group".to_owned(), 35), account));
+    drop(kept);
+}
+
 #[test]
 fn a_reset_forgives() {
     let mut heap = Heap::builder().limit(CHUNK).build().unwrap();

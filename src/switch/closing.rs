@@ -195,6 +195,7 @@ impl Heap {
         // SAFETY: this thread runs the heap; a closed one is replaced in the handle.
         let renewed = unsafe { self.renew(&mut report) };
         self.forget_end();
+        self.header().account.begin_again();
         // Nobody runs a successor.
         if self.header().runner.is(token) {
             // SAFETY: this thread runs the heap.

@@ -180,9 +180,9 @@ impl Account {
         })
     }
 
-    /// The lowest account from this one up that ever was above its hard limit.
+    /// The lowest account from this one up that was above its hard limit.
     pub(crate) fn first_overdrawn(&self) -> Option<Account> {
-        self.with_parents().find(|account| account.node().overdrafts.load(Ordering::Relaxed) != 0)
+        self.with_parents().find(Account::has_overdrawn)
     }
 
     /// This account and those above it.

@@ -23,7 +23,9 @@ mod tree;
 mod usage;
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 pub use self::charge::{process_limit, set_process_limit, signal};
 pub use self::limits::{LimitPolicy, Limits, Refusal};
@@ -72,6 +74,8 @@ pub struct Node {
     policy: AtomicU8,
     /// What children begin with: policy, soft, hard.
     policy_each: AtomicU8,
+    /// The lower half of what `overdrafts` was at the heap's last reset.
+    overdrafts_before: AtomicU32,
     soft_each: AtomicUsize,
     hard_each: AtomicUsize,
     overdraft_peak: AtomicUsize,
@@ -135,6 +139,7 @@ impl Node {
             id: AccountId(id),
             name,
             has_heap: AtomicBool::new(false),
+            overdrafts_before: AtomicU32::new(0),
             committed: AtomicUsize::new(0),
             own: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
