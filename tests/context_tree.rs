@@ -253,6 +253,25 @@ fn a_callback_that_panics_keeps_none_from_being_called() {
     assert_eq!((report.panicked_callbacks, calls.load(Ordering::Relaxed)), (2, 4));
 }
 
+/// The payload of its panic panics when it is dropped, with another that does so too.
+#[test]
+fn payloads_that_panic_go_no_further() {
+    struct Bomb(usize);
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if self.0 != 0 {
+                std::panic::panic_any(Bomb(self.0 - 1));
+            }
+        }
+    }
+    let heap = Heap::builder().soft_limit(1).build().unwrap();
+    heap.on_end(|_| std::panic::panic_any(Bomb(3))).unwrap();
+    let watch = heap.account_handle().on_pressure(|_| std::panic::panic_any(Bomb(3)));
+    heap.run(|| drop(Box::new([1_u8; 100]))).unwrap();
+    assert_eq!(heap.close().panicked_callbacks, 1);
+    drop(watch);
+}
+
 #[test]
 fn callbacks_find_the_heap_whole_and_may_use_others() {
     let heap = Heap::new().unwrap();

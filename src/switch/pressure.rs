@@ -3,11 +3,11 @@
 //! They are called at safe points, outside the allocator and with the thread's own heap in use. A
 //! cache drops entries, a server refuses work, a monitor cancels the largest consumer.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::events;
 use crate::heap::account::signal;
+use crate::heap::callbacks::call_guarded;
 use crate::heap::{Account, AccountId, AccountReport};
 
 /// Which limit was passed.
@@ -109,9 +109,6 @@ fn call_all(pressure: &Pressure) {
         of_account.map(|watch| Arc::clone(&watch.call)).collect()
     };
     for call in calls {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| call(pressure))) {
-            // A payload may panic when it is dropped.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-        }
+        call_guarded(|| call(pressure));
     }
 }
