@@ -27,6 +27,8 @@ pub enum LimitPolicy {
     /// with its limit in force, so its destructors must not need another chunk unconditionally.
     Fail = 1,
     /// Memory of the thread's own heap, counted as spilled. Through `&Heap` as an allocator: null.
+    /// From then on the block is the thread's: where it grows later, that is neither charged nor
+    /// counted.
     Spill = 2,
 }
 

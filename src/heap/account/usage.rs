@@ -65,7 +65,8 @@ pub struct AccountUsage {
     pub overdrafts: u64,
     /// Charges that the hard limit refused.
     pub refusals: u64,
-    /// Bytes that the thread's heap served instead of this one.
+    /// Bytes that the thread's heap served instead of this one, as long as blocks were when they
+    /// were first served there: one that grows there is not counted anew.
     pub spilled_bytes: u64,
     /// Whether the context is to be ended at its next safe point.
     pub is_over_budget: bool,
