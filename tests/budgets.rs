@@ -226,6 +226,27 @@ fn the_callback_may_give_back_enough_to_go_on() {
     .unwrap();
 }
 
+/// Small blocks: what held them counts as given back as well.
+#[test]
+fn the_callback_may_give_back_enough_for_a_task_to_go_on() {
+    let cache = Arc::new(Mutex::new(Vec::new()));
+    let heap = Heap::builder().hint(LifetimeHint::Long).limit(5 * CHUNK).build().unwrap();
+    heap.run(|| *cache.lock().unwrap() = kilobytes(180)).unwrap();
+    let reclaimed = Arc::clone(&cache);
+    let _watch = heap.account_handle().on_pressure(move |_| reclaimed.lock().unwrap().clear());
+    let mut task = pin!(
+        async {
+            let more = vec![1_u8; 3 * CHUNK - 1];
+            yield_now().await;
+            more.len()
+        }
+        .in_heap(&heap)
+    );
+    assert_eq!(poll_once(task.as_mut()), Poll::Pending, "it goes on");
+    assert!(cache.lock().unwrap().is_empty());
+    assert_eq!(poll_once(task.as_mut()), Poll::Ready(Ok(3 * CHUNK - 1)));
+}
+
 #[test]
 fn limits_are_suspended_while_unwinding() {
     struct Reporting;

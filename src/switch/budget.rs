@@ -6,9 +6,9 @@
 use core::fmt;
 
 use super::handle::{Heap, HeapError};
-use super::safe_point;
 use super::scope::out_of_contexts;
 use super::state::state;
+use super::{closing, safe_point};
 use crate::heap::account::{largest, signal};
 use crate::heap::{Account, AccountId, ContextName, HeapHeader, attention};
 
@@ -156,10 +156,25 @@ fn checkpoint_with_work(this: &HeapHeader) -> Result<(), ContextError> {
     safe_point::note(state(), this);
     // The callbacks may give back so much that the context may go on.
     safe_point::reach(state());
+    if account.is_ended() && account.first_over().is_some() {
+        release_current(&account);
+    }
     match end_of(&account) {
         Some(error) => Err(error),
         None if account.signals() & signal::CLOSE != 0 => Err(HeapError::Closed.into()),
         None => Ok(()),
+    }
+}
+
+/// Gives back what the current heap has no block in, if it is still that of `account`.
+fn release_current(account: &Account) {
+    closing::flush_own_frees();
+    let Some(heap) = state().contexts.top().heap else { return };
+    // SAFETY: heaps that the state names are run by this thread.
+    unsafe {
+        if heap.as_ref().account == *account {
+            (heap.as_ref().operations.release_unused)(heap, 0);
+        }
     }
 }
 
@@ -220,10 +235,26 @@ impl Account {
 }
 
 impl Heap {
-    /// Why the heap's context is to end now, if it is.
+    /// Why the heap's context is to end now, if it is. Calls the program's code if so: callbacks may
+    /// give back so much that it may go on.
     #[inline]
     pub(super) fn end(&self) -> Option<ContextError> {
-        let account = &self.header().account;
-        if account.is_ended() { end_of(account) } else { None }
+        if self.header().account.is_ended() { self.end_unless_reclaimed() } else { None }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_unless_reclaimed(&self) -> Option<ContextError> {
+        let (this, state) = (self.header(), state());
+        if this.runner.is(state.token.get()) {
+            safe_point::note(state, this);
+        }
+        safe_point::reach(state);
+        let account = &this.account;
+        if account.first_over().is_some() {
+            // A heap that runs elsewhere keeps what it has.
+            let _ = self.release_unused();
+        }
+        end_of(account)
     }
 }

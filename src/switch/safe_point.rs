@@ -1,9 +1,9 @@
 //! Safe points: where what the allocator only noted is acted upon.
 //!
 //! Inside the allocator a limit that is passed sets a bit, and a parent's end sets another. Nothing
-//! of the program's runs there. It runs here: where a heap is left, in a checkpoint, before a task
-//! is polled or a coroutine resumed. A heap for which there is something to do says so in the word
-//! that leaving reads anyway, so a heap for which there is not pays nothing.
+//! of the program's runs there. It runs here: where a heap is left, in a checkpoint, and before it
+//! is decided whether a task or a coroutine ends. A heap for which there is something to do says so
+//! in the word that leaving reads anyway, so a heap for which there is not pays nothing.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
