@@ -247,6 +247,35 @@ fn the_callback_may_give_back_enough_for_a_task_to_go_on() {
     assert_eq!(poll_once(task.as_mut()), Poll::Ready(Ok(3 * CHUNK - 1)));
 }
 
+/// A callback that takes memory below the account that it is told of passes the limit once more.
+#[test]
+fn a_callback_that_takes_memory_itself_is_not_called_within_itself() {
+    let account = |name| Account::new(name).unwrap();
+    let (group, other) = (account("group").with_limit(CHUNK), account("other").with_soft_limit(1));
+    let calls = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+    let (below, elsewhere) = (group.clone(), other.clone());
+    let counted = Arc::clone(&calls);
+    let take = |account: &Account| {
+        let heap = Heap::builder().charged_to(account).build().unwrap();
+        heap.run(|| drop(vec![0_u8; 4 * CHUNK])).unwrap();
+    };
+    let _watch = group.on_pressure(move |_| {
+        if counted.0.fetch_add(1, Ordering::Relaxed) < 20 {
+            take(&below);
+            take(&elsewhere);
+        }
+    });
+    let counted = Arc::clone(&calls);
+    let _other = other.on_pressure(move |_| {
+        counted.1.fetch_add(1, Ordering::Relaxed);
+    });
+    take(&group);
+    assert_eq!(calls.0.load(Ordering::Relaxed), 1);
+    assert_eq!(calls.1.load(Ordering::Relaxed), 1, "of others it tells");
+    take(&group);
+    assert_eq!(calls.0.load(Ordering::Relaxed), 2, "and again the next time");
+}
+
 #[test]
 fn limits_are_suspended_while_unwinding() {
     struct Reporting;
