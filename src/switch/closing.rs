@@ -48,9 +48,17 @@ pub(super) unsafe fn close(header: NonNull<HeapHeader>) -> EscapeReport {
     report.sites = call_sites::copy_of(sites);
     if let Some(account) = account {
         events::closed(&account, &report);
-        call_sites::escaped(&account, &report);
+        tell_escaped(&account, &report);
     }
     report
+}
+
+/// Tells whoever wants to know of what outlives a heap.
+fn tell_escaped(account: &Account, report: &EscapeReport) {
+    if report.blocks != 0 {
+        events::escaped(account, report);
+        call_sites::escaped(account, report);
+    }
 }
 
 /// Closes the heap of an account whose parent has ended, unless somebody runs it or it is gone.
@@ -241,7 +249,7 @@ impl Heap {
             report.returned_bytes += closed.returned_bytes;
             report.sites = call_sites::copy_of(sites);
         }
-        call_sites::escaped(&self.header().account, report);
+        tell_escaped(&self.header().account, report);
         Ok(())
     }
 
