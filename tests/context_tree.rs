@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use allocator_api2::alloc::Allocator;
 use heapswitch::{
     Account, ContextError, FutureExt, Heap, HeapEnd, HeapError, HeapSwitch, LifetimeHint,
-    checkpoint, copy_out, process_usage, swap_coroutine_local, with_outer,
+    checkpoint, copy_out, in_child, process_usage, swap_coroutine_local, with_outer,
 };
 
 #[global_allocator]
@@ -163,6 +163,42 @@ fn pressure_that_was_noted_outside_is_told_soon() {
             heap.run(|| checkpoint().unwrap()).unwrap();
         }
         assert_eq!(told.load(Ordering::Relaxed), 1, "child: {is_child}");
+    }
+}
+
+#[test]
+fn an_ended_heap_gets_no_children() {
+    let parent = Heap::new().unwrap();
+    let (child, running) =
+        (child_of(&parent, LifetimeHint::Short), child_of(&parent, LifetimeHint::Short));
+    let scope = running.enter().unwrap();
+    parent.close();
+    assert_eq!(Heap::builder().parent(&child).build().unwrap_err(), HeapError::Closed);
+    assert_eq!(in_child("part", || ()).err(), Some(HeapError::Closed));
+    drop(scope);
+    assert_eq!(Heap::builder().parent(&running).build().unwrap_err(), HeapError::Closed);
+    // Made while the one above ends on another thread, each ends with it or is refused.
+    for _ in 0..20 {
+        let parent = Heap::new().unwrap();
+        let child = child_of(&parent, LifetimeHint::Short);
+        let made = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&made);
+        let maker = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            while all.len() < 500
+                && let Ok(heap) = Heap::builder().parent(&child).build()
+            {
+                all.push(heap);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            (all, child)
+        });
+        while made.load(Ordering::Relaxed) < 10 {
+            std::thread::yield_now();
+        }
+        parent.close();
+        let (all, _child) = maker.join().unwrap();
+        assert!(all.iter().all(|heap| heap.enter().is_err_and(|why| why == HeapError::Closed)));
     }
 }
 
