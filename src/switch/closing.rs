@@ -23,6 +23,7 @@ use crate::heap::account::signal;
 use crate::heap::callbacks::Registered;
 use crate::heap::{Account, EscapeReport, HeapEnd, HeapHeader, attention, pins};
 use crate::sync::Token;
+use crate::sync::child::{self, Dropped};
 
 /// Closes a heap: children, callbacks, blocks. The header may be gone afterwards.
 ///
@@ -74,12 +75,9 @@ pub(super) fn close_if_ended(account: &Account) -> bool {
 /// it is gone. [`close_claimed`] is to follow.
 pub(super) fn claim_if_ended(account: &Account) -> Option<NonNull<HeapHeader>> {
     let claimed = account.with_heap(|header| {
-        let is_asked = account.signals() & signal::CLOSE != 0;
-        // Not by this thread's token, or its handle, dropped by a callback, would seem to be this
-        // thread's to close.
         // SAFETY: a heap that its account names is not closed, and the tree's lock is held.
-        let is_claimed = is_asked && unsafe { header.as_ref() }.runner.try_claim(Token::CLOSER);
-        is_claimed.then_some(header)
+        let runner = unsafe { &header.as_ref().runner };
+        child::try_claim(runner, account.bits()).then_some(header)
     });
     let header = claimed.flatten()?;
     // SAFETY: the claim keeps everybody out.
@@ -96,9 +94,11 @@ pub(super) fn claim_if_ended(account: &Account) -> Option<NonNull<HeapHeader>> {
 pub(super) unsafe fn close_claimed(header: NonNull<HeapHeader>) {
     // SAFETY: the claim keeps the header until it is closed.
     let account = unsafe { header.as_ref() }.account.clone();
-    // SAFETY: the heap is claimed, and the handle has its pin.
-    unsafe { close(header) };
-    if account.raise(signal::CLOSED) & signal::HANDLE_GONE != 0 {
+    let is_last = child::finish(account.bits(), || {
+        // SAFETY: the heap is claimed, and the handle has its pin.
+        unsafe { close(header) };
+    });
+    if is_last {
         // SAFETY: whoever dropped the handle left its pin to us.
         unsafe { pins::unpin(header, Token::NOBODY) };
     }
@@ -124,15 +124,13 @@ fn close_children(account: &Account, report: &mut EscapeReport) {
         below.push((child.with_parents().count(), child));
     }
     below.sort_by_key(|(depth, _)| core::cmp::Reverse(*depth));
-    for (_, child) in below {
-        // Before the look at its runner: see where a heap is left.
-        if child.with_heap(|_| child.raise(signal::CLOSE)).is_none() {
-            continue;
-        }
-        if close_if_ended(&child) {
-            report.closed_children += 1;
-        } else {
-            report.deferred_children += 1;
+    for (_, below) in below {
+        // One that is detached meanwhile is not marked, or marked before and then cleared.
+        let mark = |bits| below.with_heap(|_| below.raise(bits));
+        match child::end(mark, || close_if_ended(&below)) {
+            Some(true) => report.closed_children += 1,
+            Some(false) => report.deferred_children += 1,
+            None => {}
         }
     }
 }
@@ -166,18 +164,23 @@ pub(super) unsafe fn close_by_handle(header: NonNull<HeapHeader>) -> EscapeRepor
     let this = unsafe { header.as_ref() };
     // SAFETY: the caller's contract.
     let report = unsafe {
-        if claim(header) {
-            close(header)
-        } else if this.account.signals() & signal::CLOSE != 0 {
-            // The parent closed it and left a pin for the handle, or is about to.
-            if this.account.raise(signal::HANDLE_GONE) & signal::CLOSED != 0 {
-                pins::unpin(header, Token::NOBODY);
+        let mut report = EscapeReport::default();
+        let try_close = || {
+            let is_claimed = claim(header);
+            if is_claimed {
+                report = close(header);
             }
-            EscapeReport::default()
-        } else {
-            GLOBAL_COUNTERS.leaked_heaps.fetch_add(1, Ordering::Relaxed);
-            EscapeReport::default()
+            is_claimed
+        };
+        match child::drop_handle(try_close, |bits| this.account.raise(bits)) {
+            Dropped::Closed | Dropped::LeftToCloser => {}
+            // The closer left a pin for the handle.
+            Dropped::LastOfTwo => pins::unpin(header, Token::NOBODY),
+            Dropped::Runs => {
+                GLOBAL_COUNTERS.leaked_heaps.fetch_add(1, Ordering::Relaxed);
+            }
         }
+        report
     };
     safe_point::reach(state());
     report

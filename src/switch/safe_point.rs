@@ -11,9 +11,9 @@ use core::ptr::NonNull;
 use super::scope::out_of_contexts_as;
 use super::state::{ThreadState, state};
 use super::{closing, pressure};
-use crate::heap::account::{Node, signal};
+use crate::heap::account::Node;
 use crate::heap::{Account, HeapHeader, attention};
-use crate::sync::Token;
+use crate::sync::{Token, child};
 
 /// What a thread does at its next safe point. All zero bytes are a valid, empty value.
 ///
@@ -101,11 +101,8 @@ fn leave_with_work(state: &ThreadState, this: &HeapHeader) {
         return;
     }
     let account = this.account.clone();
-    this.leave();
-    // This read-modify-write of the account's signals and the closer's are in one order: either
-    // this one sees what the closer asked for, or the closer sees that the heap was left. The
-    // account may wait in another thread's list, for something else; so the heap goes to ours.
-    if account.raise(0) & signal::CLOSE != 0
+    // The account may wait in another thread's list, for something else; so the heap goes to ours.
+    if child::leave(account.bits(), || this.leave())
         && let Some(header) = closing::claim_if_ended(&account)
     {
         // SAFETY: it was claimed just now.
@@ -121,9 +118,7 @@ fn leave_with_work(state: &ThreadState, this: &HeapHeader) {
 /// is whole.
 #[inline]
 pub unsafe fn leave_child(state: &ThreadState, this: &HeapHeader) {
-    this.runner.leave_shared();
-    // In one order with the closer's, as in `leave_with_work`.
-    if this.account.raise(0) & signal::CLOSE != 0 {
+    if child::leave(this.account.bits(), || this.runner.leave_shared()) {
         close_left(this.account.clone());
     } else {
         reach(state);
@@ -149,7 +144,7 @@ pub unsafe fn try_enter_soon(this: &HeapHeader, token: Token) -> bool {
         return false;
     }
     if this.is_shared() {
-        this.account.signals() & signal::CLOSE == 0 && this.runner.try_claim(token)
+        !child::is_ended(this.account.bits()) && this.runner.try_claim(token)
     } else {
         this.runner.try_enter_idle(token)
     }
@@ -163,7 +158,7 @@ pub unsafe fn try_enter_soon(this: &HeapHeader, token: Token) -> bool {
 pub unsafe fn try_enter(header: NonNull<HeapHeader>, token: Token) -> bool {
     // SAFETY: the handle keeps the header.
     let this = unsafe { header.as_ref() };
-    if this.account.signals() & signal::CLOSE != 0 {
+    if child::is_ended(this.account.bits()) {
         closing::close_if_ended(&this.account);
         return false;
     }

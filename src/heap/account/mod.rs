@@ -315,6 +315,12 @@ impl Account {
         self.node().holders.load(Ordering::Acquire) != 1
     }
 
+    /// What the steps of [`child`](crate::sync::child) are taken on.
+    #[inline]
+    pub(crate) fn bits(&self) -> &Signals {
+        &self.node().signals
+    }
+
     /// The heap that ends when the parent does. Takes the tree's lock.
     pub(crate) fn set_heap(&self, heap: Option<NonNull<HeapHeader>>) {
         self.node().links.set_heap(heap);
