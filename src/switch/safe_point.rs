@@ -92,6 +92,35 @@ pub unsafe fn leave(state: &ThreadState, header: NonNull<HeapHeader>) {
     }
 }
 
+/// As [`leave`], where nothing of the program's may run: within an allocation through a handle, say.
+/// What there is to do is done at this thread's next safe point or where the heap is left next,
+/// whichever comes first; a heap whose parent has ended is closed there, or when it is entered.
+///
+/// # Safety
+/// This thread runs the heap, and the caller borrows its handle: that keeps the header.
+#[inline]
+pub unsafe fn leave_quietly(state: &ThreadState, this: &HeapHeader) {
+    if this.attention() == 0 {
+        this.runner.leave();
+    } else {
+        leave_quietly_with_work(state, this);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn leave_quietly_with_work(state: &ThreadState, this: &HeapHeader) {
+    // The bit stays, for who leaves the heap next: that may be another thread.
+    if this.attention() & attention::NOTED != 0 {
+        state.due.note(&this.account);
+    }
+    if !this.is_shared() {
+        this.leave();
+    } else if child::leave(this.account.bits(), || this.leave()) {
+        state.due.note(&this.account);
+    }
+}
+
 #[cold]
 #[inline(never)]
 fn leave_with_work(state: &ThreadState, this: &HeapHeader) {
