@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use heapswitch::{
     Account, ContextError, FutureExt, Heap, HeapPool, HeapSwitch, LifetimeHint, LimitPolicy,
@@ -359,6 +359,50 @@ fn cancelling_ends_all_below_at_their_next_poll() {
     assert_eq!(other.run(checkpoint).unwrap(), Ok(()));
     assert_eq!(heap.run(checkpoint).unwrap(), Ok(()), "told once");
     assert!(!group.usage().is_over_budget, "there is no context to end");
+}
+
+/// Cancelling wakes nobody. Who wants that keeps the waker, at no cost to other tasks.
+#[test]
+fn a_task_that_waits_is_woken_by_who_cancelled_it() {
+    /// Its task's last waker, kept outside of the task's context.
+    #[derive(Default)]
+    struct Waiting(Mutex<Option<Waker>>);
+    impl Waiting {
+        fn is_here<F: Future>(&self, future: F) -> impl Future<Output = F::Output> {
+            let mut future = Box::pin(future);
+            poll_fn(move |context| {
+                self.0.lock().unwrap().replace(context.waker().clone());
+                future.as_mut().poll(context)
+            })
+        }
+        fn cancel(&self, account: &Account) {
+            account.cancel();
+            self.0.lock().unwrap().take().into_iter().for_each(Waker::wake);
+        }
+    }
+    struct Wakes(AtomicUsize);
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let wakes = Arc::new(Wakes(AtomicUsize::new(0)));
+    let heap = Heap::builder().limit(2 << 20).build().unwrap();
+    let (account, waiting) = (heap.account_handle(), Waiting::default());
+    let mut task = pin!(waiting.is_here(heap.wrap(async {
+        let _kept = vec![1_u8; 1 << 20];
+        std::future::pending::<()>().await;
+    })));
+    let waker = Waker::from(Arc::clone(&wakes));
+    let mut context = Context::from_waker(&waker);
+    assert!(task.as_mut().poll(&mut context).is_pending());
+    account.cancel();
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "that wakes nobody");
+    assert!(account.usage().committed_bytes >= 1 << 20);
+    waiting.cancel(&account);
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(task.as_mut().poll(&mut context), Poll::Ready(Err(ContextError::Cancelled)));
+    assert!(account.usage().committed_bytes < 1 << 20, "what it held went back");
 }
 
 #[test]

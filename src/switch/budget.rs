@@ -226,7 +226,42 @@ fn over_budget(context: &Account, over: &Account) -> OverBudget {
 impl Account {
     /// Ends the contexts that are charged to this account and those below it: each gets
     /// [`ContextError::Cancelled`] at its next safe point. For a reclaim callback that chooses a
-    /// victim, or a request whose client has gone.
+    /// victim, or a request whose client has gone. Heaps that wait in a [`HeapPool`] are passed over.
+    ///
+    /// It wakes nobody. A task that waits keeps what it holds until it is polled, a coroutine until
+    /// it is resumed. Waking the task is for who cancels it, with the waker of its last poll; or
+    /// abort the task through its executor instead, which drops the future, in its heap, at once.
+    /// The wrapper keeps no wakers: that would take two atomic operations in each poll of each
+    /// task. To keep one for a task that may be cancelled, wrap it outside of its heap:
+    ///
+    /// ```
+    /// use std::future::{Future, poll_fn};
+    /// use std::sync::Mutex;
+    /// use std::task::Waker;
+    ///
+    /// /// The future, which leaves its waker in `last` whenever it is polled.
+    /// fn woken<T>(
+    ///     future: impl Future<Output = T>,
+    ///     last: &Mutex<Option<Waker>>,
+    /// ) -> impl Future<Output = T> {
+    ///     let mut future = Box::pin(future);
+    ///     poll_fn(move |context| {
+    ///         *last.lock().unwrap() = Some(context.waker().clone());
+    ///         future.as_mut().poll(context)
+    ///     })
+    /// }
+    ///
+    /// let heap = heapswitch::Heap::new()?;
+    /// let (account, last) = (heap.account_handle(), Mutex::new(None));
+    /// let task = woken(heap.wrap(std::future::pending::<()>()), &last);
+    /// // Spawned and polled meanwhile. To end it now:
+    /// account.cancel();
+    /// last.lock().unwrap().take().into_iter().for_each(Waker::wake);
+    /// # drop(task);
+    /// # Ok::<(), heapswitch::HeapError>(())
+    /// ```
+    ///
+    /// [`HeapPool`]: crate::HeapPool
     pub fn cancel(&self) {
         for account in self.subtree().filter(Account::has_heap) {
             account.raise(signal::CANCELLED);
