@@ -8,7 +8,8 @@
 use core::cell::Cell;
 use core::ptr::NonNull;
 
-use super::scope::out_of_contexts_as;
+use super::scope::out_of_contexts;
+use super::stack::Entry;
 use super::state::{ThreadState, state};
 use super::{closing, pressure};
 use crate::heap::account::Node;
@@ -19,22 +20,18 @@ use crate::sync::{Token, child};
 ///
 /// # Invariants
 /// - `waiting` begins a list of accounts, each with a count and the bit `WAITS`.
-/// - `telling` is the serial number of the entry of contexts under which reclaim callbacks are
-///   called, or one that is in no stack, or 0. Not a flag: a coroutine may be suspended within a
-///   callback, and takes the entry along.
 /// - `ended` begins a list of heaps that this thread runs and that nobody has a handle of, and of
 ///   heaps that were claimed because their parents ended.
 #[derive(Debug)]
 pub struct Due {
     waiting: Cell<Option<NonNull<Node>>>,
     ended: Cell<Option<NonNull<HeapHeader>>>,
-    telling: Cell<u64>,
 }
 
 impl Due {
     /// Nothing.
     pub const fn new() -> Self {
-        Self { waiting: Cell::new(None), ended: Cell::new(None), telling: Cell::new(0) }
+        Self { waiting: Cell::new(None), ended: Cell::new(None) }
     }
 
     /// Whether there is something to do.
@@ -213,31 +210,25 @@ pub fn reach(state: &ThreadState) {
 #[inline(never)]
 fn settle() {
     // Within a callback heaps are closed; what is to be told waits until it returns.
-    let is_within = is_telling(state());
+    let is_within = state().contexts.is_telling();
     if is_within && state().due.ended.get().is_none() {
         return;
     }
     // The state is read anew after each call to the program's code, which may add to it.
-    out_of_contexts_as(|serial| {
+    out_of_contexts(|| {
         close_ended();
         if is_within || state().due.waiting.get().is_none() {
             return;
         }
         let mut told = Vec::new();
-        state().due.telling.set(serial);
+        let contexts = &state().contexts;
+        contexts.set_top(Entry { is_telling: true, ..contexts.top() });
         while let Some(account) = state().due.next_waiting() {
             closing::close_if_ended(&account);
             pressure::tell(&account, &mut told);
             close_ended();
         }
-        state().due.telling.set(0);
     });
-}
-
-/// Whether what runs here was called by [`pressure::tell`].
-fn is_telling(state: &ThreadState) -> bool {
-    let serial = state.due.telling.get();
-    serial != 0 && state.contexts.find(serial).is_some()
 }
 
 fn close_ended() {

@@ -192,15 +192,9 @@ pub fn with_global<T>(body: impl FnOnce() -> T) -> Result<T, HeapError> {
 
 /// Calls `body` with the thread's own heap in use, where that is possible.
 pub(super) fn out_of_contexts<T>(body: impl FnOnce() -> T) -> T {
-    out_of_contexts_as(|_| body())
-}
-
-/// As [`out_of_contexts`]; `body` gets the serial number of its entry in the stack of contexts, 0
-/// if it has none.
-pub(super) fn out_of_contexts_as<T>(body: impl FnOnce(u64) -> T) -> T {
     // On a thread that ends the global allocator serves anyway.
     let scope = use_allocator(CurrentAllocatorInUse::ThreadLocal);
-    let result = body(scope.as_ref().map_or(0, |scope| scope.place.serial));
+    let result = body();
     drop(scope);
     result
 }
