@@ -226,7 +226,8 @@ fn over_budget(context: &Account, over: &Account) -> OverBudget {
 impl Account {
     /// Ends the contexts that are charged to this account and those below it: each gets
     /// [`ContextError::Cancelled`] at its next safe point. For a reclaim callback that chooses a
-    /// victim, or a request whose client has gone. Heaps that wait in a [`HeapPool`] are passed over.
+    /// victim, or a request whose client has gone. Heaps that wait in a [`HeapPool`] are passed
+    /// over.
     ///
     /// It wakes nobody. A task that waits keeps what it holds until it is polled, a coroutine until
     /// it is resumed. Waking the task is for who cancels it, with the waker of its last poll; or
@@ -270,8 +271,8 @@ impl Account {
 }
 
 impl Heap {
-    /// Why the heap's context is to end now, if it is. Calls the program's code if so: callbacks may
-    /// give back so much that it may go on.
+    /// Why the heap's context is to end now, if it is. Calls the program's code if so: callbacks
+    /// may give back so much that it may go on.
     #[inline]
     pub(super) fn end(&self) -> Option<ContextError> {
         if self.header().account.is_ended() { self.end_unless_reclaimed() } else { None }

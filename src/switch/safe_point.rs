@@ -89,7 +89,7 @@ pub unsafe fn leave(state: &ThreadState, header: NonNull<HeapHeader>) {
     }
 }
 
-/// As [`leave`], where nothing of the program's may run: within an allocation through a handle, say.
+/// As [`leave`], where nothing of the program's may run: within an allocation through a handle.
 /// What there is to do is done at this thread's next safe point or where the heap is left next,
 /// whichever comes first; a heap whose parent has ended is closed there, or when it is entered.
 ///

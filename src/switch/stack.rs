@@ -42,8 +42,8 @@ pub struct Entry {
     pub hold: Hold,
     /// Whether its guard was dropped before those above it.
     pub is_dead: bool,
-    /// Whether reclaim callbacks are called above it. Here and not beside the stack: a coroutine may
-    /// be suspended within one, and takes the entry along.
+    /// Whether reclaim callbacks are called above it. Here and not beside the stack: a coroutine
+    /// may be suspended within one, and takes the entry along.
     pub is_telling: bool,
 }
 

@@ -8,9 +8,9 @@
 //!   marks CLOSED, and looks: HANDLE_GONE?
 //! ```
 //!
-//! Marking and looking are steps in the one order of the child's [`Signals`]. So of the first two one
-//! at least sees the other's step, and [`Runner::try_claim`] lets one of them close the child; of the
-//! last two, whoever marks second frees what is left.
+//! Marking and looking are steps in the one order of the child's [`Signals`]. So of the first two
+//! one at least sees the other's step, and [`Runner::try_claim`] lets one of them close the child;
+//! of the last two, whoever marks second frees what is left.
 
 use super::{Runner, Signals, Token};
 

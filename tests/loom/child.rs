@@ -1,6 +1,6 @@
 //! A child heap between its own thread and the one that ends its parent, by the shipped steps of
-//! `sync::child`: it is closed once, by one who sees all that was done in it, and what is left of it
-//! is freed once.
+//! `sync::child`: it is closed once, by one who sees all that was done in it, and what is left of
+//! it is freed once.
 
 use heapswitch::sync::child::{self, Dropped};
 use heapswitch::sync::runner::Token;

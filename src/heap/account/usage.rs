@@ -130,7 +130,7 @@ impl Account {
         }
     }
 
-    /// The account's heap was emptied for what comes now: what it held before is not blamed on that.
+    /// The account's heap was emptied: what it held before is not blamed on what comes now.
     #[inline]
     pub(crate) fn begin_again(&self) {
         let node = self.node();
