@@ -6,12 +6,12 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Wake, Waker};
 
 use heapswitch::{
-    Account, ContextError, FutureExt, Heap, HeapSwitch, LifetimeHint, LimitPolicy, Limits,
-    PassedLimit, checkpoint,
+    Account, ContextError, FutureExt, Heap, HeapPool, HeapSwitch, LifetimeHint, LimitPolicy,
+    Limits, PassedLimit, checkpoint,
 };
 
 #[global_allocator]
@@ -282,6 +282,56 @@ fn the_callback_may_give_back_enough_to_go_on() {
     .unwrap();
 }
 
+/// Small blocks: what held them counts as given back as well.
+#[test]
+fn the_callback_may_give_back_enough_for_a_task_to_go_on() {
+    let cache = Arc::new(Mutex::new(Vec::new()));
+    let heap = Heap::builder().hint(LifetimeHint::Long).limit(5 * CHUNK).build().unwrap();
+    heap.run(|| *cache.lock().unwrap() = kilobytes(180)).unwrap();
+    let reclaimed = Arc::clone(&cache);
+    let _watch = heap.account_handle().on_pressure(move |_| reclaimed.lock().unwrap().clear());
+    let mut task = pin!(
+        async {
+            let more = vec![1_u8; 3 * CHUNK - 1];
+            yield_now().await;
+            more.len()
+        }
+        .in_heap(&heap)
+    );
+    assert_eq!(poll_once(task.as_mut()), Poll::Pending, "it goes on");
+    assert!(cache.lock().unwrap().is_empty());
+    assert_eq!(poll_once(task.as_mut()), Poll::Ready(Ok(3 * CHUNK - 1)));
+}
+
+/// A callback that takes memory below the account that it is told of passes the limit once more.
+#[test]
+fn a_callback_that_takes_memory_itself_is_not_called_within_itself() {
+    let account = |name| Account::new(name).unwrap();
+    let (group, other) = (account("group").with_limit(CHUNK), account("other").with_soft_limit(1));
+    let calls = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+    let (below, elsewhere) = (group.clone(), other.clone());
+    let counted = Arc::clone(&calls);
+    let take = |account: &Account| {
+        let heap = Heap::builder().charged_to(account).build().unwrap();
+        heap.run(|| drop(vec![0_u8; 4 * CHUNK])).unwrap();
+    };
+    let _watch = group.on_pressure(move |_| {
+        if counted.0.fetch_add(1, Ordering::Relaxed) < 20 {
+            take(&below);
+            take(&elsewhere);
+        }
+    });
+    let counted = Arc::clone(&calls);
+    let _other = other.on_pressure(move |_| {
+        counted.1.fetch_add(1, Ordering::Relaxed);
+    });
+    take(&group);
+    assert_eq!(calls.0.load(Ordering::Relaxed), 1);
+    assert_eq!(calls.1.load(Ordering::Relaxed), 1, "of others it tells");
+    take(&group);
+    assert_eq!(calls.0.load(Ordering::Relaxed), 2, "and again the next time");
+}
+
 #[test]
 fn limits_are_suspended_while_unwinding() {
     struct Reporting;
@@ -365,6 +415,101 @@ fn cancelling_ends_all_below_at_their_next_poll() {
     assert_eq!(other.run(checkpoint).unwrap(), Ok(()));
     assert_eq!(heap.run(checkpoint).unwrap(), Ok(()), "told once");
     assert!(!group.usage().is_over_budget, "there is no context to end");
+}
+
+/// Cancelling wakes nobody. Who wants that keeps the waker, at no cost to other tasks.
+#[test]
+fn a_task_that_waits_is_woken_by_who_cancelled_it() {
+    /// Its task's last waker, kept outside of the task's context.
+    #[derive(Default)]
+    struct Waiting(Mutex<Option<Waker>>);
+    impl Waiting {
+        fn is_here<F: Future>(&self, future: F) -> impl Future<Output = F::Output> {
+            let mut future = Box::pin(future);
+            poll_fn(move |context| {
+                self.0.lock().unwrap().replace(context.waker().clone());
+                future.as_mut().poll(context)
+            })
+        }
+        fn cancel(&self, account: &Account) {
+            account.cancel();
+            self.0.lock().unwrap().take().into_iter().for_each(Waker::wake);
+        }
+    }
+    struct Wakes(AtomicUsize);
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let wakes = Arc::new(Wakes(AtomicUsize::new(0)));
+    let heap = Heap::builder().limit(2 << 20).build().unwrap();
+    let (account, waiting) = (heap.account_handle(), Waiting::default());
+    let mut task = pin!(waiting.is_here(heap.wrap(async {
+        let _kept = vec![1_u8; 1 << 20];
+        std::future::pending::<()>().await;
+    })));
+    let waker = Waker::from(Arc::clone(&wakes));
+    let mut context = Context::from_waker(&waker);
+    assert!(task.as_mut().poll(&mut context).is_pending());
+    account.cancel();
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "that wakes nobody");
+    assert!(account.usage().committed_bytes >= 1 << 20);
+    waiting.cancel(&account);
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(task.as_mut().poll(&mut context), Poll::Ready(Err(ContextError::Cancelled)));
+    assert!(account.usage().committed_bytes < 1 << 20, "what it held went back");
+}
+
+#[test]
+fn cancelling_passes_over_heaps_that_wait_in_a_pool() {
+    static GROUP: OnceLock<Account> = OnceLock::new();
+    static POOL: HeapPool =
+        HeapPool::with_maker(|| Heap::builder().charged_to(GROUP.get().unwrap()).build());
+    let group = GROUP.get_or_init(|| Account::new("pooled").unwrap());
+    // One in the thread's slot, the others on the list.
+    POOL.fill(4).unwrap();
+    group.cancel();
+    let heaps: Vec<_> = (0..4).map(|_| POOL.take().unwrap()).collect();
+    for heap in &heaps {
+        let mut task = pin!(async { 1 }.in_heap(&**heap));
+        assert_eq!(poll_once(task.as_mut()), Poll::Ready(Ok(1)));
+    }
+    group.cancel();
+    for heap in &heaps {
+        let mut task = pin!(async { 1 }.in_heap(&**heap));
+        assert_eq!(poll_once(task.as_mut()), Poll::Ready(Err(ContextError::Cancelled)));
+    }
+}
+
+/// What an earlier request took through the same heap is no later one's.
+#[test]
+fn the_figures_of_a_pooled_heap_are_those_of_its_last_request() {
+    static GROUP: OnceLock<Account> = OnceLock::new();
+    static POOL: HeapPool = HeapPool::with_maker(|| {
+        Heap::builder().charged_to(GROUP.get().unwrap()).name("request").limit(20 * CHUNK).build()
+    });
+    let group = GROUP.get_or_init(|| Account::new("group").unwrap().with_limit(30 * CHUNK));
+    let end_of = |chunks: usize| {
+        let heap = POOL.take().unwrap();
+        let (error, account) = heap
+            .run(|| {
+                drop(Vec::<u8>::with_capacity(chunks * CHUNK - 1));
+                (checkpoint().unwrap_err(), heap.account_handle())
+            })
+            .unwrap();
+        let over = error.over_budget().unwrap();
+        ((over.name.to_string(), over.used_bytes / CHUNK), account)
+    };
+    let (first, account) = end_of(29);
+    assert_eq!(first, ("request".to_owned(), 29));
+    assert_eq!(end_of(23), (("request".to_owned(), 23), account.clone()), "the same heap");
+    assert_eq!(account.usage().overdrafts, 2, "as counts go, those stay");
+    // This one stays below its own limit, and takes the group above its.
+    let other = Heap::builder().charged_to(group).build().unwrap();
+    let kept = other.run(|| Vec::<u8>::with_capacity(20 * CHUNK - 1)).unwrap();
+    assert_eq!(end_of(15), (("group".to_owned(), 35), account));
+    drop(kept);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use allocator_api2::alloc::Allocator;
 use heapswitch::{
     Account, ContextError, FutureExt, Heap, HeapEnd, HeapError, HeapSwitch, LifetimeHint,
-    checkpoint, copy_out, process_usage, swap_coroutine_local, with_outer,
+    checkpoint, copy_out, in_child, process_usage, swap_coroutine_local, with_outer,
 };
 
 #[global_allocator]
@@ -140,7 +140,7 @@ fn a_child_that_waits_in_another_threads_list_is_closed_when_it_is_left() {
     other.join().unwrap();
 }
 
-/// What was noted outside the heap is told when a child is left, and at a checkpoint.
+/// What was noted outside the heap is told when it is left next.
 #[test]
 fn pressure_that_was_noted_outside_is_told_soon() {
     let parent = Heap::new().unwrap();
@@ -157,12 +157,80 @@ fn pressure_that_was_noted_outside_is_told_soon() {
         // SAFETY: the block is of this layout, and is freed once.
         unsafe { heap.deallocate(block.cast(), layout) };
         assert_eq!(told.load(Ordering::Relaxed), 0, "not within an allocation");
-        if is_child {
-            heap.run(|| ()).unwrap();
-        } else {
-            heap.run(|| checkpoint().unwrap()).unwrap();
-        }
+        heap.run(|| ()).unwrap();
         assert_eq!(told.load(Ordering::Relaxed), 1, "child: {is_child}");
+    }
+}
+
+/// A child is entered for each allocation through its handle: the parent's end may fall in between.
+#[test]
+fn a_child_that_is_used_by_its_handle_is_closed_at_the_next_safe_point() {
+    const ENOUGH: usize = if cfg!(heapswitch_tsan) { 3 } else { 20 };
+    let mut deferred = 0;
+    for round in 0.. {
+        let parent = Heap::new().unwrap();
+        let child = child_of(&parent, LifetimeHint::Medium);
+        let was_called = Arc::new(AtomicBool::new(false));
+        let called = Arc::clone(&was_called);
+        child.on_end(move |_| called.store(true, Ordering::Relaxed)).unwrap();
+        let begun = Arc::new(Barrier::new(2));
+        let closer = std::thread::spawn({
+            let begun = Arc::clone(&begun);
+            move || {
+                begun.wait();
+                parent.close().deferred_children
+            }
+        });
+        let layout = Layout::new::<[u64; 10]>();
+        begun.wait();
+        while let Ok(block) = (&child).allocate(layout) {
+            // SAFETY: the block is of this layout, and is freed once.
+            unsafe { (&child).deallocate(block.cast(), layout) };
+        }
+        deferred += closer.join().unwrap();
+        checkpoint().unwrap();
+        assert!(was_called.load(Ordering::Relaxed), "round {round}, {deferred} while it was used");
+        assert_eq!(child.enter().unwrap_err(), HeapError::Closed);
+        if deferred == ENOUGH || round == 20_000 {
+            break;
+        }
+    }
+    assert!(deferred != 0);
+}
+
+#[test]
+fn an_ended_heap_gets_no_children() {
+    let parent = Heap::new().unwrap();
+    let (child, running) =
+        (child_of(&parent, LifetimeHint::Short), child_of(&parent, LifetimeHint::Short));
+    let scope = running.enter().unwrap();
+    parent.close();
+    assert_eq!(Heap::builder().parent(&child).build().unwrap_err(), HeapError::Closed);
+    assert_eq!(in_child("part", || ()).err(), Some(HeapError::Closed));
+    drop(scope);
+    assert_eq!(Heap::builder().parent(&running).build().unwrap_err(), HeapError::Closed);
+    // Made while the one above ends on another thread, each ends with it or is refused.
+    for _ in 0..20 {
+        let parent = Heap::new().unwrap();
+        let child = child_of(&parent, LifetimeHint::Short);
+        let made = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&made);
+        let maker = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            while all.len() < 500
+                && let Ok(heap) = Heap::builder().parent(&child).build()
+            {
+                all.push(heap);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            (all, child)
+        });
+        while made.load(Ordering::Relaxed) < 10 {
+            std::thread::yield_now();
+        }
+        parent.close();
+        let (all, _child) = maker.join().unwrap();
+        assert!(all.iter().all(|heap| heap.enter().is_err_and(|why| why == HeapError::Closed)));
     }
 }
 
@@ -251,6 +319,25 @@ fn a_callback_that_panics_keeps_none_from_being_called() {
     }
     let report = heap.close();
     assert_eq!((report.panicked_callbacks, calls.load(Ordering::Relaxed)), (2, 4));
+}
+
+/// The payload of its panic panics when it is dropped, with another that does so too.
+#[test]
+fn payloads_that_panic_go_no_further() {
+    struct Bomb(usize);
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if self.0 != 0 {
+                std::panic::panic_any(Bomb(self.0 - 1));
+            }
+        }
+    }
+    let heap = Heap::builder().soft_limit(1).build().unwrap();
+    heap.on_end(|_| std::panic::panic_any(Bomb(3))).unwrap();
+    let watch = heap.account_handle().on_pressure(|_| std::panic::panic_any(Bomb(3)));
+    heap.run(|| drop(Box::new([1_u8; 100]))).unwrap();
+    assert_eq!(heap.close().panicked_callbacks, 1);
+    drop(watch);
 }
 
 #[test]

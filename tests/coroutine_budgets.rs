@@ -2,12 +2,12 @@
 //! its heap, and tells its resumer why.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use heapswitch::{
-    ContextError, Coroutine, CoroutineResult, CurrentAllocatorInUse, Heap, HeapSwitch, checkpoint,
-    current,
+    ContextError, Coroutine, CoroutineResult, CurrentAllocatorInUse, Heap, HeapSwitch,
+    LifetimeHint, checkpoint, current,
 };
 
 #[global_allocator]
@@ -76,6 +76,28 @@ fn a_neighbour_goes_on() {
     assert!(small.is_done() && !large.is_done());
     drop(large);
     assert_eq!(drops.load(Ordering::Relaxed), 2);
+}
+
+/// The callback frees what lies in the coroutine's heap from outside of it.
+#[test]
+fn the_callback_may_give_back_enough_to_go_on() {
+    let cache = Arc::new(Mutex::new(Vec::new()));
+    let heap = Heap::builder().hint(LifetimeHint::Long).limit(5 * CHUNK).build().unwrap();
+    let (filled, reclaimed) = (Arc::clone(&cache), Arc::clone(&cache));
+    let _watch = heap.account_handle().on_pressure(move |_| reclaimed.lock().unwrap().clear());
+    let mut coroutine = Coroutine::new(heap, move |yielder, ()| {
+        filled.lock().unwrap().push(vec![1_u8; 3 * CHUNK]);
+        yielder.suspend(());
+        let more = vec![1_u8; 2 * CHUNK];
+        yielder.suspend(());
+        more.len()
+    })
+    .unwrap();
+    coroutine.resume(()).unwrap();
+    assert_eq!(cache.lock().unwrap().len(), 1);
+    coroutine.resume(()).unwrap();
+    assert!(cache.lock().unwrap().is_empty() && !coroutine.is_done());
+    assert_eq!(coroutine.resume(()).unwrap().as_return(), Some(2 * CHUNK));
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Coroutines with heaps of their own, with the allocator really installed.
 
+#[cfg(not(any(heapswitch_pass_through, heapswitch_asan, heapswitch_tsan, loom)))]
+#[path = "support/child.rs"]
+mod child;
+
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -486,4 +490,43 @@ fn stacks_are_kept_up_to_the_bound() {
     coroutine.resume(()).unwrap();
     drop(coroutine);
     assert_eq!(POOL.waiting(), 2);
+}
+
+/// A hundred thousand stacks, each two mappings, are more than a process may have by default.
+#[test]
+#[cfg(not(any(heapswitch_pass_through, heapswitch_asan, heapswitch_tsan, loom)))]
+fn stacks_end_at_the_limit_on_mappings_and_heaps_go_on() {
+    const MOST: usize = 100_000;
+    static STACKS: StackPool = StackPool::new(32 << 10, 10);
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+    let limit: usize = limit.trim().parse().unwrap();
+    // In a process of its own: the other tests need mappings too.
+    child::in_child(|| {
+        let runs = || {
+            let heap = Heap::new().unwrap();
+            let text = heap.run(|| "in a heap".repeat(1000)).unwrap();
+            assert!(heap.contains(text.as_ptr()) && text.ends_with("heap"));
+        };
+        runs();
+        let mut stacks = Vec::with_capacity(MOST);
+        let error = loop {
+            match STACKS.take() {
+                Err(error) => break Some(error),
+                Ok(_) if stacks.len() == MOST => break None,
+                Ok(stack) => stacks.push(stack),
+            }
+        };
+        if limit < 2 * MOST {
+            assert_eq!(error.map(|error| error.0), Some(libc::ENOMEM));
+            assert!((limit / 2 - 1000..=limit / 2).contains(&stacks.len()), "{}", stacks.len());
+        }
+        (0..100).for_each(|_| runs());
+        let body = |yielder: &Yielder<'_, (), u8>, ()| yielder.suspend(*Box::new(1));
+        let stack = stacks.pop().unwrap();
+        let mut coroutine = Coroutine::with_stack(Heap::new().unwrap(), stack, body);
+        assert_eq!(coroutine.resume(()).unwrap().as_yield(), Some(1));
+        drop((coroutine, stacks));
+        assert_eq!(STACKS.waiting(), 10);
+        STACKS.take().is_ok()
+    });
 }

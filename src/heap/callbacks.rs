@@ -57,14 +57,20 @@ impl Callbacks {
         while let Some(first) = self.first.take() {
             let Registered { call, next } = *first;
             self.first.set(next);
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| call(end))) {
-                panicked += 1;
-                // A payload may panic when it is dropped.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-            }
+            panicked += usize::from(!call_guarded(|| call(end)));
         }
         panicked
     }
+}
+
+/// Calls a callback of the program; false if it panicked.
+pub fn call_guarded(call: impl FnOnce()) -> bool {
+    let Err(payload) = catch_unwind(AssertUnwindSafe(call)) else { return true };
+    // A payload may panic when it is dropped, and so may that one's.
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        core::mem::forget(second);
+    }
+    false
 }
 
 impl Registered {

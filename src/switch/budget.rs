@@ -6,9 +6,9 @@
 use core::fmt;
 
 use super::handle::{Heap, HeapError};
-use super::safe_point;
 use super::scope::out_of_contexts;
 use super::state::state;
+use super::{closing, safe_point};
 use crate::heap::account::{largest, signal};
 use crate::heap::{Account, AccountId, ContextName, HeapHeader, attention};
 
@@ -160,10 +160,25 @@ fn checkpoint_with_work(this: &HeapHeader) -> Result<(), ContextError> {
     safe_point::note(state(), this);
     // The callbacks may give back so much that the context may go on.
     safe_point::reach(state());
+    if account.is_ended() && account.first_over().is_some() {
+        release_current(&account);
+    }
     match end_of(&account) {
         Some(error) => Err(error),
         None if account.signals() & signal::CLOSE != 0 => Err(HeapError::Closed.into()),
         None => Ok(()),
+    }
+}
+
+/// Gives back what the current heap has no block in, if it is still that of `account`.
+fn release_current(account: &Account) {
+    closing::flush_own_frees();
+    let Some(heap) = state().contexts.top().heap else { return };
+    // SAFETY: heaps that the state names are run by this thread.
+    unsafe {
+        if heap.as_ref().account == *account {
+            (heap.as_ref().operations.release_unused)(heap, 0);
+        }
     }
 }
 
@@ -215,7 +230,43 @@ fn over_budget(context: &Account, over: &Account) -> OverBudget {
 impl Account {
     /// Ends the contexts that are charged to this account and those below it: each gets
     /// [`ContextError::Cancelled`] at its next safe point. For a reclaim callback that chooses a
-    /// victim, or a request whose client has gone.
+    /// victim, or a request whose client has gone. Heaps that wait in a [`HeapPool`] are passed
+    /// over.
+    ///
+    /// It wakes nobody. A task that waits keeps what it holds until it is polled, a coroutine until
+    /// it is resumed. Waking the task is for who cancels it, with the waker of its last poll; or
+    /// abort the task through its executor instead, which drops the future, in its heap, at once.
+    /// The wrapper keeps no wakers: that would take two atomic operations in each poll of each
+    /// task. To keep one for a task that may be cancelled, wrap it outside of its heap:
+    ///
+    /// ```
+    /// use std::future::{Future, poll_fn};
+    /// use std::sync::Mutex;
+    /// use std::task::Waker;
+    ///
+    /// /// The future, which leaves its waker in `last` whenever it is polled.
+    /// fn woken<T>(
+    ///     future: impl Future<Output = T>,
+    ///     last: &Mutex<Option<Waker>>,
+    /// ) -> impl Future<Output = T> {
+    ///     let mut future = Box::pin(future);
+    ///     poll_fn(move |context| {
+    ///         *last.lock().unwrap() = Some(context.waker().clone());
+    ///         future.as_mut().poll(context)
+    ///     })
+    /// }
+    ///
+    /// let heap = heapswitch::Heap::new()?;
+    /// let (account, last) = (heap.account_handle(), Mutex::new(None));
+    /// let task = woken(heap.wrap(std::future::pending::<()>()), &last);
+    /// // Spawned and polled meanwhile. To end it now:
+    /// account.cancel();
+    /// last.lock().unwrap().take().into_iter().for_each(Waker::wake);
+    /// # drop(task);
+    /// # Ok::<(), heapswitch::HeapError>(())
+    /// ```
+    ///
+    /// [`HeapPool`]: crate::HeapPool
     pub fn cancel(&self) {
         for account in self.subtree().filter(Account::has_heap) {
             account.raise(signal::CANCELLED);
@@ -224,10 +275,26 @@ impl Account {
 }
 
 impl Heap {
-    /// Why the heap's context is to end now, if it is.
+    /// Why the heap's context is to end now, if it is. Calls the program's code if so: callbacks
+    /// may give back so much that it may go on.
     #[inline]
     pub(super) fn end(&self) -> Option<ContextError> {
-        let account = &self.header().account;
-        if account.is_ended() { end_of(account) } else { None }
+        if self.header().account.is_ended() { self.end_unless_reclaimed() } else { None }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_unless_reclaimed(&self) -> Option<ContextError> {
+        let (this, state) = (self.header(), state());
+        if this.runner.is(state.token.get()) {
+            safe_point::note(state, this);
+        }
+        safe_point::reach(state);
+        let account = &this.account;
+        if account.first_over().is_some() {
+            // A heap that runs elsewhere keeps what it has.
+            let _ = self.release_unused();
+        }
+        end_of(account)
     }
 }

@@ -8,6 +8,7 @@ use super::home;
 use super::in_use::CurrentAllocatorInUse;
 use super::state::state;
 use crate::allocator::RegionSource;
+use crate::heap::account::signal;
 use crate::heap::kind::{ContextChoice, ContextChoiceWithSites};
 use crate::heap::{
     Account, ContextName, HeapHeader, HeapKind, LifetimeHint, LimitPolicy, Limits, SiteSampling,
@@ -221,13 +222,20 @@ impl<'a> HeapBuilder<'a> {
             account.set_heap(Some(header));
         }
         // SAFETY: the heap is new, and this is its only handle.
-        Ok(unsafe { Heap::from_raw(header) })
+        let heap = unsafe { Heap::from_raw(header) };
+        // Looked at in order with the closer's mark, once the tree names the heap: who ends the
+        // parent finds the heap there, or it is seen here, and the heap is closed.
+        if is_child && account.parent().is_some_and(|above| above.raise(0) & signal::CLOSE != 0) {
+            return Err(HeapError::Closed);
+        }
+        Ok(heap)
     }
 
     /// Makes the heap.
     ///
     /// # Errors
-    /// [`HeapError::NoMemory`]; [`HeapError::Granule`].
+    /// [`HeapError::NoMemory`]; [`HeapError::Granule`]; [`HeapError::Closed`] if the parent has
+    /// ended, also if it runs still and closes when it is left.
     pub fn build(self) -> Result<Heap, HeapError> {
         if let Some(Recorded { sampling, create }) = self.recorded {
             let strategy = self.hint.unwrap_or(LifetimeHint::Short);
@@ -246,7 +254,7 @@ impl<'a> HeapBuilder<'a> {
     /// Makes a heap of a given kind. [`call_sites`](Self::call_sites) has no say here.
     ///
     /// # Errors
-    /// [`HeapError::NoMemory`]; [`HeapError::Granule`].
+    /// As [`build`](Self::build).
     pub fn build_kind<K: HeapKind>(self, settings: K::Settings) -> Result<Heap, HeapError> {
         self.finish(|source, account| K::create(settings, source, account))
     }

@@ -52,7 +52,8 @@ impl Heap {
 /// ```
 ///
 /// # Errors
-/// [`HeapError::NoMemory`]. The closure's are those of [`Heap::wrap_closure`].
+/// [`HeapError::NoMemory`]; [`HeapError::Closed`] if the current context's parent has ended. The
+/// closure's are those of [`Heap::wrap_closure`].
 pub fn in_child<T>(
     name: &str,
     body: impl FnOnce() -> T,

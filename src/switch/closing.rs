@@ -23,6 +23,7 @@ use crate::heap::account::signal;
 use crate::heap::callbacks::Registered;
 use crate::heap::{Account, EscapeReport, HeapEnd, HeapHeader, attention, pins};
 use crate::sync::Token;
+use crate::sync::child::{self, Dropped};
 
 /// Closes a heap: children, callbacks, blocks. The header may be gone afterwards.
 ///
@@ -48,9 +49,17 @@ pub(super) unsafe fn close(header: NonNull<HeapHeader>) -> EscapeReport {
     report.sites = call_sites::copy_of(sites);
     if let Some(account) = account {
         events::closed(&account, &report);
-        call_sites::escaped(&account, &report);
+        tell_escaped(&account, &report);
     }
     report
+}
+
+/// Tells whoever wants to know of what outlives a heap.
+fn tell_escaped(account: &Account, report: &EscapeReport) {
+    if report.blocks != 0 {
+        events::escaped(account, report);
+        call_sites::escaped(account, report);
+    }
 }
 
 /// Closes the heap of an account whose parent has ended, unless somebody runs it or it is gone.
@@ -66,12 +75,9 @@ pub(super) fn close_if_ended(account: &Account) -> bool {
 /// it is gone. [`close_claimed`] is to follow.
 pub(super) fn claim_if_ended(account: &Account) -> Option<NonNull<HeapHeader>> {
     let claimed = account.with_heap(|header| {
-        let is_asked = account.signals() & signal::CLOSE != 0;
-        // Not by this thread's token, or its handle, dropped by a callback, would seem to be this
-        // thread's to close.
         // SAFETY: a heap that its account names is not closed, and the tree's lock is held.
-        let is_claimed = is_asked && unsafe { header.as_ref() }.runner.try_claim(Token::CLOSER);
-        is_claimed.then_some(header)
+        let runner = unsafe { &header.as_ref().runner };
+        child::try_claim(runner, account.bits()).then_some(header)
     });
     let header = claimed.flatten()?;
     // SAFETY: the claim keeps everybody out.
@@ -88,9 +94,11 @@ pub(super) fn claim_if_ended(account: &Account) -> Option<NonNull<HeapHeader>> {
 pub(super) unsafe fn close_claimed(header: NonNull<HeapHeader>) {
     // SAFETY: the claim keeps the header until it is closed.
     let account = unsafe { header.as_ref() }.account.clone();
-    // SAFETY: the heap is claimed, and the handle has its pin.
-    unsafe { close(header) };
-    if account.raise(signal::CLOSED) & signal::HANDLE_GONE != 0 {
+    let is_last = child::finish(account.bits(), || {
+        // SAFETY: the heap is claimed, and the handle has its pin.
+        unsafe { close(header) };
+    });
+    if is_last {
         // SAFETY: whoever dropped the handle left its pin to us.
         unsafe { pins::unpin(header, Token::NOBODY) };
     }
@@ -116,15 +124,13 @@ fn close_children(account: &Account, report: &mut EscapeReport) {
         below.push((child.with_parents().count(), child));
     }
     below.sort_by_key(|(depth, _)| core::cmp::Reverse(*depth));
-    for (_, child) in below {
-        // Before the look at its runner: see where a heap is left.
-        if child.with_heap(|_| child.raise(signal::CLOSE)).is_none() {
-            continue;
-        }
-        if close_if_ended(&child) {
-            report.closed_children += 1;
-        } else {
-            report.deferred_children += 1;
+    for (_, below) in below {
+        // One that is detached meanwhile is not marked, or marked before and then cleared.
+        let mark = |bits| below.with_heap(|_| below.raise(bits));
+        match child::end(mark, || close_if_ended(&below)) {
+            Some(true) => report.closed_children += 1,
+            Some(false) => report.deferred_children += 1,
+            None => {}
         }
     }
 }
@@ -158,18 +164,23 @@ pub(super) unsafe fn close_by_handle(header: NonNull<HeapHeader>) -> EscapeRepor
     let this = unsafe { header.as_ref() };
     // SAFETY: the caller's contract.
     let report = unsafe {
-        if claim(header) {
-            close(header)
-        } else if this.account.signals() & signal::CLOSE != 0 {
-            // The parent closed it and left a pin for the handle, or is about to.
-            if this.account.raise(signal::HANDLE_GONE) & signal::CLOSED != 0 {
-                pins::unpin(header, Token::NOBODY);
+        let mut report = EscapeReport::default();
+        let try_close = || {
+            let is_claimed = claim(header);
+            if is_claimed {
+                report = close(header);
             }
-            EscapeReport::default()
-        } else {
-            GLOBAL_COUNTERS.leaked_heaps.fetch_add(1, Ordering::Relaxed);
-            EscapeReport::default()
+            is_claimed
+        };
+        match child::drop_handle(try_close, |bits| this.account.raise(bits)) {
+            Dropped::Closed | Dropped::LeftToCloser => {}
+            // The closer left a pin for the handle.
+            Dropped::LastOfTwo => pins::unpin(header, Token::NOBODY),
+            Dropped::Runs => {
+                GLOBAL_COUNTERS.leaked_heaps.fetch_add(1, Ordering::Relaxed);
+            }
         }
+        report
     };
     safe_point::reach(state());
     report
@@ -194,9 +205,8 @@ impl Heap {
         flush_own_frees();
         // SAFETY: this thread runs the heap; a closed one is replaced in the handle.
         let renewed = unsafe { self.renew(&mut report) };
-        if self.header().account.is_ended() {
-            self.header().account.lower(signal::END);
-        }
+        self.forget_end();
+        self.header().account.begin_again();
         // Nobody runs a successor.
         if self.header().runner.is(token) {
             // SAFETY: this thread runs the heap.
@@ -204,6 +214,15 @@ impl Heap {
         }
         safe_point::reach(state());
         renewed.map(|()| report)
+    }
+
+    /// Nothing that happened so far ends what comes now.
+    #[inline]
+    pub(super) fn forget_end(&self) {
+        let account = &self.header().account;
+        if account.is_ended() {
+            account.lower(signal::END);
+        }
     }
 
     /// Empties the heap, or puts another in its place.
@@ -233,7 +252,7 @@ impl Heap {
             report.returned_bytes += closed.returned_bytes;
             report.sites = call_sites::copy_of(sites);
         }
-        call_sites::escaped(&self.header().account, report);
+        tell_escaped(&self.header().account, report);
         Ok(())
     }
 

@@ -24,16 +24,22 @@ pub(super) fn closed(account: &Account, report: &EscapeReport) {
             panicked_callbacks = report.panicked_callbacks,
             "a heap was closed"
         );
-        if report.blocks != 0 {
-            tracing::info!(
-                target: "heapswitch",
-                context = name.as_str(),
-                id,
-                blocks = report.blocks,
-                kept_bytes = report.kept_bytes,
-                "blocks outlive their heap"
-            );
-        }
+    });
+}
+
+/// A heap was closed or reset, and blocks outlive it.
+#[cfg(feature = "tracing")]
+pub(super) fn escaped(account: &Account, report: &EscapeReport) {
+    let (name, id) = (account.name(), account.id().number());
+    super::scope::out_of_contexts(|| {
+        tracing::info!(
+            target: "heapswitch",
+            context = name.as_str(),
+            id,
+            blocks = report.blocks,
+            kept_bytes = report.kept_bytes,
+            "blocks outlive their heap"
+        );
     });
 }
 
@@ -66,6 +72,9 @@ pub(super) fn over_budget(over: &OverBudget) {
 
 #[cfg(not(feature = "tracing"))]
 pub(super) fn closed(_: &Account, _: &EscapeReport) {}
+
+#[cfg(not(feature = "tracing"))]
+pub(super) fn escaped(_: &Account, _: &EscapeReport) {}
 
 #[cfg(not(feature = "tracing"))]
 pub(super) fn passed(_: &Pressure) {}

@@ -106,7 +106,7 @@ pub trait FutureExt: Future + Sized {
     /// ```
     ///
     /// # Errors
-    /// [`HeapError::NoMemory`].
+    /// [`HeapError::NoMemory`]; [`HeapError::Closed`] if the current context's parent has ended.
     fn in_child(self, name: &str) -> Result<InHeap<Self>, HeapError> {
         Ok(InHeap::new(HeapBuilder::default().name(name).parent_current().build()?, self))
     }

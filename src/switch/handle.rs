@@ -197,10 +197,8 @@ impl Heap {
         }
         // `act` is the crate's own, and neither unwinds nor enters the heap.
         let result = act(self.header);
-        // May be within an allocation: what is noted waits for the thread's next safe point, and a
-        // parent's end for the next that enters or closes the heap.
-        safe_point::note(state(), self.header());
-        self.header().leave();
+        // SAFETY: this thread runs the heap, and this is its handle.
+        unsafe { safe_point::leave_quietly(state(), self.header()) };
         Ok(result)
     }
 

@@ -190,7 +190,7 @@ impl HeapPool {
     #[inline]
     fn pop_or_make(&self) -> Result<Heap, HeapError> {
         match self.slot().and_then(pop_slot) {
-            Some(heap) => Ok(heap),
+            Some(heap) => Ok(for_a_new_user(heap)),
             None => self.pop_listed_or_make(),
         }
     }
@@ -199,7 +199,7 @@ impl HeapPool {
     #[inline(never)]
     fn pop_listed_or_make(&self) -> Result<Heap, HeapError> {
         match self.try_list().and_then(|mut list| list.pop()) {
-            Some(heap) => Ok(heap),
+            Some(heap) => Ok(for_a_new_user(heap)),
             None => self.make(),
         }
     }
@@ -271,6 +271,13 @@ impl Drop for HeapPool {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// A cancel of the accounts above that came while the heap waited was not meant for who takes it.
+#[inline]
+fn for_a_new_user(heap: Heap) -> Heap {
+    heap.forget_end();
+    heap
 }
 
 #[inline]

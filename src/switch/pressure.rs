@@ -3,11 +3,11 @@
 //! They are called at safe points, outside the allocator and with the thread's own heap in use. A
 //! cache drops entries, a server refuses work, a monitor cancels the largest consumer.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::events;
 use crate::heap::account::signal;
+use crate::heap::callbacks::call_guarded;
 use crate::heap::{Account, AccountId, AccountReport};
 
 /// Which limit was passed.
@@ -42,6 +42,9 @@ struct Watches {
     all: Vec<Watch>,
 }
 
+/// What is told.
+const NOTED: u64 = signal::SOFT | signal::HARD;
+
 static WATCHES: Mutex<Watches> = Mutex::new(Watches { next_number: 0, all: Vec::new() });
 
 /// Keeps a reclaim callback registered until it is dropped.
@@ -54,7 +57,8 @@ pub struct PressureWatch {
 impl Account {
     /// Calls `call` at the next safe point of the thread that took this account, with all below it,
     /// above its soft limit, or above its hard limit. Once for each time that a soft limit is
-    /// passed. A panic in it is caught.
+    /// passed. A panic in it is caught. It is not called within itself: what it notes by taking
+    /// memory below this account is told at the next safe point that tells of the account.
     ///
     /// ```
     /// use heapswitch::{Account, PassedLimit};
@@ -89,10 +93,16 @@ impl Drop for PressureWatch {
     }
 }
 
-/// Tells what an account and those above it noted since they were asked last.
-pub(super) fn tell(account: &Account) {
-    for node in account.with_parents() {
-        let noted = node.lower(signal::SOFT | signal::HARD);
+/// Tells what an account and those above it noted since they were asked last; each once, `told`
+/// being those of which it was: callbacks may take memory themselves, and pass the limit that they
+/// are called for. That is told the next time.
+pub(super) fn tell(account: &Account, told: &mut Vec<AccountId>) {
+    for node in account.with_parents().filter(|node| node.signals() & NOTED != 0) {
+        if told.contains(&node.id()) {
+            continue;
+        }
+        told.push(node.id());
+        let noted = node.lower(NOTED);
         for (bit, limit) in [(signal::SOFT, PassedLimit::Soft), (signal::HARD, PassedLimit::Hard)] {
             if noted & bit != 0 {
                 call_all(&Pressure { account: node.report(), limit });
@@ -109,9 +119,6 @@ fn call_all(pressure: &Pressure) {
         of_account.map(|watch| Arc::clone(&watch.call)).collect()
     };
     for call in calls {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| call(pressure))) {
-            // A payload may panic when it is dropped.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
-        }
+        call_guarded(|| call(pressure));
     }
 }

@@ -1,19 +1,20 @@
 //! Safe points: where what the allocator only noted is acted upon.
 //!
 //! Inside the allocator a limit that is passed sets a bit, and a parent's end sets another. Nothing
-//! of the program's runs there. It runs here: where a heap is left, in a checkpoint, before a task
-//! is polled or a coroutine resumed. A heap for which there is something to do says so in the word
-//! that leaving reads anyway, so a heap for which there is not pays nothing.
+//! of the program's runs there. It runs here: where a heap is left, in a checkpoint, and before it
+//! is decided whether a task or a coroutine ends. A heap for which there is something to do says so
+//! in the word that leaving reads anyway, so a heap for which there is not pays nothing.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::scope::out_of_contexts;
+use super::stack::Entry;
 use super::state::{ThreadState, state};
 use super::{closing, pressure};
-use crate::heap::account::{Node, signal};
+use crate::heap::account::Node;
 use crate::heap::{Account, HeapHeader, attention};
-use crate::sync::Token;
+use crate::sync::{Token, child};
 
 /// What a thread does at its next safe point. All zero bytes are a valid, empty value.
 ///
@@ -88,6 +89,35 @@ pub unsafe fn leave(state: &ThreadState, header: NonNull<HeapHeader>) {
     }
 }
 
+/// As [`leave`], where nothing of the program's may run: within an allocation through a handle.
+/// What there is to do is done at this thread's next safe point or where the heap is left next,
+/// whichever comes first; a heap whose parent has ended is closed there, or when it is entered.
+///
+/// # Safety
+/// This thread runs the heap, and the caller borrows its handle: that keeps the header.
+#[inline]
+pub unsafe fn leave_quietly(state: &ThreadState, this: &HeapHeader) {
+    if this.attention() == 0 {
+        this.runner.leave();
+    } else {
+        leave_quietly_with_work(state, this);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn leave_quietly_with_work(state: &ThreadState, this: &HeapHeader) {
+    // The bit stays, for who leaves the heap next: that may be another thread.
+    if this.attention() & attention::NOTED != 0 {
+        state.due.note(&this.account);
+    }
+    if !this.is_shared() {
+        this.leave();
+    } else if child::leave(this.account.bits(), || this.leave()) {
+        state.due.note(&this.account);
+    }
+}
+
 #[cold]
 #[inline(never)]
 fn leave_with_work(state: &ThreadState, this: &HeapHeader) {
@@ -97,11 +127,8 @@ fn leave_with_work(state: &ThreadState, this: &HeapHeader) {
         return;
     }
     let account = this.account.clone();
-    this.leave();
-    // This read-modify-write of the account's signals and the closer's are in one order: either
-    // this one sees what the closer asked for, or the closer sees that the heap was left. The
-    // account may wait in another thread's list, for something else; so the heap goes to ours.
-    if account.raise(0) & signal::CLOSE != 0
+    // The account may wait in another thread's list, for something else; so the heap goes to ours.
+    if child::leave(account.bits(), || this.leave())
         && let Some(header) = closing::claim_if_ended(&account)
     {
         // SAFETY: it was claimed just now.
@@ -117,9 +144,7 @@ fn leave_with_work(state: &ThreadState, this: &HeapHeader) {
 /// is whole.
 #[inline]
 pub unsafe fn leave_child(state: &ThreadState, this: &HeapHeader) {
-    this.runner.leave_shared();
-    // In one order with the closer's, as in `leave_with_work`.
-    if this.account.raise(0) & signal::CLOSE != 0 {
+    if child::leave(this.account.bits(), || this.runner.leave_shared()) {
         close_left(this.account.clone());
     } else {
         reach(state);
@@ -145,7 +170,7 @@ pub unsafe fn try_enter_soon(this: &HeapHeader, token: Token) -> bool {
         return false;
     }
     if this.is_shared() {
-        this.account.signals() & signal::CLOSE == 0 && this.runner.try_claim(token)
+        !child::is_ended(this.account.bits()) && this.runner.try_claim(token)
     } else {
         this.runner.try_enter_idle(token)
     }
@@ -159,7 +184,7 @@ pub unsafe fn try_enter_soon(this: &HeapHeader, token: Token) -> bool {
 pub unsafe fn try_enter(header: NonNull<HeapHeader>, token: Token) -> bool {
     // SAFETY: the handle keeps the header.
     let this = unsafe { header.as_ref() };
-    if this.account.signals() & signal::CLOSE != 0 {
+    if child::is_ended(this.account.bits()) {
         closing::close_if_ended(&this.account);
         return false;
     }
@@ -184,23 +209,37 @@ pub fn reach(state: &ThreadState) {
 #[cold]
 #[inline(never)]
 fn settle() {
+    // Within a callback heaps are closed; what is to be told waits until it returns.
+    let is_within = state().contexts.is_telling();
+    if is_within && state().due.ended.get().is_none() {
+        return;
+    }
+    // The state is read anew after each call to the program's code, which may add to it.
     out_of_contexts(|| {
-        // The state is read anew after each call to the program's code, which may add to it.
-        while state().due.is_any() {
-            while let Some(header) = state().due.next_ended() {
-                // SAFETY: this thread runs the heap, which has no handle; or it was claimed.
-                unsafe {
-                    if header.as_ref().runner.is(Token::CLOSER) {
-                        closing::close_claimed(header);
-                    } else {
-                        closing::close(header);
-                    }
-                }
-            }
-            while let Some(account) = state().due.next_waiting() {
-                closing::close_if_ended(&account);
-                pressure::tell(&account);
-            }
+        close_ended();
+        if is_within || state().due.waiting.get().is_none() {
+            return;
+        }
+        let mut told = Vec::new();
+        let contexts = &state().contexts;
+        contexts.set_top(Entry { is_telling: true, ..contexts.top() });
+        while let Some(account) = state().due.next_waiting() {
+            closing::close_if_ended(&account);
+            pressure::tell(&account, &mut told);
+            close_ended();
         }
     });
+}
+
+fn close_ended() {
+    while let Some(header) = state().due.next_ended() {
+        // SAFETY: this thread runs the heap, which has no handle; or it was claimed.
+        unsafe {
+            if header.as_ref().runner.is(Token::CLOSER) {
+                closing::close_claimed(header);
+            } else {
+                closing::close(header);
+            }
+        }
+    }
 }

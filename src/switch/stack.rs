@@ -42,6 +42,9 @@ pub struct Entry {
     pub hold: Hold,
     /// Whether its guard was dropped before those above it.
     pub is_dead: bool,
+    /// Whether reclaim callbacks are called above it. Here and not beside the stack: a coroutine
+    /// may be suspended within one, and takes the entry along.
+    pub is_telling: bool,
 }
 
 /// How an entry of the stack holds its heap.
@@ -63,6 +66,7 @@ impl Entry {
         in_use: CurrentAllocatorInUse::ThreadLocal,
         hold: Hold::Inherited,
         is_dead: false,
+        is_telling: false,
         serial: 0,
     };
 
@@ -264,6 +268,11 @@ impl ContextStack {
             self.newest.close();
         }
         Some(depth)
+    }
+
+    /// Whether what runs here was called by a reclaim callback.
+    pub fn is_telling(&self) -> bool {
+        (0..self.depth()).any(|depth| self.get(depth).is_some_and(|entry| entry.is_telling))
     }
 
     /// The depth of the entry with a serial number.

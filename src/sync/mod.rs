@@ -3,6 +3,7 @@
 //! With `--cfg loom` the atomics are loom's, so that loom runs the shipped source of every protocol
 //! and not a copy of it. The types here know nothing of heaps: links are stored through a trait.
 
+pub mod child;
 pub mod chunk_word;
 pub mod foreign_stack;
 pub mod pins;

@@ -40,7 +40,9 @@ const CLOSED: u64 = u64::MAX;
 /// them.
 const SHARED: u64 = CLOSED - 2;
 
-// Loom must find the model failing with this weakened.
+// Loom must find the models failing with these weakened.
+const CLAIM: Ordering =
+    if cfg!(heapswitch_weaken = "runner_claim") { Ordering::Relaxed } else { Ordering::Acquire };
 const LEAVE: Ordering =
     if cfg!(heapswitch_weaken = "runner_leave") { Ordering::Relaxed } else { Ordering::Release };
 
@@ -139,7 +141,7 @@ impl Runner {
     #[inline]
     pub fn try_claim(&self, token: Token) -> bool {
         // Acquire pairs with the Release in `leave_shared`.
-        self.token.compare_exchange(SHARED, token.0, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self.token.compare_exchange(SHARED, token.0, CLAIM, Ordering::Relaxed).is_ok()
     }
 
     /// Ends the run of a heap that ends with its parent. Called by the runner.

@@ -1,13 +1,7 @@
 //! Bits by which threads tell each other what to do with a heap.
 //!
 //! Every change is a read-modify-write of one word, so all changes are in one order, and whoever
-//! comes second sees what the first did before. Two protocols rest on that:
-//!
-//! - *Close or leave.* Who ends a parent raises a bit and then looks whether the child runs; who
-//!   leaves the child leaves it and then looks at the bits, by raising none. One of the two sees
-//!   the other's step, and closes the child.
-//! - *Last of two.* Who has closed the child and who drops its handle each raise a bit of their
-//!   own; the one that finds the other's frees what is left.
+//! comes second sees what the first did before. What rests on that: [`child`](super::child).
 
 use super::{AtomicU64, Ordering};
 

@@ -257,11 +257,18 @@ fn who_wants_to_know_is_told_also_of_dropped_heaps() {
     let kept = heap.run(|| remember_this(100)).unwrap();
     drop(heap);
     drop(Heap::builder().name("clean").call_sites(SiteSampling::All).build().unwrap());
+    let mut heap = Heap::builder().name("reset").call_sites(SiteSampling::All).build().unwrap();
+    let also = heap.run(|| remember_this(100)).unwrap();
+    heap.reset().unwrap();
+    heap.reset().unwrap();
     let told = TOLD.lock().unwrap().clone();
-    let (_, blocks, text) = told.iter().find(|(name, ..)| name == "dropped").unwrap();
-    assert!(*blocks == 1 && text.contains("remember_this"), "{text}");
+    for name in ["dropped", "reset"] {
+        let of_name: Vec<_> = told.iter().filter(|told| told.0 == name).collect();
+        let [(_, blocks, text)] = of_name[..] else { panic!("{name}, once: {of_name:?}") };
+        assert!(*blocks == 1 && text.contains("remember_this"), "{text}");
+    }
     assert!(!told.iter().any(|(name, ..)| name == "clean"));
-    drop(kept);
+    drop((kept, also));
 }
 
 /// Whoever reads stops nobody, and sees sums that were true at some time.

@@ -40,12 +40,8 @@ pub mod signal {
     pub const HARD: u64 = 1 << 4;
     /// The account stands in a thread's list.
     pub const WAITS: u64 = 1 << 5;
-    /// The parent has ended: the heap closes when it is left.
-    pub const CLOSE: u64 = 1 << 6;
-    /// And was closed for that.
-    pub const CLOSED: u64 = 1 << 7;
-    /// The handle of a heap whose parent has ended was dropped.
-    pub const HANDLE_GONE: u64 = 1 << 8;
+    // From `1 << 6` on: those of `sync::child`.
+    pub use crate::sync::child::CLOSE;
 }
 
 /// A charge that was made.
@@ -265,9 +261,9 @@ impl Account {
         })
     }
 
-    /// The lowest account from this one up that ever was above its hard limit.
+    /// The lowest account from this one up that was above its hard limit.
     pub(crate) fn first_overdrawn(&self) -> Option<Account> {
-        self.with_parents().find(|account| account.node().overdrafts.load(Ordering::Relaxed) != 0)
+        self.with_parents().find(Account::has_overdrawn)
     }
 
     /// This account and those above it.

@@ -24,7 +24,9 @@ mod tree;
 mod usage;
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 pub use self::charge::{Charge, process_limit, set_process_limit, signal};
 pub use self::limits::{LimitPolicy, Limits, Refusal};
@@ -76,6 +78,8 @@ pub struct Node {
     policy: AtomicU8,
     /// What children begin with: policy, soft, hard.
     policy_each: AtomicU8,
+    /// The lower half of what `overdrafts` was at the heap's last reset.
+    overdrafts_before: AtomicU32,
     soft_each: AtomicUsize,
     hard_each: AtomicUsize,
     overdraft_peak: AtomicUsize,
@@ -140,6 +144,7 @@ impl Node {
             name,
             has_heap: AtomicBool::new(false),
             held: Tally::new(),
+            overdrafts_before: AtomicU32::new(0),
             own: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             total: AtomicU64::new(0),
@@ -322,6 +327,12 @@ impl Account {
     /// Whether something may be below it. Cheap: while only its heap holds it, nothing is.
     pub(crate) fn may_have_children(&self) -> bool {
         self.node().holders.load(Ordering::Acquire) != 1
+    }
+
+    /// What the steps of [`child`](crate::sync::child) are taken on.
+    #[inline]
+    pub(crate) fn bits(&self) -> &Signals {
+        &self.node().signals
     }
 
     /// The heap that ends when the parent does. Takes the tree's lock.

@@ -38,7 +38,8 @@ pub struct AccountUsage {
     pub committed_bytes: usize,
     /// Of those, bytes that no descendant holds.
     pub own_bytes: usize,
-    /// The most that `committed_bytes` was.
+    /// The most that `committed_bytes` was, since the account's own heap was reset last: also by
+    /// its pool, so it is the last user's.
     pub peak_bytes: usize,
     /// All bytes that were ever charged.
     pub total_bytes: u64,
@@ -127,6 +128,29 @@ impl Account {
             name: node.name,
             usage: node.usage(),
         }
+    }
+
+    /// The account's heap was emptied: what it held before is not blamed on what comes now.
+    #[inline]
+    pub(crate) fn begin_again(&self) {
+        let node = self.node();
+        let committed = node.committed_bytes();
+        if node.peak.load(Ordering::Relaxed) > committed {
+            node.peak.store(committed, Ordering::Relaxed);
+            // Of what a child took meanwhile.
+            node.peak.fetch_max(node.committed_bytes(), Ordering::Relaxed);
+        }
+        let overdrafts = node.overdrafts.load(Ordering::Relaxed) as u32;
+        if node.overdrafts_before.load(Ordering::Relaxed) != overdrafts {
+            node.overdrafts_before.store(overdrafts, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was above its hard limit since its heap was reset last.
+    pub(crate) fn has_overdrawn(&self) -> bool {
+        let node = self.node();
+        let overdrafts = node.overdrafts.load(Ordering::Relaxed) as u32;
+        overdrafts != node.overdrafts_before.load(Ordering::Relaxed)
     }
 
     pub(crate) fn count_foreign_frees(&self, blocks: u64) {

@@ -82,10 +82,10 @@ pub(super) fn is_told() -> bool {
     !TOLD.load(Ordering::Relaxed).is_null()
 }
 
-/// Tells of a heap that was closed.
+/// Tells of blocks that outlive a heap.
 pub(super) fn escaped(account: &Account, report: &EscapeReport) {
     let told = TOLD.load(Ordering::Acquire);
-    if report.blocks == 0 || told.is_null() {
+    if told.is_null() {
         return;
     }
     // SAFETY: only functions of that type are stored, and nothing else but null.

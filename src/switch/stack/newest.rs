@@ -100,6 +100,7 @@ impl Newest {
             in_use: CurrentAllocatorInUse::CoroutineLocal,
             hold: Hold::Entered,
             is_dead: false,
+            is_telling: false,
         })
     }
 

@@ -20,13 +20,17 @@ const TASKS: usize = if cfg!(heapswitch_tsan) { 60 } else { 300 };
 
 type Sleep = fn() -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A request that allocates and awaits; a hostile one never stops.
-async fn request(is_hostile: bool, step: Sleep) -> usize {
+/// A request that allocates and awaits; a hostile one never stops. Counts where it went on in
+/// another thread than before.
+async fn request(is_hostile: bool, step: Sleep, moves: &AtomicUsize) -> usize {
     assert_eq!(current(), CurrentAllocatorInUse::CoroutineLocal);
     let mut rows = Vec::new();
     while is_hostile || rows.len() < 10 {
         rows.push(vec![rows.len() as u8; 10_000]);
+        let before = std::thread::current().id();
         step().await;
+        let has_moved = std::thread::current().id() != before;
+        moves.fetch_add(usize::from(has_moved), Ordering::Relaxed);
         assert_eq!(current(), CurrentAllocatorInUse::CoroutineLocal);
     }
     rows.iter().enumerate().for_each(|(index, row)| assert!(row[9_999] == index as u8));
@@ -63,14 +67,23 @@ fn check(is_hostile: bool, result: Result<usize, ContextError>) {
 fn tokio_with_many_threads() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).build().unwrap();
     let group = group();
-    let tasks: Vec<_> = contexts(&group)
-        .map(|(is_hostile, heap)| {
-            let task = heap.wrap(request(is_hostile, || Box::pin(tokio::task::yield_now())));
-            (is_hostile, runtime.spawn(task))
-        })
-        .collect();
-    for (is_hostile, task) in tasks {
-        check(is_hostile, runtime.block_on(task).unwrap());
+    static MOVES: AtomicUsize = AtomicUsize::new(0);
+    let step: Sleep = || Box::pin(tokio::task::yield_now());
+    // One round does it, unless the other workers get no processor as long as it takes.
+    for round in 0.. {
+        let tasks: Vec<_> = contexts(&group)
+            .map(|(is_hostile, heap)| {
+                let task = heap.wrap(request(is_hostile, step, &MOVES));
+                (is_hostile, runtime.spawn(task))
+            })
+            .collect();
+        for (is_hostile, task) in tasks {
+            check(is_hostile, runtime.block_on(task).unwrap());
+        }
+        if MOVES.load(Ordering::Relaxed) != 0 {
+            break;
+        }
+        assert!(round < 100, "no task went from one worker to another");
     }
     drop(runtime);
     heapswitch::flush_foreign_frees();
@@ -81,11 +94,12 @@ fn tokio_with_many_threads() {
 fn tokio_with_one_thread() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let group = group();
+    static MOVES: AtomicUsize = AtomicUsize::new(0);
     runtime.block_on(async {
         let sleep: Sleep = || Box::pin(tokio::time::sleep(std::time::Duration::from_micros(1)));
         let tasks: Vec<_> = contexts(&group)
             .map(|(is_hostile, heap)| {
-                (is_hostile, tokio::spawn(heap.wrap(request(is_hostile, sleep))))
+                (is_hostile, tokio::spawn(heap.wrap(request(is_hostile, sleep, &MOVES))))
             })
             .collect();
         for (is_hostile, task) in tasks {
@@ -93,12 +107,14 @@ fn tokio_with_one_thread() {
         }
     });
     drop(runtime);
+    assert_eq!(MOVES.load(Ordering::Relaxed), 0);
     heapswitch::flush_foreign_frees();
     assert_eq!(group.usage().committed_bytes, 0);
 }
 
 #[test]
 fn smol_with_many_threads() {
+    static MOVES: AtomicUsize = AtomicUsize::new(0);
     let executor = Arc::new(smol::Executor::new());
     let (stop, stopped) = smol::channel::unbounded::<()>();
     let threads: Vec<_> = (0..3)
@@ -111,7 +127,7 @@ fn smol_with_many_threads() {
     let tasks: Vec<_> = contexts(&group)
         .map(|(is_hostile, heap)| {
             let step: Sleep = || Box::pin(smol::future::yield_now());
-            (is_hostile, executor.spawn(heap.wrap(request(is_hostile, step))))
+            (is_hostile, executor.spawn(heap.wrap(request(is_hostile, step, &MOVES))))
         })
         .collect();
     for (is_hostile, task) in tasks {

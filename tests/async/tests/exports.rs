@@ -125,6 +125,14 @@ fn closes_escapes_and_ended_contexts_are_events() {
         assert!(heap.run(checkpoint).unwrap().is_err());
         drop(heap);
         drop(kept);
+        // A pool resets its heaps, and closes none.
+        let mut heap = Heap::builder().name("renewed").build().unwrap();
+        let kept = heap.run(|| vec![1_u8; 10]).unwrap();
+        heap.reset().unwrap();
+        let before = events.0.lock().unwrap().len();
+        heap.reset().unwrap();
+        assert_eq!(events.0.lock().unwrap().len(), before, "nothing escaped");
+        drop(kept);
     });
     let events = events.0.lock().unwrap();
     let seen = |parts: &[&str]| {
@@ -137,4 +145,5 @@ fn closes_escapes_and_ended_contexts_are_events() {
     seen(&["a context over its budget was ended", "context=\"greedy\"", "limit_bytes=65536"]);
     seen(&["blocks outlive their heap", "blocks=1", "context=\"greedy\""]);
     seen(&["a heap was closed", "context=\"greedy\""]);
+    seen(&["blocks outlive their heap", "blocks=1", "context=\"renewed\""]);
 }

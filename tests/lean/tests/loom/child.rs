@@ -1,7 +1,8 @@
-//! A child heap between its own thread and the one that ends its parent, from the shipped `Runner`
-//! and `Signals`: it is closed once, by one who sees all that was done in it, and what is left of
+//! A child heap between its own thread and the one that ends its parent, by the shipped steps of
+//! `sync::child`: it is closed once, by one who sees all that was done in it, and what is left of
 //! it is freed once.
 
+use heapswitch::sync::child::{self, Dropped};
 use heapswitch::sync::runner::Token;
 use heapswitch::sync::{Runner, Signals};
 use loom::cell::UnsafeCell;
@@ -9,10 +10,6 @@ use loom::sync::Arc;
 use loom::thread;
 
 use crate::model;
-
-const CLOSE: u64 = 1;
-const CLOSED: u64 = 2;
-const HANDLE_GONE: u64 = 4;
 
 struct Child {
     runner: Runner,
@@ -58,12 +55,14 @@ impl Child {
     }
 
     fn close_if_ended(&self) -> bool {
-        if self.signals.get() & CLOSE == 0 || !self.runner.try_claim(Token::CLOSER) {
+        if !child::try_claim(&self.runner, &self.signals) {
             return false;
         }
-        self.count_entered();
-        self.runner.close();
-        if self.signals.raise(CLOSED) & HANDLE_GONE != 0 {
+        let is_last = child::finish(&self.signals, || {
+            self.count_entered();
+            self.runner.close();
+        });
+        if is_last {
             self.free();
         }
         true
@@ -71,13 +70,12 @@ impl Child {
 
     /// As who ends the parent.
     fn end_parent(&self) -> bool {
-        self.signals.raise(CLOSE);
-        self.close_if_ended()
+        child::end(|bits| Some(self.signals.raise(bits)), || self.close_if_ended()) == Some(true)
     }
 
     /// As the owner of its handle: enters it and leaves it.
     fn run(&self) -> bool {
-        if self.signals.get() & CLOSE != 0 {
+        if child::is_ended(&self.signals) {
             self.close_if_ended();
             return false;
         }
@@ -85,8 +83,7 @@ impl Child {
             return false;
         }
         self.count_entered();
-        self.runner.leave_shared();
-        if self.signals.raise(0) & CLOSE != 0 {
+        if child::leave(&self.signals, || self.runner.leave_shared()) {
             self.close_if_ended();
         }
         true
@@ -94,11 +91,17 @@ impl Child {
 
     /// As the owner of its handle, which is dropped.
     fn drop_handle(&self) {
-        if self.runner.try_enter(Token::from_number(0)) {
-            self.count_entered();
-            self.runner.close();
-            self.free();
-        } else if self.signals.raise(HANDLE_GONE) & CLOSED != 0 {
+        let try_close = || {
+            let is_entered = self.runner.try_enter(Token::from_number(0));
+            if is_entered {
+                self.count_entered();
+                self.runner.close();
+            }
+            is_entered
+        };
+        let dropped = child::drop_handle(try_close, |bits| self.signals.raise(bits));
+        assert_ne!(dropped, Dropped::Runs, "who closes it has marked it before");
+        if matches!(dropped, Dropped::Closed | Dropped::LastOfTwo) {
             self.free();
         }
     }
