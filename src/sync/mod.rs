@@ -5,6 +5,7 @@
 
 pub mod chunk_word;
 pub mod foreign_stack;
+pub mod lanes;
 pub mod pins;
 pub mod runner;
 pub mod signals;

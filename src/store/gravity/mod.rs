@@ -240,7 +240,7 @@ impl<S: MemorySource> GravityStore<S> {
     pub fn usage(&self) -> GravityUsage {
         let granule = self.shared.granule();
         let bytes = |units: Units| units as usize * granule;
-        let space = self.shared.space().lock();
+        let space = self.shared.settled_space();
         GravityUsage {
             capacity_bytes: bytes(space.capacity),
             free_bytes: bytes(space.free_units),

@@ -6,16 +6,21 @@
 
 use core::ptr::NonNull;
 
-use super::plan::{Outcome, Plan, Planner, give_back};
+use super::plan::{Outcome, Plan, Planner, give_back_withheld, withhold_or_give_back};
 use super::space::{Content, Space};
-use super::table::{Place, Record, Table, Tables};
+use super::table::{Place, Record, Tables, own_lane};
 use super::{Key, NONE, NoSuchKey, Units, WriteError, wait};
 use crate::pointers;
-use crate::sync::pins::{Hold, KeyWord, Meaning, pin_by_key};
-use crate::sys::lock::Lock;
+use crate::sync::pins::{self, Hold, KeyWord, Meaning, Readers};
+use crate::sys::lock::{Lock, LockGuard};
 
 /// After so many searches that were disturbed by copies, the next one waits for those.
 const IMPATIENT_TRIES: u32 = 16;
+
+/// On cache lines of its own: what writers change is not in the way of readers.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Apart<T>(T);
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -23,9 +28,9 @@ pub(super) struct Shared {
     granule: usize,
     number: u32,
     tables: Tables,
-    space: Lock<Space>,
+    space: Apart<Lock<Space>>,
     /// Held by who moves blocks. Taken before `space`.
-    mover: Lock<()>,
+    mover: Apart<Lock<()>>,
 }
 
 // SAFETY: the memory at `base` is the store's alone. A block is written by who claimed it, and read
@@ -71,14 +76,17 @@ impl Shared {
             base,
             granule,
             number,
-            tables: Tables { records: Table::new(), keys: Table::new() },
-            space: Lock::new(Space::new(capacity)),
-            mover: Lock::new(()),
+            tables: Tables::new(),
+            space: Apart(Lock::new(Space::new(capacity))),
+            mover: Apart(Lock::new(())),
         }
     }
 
-    pub(super) fn space(&self) -> &Lock<Space> {
-        &self.space
+    /// What lies where, with nothing withheld that is not read any more.
+    pub(super) fn settled_space(&self) -> LockGuard<'_, Space> {
+        let mut space = self.space.0.lock();
+        give_back_withheld(&mut space, &self.tables);
+        space
     }
 
     pub(super) fn granule(&self) -> usize {
@@ -107,21 +115,24 @@ impl Shared {
     #[inline]
     pub(super) fn pin(&self, key: Key) -> Result<(Pin<'_>, NonNull<[u8]>), NoSuchKey> {
         let word = self.key_word(key).ok_or(NoSuchKey)?;
-        let records = &self.tables.records;
-        let give_back = |number| self.give_back(number);
-        let record = |number| records.get(number);
-        let pinned = pin_by_key(word, key.generation, record, wait, give_back);
-        let (number, record) = pinned.ok_or(NoSuchKey)?;
+        let readers = Readers {
+            lanes: &self.tables.lanes,
+            lane: own_lane(),
+            record: |number| self.tables.records.get(number),
+            wait,
+            give_back: |number| self.give_back(number),
+        };
+        let (pin, record) = readers.pin(word, key.generation).ok_or(NoSuchKey)?;
         let place = record.place();
         // SAFETY: blocks lie in the store's memory.
         let start = unsafe { self.address(place.start) };
-        Ok((Pin { record, number }, pointers::block(start, place.bytes as usize)))
+        Ok((pin, pointers::block(start, place.bytes as usize)))
     }
 
     #[inline]
     pub(super) fn unpin(&self, pin: &Pin<'_>) {
-        if pin.record.pins.unpin() {
-            self.give_back(pin.number);
+        if let Some(number) = pin.end() {
+            self.give_back(number);
         }
     }
 
@@ -130,12 +141,10 @@ impl Shared {
         self.key_word(key).is_some_and(|word| word.meaning().generation == key.generation)
     }
 
-    /// Gives back a block whose last holder the caller was.
+    /// Gives back a block whose last holder the caller was, but for those who announced it.
     #[cold]
     fn give_back(&self, number: u32) {
-        if let Some(record) = self.tables.records.get(number) {
-            give_back(&mut self.space.lock(), record, number);
-        }
+        withhold_or_give_back(&mut self.space.0.lock(), &self.tables, number);
     }
 
     pub(super) fn write(&self, bytes: &[u8]) -> Result<Key, WriteError> {
@@ -174,10 +183,14 @@ impl Shared {
         let full = |space: &Space| self.full(space, bytes);
         let units = Units::try_from(bytes.max(1).div_ceil(self.granule)).ok();
         let (Some(units), Ok(_)) = (units, u32::try_from(bytes)) else {
-            return Err(full(&self.space.lock()));
+            return Err(full(&self.settled_space()));
         };
         {
-            let mut space = self.space.lock();
+            let mut space = self.space.0.lock();
+            if let Some(span) = space.carve(units) {
+                return self.adopt(&mut space, span, request);
+            }
+            give_back_withheld(&mut space, &self.tables);
             if let Some(span) = space.carve(units) {
                 return self.adopt(&mut space, span, request);
             }
@@ -185,10 +198,10 @@ impl Shared {
                 return Err(full(&space));
             }
         }
-        let _mover = self.mover.lock();
+        let _mover = self.mover.0.lock();
         let mut tries = 0;
         loop {
-            let mut space = self.space.lock();
+            let mut space = self.settled_space();
             // Whoever moved blocks before may have left room.
             if let Some(span) = space.carve(units) {
                 return self.adopt(&mut space, span, request);
@@ -207,7 +220,7 @@ impl Shared {
                 Outcome::Planned(plan) => {
                     drop(space);
                     self.carry_out(&plan);
-                    let mut space = self.space.lock();
+                    let mut space = self.space.0.lock();
                     let hole = plan.commit(&mut space, &self.tables);
                     if space.get(hole).length == units {
                         return self.adopt(&mut space, hole, request);
@@ -222,13 +235,13 @@ impl Shared {
 
     /// Moves blocks without need, at most `most` units at once; how many bytes it moved.
     pub(super) fn compact_step(&self, most: Units) -> usize {
-        let _mover = self.mover.lock();
-        let mut space = self.space.lock();
+        let _mover = self.mover.0.lock();
+        let mut space = self.settled_space();
         let plan = Planner::new(&mut space, &self.tables, false).plan_step(most);
         let Some(plan) = plan else { return 0 };
         drop(space);
         let bytes = self.carry_out(&plan);
-        let mut space = self.space.lock();
+        let mut space = self.space.0.lock();
         let hole = plan.commit(&mut space, &self.tables);
         space.join(hole);
         bytes
@@ -312,7 +325,7 @@ impl Shared {
                 break meaning.record;
             }
         };
-        let mut space = self.space.lock();
+        let mut space = self.space.0.lock();
         // The generation after the last one would be the first again: such a key is not used anew.
         if key.generation != u32::MAX {
             space.keys.give_back(key.index);
@@ -326,7 +339,7 @@ impl Shared {
         let Some(record) = self.tables.records.get(number) else { return };
         space.withheld_units += space.get(record.span()).length;
         if record.pins.disown() {
-            give_back(space, record, number);
+            withhold_or_give_back(space, &self.tables, number);
         }
     }
 
@@ -341,7 +354,7 @@ impl Shared {
             }
             let record = self.tables.records.get(meaning.record);
             let record = record.ok_or(ReplaceFailure::NoSuchKey)?;
-            match record.pins.claim() {
+            match self.claim(record, meaning.record) {
                 Ok(()) => {}
                 Err(Hold::Pinned) => return self.replace_elsewhere(key, word, bytes),
                 Err(_) => {
@@ -371,6 +384,18 @@ impl Shared {
         }
     }
 
+    /// Claims a block that nobody reads; else says what holds it.
+    fn claim(&self, record: &Record, number: u32) -> Result<(), Hold> {
+        record.pins.claim()?;
+        if !self.tables.lanes.announces(number) {
+            return Ok(());
+        }
+        if record.pins.unclaim() {
+            self.give_back(number);
+        }
+        Err(Hold::Pinned)
+    }
+
     /// Writes a new block, and lets the key mean that.
     fn replace_elsewhere(
         &self,
@@ -382,11 +407,11 @@ impl Shared {
         loop {
             let meaning = word.meaning();
             if meaning.generation != key.generation {
-                self.disown(&mut self.space.lock(), block.number);
+                self.disown(&mut self.space.0.lock(), block.number);
                 return Err(ReplaceFailure::NoSuchKey);
             }
             if word.change(meaning, Meaning { record: block.number, ..meaning }) {
-                self.disown(&mut self.space.lock(), meaning.record);
+                self.disown(&mut self.space.0.lock(), meaning.record);
                 return Ok(());
             }
         }
@@ -409,13 +434,14 @@ impl Shared {
 
     /// The error of a store whose readers are in the way. O(blocks).
     fn pinned(&self, space: &Space, bytes: usize) -> WriteError {
+        let announced = self.tables.announced();
         let mut pinned = 0;
         let mut span = space.first;
         while span != NONE {
             let here = space.get(span);
             if let Content::Block(number) = here.content
                 && let Some(record) = self.tables.records.get(number)
-                && record.pins.look() == Hold::Pinned
+                && (announced.has(number) || record.pins.look() == Hold::Pinned)
             {
                 pinned += self.bytes_of(here.length);
             }
@@ -428,7 +454,7 @@ impl Shared {
     /// Panics where an invariant is broken. Nothing may be going on.
     #[cfg(any(test, heapswitch_check))]
     pub(super) fn verify(&self) {
-        let space = self.space.lock();
+        let space = self.settled_space();
         for (number, span) in space.verify() {
             let record = self.tables.records.get(number);
             let place = record.map(|record| record.place());
@@ -443,9 +469,5 @@ pub(super) enum ReplaceFailure {
     Write(WriteError),
 }
 
-/// A pinned block.
-#[derive(Debug)]
-pub(super) struct Pin<'a> {
-    record: &'a Record,
-    number: u32,
-}
+/// What pins a block.
+pub(super) type Pin<'a> = pins::Pin<'a, Record>;

@@ -4,6 +4,8 @@
 
 use std::sync::OnceLock;
 
+use crate::switch::state::state;
+use crate::sync::lanes::{LANES, Lanes};
 use crate::sync::pins::{KeyWord, Pinned, Pins};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -108,6 +110,54 @@ pub(super) struct Place {
 pub(super) struct Tables {
     pub(super) records: Table<Record>,
     pub(super) keys: Table<KeyWord>,
+    /// Which records are read.
+    pub(super) lanes: Lanes,
+}
+
+impl Tables {
+    /// All empty.
+    pub(super) fn new() -> Self {
+        Self { records: Table::new(), keys: Table::new(), lanes: Lanes::new() }
+    }
+
+    /// The records that are announced as read.
+    pub(super) fn announced(&self) -> Announced {
+        let mut records = Vec::new();
+        self.lanes.each(|record| records.push(record));
+        records.sort_unstable();
+        Announced(records)
+    }
+}
+
+/// Records that were read when it was made.
+#[derive(Debug)]
+pub(super) struct Announced(Vec<u32>);
+
+impl Announced {
+    /// Whether a record was.
+    pub(super) fn has(&self, record: u32) -> bool {
+        self.0.binary_search(&record).is_ok()
+    }
+}
+
+/// The calling thread's lane in all stores.
+#[inline]
+pub(super) fn own_lane() -> usize {
+    match state().lane.get() {
+        0 => choose_lane(),
+        lane => lane as usize,
+    }
+}
+
+/// In turns, so that threads that were started together have lanes of their own.
+#[cold]
+#[inline(never)]
+fn choose_lane() -> usize {
+    static READERS: AtomicU32 = AtomicU32::new(0);
+    // Relaxed: only that the numbers differ matters, and not even that after a full turn.
+    let lane = 1 + READERS.fetch_add(1, Ordering::Relaxed) % (LANES as u32 - 1);
+    state().lane.set(lane);
+    lane as usize
 }
 
 #[cfg(test)]
