@@ -150,6 +150,15 @@ impl Pins {
         self.word.fetch_and(!BUSY, UNCLAIM) == BUSY
     }
 
+    /// As [`disown`](Self::disown), but only where nothing that is counted holds the block; else it
+    /// does nothing.
+    #[inline]
+    #[must_use]
+    pub fn disown_unheld(&self) -> bool {
+        // As in `disown`.
+        self.word.compare_exchange(OWNED, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
     /// Takes the ownership away; once, by who changed the key. True if the block is to be given
     /// back by the caller.
     #[inline]

@@ -112,7 +112,8 @@ impl Store {
     /// Takes the key's meaning away, or gives it another; the old record is disowned.
     fn change(&self, old: Meaning, new: Meaning) -> bool {
         let is_changed = self.key.change(old, new);
-        if is_changed && self.records[old.record as usize].pins.disown() {
+        let pins = &self.records[old.record as usize].pins;
+        if is_changed && (pins.disown_unheld() || pins.disown()) {
             self.give_back(old.record);
         }
         is_changed

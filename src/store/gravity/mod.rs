@@ -38,11 +38,13 @@
 
 mod error;
 mod guard;
+mod lane;
 mod pairs;
 mod plan;
 mod shared;
 mod slots;
 mod space;
+mod stash;
 mod table;
 #[cfg(test)]
 mod tests;

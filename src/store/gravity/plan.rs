@@ -471,10 +471,11 @@ fn unclaim(space: &mut Space, tables: &Tables, claimed: &[u32]) {
     }
 }
 
-/// Gives back the block of a record that nobody owns, once no reader announces it.
+/// Gives back the block of a record that nobody owns, and that counts as withheld, once no reader
+/// announces it.
 pub(super) fn withhold_or_give_back(space: &mut Space, tables: &Tables, number: u32) {
     if !tables.lanes.announces(number) {
-        return give_back(space, tables, number);
+        return give_back_one_withheld(space, tables, number);
     }
     space.withheld.push(number);
     // A reader that is done does not say so. Each time the list has doubled since the last time it
@@ -494,15 +495,19 @@ pub(super) fn give_back_withheld(space: &mut Space, tables: &Tables) {
     let (kept, unread) =
         space.withheld.iter().partition::<Vec<u32>, _>(|number| announced.has(**number));
     space.withheld = kept;
-    unread.into_iter().for_each(|number| give_back(space, tables, number));
+    unread.into_iter().for_each(|number| give_back_one_withheld(space, tables, number));
 }
 
-fn give_back(space: &mut Space, tables: &Tables, number: u32) {
+fn give_back_one_withheld(space: &mut Space, tables: &Tables, number: u32) {
     let Some(record) = tables.records.get(number) else { return };
+    space.withheld_units -= space.get(record.span()).length;
+    give_back(space, record, number);
+}
+
+/// Gives back the block of a record that nobody owns or reads.
+pub(super) fn give_back(space: &mut Space, record: &Record, number: u32) {
     let span = record.span();
-    let length = space.get(span).length;
-    space.free_units += length;
-    space.withheld_units -= length;
+    space.free_units += space.get(span).length;
     space.blocks -= 1;
     space.join(span);
     space.records.give_back(number);

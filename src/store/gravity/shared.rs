@@ -6,9 +6,11 @@
 
 use core::ptr::NonNull;
 
-use super::plan::{Outcome, Plan, Planner, give_back_withheld, withhold_or_give_back};
+use super::lane::own_lane;
+use super::plan::{Outcome, Plan, Planner, give_back, give_back_withheld, withhold_or_give_back};
 use super::space::{Content, Space};
-use super::table::{Place, Record, Tables, own_lane};
+use super::stash::{Found, Idle, Stashes};
+use super::table::{Place, Record, Tables};
 use super::{Key, NONE, NoSuchKey, Units, WriteError, wait};
 use crate::pointers;
 use crate::sync::pins::{self, Hold, KeyWord, Meaning, Readers};
@@ -28,6 +30,8 @@ pub(super) struct Shared {
     granule: usize,
     number: u32,
     tables: Tables,
+    stashes: Stashes,
+    /// Taken before the stashes' locks.
     space: Apart<Lock<Space>>,
     /// Held by who moves blocks. Taken before `space`.
     mover: Apart<Lock<()>>,
@@ -77,16 +81,32 @@ impl Shared {
             granule,
             number,
             tables: Tables::new(),
+            stashes: Stashes::new(capacity),
             space: Apart(Lock::new(Space::new(capacity))),
             mover: Apart(Lock::new(())),
         }
     }
 
-    /// What lies where, with nothing withheld that is not read any more.
+    /// What lies where, with nothing stashed, nor withheld that is not read any more.
     pub(super) fn settled_space(&self) -> LockGuard<'_, Space> {
         let mut space = self.space.0.lock();
-        give_back_withheld(&mut space, &self.tables);
+        self.settle(&mut space);
         space
+    }
+
+    fn settle(&self, space: &mut Space) {
+        give_back_withheld(space, &self.tables);
+        let mut keys = core::mem::take(&mut space.keys);
+        let give_back_key = |key| keys.give_back(key);
+        let written = self.stashes.empty(|idle| self.give_back_idle(space, idle), give_back_key);
+        space.keys = keys;
+        space.totals.written += written;
+    }
+
+    fn give_back_idle(&self, space: &mut Space, idle: Idle) {
+        if let Some(record) = self.tables.records.get(idle.record) {
+            give_back(space, record, idle.record);
+        }
     }
 
     pub(super) fn granule(&self) -> usize {
@@ -100,6 +120,12 @@ impl Shared {
     unsafe fn address(&self, unit: Units) -> NonNull<u8> {
         // SAFETY: the caller's contract.
         unsafe { pointers::forward(self.base, unit as usize * self.granule) }
+    }
+
+    /// How many units so many bytes take.
+    fn units(&self, bytes: usize) -> usize {
+        // The granule is a power of two, so this is no division; and the last one is counted in.
+        ((bytes.max(1) - 1) >> self.granule.trailing_zeros()) + 1
     }
 
     fn bytes_of(&self, units: Units) -> usize {
@@ -181,16 +207,21 @@ impl Shared {
     fn reserve(&self, request: Request) -> Result<NewBlock<'_>, WriteError> {
         let bytes = request.bytes;
         let full = |space: &Space| self.full(space, bytes);
-        let units = Units::try_from(bytes.max(1).div_ceil(self.granule)).ok();
+        let units = Units::try_from(self.units(bytes)).ok();
         let (Some(units), Ok(_)) = (units, u32::try_from(bytes)) else {
             return Err(full(&self.settled_space()));
         };
+        if let Some(found) = self.stashes.take(own_lane(), units, request.wants_key)
+            && let Some(block) = self.take_over(found, request)
+        {
+            return Ok(block);
+        }
         {
             let mut space = self.space.0.lock();
             if let Some(span) = space.carve(units) {
                 return self.adopt(&mut space, span, request);
             }
-            give_back_withheld(&mut space, &self.tables);
+            self.settle(&mut space);
             if let Some(span) = space.carve(units) {
                 return self.adopt(&mut space, span, request);
             }
@@ -289,6 +320,19 @@ impl Shared {
         Ok(NewBlock { record, number, place, key })
     }
 
+    /// Makes what was found in a stash a block, claimed by the caller.
+    fn take_over(&self, found: Found, request: Request) -> Option<NewBlock<'_>> {
+        let record = self.tables.records.get(found.record)?;
+        let key = match request.wants_key {
+            true => Some(NewKey { word: self.tables.keys.get(found.key)?, index: found.key }),
+            false => None,
+        };
+        let place = Place { bytes: request.bytes as u32, ..record.place() };
+        record.set_place(place);
+        record.pins.begin();
+        Some(NewBlock { record, number: found.record, place, key })
+    }
+
     /// A record, and a key if one is wanted; `None` if there is no memory for them.
     fn numbers(
         &self,
@@ -325,21 +369,40 @@ impl Shared {
                 break meaning.record;
             }
         };
-        let mut space = self.space.0.lock();
         // The generation after the last one would be the first again: such a key is not used anew.
-        if key.generation != u32::MAX {
-            space.keys.give_back(key.index);
-        }
-        self.disown(&mut space, record);
+        let key = if key.generation == u32::MAX { NONE } else { key.index };
+        self.release(record, key);
         Ok(())
     }
 
-    /// Ends the ownership of a block that no key means any more.
-    fn disown(&self, space: &mut Space, number: u32) {
+    /// Ends the ownership of a block that no key means any more, and gives back a key if it is one.
+    fn release(&self, number: u32, key: u32) {
         let Some(record) = self.tables.records.get(number) else { return };
-        space.withheld_units += space.get(record.span()).length;
-        if record.pins.disown() {
-            withhold_or_give_back(space, &self.tables, number);
+        if !record.pins.disown_unheld() {
+            let mut space = self.space.0.lock();
+            space.keys.give_back_if_one(key);
+            space.withheld_units += space.get(record.span()).length;
+            if record.pins.disown() {
+                withhold_or_give_back(&mut space, &self.tables, number);
+            }
+        } else if self.tables.lanes.announces(number) {
+            let mut space = self.space.0.lock();
+            space.keys.give_back_if_one(key);
+            space.withheld_units += space.get(record.span()).length;
+            withhold_or_give_back(&mut space, &self.tables, number);
+        } else {
+            // Nobody reads it, nor will.
+            let units = self.units(record.place().bytes as usize) as Units;
+            let surplus = self.stashes.put(own_lane(), Idle { record: number, units }, key);
+            if !surplus.is_empty() {
+                let mut space = self.space.0.lock();
+                surplus
+                    .blocks
+                    .into_iter()
+                    .flatten()
+                    .for_each(|it| self.give_back_idle(&mut space, it));
+                surplus.keys.into_iter().flatten().for_each(|key| space.keys.give_back(key));
+            }
         }
     }
 
@@ -364,9 +427,9 @@ impl Shared {
                 }
             }
             let place = record.place();
-            let units = |bytes: usize| bytes.max(1).div_ceil(self.granule);
             let is_meant = word.meaning() == meaning;
-            let is_in_place = is_meant && units(bytes.len()) == units(place.bytes as usize);
+            let is_in_place =
+                is_meant && self.units(bytes.len()) == self.units(place.bytes as usize);
             if is_in_place {
                 // SAFETY: the block is claimed, and has as many units.
                 unsafe { self.copy_in(bytes, place.start) };
@@ -407,11 +470,11 @@ impl Shared {
         loop {
             let meaning = word.meaning();
             if meaning.generation != key.generation {
-                self.disown(&mut self.space.0.lock(), block.number);
+                self.release(block.number, NONE);
                 return Err(ReplaceFailure::NoSuchKey);
             }
             if word.change(meaning, Meaning { record: block.number, ..meaning }) {
-                self.disown(&mut self.space.0.lock(), meaning.record);
+                self.release(meaning.record, NONE);
                 return Ok(());
             }
         }

@@ -62,6 +62,12 @@ impl Numbers {
     pub(super) fn give_back(&mut self, number: u32) {
         self.returned.push(number);
     }
+
+    pub(super) fn give_back_if_one(&mut self, number: u32) {
+        if number != NONE {
+            self.give_back(number);
+        }
+    }
 }
 
 /// What the store did so far, in units.

@@ -4,8 +4,7 @@
 
 use std::sync::OnceLock;
 
-use crate::switch::state::state;
-use crate::sync::lanes::{LANES, Lanes};
+use crate::sync::lanes::Lanes;
 use crate::sync::pins::{KeyWord, Pinned, Pins};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -138,26 +137,6 @@ impl Announced {
     pub(super) fn has(&self, record: u32) -> bool {
         self.0.binary_search(&record).is_ok()
     }
-}
-
-/// The calling thread's lane in all stores.
-#[inline]
-pub(super) fn own_lane() -> usize {
-    match state().lane.get() {
-        0 => choose_lane(),
-        lane => lane as usize,
-    }
-}
-
-/// In turns, so that threads that were started together have lanes of their own.
-#[cold]
-#[inline(never)]
-fn choose_lane() -> usize {
-    static READERS: AtomicU32 = AtomicU32::new(0);
-    // Relaxed: only that the numbers differ matters, and not even that after a full turn.
-    let lane = 1 + READERS.fetch_add(1, Ordering::Relaxed) % (LANES as u32 - 1);
-    state().lane.set(lane);
-    lane as usize
 }
 
 #[cfg(test)]

@@ -212,6 +212,25 @@ fn pools(scale: &Scale) {
     }
 }
 
+/// Only one work of one store, by as many threads: for profiles and counts of instructions.
+fn one_work(name: &str, threads: usize, scale: &Scale) {
+    fn run<S: Store>(work: &str, lengths: Lengths, threads: usize, scale: &Scale) {
+        let mut filled = Filled::<S>::new(scale.capacity(lengths), lengths, threads);
+        let time = match work {
+            "read" => filled.read(scale.operations, ends),
+            "mixed" => filled.mixed(scale.operations, ends),
+            "replace" => filled.replace(scale.operations),
+            _ => panic!("there is no work {work}"),
+        };
+        println!("{work}: {:.1} ns each", time.as_secs_f64() * 1e9 / scale.operations as f64);
+    }
+    let lengths = Lengths(64, 256);
+    match name.strip_prefix("port-") {
+        Some(work) => run::<Port>(work, lengths, threads, scale),
+        None => run::<GravityStore>(name, lengths, threads, scale),
+    }
+}
+
 /// Only the churn of one pool: for counts of instructions.
 fn one_pool(name: &str, scale: &Scale) {
     fn churn<P: Pool>(mut pool: P, blocks: usize, operations: usize) {
@@ -238,6 +257,10 @@ fn main() {
     };
     if let Some(name) = following("--pool") {
         return one_pool(&name, &scale);
+    }
+    if let Some(name) = following("--work") {
+        let threads = following("--threads").and_then(|count| count.parse().ok());
+        return one_work(&name, threads.unwrap_or(1), &scale);
     }
     type Part<'a> = (&'static str, &'a dyn Fn(&Scale));
     let reads = |scale: &Scale| reads(scale, is_smoke);
