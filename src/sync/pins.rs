@@ -27,6 +27,8 @@ const PIN: Ordering =
     if cfg!(heapswitch_weaken = "pins_pin") { Ordering::Relaxed } else { Ordering::Acquire };
 const LOOK: Ordering =
     if cfg!(heapswitch_weaken = "pins_look") { Ordering::Relaxed } else { Ordering::SeqCst };
+const FINISH: Ordering =
+    if cfg!(heapswitch_weaken = "pins_finish") { Ordering::Relaxed } else { Ordering::Release };
 const UNPIN: Ordering =
     if cfg!(heapswitch_weaken = "pins_unpin") { Ordering::Relaxed } else { Ordering::AcqRel };
 const UNCLAIM: Ordering =
@@ -86,6 +88,14 @@ impl Pins {
     pub fn begin(&self) {
         // Relaxed: the record is told of by the key's word, or found under the lock.
         self.word.store(OWNED | BUSY, Ordering::Relaxed);
+    }
+
+    /// Ends the claim that [`begin`](Self::begin) made, before any key means the record.
+    #[inline]
+    pub fn finish(&self) {
+        // Release pairs with the Acquire in `claim`, `pin` and LOOK. A store, for nobody else has
+        // changed the word: it allows no pin and no claim, and only who changed a key disowns.
+        self.word.store(OWNED, FINISH);
     }
 
     /// Whether a reader that has announced the block may read it; else what keeps it from that.

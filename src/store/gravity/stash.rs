@@ -18,7 +18,7 @@ const SHARE: Units = 128;
 /// four find theirs among half as many.
 const ROOM: usize = 64;
 /// How many go when it is full: the store's lock is taken once for all of them.
-const SURPLUS: usize = 8;
+const SURPLUS: usize = 4;
 
 /// A block that nobody owns nor reads.
 #[derive(Clone, Copy, Debug)]
