@@ -83,7 +83,7 @@ impl Store {
     /// Gives back what was withheld: called when all readers have ended.
     fn settle(&self) {
         for record in 0..2 {
-            if self.withheld[record as usize].swap(false, Ordering::Relaxed) {
+            if self.withheld[record as usize].load(Ordering::Relaxed) {
                 self.give_back(record);
             }
         }
@@ -126,14 +126,19 @@ impl Store {
 
     /// Moves the block of record 0, as the compaction does, if nothing holds it.
     fn rewrite(&self, value: u32) -> bool {
-        match self.records[0].pins.claim() {
+        self.rewrite_block(0, value)
+    }
+
+    fn rewrite_block(&self, record: u32, value: u32) -> bool {
+        let pins = &self.records[record as usize].pins;
+        match pins.claim() {
             Ok(()) => {
-                let is_read = self.lanes.announces(0);
+                let is_read = self.lanes.announces(record);
                 if !is_read {
-                    self.set(0, value);
+                    self.set(record as usize, value);
                 }
-                if self.records[0].pins.unclaim() {
-                    self.give_back(0);
+                if pins.unclaim() {
+                    self.give_back(record);
                 }
                 !is_read
             }
@@ -207,6 +212,20 @@ fn a_move_and_a_counted_reader_exclude_each_other() {
         let (first, second) = reader.join().unwrap();
         assert!(first.is_some() && first <= second, "{first:?} {second:?}");
         assert_eq!(store.read(2, 1), Some(if is_moved { 2 } else { 1 }));
+    });
+}
+
+/// A block may be moved as soon as it is written, before any key means it.
+#[test]
+fn a_new_block_is_moved_when_it_is_whole() {
+    model(|| {
+        let store = Store::new();
+        let mover = Arc::clone(&store);
+        let mover = thread::spawn(move || mover.rewrite_block(1, 5));
+        store.write_block(1, 3);
+        let is_moved = mover.join().unwrap();
+        store.change(Meaning { generation: 1, record: 0 }, Meaning { generation: 1, record: 1 });
+        assert_eq!(store.read(1, 1), Some(if is_moved { 5 } else { 3 }));
     });
 }
 

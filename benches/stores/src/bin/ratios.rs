@@ -87,9 +87,9 @@ fn reads(scale: &Scale, is_smoke: bool) {
     let most = Duration::from_secs(3);
     // The first fits the caches of each processor, so that memory is not what is measured.
     for (name, lengths, blocks, count) in [
-        ("16 to 48 B, few", Lengths(16, 48), 500, 8000),
-        ("64 to 256 B", Lengths(64, 256), scale.blocks, 3000),
-        ("1 to 4 KiB", Lengths(1024, 4096), scale.blocks, 1000),
+        ("16 to 48 B, few", Lengths(16, 48), 500, 30_000),
+        ("64 to 256 B", Lengths(64, 256), scale.blocks, 8000),
+        ("1 to 4 KiB", Lengths(1024, 4096), scale.blocks, 2000),
     ] {
         let bursts = Bursts { mix: Mix::Reads, lengths, blocks, count, wanted, most };
         for (how, look) in [("ends", ends as fn(&[u8]) -> u64), ("every byte", sum)] {
