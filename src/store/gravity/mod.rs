@@ -29,7 +29,7 @@
 //! 56 bytes beside each block, and the rounding to a granule; 9 KiB for each store. Reading is an
 //! atomic read-modify-write in a cache line of the thread's own, letting go a store: readers do not
 //! slow each other down, not even of one and the same block. Who frees or moves a block looks
-//! through the lines of all threads that have read, at most 63; further threads share them. A
+//! through as many lines as threads have read at once, at most 63; further ones share them. A
 //! thread that holds more than eight guards counts the others in the blocks, by two
 //! read-modify-writes each. Freed blocks wait in stashes for a write of the same length, which
 //! neither it nor the freeing then takes the store's lock for: else they cost O(log slots), if
