@@ -65,6 +65,8 @@ pub struct ThreadState {
     pub suspended: Suspended,
     /// What is to be done at the next safe point.
     pub due: Due,
+    /// Where stores are told what the thread reads; 0 before its first read.
+    pub lane: Cell<u32>,
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through)))]
@@ -208,6 +210,7 @@ impl ThreadState {
             batches: Batches::new(),
             suspended: Suspended::new(),
             due: Due::new(),
+            lane: Cell::new(0),
         }
     }
 }

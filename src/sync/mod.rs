@@ -6,6 +6,7 @@
 pub mod child;
 pub mod chunk_word;
 pub mod foreign_stack;
+pub mod lanes;
 pub mod pins;
 pub mod runner;
 pub mod signals;

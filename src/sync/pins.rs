@@ -1,17 +1,20 @@
 //! Who holds a block of a store in place, and which block a key means.
 //!
 //! ```text
-//!   key word      generation │ record          pins word      owned │ busy │ readers
+//!   key word      generation │ record          pins word      owned │ busy │ counted readers
 //!                              └────────────────▶ of the record
+//!   lanes         the records that are read, told by their readers
 //! ```
-//! A reader finds the record in the key's word, pins the record by one compare-and-swap, and looks
-//! whether the key still means that record: between the two the block may have been freed, and the
-//! record used for another. While a record has readers its block neither moves nor goes. Who wants
-//! to move or overwrite a block claims it, which only an owned block without readers allows;
-//! readers that come meanwhile wait for the end of the copy. Freeing takes the ownership away;
-//! whoever leaves the word at zero, the last reader, the mover or the one who freed, gives the
-//! block back.
+//! A reader finds the record in the key's word, announces it in a [lane](super::lanes), and looks
+//! whether the key still means that record, for it may have been freed and used for another, and
+//! whether the record is busy. Where its lane is full it counts itself in the pins word instead.
+//! While a record has readers its block neither moves nor goes. Who wants to move or overwrite a
+//! block claims it, and then goes through the lanes: if it is read there, the claim is given up.
+//! Readers that come meanwhile wait for the end of the copy. Freeing takes the ownership away;
+//! whoever leaves the word at zero, the last counted reader, the mover or the one who freed, gives
+//! the block back, unless it is announced: then it is withheld until it is not.
 
+use super::lanes::{Announcement, Lanes};
 use super::{AtomicU64, Ordering};
 
 const OWNED: u64 = 1 << 63;
@@ -22,6 +25,10 @@ const READER: u64 = 1;
 // Loom must find the models failing with these weakened.
 const PIN: Ordering =
     if cfg!(heapswitch_weaken = "pins_pin") { Ordering::Relaxed } else { Ordering::Acquire };
+const LOOK: Ordering =
+    if cfg!(heapswitch_weaken = "pins_look") { Ordering::Relaxed } else { Ordering::SeqCst };
+const FINISH: Ordering =
+    if cfg!(heapswitch_weaken = "pins_finish") { Ordering::Relaxed } else { Ordering::Release };
 const UNPIN: Ordering =
     if cfg!(heapswitch_weaken = "pins_unpin") { Ordering::Relaxed } else { Ordering::AcqRel };
 const UNCLAIM: Ordering =
@@ -32,11 +39,12 @@ const UNCLAIM: Ordering =
 pub enum Hold {
     /// Nothing.
     Nothing,
-    /// Readers.
+    /// Readers, as far as they are counted.
     Pinned,
     /// Somebody copies to or from it, and is done soon.
     Busy,
-    /// It is not owned, and nobody reads it: it is being given back, or the record is unused.
+    /// It is not owned, and no counted reader has it: it is being given back, or withheld for
+    /// those that announced it, or the record is unused.
     Gone,
 }
 
@@ -82,11 +90,30 @@ impl Pins {
         self.word.store(OWNED | BUSY, Ordering::Relaxed);
     }
 
-    /// Pins the block unless it is busy or gone; else says which.
+    /// Ends the claim that [`begin`](Self::begin) made, before any key means the record.
     #[inline]
+    pub fn finish(&self) {
+        // Release pairs with the Acquire in `claim`, `pin` and LOOK. A store, for nobody else has
+        // changed the word: it allows no pin and no claim, and only who changed a key disowns.
+        self.word.store(OWNED, FINISH);
+    }
+
+    /// Whether a reader that has announced the block may read it; else what keeps it from that.
+    #[inline]
+    fn look_announced(&self) -> Result<(), Hold> {
+        // SeqCst comes after the announcement in the order of all threads, and pairs with `claim`.
+        // Acquire pairs with the Release in `unclaim`: what was copied to the block is seen.
+        let word = self.word.load(LOOK);
+        if word & (OWNED | BUSY) == OWNED {
+            return Ok(());
+        }
+        Err(if word & BUSY != 0 { Hold::Busy } else { Hold::Gone })
+    }
+
+    /// Pins the block by counting, unless it is busy or gone; else says which.
     pub fn pin(&self) -> Result<(), Hold> {
-        // That nobody reads the block is guessed first: a look would fetch the cache line from
-        // another reader's processor to share it, and the exchange would ask for it once more.
+        // That nobody counts is guessed first: a look would fetch the cache line from another
+        // reader's processor to share it, and the exchange would ask for it once more.
         let mut word = OWNED;
         while word & (OWNED | BUSY) == OWNED {
             // Acquire pairs with the Release in `unclaim`: what was copied to the block is seen.
@@ -102,8 +129,7 @@ impl Pins {
         }
     }
 
-    /// Ends a pin. True if the block is to be given back by the caller.
-    #[inline]
+    /// Ends a counted pin. True if the block is to be given back by the caller.
     #[must_use]
     pub fn unpin(&self) -> bool {
         // Release pairs with the Acquire in `claim`, and with that of whoever gives the block back:
@@ -111,12 +137,14 @@ impl Pins {
         self.word.fetch_sub(READER, UNPIN) == READER
     }
 
-    /// Claims the block for a copy to or from it, if nothing holds it; else says what does.
+    /// Claims the block for a copy to or from it, if nothing that is counted holds it; else says
+    /// what does. If it is announced after that, it is read, and the claim is to be given up.
     #[inline]
     pub fn claim(&self) -> Result<(), Hold> {
-        // Acquire pairs with the Release in `unpin` and `unclaim`.
+        // Acquire pairs with the Release in `unpin` and `unclaim`; SeqCst comes before the caller's
+        // way through the lanes in the order of all threads.
         let claimed =
-            self.word.compare_exchange(OWNED, OWNED | BUSY, Ordering::Acquire, Ordering::Relaxed);
+            self.word.compare_exchange(OWNED, OWNED | BUSY, Ordering::SeqCst, Ordering::Relaxed);
         match claimed {
             Ok(_) => Ok(()),
             // What held it may have ended since: then the caller may as well try again.
@@ -130,6 +158,15 @@ impl Pins {
     pub fn unclaim(&self) -> bool {
         // Release pairs with the Acquire in `pin` and `claim`. Acquire: with `disown`.
         self.word.fetch_and(!BUSY, UNCLAIM) == BUSY
+    }
+
+    /// As [`disown`](Self::disown), but only where nothing that is counted holds the block; else it
+    /// does nothing.
+    #[inline]
+    #[must_use]
+    pub fn disown_unheld(&self) -> bool {
+        // As in `disown`.
+        self.word.compare_exchange(OWNED, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Takes the ownership away; once, by who changed the key. True if the block is to be given
@@ -190,8 +227,9 @@ impl KeyWord {
     /// What it means.
     #[inline]
     pub fn meaning(&self) -> Meaning {
-        // Acquire pairs with the Release in `publish` and `change`.
-        Meaning::from_word(self.word.load(Ordering::Acquire))
+        // Acquire pairs with the Release in `publish` and `change`; SeqCst comes after a reader's
+        // announcement in the order of all threads.
+        Meaning::from_word(self.word.load(Ordering::SeqCst))
     }
 
     /// Gives the key a meaning. Called by who took the unused key.
@@ -202,9 +240,10 @@ impl KeyWord {
 
     /// Changes the meaning if it is still the old one.
     pub fn change(&self, old: Meaning, new: Meaning) -> bool {
-        // As in `publish` and `meaning`.
+        // As in `publish` and `meaning`; SeqCst comes before the way through the lanes of whoever
+        // gives the block back.
         let (old, new) = (old.to_word(), new.to_word());
-        self.word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.word.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -220,40 +259,114 @@ pub trait Pinned {
     fn pins(&self) -> &Pins;
 }
 
-/// Pins the record that `key` means in this generation; `None` if it means none any more.
-///
-/// `record` finds a record by its number. `wait` is called while it is busy, with the number of
-/// calls before. `give_back` gives a block back whose last holder this was.
-#[inline]
-pub fn pin_by_key<'a, R: Pinned>(
-    key: &KeyWord,
-    generation: u32,
-    record: impl Fn(u32) -> Option<&'a R>,
-    mut wait: impl FnMut(u32),
-    give_back: impl Fn(u32),
-) -> Option<(u32, &'a R)> {
-    let mut waited = 0;
-    loop {
-        let meaning = key.meaning();
-        if meaning.generation != generation {
-            return None;
+/// What keeps a block in place for one reader.
+#[derive(Debug)]
+pub enum Pin<'a, R> {
+    /// Told in a lane.
+    Announced(Announcement<'a>),
+    /// Counted in the record.
+    Counted(&'a R, u32),
+}
+
+impl<R: Pinned> Pin<'_, R> {
+    /// Ends it; once. The number of the record whose block is to be given back by the caller.
+    #[inline]
+    #[must_use]
+    pub fn end(&self) -> Option<u32> {
+        match self {
+            Self::Announced(announcement) => {
+                announcement.withdraw();
+                None
+            }
+            Self::Counted(record, number) => record.pins().unpin().then_some(*number),
         }
-        let found = record(meaning.record)?;
-        match found.pins().pin() {
-            // The record was this key's when it was read; if it has become another block's since,
-            // then the key was changed before, and that is seen, for `pin` acquired it.
-            Ok(()) if key.meaning() == meaning => return Some((meaning.record, found)),
-            Ok(()) => {
-                if found.pins().unpin() {
-                    give_back(meaning.record);
+    }
+}
+
+/// How a store's readers find and hold records.
+pub struct Readers<'a, Find, Wait, GiveBack> {
+    /// Where they are announced.
+    pub lanes: &'a Lanes,
+    /// The calling thread's lane.
+    pub lane: usize,
+    /// Finds a record by its number.
+    pub record: Find,
+    /// Called while a record is busy, with the number of calls before.
+    pub wait: Wait,
+    /// Gives a block back whose last holder this was.
+    pub give_back: GiveBack,
+}
+
+impl<'a, R, Find, Wait, GiveBack> Readers<'a, Find, Wait, GiveBack>
+where
+    R: Pinned + 'a,
+    Find: Fn(u32) -> Option<&'a R>,
+    Wait: Fn(u32),
+    GiveBack: Fn(u32),
+{
+    /// Pins the record that `key` means in this generation; `None` if it means none any more.
+    #[inline]
+    pub fn pin(&self, key: &KeyWord, generation: u32) -> Option<(Pin<'a, R>, &'a R)> {
+        let mut waited = 0;
+        loop {
+            let meaning = key.meaning();
+            if meaning.generation != generation {
+                return None;
+            }
+            let record = (self.record)(meaning.record)?;
+            let Some(announcement) = self.lanes.announce(self.lane, meaning.record) else {
+                return self.pin_counted(key, generation);
+            };
+            // The record was this key's when it was read. If it is still, then whoever takes it
+            // away finds the announcement; and so does who claims it, if it is not busy now.
+            let found = if key.meaning() == meaning {
+                record.pins().look_announced()
+            } else {
+                Err(Hold::Gone)
+            };
+            match found {
+                Ok(()) => return Some((Pin::Announced(announcement), record)),
+                Err(hold) => {
+                    announcement.withdraw();
+                    self.wait_if(hold, &mut waited);
                 }
             }
-            Err(Hold::Busy) => {
-                wait(waited);
-                waited = waited.saturating_add(1);
+        }
+    }
+
+    /// As [`pin`](Self::pin), by counting.
+    #[cold]
+    #[inline(never)]
+    fn pin_counted(&self, key: &KeyWord, generation: u32) -> Option<(Pin<'a, R>, &'a R)> {
+        let mut waited = 0;
+        loop {
+            let meaning = key.meaning();
+            if meaning.generation != generation {
+                return None;
             }
-            // The key was changed before the record lost its owner.
-            Err(_) => {}
+            let record = (self.record)(meaning.record)?;
+            match record.pins().pin() {
+                // If it has become another block's since it was read, then the key was changed
+                // before, and that is seen, for `pin` acquired it.
+                Ok(()) if key.meaning() == meaning => {
+                    return Some((Pin::Counted(record, meaning.record), record));
+                }
+                Ok(()) => {
+                    if record.pins().unpin() {
+                        (self.give_back)(meaning.record);
+                    }
+                }
+                Err(hold) => self.wait_if(hold, &mut waited),
+            }
+        }
+    }
+
+    /// Waits where a copy is under way. Where the record is gone the key was changed before.
+    #[inline]
+    fn wait_if(&self, hold: Hold, waited: &mut u32) {
+        if hold == Hold::Busy {
+            (self.wait)(*waited);
+            *waited = waited.saturating_add(1);
         }
     }
 }

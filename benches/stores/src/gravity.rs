@@ -87,7 +87,7 @@ impl Store for Port {
 pub struct Lengths(pub usize, pub usize);
 
 impl Lengths {
-    fn choose(self, numbers: &mut Numbers) -> usize {
+    pub(crate) fn choose(self, numbers: &mut Numbers) -> usize {
         self.0 + numbers.below(self.1 - self.0)
     }
 }
@@ -160,7 +160,12 @@ impl<S: Store> Filled<S> {
 }
 
 /// A value of other length for a random key; if that does not fit, shorter ones are put in, too.
-fn replace_one<S: Store>(store: &S, keys: &mut [S::Key], numbers: &mut Numbers, bytes: &[u8]) {
+pub(crate) fn replace_one<S: Store>(
+    store: &S,
+    keys: &mut [S::Key],
+    numbers: &mut Numbers,
+    bytes: &[u8],
+) {
     let which = numbers.below(keys.len());
     assert!(store.free(keys[which]));
     let mut bytes = bytes;

@@ -1,8 +1,8 @@
-//! How the reads of two threads compare with those of one, on a machine that others use as well.
+//! How the work of two threads compares with that of one, on a machine that others use as well.
 //!
-//! Each thread has a processor of its own and reads for a millisecond or so. A burst counts only
+//! Each thread has a processor of its own and works for a millisecond or so. A burst counts only
 //! where no thread of it had to wait for its processor for more than a tenth of that, which the
-//! kernel tells to the nanosecond. Beside it stands the **ceiling**: the same reads where each
+//! kernel tells to the nanosecond. Beside it stands the **ceiling**: the same work where each
 //! thread has a store of its own, so that they share nothing but the machine.
 
 use std::sync::Mutex;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use heapswitch::numa::{ProcessorSet, Topology};
 
 use crate::Numbers;
-use crate::gravity::{Filled, Lengths, Store};
+use crate::gravity::{Filled, Lengths, Store, replace_one};
 
 /// Whose keys each thread reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +25,25 @@ pub enum Keys {
     Apart,
 }
 
+/// What a thread does with its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mix {
+    Reads,
+    /// Each tenth time a value is freed and another one is written.
+    Mixed,
+    /// Nothing but that.
+    Replaced,
+}
+
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Bursts {
+    pub mix: Mix,
     pub lengths: Lengths,
     /// The blocks in a full store, about.
     pub blocks: usize,
-    /// Reads of a thread in a burst.
-    pub reads: usize,
+    /// What a thread does in a burst: so many reads, or replacements.
+    pub count: usize,
     /// How many bursts by one thread and by two are wanted.
     pub wanted: usize,
     /// When to end with fewer.
@@ -82,15 +93,24 @@ struct Burst {
 
 fn burst<S: Store>(
     store: &S,
-    keys: &[S::Key],
-    reads: usize,
+    keys: &mut [S::Key],
+    bursts: Bursts,
     numbers: &mut Numbers,
     look: impl Fn(&[u8]) -> u64,
 ) -> Burst {
+    let Bursts { mix, lengths, count, .. } = bursts;
+    let bytes = vec![3; lengths.1];
     let before = waited();
     let start = Instant::now();
-    let sum: u64 = (0..reads)
-        .map(|_| store.read(keys[numbers.below(keys.len())], &look))
+    let sum: u64 = (0..count)
+        .map(|round| {
+            if mix == Mix::Replaced || (mix == Mix::Mixed && round % 10 == 0) {
+                let length = lengths.choose(numbers);
+                replace_one(store, keys, numbers, &bytes[..length]);
+                return 0;
+            }
+            store.read(keys[numbers.below(keys.len())], &look)
+        })
         .fold(0, u64::wrapping_add);
     std::hint::black_box(sum);
     let end = Instant::now();
@@ -102,14 +122,14 @@ fn burst<S: Store>(
 pub struct Medians {
     /// Of a burst by one thread.
     pub one: Duration,
-    /// Of a burst by two, each of which reads as much.
+    /// Of a burst by two, each of which does as much.
     pub two: Duration,
     /// Bursts that counted, by one thread and by two.
     pub counted: [usize; 2],
 }
 
 impl Medians {
-    /// Reads by two threads, as a multiple of those by one in the same time.
+    /// What two threads do, as a multiple of what one does in the same time.
     pub fn scaling(&self) -> f64 {
         2.0 * self.one.as_secs_f64() / self.two.as_secs_f64()
     }
@@ -153,7 +173,7 @@ fn fill<S: Store>(bursts: Bursts, keys: Keys) -> (Vec<S>, Vec<Vec<S::Key>>) {
     }
 }
 
-/// Reads by one thread and by two, in turns.
+/// Work by one thread and by two, in turns.
 pub fn measure<S: Store + Send>(
     bursts: Bursts,
     keys: Keys,
@@ -163,16 +183,16 @@ pub fn measure<S: Store + Send>(
 where
     S::Key: Sync,
 {
-    let Bursts { reads, wanted, most, .. } = bursts;
-    let (stores, parts) = fill::<S>(bursts, keys);
+    let Bursts { wanted, most, .. } = bursts;
+    let (stores, mut parts) = fill::<S>(bursts, keys);
     let (meeting, is_over) = (Meeting::default(), AtomicBool::new(false));
     let made: Mutex<[Option<Burst>; 2]> = Mutex::default();
     // Of undisturbed bursts, by one thread and by two.
     let times: Mutex<[Vec<Duration>; 2]> = Mutex::default();
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        for which in 0..2 {
-            let (store, keys) = (&stores[which % stores.len()], &parts[which]);
+        for (which, keys) in parts.iter_mut().enumerate() {
+            let store = &stores[which % stores.len()];
             let (meeting, is_over, made, times) = (&meeting, &is_over, &made, &times);
             let look = &look;
             scope.spawn(move || {
@@ -185,7 +205,7 @@ where
                     }
                     // By both, by the first, by both, by the second, and so on.
                     if round % 2 == 0 || round / 2 % 2 == which {
-                        let burst = burst(store, keys, reads, &mut numbers, look);
+                        let burst = burst(store, keys, bursts, &mut numbers, look);
                         made.lock().unwrap()[which] = Some(burst);
                     }
                     meeting.meet(2 * round + 2);
@@ -220,8 +240,13 @@ mod tests {
         let Some(processors) = two_processors() else { return };
         let lengths = Lengths(16, 48);
         let most = Duration::from_secs(5);
-        let bursts = Bursts { lengths, blocks: 100, reads: 100, wanted: 1, most };
-        for keys in [Keys::Halves, Keys::Same, Keys::Apart] {
+        for (keys, mix) in [
+            (Keys::Halves, Mix::Reads),
+            (Keys::Same, Mix::Reads),
+            (Keys::Apart, Mix::Mixed),
+            (Keys::Halves, Mix::Replaced),
+        ] {
+            let bursts = Bursts { mix, lengths, blocks: 100, count: 100, wanted: 1, most };
             let medians = measure::<GravityStore>(bursts, keys, processors, ends).unwrap();
             assert!(medians.counted.iter().all(|&counted| counted >= 1), "{keys:?} {medians:?}");
         }

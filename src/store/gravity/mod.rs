@@ -13,8 +13,8 @@
 //! | | takes a lock | waits for |
 //! |---|---|---|
 //! | reading | none | the end of a copy, if just this block is being moved or overwritten |
-//! | letting go | none; a short one if the block was freed meanwhile | |
-//! | writing, freeing | a short one, to choose a place; bytes are copied outside it | |
+//! | letting go | none | |
+//! | writing, freeing | a short one, of few threads or of all, not while bytes are copied | |
 //! | moving | the mover's, during the copies | copies that are under way, never a reader |
 //!
 //! A thread that writes while it holds a guard cannot wait for itself: where guards pin what would
@@ -26,9 +26,14 @@
 //! does some of it ahead of time, as much as one likes.
 //!
 //! # Costs, and what it is not for
-//! 56 bytes beside each block, and the rounding to a granule. Reading is an atomic
-//! read-modify-write, letting go another: many threads that read one and the same block get in each
-//! other's way. Writing and freeing cost O(log slots), if sizes of slots do not follow addresses.
+//! 56 bytes beside each block, and the rounding to a granule; 9 KiB for each store. Reading is an
+//! atomic read-modify-write in a cache line of the thread's own, letting go a store: readers do not
+//! slow each other down, not even of one and the same block. Who frees or moves a block looks
+//! through as many lines as threads have read at once, at most 63; further ones share them. A
+//! thread that holds more than eight guards counts the others in the blocks, by two
+//! read-modify-writes each. Freed blocks wait in stashes for a write of the same length, which
+//! neither it nor the freeing then takes the store's lock for: else they cost O(log slots), if
+//! sizes of slots do not follow addresses.
 //! A store that is full to the last granules has to gather crumbs from everywhere for each write:
 //! at 90 % fill hardly anything is moved, at 99 % two thirds of a byte for each one written, and
 //! beyond that soon more than all. Keep some of it free.
@@ -38,11 +43,13 @@
 
 mod error;
 mod guard;
+mod lane;
 mod pairs;
 mod plan;
 mod shared;
 mod slots;
 mod space;
+mod stash;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -240,7 +247,7 @@ impl<S: MemorySource> GravityStore<S> {
     pub fn usage(&self) -> GravityUsage {
         let granule = self.shared.granule();
         let bytes = |units: Units| units as usize * granule;
-        let space = self.shared.space().lock();
+        let space = self.shared.settled_space();
         GravityUsage {
             capacity_bytes: bytes(space.capacity),
             free_bytes: bytes(space.free_units),

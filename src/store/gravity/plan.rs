@@ -19,7 +19,7 @@
 #![forbid(unsafe_code)]
 
 use super::space::{Content, Space};
-use super::table::{Place, Record, Tables};
+use super::table::{Announced, Place, Record, Tables};
 use super::{NONE, Units};
 use crate::sync::pins::Hold;
 
@@ -99,6 +99,8 @@ enum Push {
 pub(super) struct Planner<'a> {
     pub(super) space: &'a mut Space,
     pub(super) tables: &'a Tables,
+    /// What was read when the search began.
+    announced: Announced,
     /// Whether copies of others are waited for, and not just avoided.
     is_patient: bool,
     is_unsettled: bool,
@@ -106,7 +108,8 @@ pub(super) struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     pub(super) fn new(space: &'a mut Space, tables: &'a Tables, is_patient: bool) -> Self {
-        Self { space, tables, is_patient, is_unsettled: false }
+        let announced = tables.announced();
+        Self { space, tables, announced, is_patient, is_unsettled: false }
     }
 
     /// A plan for a hole of `length`, which is not more than what is free.
@@ -154,8 +157,11 @@ impl<'a> Planner<'a> {
 
     /// Whether a span is a block that nothing holds.
     fn is_movable(&mut self, span: u32) -> bool {
-        let Content::Block(record) = self.space.get(span).content else { return false };
-        let Some(record) = self.record(record) else { return false };
+        let Content::Block(number) = self.space.get(span).content else { return false };
+        let Some(record) = self.record(number) else { return false };
+        if self.announced.has(number) {
+            return false;
+        }
         let mut hold = record.pins.look();
         let mut waited = 0;
         // Who writes a block needs no lock to finish.
@@ -343,14 +349,20 @@ impl<'a> Planner<'a> {
         for span in spans {
             let Content::Block(number) = self.space.get(*span).content else { continue };
             if self.record(number)?.pins.claim().is_err() {
-                // A reader was faster; next time it is a wall.
-                self.is_unsettled = true;
-                unclaim(self.space, self.tables, &claimed);
-                return None;
+                return self.give_up(&claimed);
             }
             claimed.push(number);
         }
-        Some(claimed)
+        let mut is_read = false;
+        self.tables.lanes.each(|record| is_read |= claimed.contains(&record));
+        if is_read { self.give_up(&claimed) } else { Some(claimed) }
+    }
+
+    /// A reader was faster; next time its block is a wall.
+    fn give_up(&mut self, claimed: &[u32]) -> Option<Vec<u32>> {
+        self.is_unsettled = true;
+        unclaim(self.space, self.tables, claimed);
+        None
     }
 
     /// Takes the spans' slots out of the treap; how many units they are.
@@ -454,17 +466,48 @@ fn unclaim(space: &mut Space, tables: &Tables, claimed: &[u32]) {
         if let Some(record) = tables.records.get(*number)
             && record.pins.unclaim()
         {
-            give_back(space, record, *number);
+            withhold_or_give_back(space, tables, *number);
         }
     }
 }
 
-/// Gives back the block of a record that nobody owns or holds.
+/// Gives back the block of a record that nobody owns, and that counts as withheld, once no reader
+/// announces it.
+pub(super) fn withhold_or_give_back(space: &mut Space, tables: &Tables, number: u32) {
+    if !tables.lanes.announces(number) {
+        return give_back_one_withheld(space, tables, number);
+    }
+    space.withheld.push(number);
+    // A reader that is done does not say so. Each time the list has doubled since the last time it
+    // is looked through, so that costs O(1) for each block.
+    if space.withheld.len() >= space.most_withheld {
+        give_back_withheld(space, tables);
+        space.most_withheld = 2 * space.withheld.len() + 8;
+    }
+}
+
+/// Gives back what is withheld and not read any more.
+pub(super) fn give_back_withheld(space: &mut Space, tables: &Tables) {
+    if space.withheld.is_empty() {
+        return;
+    }
+    let announced = tables.announced();
+    let (kept, unread) =
+        space.withheld.iter().partition::<Vec<u32>, _>(|number| announced.has(**number));
+    space.withheld = kept;
+    unread.into_iter().for_each(|number| give_back_one_withheld(space, tables, number));
+}
+
+fn give_back_one_withheld(space: &mut Space, tables: &Tables, number: u32) {
+    let Some(record) = tables.records.get(number) else { return };
+    space.withheld_units -= space.get(record.span()).length;
+    give_back(space, record, number);
+}
+
+/// Gives back the block of a record that nobody owns or reads.
 pub(super) fn give_back(space: &mut Space, record: &Record, number: u32) {
     let span = record.span();
-    let length = space.get(span).length;
-    space.free_units += length;
-    space.withheld_units -= length;
+    space.free_units += space.get(span).length;
     space.blocks -= 1;
     space.join(span);
     space.records.give_back(number);

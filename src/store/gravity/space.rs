@@ -62,6 +62,12 @@ impl Numbers {
     pub(super) fn give_back(&mut self, number: u32) {
         self.returned.push(number);
     }
+
+    pub(super) fn give_back_if_one(&mut self, number: u32) {
+        if number != NONE {
+            self.give_back(number);
+        }
+    }
 }
 
 /// What the store did so far, in units.
@@ -83,6 +89,11 @@ pub(super) struct Space {
     pub(super) free_units: Units,
     /// In blocks that were freed, and that readers hold.
     pub(super) withheld_units: Units,
+    /// Records of blocks that were freed and would be given back, had they not been announced as
+    /// read. Whoever looks through it gives back those that are not any more.
+    pub(super) withheld: Vec<u32>,
+    /// From how many of those on they are looked through in any case.
+    pub(super) most_withheld: usize,
     pub(super) blocks: usize,
     pub(super) records: Numbers,
     pub(super) keys: Numbers,
@@ -108,6 +119,8 @@ impl Space {
             capacity,
             free_units: capacity,
             withheld_units: 0,
+            withheld: Vec::new(),
+            most_withheld: 0,
             blocks: 0,
             records: Numbers::default(),
             keys: Numbers::default(),

@@ -4,6 +4,7 @@
 
 use std::sync::OnceLock;
 
+use crate::sync::lanes::Lanes;
 use crate::sync::pins::{KeyWord, Pinned, Pins};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -108,6 +109,34 @@ pub(super) struct Place {
 pub(super) struct Tables {
     pub(super) records: Table<Record>,
     pub(super) keys: Table<KeyWord>,
+    /// Which records are read.
+    pub(super) lanes: Lanes,
+}
+
+impl Tables {
+    /// All empty.
+    pub(super) fn new() -> Self {
+        Self { records: Table::new(), keys: Table::new(), lanes: Lanes::new() }
+    }
+
+    /// The records that are announced as read.
+    pub(super) fn announced(&self) -> Announced {
+        let mut records = Vec::new();
+        self.lanes.each(|record| records.push(record));
+        records.sort_unstable();
+        Announced(records)
+    }
+}
+
+/// Records that were read when it was made.
+#[derive(Debug)]
+pub(super) struct Announced(Vec<u32>);
+
+impl Announced {
+    /// Whether a record was.
+    pub(super) fn has(&self, record: u32) -> bool {
+        self.0.binary_search(&record).is_ok()
+    }
 }
 
 #[cfg(test)]

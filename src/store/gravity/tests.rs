@@ -79,6 +79,12 @@ fn a_key_never_means_what_another_wrote() {
 }
 
 #[test]
+fn a_store_is_as_large_as_its_page_says() {
+    assert!(size_of::<GravityStore>() <= 9 << 10, "{}", size_of::<GravityStore>());
+    assert_eq!(size_of::<super::table::Record>() + size_of::<crate::sync::pins::KeyWord>(), 32);
+}
+
+#[test]
 fn settings_that_cannot_be_are_refused() {
     let mut memory = vec![MaybeUninit::uninit(); 4096];
     let source = BorrowedSliceSource::new(&mut memory);

@@ -1,5 +1,6 @@
 //! Ratios of interleaved rounds, in one run. `--smoke` only shows that everything works; `--part
-//! reads|port|moves|pools` leaves in one table, `--pool NAME` one pool and only its churn.
+//! reads|writes|port|moves|pools` leaves in one table, `--pool NAME` one pool and only its churn,
+//! `--work read|mixed|replace|port-read|...` one work of one store, by `--threads` threads.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use heapswitch::store::GravityStore;
 use stores::gravity::{Filled, Lengths, Store, ends, sum};
 use stores::pool::{self, Peer, Pool, Raw, Safe, Slots};
 use stores::port::Port;
-use stores::scaling::{self, Bursts, Keys};
+use stores::scaling::{self, Bursts, Keys, Mix};
 
 /// Does its work once and tells how long that took.
 type Run<'a> = Box<dyn FnMut() -> Duration + 'a>;
@@ -85,12 +86,12 @@ fn reads(scale: &Scale, is_smoke: bool) {
     let wanted = if is_smoke { 1 } else { 100 };
     let most = Duration::from_secs(3);
     // The first fits the caches of each processor, so that memory is not what is measured.
-    for (name, lengths, blocks, reads) in [
-        ("16 to 48 B, few", Lengths(16, 48), 500, 8000),
-        ("64 to 256 B", Lengths(64, 256), scale.blocks, 3000),
-        ("1 to 4 KiB", Lengths(1024, 4096), scale.blocks, 1000),
+    for (name, lengths, blocks, count) in [
+        ("16 to 48 B, few", Lengths(16, 48), 500, 30_000),
+        ("64 to 256 B", Lengths(64, 256), scale.blocks, 8000),
+        ("1 to 4 KiB", Lengths(1024, 4096), scale.blocks, 2000),
     ] {
-        let bursts = Bursts { lengths, blocks, reads, wanted, most };
+        let bursts = Bursts { mix: Mix::Reads, lengths, blocks, count, wanted, most };
         for (how, look) in [("ends", ends as fn(&[u8]) -> u64), ("every byte", sum)] {
             print!("  {name:<16} {how:<11}");
             let of_store = |keys| scaling::measure::<GravityStore>(bursts, keys, processors, look);
@@ -111,6 +112,53 @@ fn reads(scale: &Scale, is_smoke: bool) {
                 print!("  port {ratio:.2} {:?}", port.counted);
             }
             println!();
+        }
+    }
+}
+
+fn writes(scale: &Scale, is_smoke: bool) {
+    println!(
+        "\ntwo threads with half of the keys each, at 90 % fill, each on a processor of its own:"
+    );
+    println!(
+        "what they do as a multiple of what one does in the same time, and the same with a store"
+    );
+    println!("each; then the port's time as a multiple of the store's, one thread and two at once");
+    let Some(processors) = scaling::two_processors() else {
+        println!("  the process may not use two processors");
+        return;
+    };
+    let wanted = if is_smoke { 1 } else { 100 };
+    let most = Duration::from_secs(3);
+    // Longer values for fewer of them, so that a burst takes a millisecond or less.
+    for (name, lengths, replaced) in [
+        ("64 to 256 B", Lengths(64, 256), 1000),
+        ("1 to 4 KiB", Lengths(1024, 4096), 300),
+        ("64 B to 16 KiB", Lengths(64, 16_384), 100),
+    ] {
+        for (mix, how, count) in [
+            (Mix::Mixed, "9 reads, 1 replaced", 3 * replaced),
+            (Mix::Replaced, "replaced", replaced),
+        ] {
+            let bursts = Bursts { mix, lengths, blocks: scale.blocks, count, wanted, most };
+            let of_store = |keys| scaling::measure::<GravityStore>(bursts, keys, processors, ends);
+            let (halves, apart) = (of_store(Keys::Halves), of_store(Keys::Apart));
+            let port = scaling::measure::<Port>(bursts, Keys::Halves, processors, ends);
+            print!("  {name:<14} {how:<19}");
+            let (Some(halves), Some(apart), Some(port)) = (halves, apart, port) else {
+                println!("  all bursts of one kind were disturbed");
+                continue;
+            };
+            let ratio = |port: Duration, store: Duration| port.as_secs_f64() / store.as_secs_f64();
+            println!(
+                "  two {:.2} {:?}  apart {:.2}  port {:.2}, {:.2} {:?}",
+                halves.scaling(),
+                halves.counted,
+                apart.scaling(),
+                ratio(port.one, halves.one),
+                ratio(port.two, halves.two),
+                port.counted,
+            );
         }
     }
 }
@@ -212,6 +260,25 @@ fn pools(scale: &Scale) {
     }
 }
 
+/// Only one work of one store, by as many threads: for profiles and counts of instructions.
+fn one_work(name: &str, threads: usize, scale: &Scale) {
+    fn run<S: Store>(work: &str, lengths: Lengths, threads: usize, scale: &Scale) {
+        let mut filled = Filled::<S>::new(scale.capacity(lengths), lengths, threads);
+        let time = match work {
+            "read" => filled.read(scale.operations, ends),
+            "mixed" => filled.mixed(scale.operations, ends),
+            "replace" => filled.replace(scale.operations),
+            _ => panic!("there is no work {work}"),
+        };
+        println!("{work}: {:.1} ns each", time.as_secs_f64() * 1e9 / scale.operations as f64);
+    }
+    let lengths = Lengths(64, 256);
+    match name.strip_prefix("port-") {
+        Some(work) => run::<Port>(work, lengths, threads, scale),
+        None => run::<GravityStore>(name, lengths, threads, scale),
+    }
+}
+
 /// Only the churn of one pool: for counts of instructions.
 fn one_pool(name: &str, scale: &Scale) {
     fn churn<P: Pool>(mut pool: P, blocks: usize, operations: usize) {
@@ -239,10 +306,20 @@ fn main() {
     if let Some(name) = following("--pool") {
         return one_pool(&name, &scale);
     }
+    if let Some(name) = following("--work") {
+        let threads = following("--threads").and_then(|count| count.parse().ok());
+        return one_work(&name, threads.unwrap_or(1), &scale);
+    }
     type Part<'a> = (&'static str, &'a dyn Fn(&Scale));
     let reads = |scale: &Scale| reads(scale, is_smoke);
-    let parts: [Part<'_>; 4] =
-        [("reads", &reads), ("port", &beside_port), ("moves", &moves), ("pools", &pools)];
+    let writes = |scale: &Scale| writes(scale, is_smoke);
+    let parts: [Part<'_>; 5] = [
+        ("reads", &reads),
+        ("writes", &writes),
+        ("port", &beside_port),
+        ("moves", &moves),
+        ("pools", &pools),
+    ];
     let wanted = following("--part");
     for (name, part) in parts {
         if wanted.as_deref().is_none_or(|wanted| wanted == name) {

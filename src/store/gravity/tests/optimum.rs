@@ -154,7 +154,7 @@ fn moved_at_fill(free_part: usize) -> (f64, u64) {
         let written = after.written_bytes - before.written_bytes;
         ratio = (after.moved_bytes - before.moved_bytes) as f64 / written as f64;
         compactions = after.compactions - before.compactions;
-        let depth = store.shared.space().lock().slots.depth();
+        let depth = store.shared.settled_space().slots.depth();
         println!(
             "one part of {free_part} free: {} blocks, {} slots in a tree {depth} deep; \
              {compactions} compactions, moved for each byte written: {ratio:.4}",

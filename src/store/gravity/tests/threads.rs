@@ -156,3 +156,64 @@ fn a_key_is_freed_once() {
         }
     });
 }
+
+/// Freed blocks wait in stashes, and writes of the same length take them from there; whoever needs
+/// the room gets it nonetheless, and the sums are right.
+#[test]
+fn freed_blocks_wait_for_writes_of_their_length() {
+    const CAPACITY: usize = 1 << 16;
+    with_store(CAPACITY, 8, |store| {
+        thread::scope(|scope| {
+            let threads = [0, 1, 2_u8].map(|owner| {
+                scope.spawn(move || {
+                    let mut seed = u32::from(owner) + 7;
+                    let mut own = Vec::new();
+                    for round in 0..600 {
+                        // Of a few lengths, up to what a stash keeps.
+                        let length = 40 + 8 * (next(&mut seed) as usize % 12);
+                        own.push((store.write(&bytes(owner, round, length)).unwrap(), round));
+                        let which = next(&mut seed) as usize % own.len();
+                        let (key, number) = own[which];
+                        let guard = store.read(key).unwrap();
+                        assert_eq!(check(&guard, owner), number);
+                        if own.len() > 30 || round % 2 == 0 {
+                            store.free(own.swap_remove(which).0).unwrap();
+                            assert!(store.read(key).is_err());
+                            // Freed while it is read: nobody may have it yet.
+                            assert_eq!(check(&guard, owner), number);
+                        }
+                    }
+                    own.into_iter().for_each(|(key, _)| store.free(key).unwrap());
+                })
+            });
+            threads.into_iter().for_each(join);
+        });
+        let key = store.write(&[1; CAPACITY]).unwrap();
+        assert_eq!((store.usage().free_bytes, store.usage().blocks), (0, 1));
+        store.free(key).unwrap();
+    });
+}
+
+/// More guards than a lane announces, dropped by another thread than read them.
+#[test]
+fn guards_end_anywhere() {
+    with_store(1 << 12, 8, |store| {
+        let keys: Vec<Key> =
+            (0..30_u8).map(|owner| store.write(&bytes(owner, 1, 64)).unwrap()).collect();
+        let guards: Vec<ReadGuard<'_>> =
+            keys.iter().chain(&keys).map(|key| store.read(*key).unwrap()).collect();
+        for key in &keys {
+            store.free(*key).unwrap();
+        }
+        assert_eq!(store.usage().withheld_bytes, 30 * 64);
+        thread::scope(|scope| {
+            join(scope.spawn(move || {
+                for (guard, owner) in guards.iter().zip((0..30).chain(0..30)) {
+                    assert_eq!(check(guard, owner), 1);
+                }
+            }));
+        });
+        let usage = store.usage();
+        assert_eq!((usage.withheld_bytes, usage.blocks, usage.slots), (0, 0, 1));
+    });
+}
