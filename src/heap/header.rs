@@ -34,9 +34,9 @@ pub enum FastPath {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(16))]
 pub struct Inline {
-    /// A thread's own, from lists.
+    /// The heap in use, from lists.
     pub slab: Option<NonNull<HeapHeader>>,
-    /// A context's, under a cursor.
+    /// The heap in use, under a cursor.
     pub bump: Option<NonNull<HeapHeader>>,
 }
 

@@ -12,8 +12,8 @@ use super::stack::{Entry, Hidden, Hold};
 use super::state::{Phase, ThreadState, state};
 use super::{closing, safe_point};
 use crate::heap::{
-    Account, ContextName, FastPath, HeapHeader, HeapKind, Inline, abandoned, account, census,
-    decay, lost, protect_site_logs,
+    Account, ContextName, HeapHeader, HeapKind, Inline, abandoned, account, census, decay, lost,
+    protect_site_logs,
 };
 use crate::region;
 use crate::sync::Token;
@@ -109,9 +109,9 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
         }
     };
     // SAFETY: the thread runs the heap.
-    let is_slab = unsafe { heap.as_ref() }.fast_path == FastPath::Slab;
+    let slab = unsafe { heap.as_ref() }.inline.slab;
     state.thread_heap.set(Some(heap));
-    state.own.set(Inline { slab: is_slab.then_some(heap), bump: None });
+    state.own.set(Inline { slab, bump: None });
     state.apply_top();
     // What that allocates is served from the heap that is ready now.
     configuration::start_with_first_heap();

@@ -41,7 +41,7 @@ fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
     }
 }
 
-/// What is too large for [`try_fast`], from the lists of the thread's own heap.
+/// What is too large for [`try_fast`], from the lists of the heap in use.
 #[inline]
 fn try_medium(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
     if fast::is_small(layout) {
@@ -281,10 +281,13 @@ pub(super) unsafe fn free_other(
     layout: Layout,
 ) {
     let state = state();
-    // SAFETY: as in `free_at`; a heap in `bump` is run by this thread and has that fast path.
+    // SAFETY: as in `free_at`; heaps in `inline` are run by this thread and have the fast path that
+    // their place says.
     unsafe {
         if state.inline.get().bump == Some(owner) {
             fast::free_to_bump(owner, entry, block, layout);
+        } else if state.inline.get().slab == Some(owner) {
+            fast::free_to_slab(owner, entry, block, layout);
         } else {
             match owner.as_ref().runner.relation(state.token.get()) {
                 Relation::Runner => fast::free(owner, entry, block, layout),
@@ -420,8 +423,8 @@ unsafe fn count_spilled_growth(owner: NonNull<HeapHeader>, old: Layout, new: Lay
     }
 }
 
-/// Small to small in the thread's own slab heap: strings and vectors that begin to grow. `None`
-/// where it is not that, or the new class's list is empty; nothing has changed then.
+/// Small to small in the thread's own slab heap or the one in use: strings and vectors that begin to
+/// grow. `None` where it is not that, or the new class's list is empty; nothing has changed then.
 ///
 /// # Safety
 /// As [`realloc_at`].
@@ -435,10 +438,13 @@ unsafe fn realloc_small(
     if cfg!(heapswitch_asan) {
         return None; // The old block has to wait in quarantine.
     }
-    // SAFETY: the block is allocated, so its owner is valid; the thread runs its own heap.
+    // SAFETY: the block is allocated, so its owner is valid; the thread runs the heaps that its
+    // state names.
     unsafe {
         let owner = owner_of(region::entry_at(offset));
-        if !fast::is_small(old) || !fast::is_small(new) || state().own.get().slab != Some(owner) {
+        let is_own = state().own.get().slab == Some(owner);
+        let is_listed = is_own || state().inline.get().slab == Some(owner);
+        if !fast::is_small(old) || !fast::is_small(new) || !is_listed {
             return None;
         }
         if fast::are_of_one_class(old, new) {

@@ -35,9 +35,9 @@ pub enum Phase {
 ///
 /// # Invariants
 /// - The top of `contexts` says what is current.
-/// - `inline.slab` is the thread's own heap if that is in use and has the slab's fast path,
-///   `inline.bump` the context's heap if that is in use and has the bump's. Either may be none in
-///   any case: the slow path decides then.
+/// - `inline.slab` is the heap in use, the thread's own or a context's, if it has the slab's fast
+///   path, `inline.bump` the context's if it has the bump's. Either may be none in any case: the
+///   slow path decides then.
 /// - `own.slab` is the thread's own heap if it has the slab's fast path; `own.bump` is none.
 /// - All of these are run by this thread.
 #[derive(Debug)]

@@ -27,10 +27,14 @@ impl ThreadState {
         // What is inline is what the top says, or nothing.
         let Inline { slab, bump } = self.inline.get();
         let is_context = top.in_use == CurrentAllocatorInUse::CoroutineLocal;
-        let is_inline_right = bump.is_none() || (is_context && bump == top.heap);
-        let is_list_right = slab.is_none()
-            || (top.in_use == CurrentAllocatorInUse::ThreadLocal && slab == self.thread_heap.get());
-        if !(is_whole && is_run_once && is_base_free && is_inline_right && is_list_right) {
+        let in_use = match top.in_use {
+            CurrentAllocatorInUse::CoroutineLocal => top.heap,
+            CurrentAllocatorInUse::ThreadLocal => self.thread_heap.get(),
+            CurrentAllocatorInUse::Global => None,
+        };
+        let is_bump_right = bump.is_none() || (is_context && bump == in_use);
+        let is_slab_right = slab.is_none() || slab == in_use;
+        if !(is_whole && is_run_once && is_base_free && is_bump_right && is_slab_right) {
             crate::sys::abort_with(&["a thread's stack of contexts is corrupted"]);
         }
     }

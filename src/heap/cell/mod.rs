@@ -175,12 +175,13 @@ fn create_with<S: Strategy + 'static>(
     let memory = Metadata::take(size_of::<HeapCell<S>>())?;
     account.belongs_to_heap();
     let cell = memory.cast::<HeapCell<S>>();
-    let bump = (fast_path == FastPath::Bump).then_some(cell.cast());
+    let place = |path| (fast_path == path).then_some(cell.cast());
+    let inline = Inline { slab: place(FastPath::Slab), bump: place(FastPath::Bump) };
     let header = HeapHeader {
         runner: Runner::new(),
         fast_path,
         attention: AtomicU32::new(0),
-        inline: Inline { slab: None, bump },
+        inline,
         operations: &OperationsOf::<S>::TABLE,
         source,
         first_run: Cell::new(0),
