@@ -51,7 +51,7 @@ pub use account::{
 pub use call_sites::{CallSite, CallSites};
 pub use callbacks::HeapEnd;
 pub use cell::EscapeReport;
-pub use header::{FastPath, HeapHeader, Inline, attention};
+pub use header::{HeapHeader, Inline, attention};
 pub use kind::HeapKind;
 
 // What a context's heap is for. Its strategies' layer defines it; the layers above take it from
