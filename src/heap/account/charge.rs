@@ -15,7 +15,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
 use super::limits::{LimitPolicy, Refusal, UNLIMITED, as_set, reserve_of, whole_chunks};
-use super::{Account, Node, PROCESS};
+use super::{Account, IS_ACCOUNTED, Node, PROCESS};
 use crate::region::MAX_REGION_BYTES;
 use crate::sync::tally;
 use crate::units::CHUNK_SHIFT;
@@ -163,6 +163,9 @@ impl Promise<'_> {
     /// Charges what was promised.
     pub(crate) fn keep(self) -> Charge {
         let this = core::mem::ManuallyDrop::new(self);
+        if !IS_ACCOUNTED {
+            return Charge { is_noted: false };
+        }
         let (account, bytes) = (this.account, (this.chunks as usize) << CHUNK_SHIFT);
         let mut noted = 0;
         for (index, node) in account.node().ancestors().enumerate() {
@@ -201,6 +204,9 @@ impl Account {
             return Err(Refusal::None);
         }
         let mut promise = Promise { account: self, chunks, accounts: 0 };
+        if !IS_ACCOUNTED {
+            return Ok(promise);
+        }
         let mut is_limited = false;
         for node in self.node().ancestors() {
             is_limited |= node.agrees(chunks, may_overdraw)?;
@@ -226,6 +232,9 @@ impl Account {
 
     /// Credits what was charged.
     pub(crate) fn credit(&self, bytes: usize) {
+        if !IS_ACCOUNTED {
+            return;
+        }
         self.node().own.fetch_sub(bytes, Ordering::Relaxed);
         for node in self.node().ancestors() {
             node.held.subtract((bytes >> CHUNK_SHIFT) as u64);

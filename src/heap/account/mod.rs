@@ -131,6 +131,11 @@ unsafe impl Sync for Account {}
 /// The root: what every heap of the process holds.
 static PROCESS: Node =
     Node { policy: AtomicU8::new(LimitPolicy::Fail as u8), ..Node::of(None, 0, PROCESS_NAME) };
+/// Whether accounts are kept. `--cfg heapswitch_unaccounted` is for measuring what that costs
+/// (`benches/peers/accounting`) and nothing else: in such a build no limit binds and every figure
+/// of an account is zero.
+pub(crate) const IS_ACCOUNTED: bool = !cfg!(heapswitch_unaccounted);
+
 const PROCESS_NAME: ContextName = ContextName::of_bytes(b"process");
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::limits::as_set;
-use super::{Account, ContextName, Node, signal};
+use super::{Account, ContextName, IS_ACCOUNTED, Node, signal};
 
 /// Names an account for the life of the process; never reused. 0 is the process's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,6 +133,9 @@ impl Account {
     /// The account's heap was emptied: what it held before is not blamed on what comes now.
     #[inline]
     pub(crate) fn begin_again(&self) {
+        if !IS_ACCOUNTED {
+            return;
+        }
         let node = self.node();
         let committed = node.committed_bytes();
         if node.peak.load(Ordering::Relaxed) > committed {
@@ -154,12 +157,18 @@ impl Account {
     }
 
     pub(crate) fn count_foreign_frees(&self, blocks: u64) {
+        if !IS_ACCOUNTED {
+            return;
+        }
         for node in self.node().ancestors() {
             node.foreign_frees.fetch_add(blocks, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn count_escapees(&self, blocks: u64) {
+        if !IS_ACCOUNTED {
+            return;
+        }
         for node in self.node().ancestors() {
             node.escapees.fetch_add(blocks, Ordering::Relaxed);
         }

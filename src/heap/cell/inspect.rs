@@ -10,6 +10,7 @@ use super::retire_emptied;
 use super::runs::{index_of, run_of, runs};
 use super::{DIRECT, EXTENT, Guard, Header, SPARE, header_of, strategy_of};
 use crate::allocator::MemoryUsage;
+use crate::heap::account;
 use crate::numa::Residence;
 use crate::region::ChunkEntry;
 use crate::strategy::sites::log::SiteLog;
@@ -53,7 +54,7 @@ pub(super) unsafe fn usage<S: Strategy>(header: Header) -> MemoryUsage {
 /// # Safety
 /// The caller runs the heap.
 pub(super) unsafe fn count_sometimes<S: Strategy>(header: Header) {
-    if S::KEEPS_SPARES {
+    if S::KEEPS_SPARES || !account::IS_ACCOUNTED {
         return;
     }
     // SAFETY: the caller's contract.
