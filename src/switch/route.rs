@@ -424,7 +424,8 @@ unsafe fn count_spilled_growth(owner: NonNull<HeapHeader>, old: Layout, new: Lay
 }
 
 /// Small to small in the thread's own slab heap or the one in use: strings and vectors that begin
-/// to grow. `None` where it is not that, or the new class's list is empty; nothing has changed then.
+/// to grow. `None` where it is not that, or the new class's list is empty; nothing has changed
+/// then.
 ///
 /// # Safety
 /// As [`realloc_at`].
