@@ -195,7 +195,10 @@ fn accounts_the_chunk_table_and_the_kernel_agree() {
     assert!(found.accounted_bytes > 30 << 20, "{found:?}");
     assert!(found.account_difference_bytes() * 100 <= found.accounted_bytes, "{found:?}");
     assert!(found.kernel_difference_bytes() * 100 <= census.kernel_bytes, "{found:?}");
-    assert!(found.data_bytes >= 28_000_000 && found.free_in_heaps_bytes > 0, "{found:?}");
+    // No block is longer than a quarter more than asked, and the process has little else.
+    let blocks = kept.iter().map(Vec::len).sum::<usize>() * 1000;
+    let data = blocks..blocks / 4 * 5 + (4 << 20);
+    assert!(data.contains(&found.data_bytes) && found.free_in_heaps_bytes > 0, "{found:?}");
     assert_eq!(found.data_bytes + found.free_in_heaps_bytes, found.accounted_bytes);
     assert!(census.held_resident_bytes >= 28_000_000, "{found:?}");
     let records = heapswitch::process_usage().metadata_bytes;

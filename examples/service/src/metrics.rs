@@ -8,7 +8,8 @@ use crate::contexts::Contexts;
 
 type Figure = (&'static str, fn(&AccountUsage) -> u64);
 
-/// Gauges of each name.
+/// Gauges of each name, also what an account only adds to: its share goes when it is dropped. A
+/// program that has a recorder of the `metrics` facade calls `heapswitch::publish_metrics` instead.
 const FIGURES: [Figure; 8] = [
     ("own_bytes", |usage| usage.own_bytes as u64),
     ("peak_bytes", |usage| usage.peak_bytes as u64),

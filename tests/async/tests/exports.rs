@@ -1,15 +1,12 @@
-//! The figures through the `metrics` facade and the events through `tracing`, both received for
-//! real.
+//! The figures through the `metrics` facade, as Prometheus reads them, and the events through
+//! `tracing`, both received for real.
 #![cfg(not(heapswitch_pass_through))]
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use heapswitch::{Account, Heap, HeapSwitch, checkpoint, publish_metrics};
-use metrics::{
-    Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-};
+use metrics_exporter_prometheus::PrometheusBuilder;
 
 #[global_allocator]
 static GLOBAL: HeapSwitch = HeapSwitch;
@@ -20,61 +17,26 @@ const CHUNK: usize = 64 << 10;
 /// for the first time: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Keeps what each gauge was set to last.
-#[derive(Clone, Default)]
-struct Gauges(Arc<Mutex<HashMap<String, f64>>>);
-
-struct One(Gauges, String);
-
-impl GaugeFn for One {
-    fn increment(&self, _: f64) {}
-
-    fn decrement(&self, _: f64) {}
-
-    fn set(&self, value: f64) {
-        self.0.0.lock().unwrap().insert(self.1.clone(), value);
-    }
-}
-
-impl Recorder for Gauges {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::noop()
-    }
-
-    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        let mut name = key.name().to_owned();
-        for label in key.labels() {
-            write!(name, " {}={}", label.key(), label.value()).unwrap();
-        }
-        Gauge::from_arc(Arc::new(One(self.clone(), name)))
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
-}
-
 #[test]
-fn the_accounts_are_gauges_by_name() {
+fn prometheus_reads_the_accounts_by_name() {
     let _alone = ALONE.lock();
     let group = Account::new("exported group").unwrap();
     let make = || Heap::builder().name("exported").charged_to(&group).build().unwrap();
     let heaps = [make(), make()];
     let kept: Vec<_> =
         heaps.iter().map(|heap| heap.run(|| vec![1_u8; 3 * CHUNK]).unwrap()).collect();
-    let gauges = Gauges::default();
-    metrics::with_local_recorder(&gauges, publish_metrics);
-    let values = gauges.0.lock().unwrap();
-    assert_eq!(values["heapswitch_context_own_bytes context=exported"], 6.0 * CHUNK as f64);
-    assert_eq!(values["heapswitch_context_accounts context=exported"], 2.0);
-    assert_eq!(values["heapswitch_context_own_bytes context=exported group"], 0.0);
-    assert!(values["heapswitch_process_taken_bytes"] >= 6.0 * CHUNK as f64);
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, publish_metrics);
+    let text = recorder.handle().render();
+    let value = |series: &str| -> f64 {
+        let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        found.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{series}: {text}"))
+    };
+    let chunks = |count: usize| (count * CHUNK) as f64;
+    assert_eq!(value("heapswitch_context_own_bytes{context=\"exported\"}"), chunks(6));
+    assert_eq!(value("heapswitch_context_accounts{context=\"exported\"}"), 2.0);
+    assert_eq!(value("heapswitch_context_own_bytes{context=\"exported group\"}"), 0.0);
+    assert!(value("heapswitch_process_taken_bytes") >= chunks(6));
     drop(kept);
 }
 
