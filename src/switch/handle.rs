@@ -234,8 +234,12 @@ impl Heap {
         self.as_runner(|header| unsafe { (header.as_ref().operations.usage)(header) })
     }
 
-    /// What its account counts: its own chunks, its children's, its orphans'. Any time.
+    /// What its account counts: its own chunks, its children's, its orphans'. Any time: while it
+    /// runs elsewhere, with the blocks as they were counted last; else they are counted now, so the
+    /// figures are exact. What others freed and the heap did not collect yet counts as allocated.
     pub fn account(&self) -> AccountUsage {
+        // Refused while it runs elsewhere.
+        let _ = self.memory_usage();
         self.header().account.usage()
     }
 

@@ -24,8 +24,9 @@ impl AccountId {
 /// Figures of an account, with those of the accounts below it unless they say otherwise.
 ///
 /// What is counted in runs of chunks (committed, peak, total, overdraft) is exact at any time.
-/// `allocated_bytes` and `allocated_blocks` are exact when the heap was just asked for its
-/// [`memory_usage`](crate::Heap::memory_usage). Otherwise they are as of the last time that it
+/// `allocated_bytes` and `allocated_blocks` are exact when the heap was just asked, for its
+/// [`memory_usage`](crate::Heap::memory_usage) or its [`account`](crate::Heap::account), which any
+/// heap answers that is idle or runs on the asking thread. Otherwise they are as of the last time that it
 /// counted: it does so when it takes a chunk for small blocks, and the chunks that it took so since
 /// are a quarter of what it holds. So at most a quarter of `own_bytes` was allocated and not
 /// counted, beside blocks above 32 KiB, each a run; of what was freed since, nothing is known.
