@@ -29,20 +29,58 @@ pub enum FastPath {
     Slab,
 }
 
-/// The heaps that allocations are served from inline. Leaving a context replaces both by one copy
-/// of 16 bytes, for it is bound by its stores.
+/// The heap that allocations are served from inline, if there is one, and by which fast path: a
+/// pointer, odd where that is the slab's. One word, for entering and leaving a context are bound by
+/// their loads and stores. All zero bytes: none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(16))]
-pub struct Inline {
-    /// The heap in use, from lists.
-    pub slab: Option<NonNull<HeapHeader>>,
-    /// The heap in use, under a cursor.
-    pub bump: Option<NonNull<HeapHeader>>,
-}
+pub struct Inline(*mut HeapHeader);
+
+/// What makes a pointer odd.
+const SLAB_TAG: usize = 1;
+const _: () = assert!(align_of::<HeapHeader>() > SLAB_TAG);
 
 impl Inline {
     /// None: the slow path decides.
-    pub const NONE: Self = Self { slab: None, bump: None };
+    pub const NONE: Self = Self(core::ptr::null_mut());
+
+    /// A heap, by the path that it has.
+    pub(super) fn of(heap: NonNull<HeapHeader>, path: FastPath) -> Self {
+        match path {
+            FastPath::None => Self::NONE,
+            FastPath::Bump => Self::of_bump(heap),
+            FastPath::Slab => Self::of_slab(heap),
+        }
+    }
+
+    /// A heap that has bump's path.
+    #[inline]
+    pub fn of_bump(heap: NonNull<HeapHeader>) -> Self {
+        Self(heap.as_ptr())
+    }
+
+    /// A heap that has the slab's path.
+    #[inline]
+    pub fn of_slab(heap: NonNull<HeapHeader>) -> Self {
+        Self(heap.as_ptr().map_addr(|address| address | SLAB_TAG))
+    }
+
+    /// The heap, if its path is the slab's: from lists.
+    #[inline]
+    pub fn slab(self) -> Option<NonNull<HeapHeader>> {
+        if self.0.addr() & SLAB_TAG == 0 {
+            return None;
+        }
+        // Subtracted and not masked: it is part of the addresses of fields then.
+        let heap = self.0.map_addr(|address| address.wrapping_sub(SLAB_TAG));
+        // SAFETY: an odd pointer was made of a heap's.
+        Some(unsafe { NonNull::new_unchecked(heap) })
+    }
+
+    /// The heap, if its path is bump's: under a cursor.
+    #[inline]
+    pub fn bump(self) -> Option<NonNull<HeapHeader>> {
+        if self.0.addr() & SLAB_TAG == 0 { NonNull::new(self.0) } else { None }
+    }
 }
 
 /// Makes a block fit the second layout where it stands.

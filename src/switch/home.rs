@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering;
 
 use super::configuration::GLOBAL_COUNTERS;
 use super::state::{Phase, ThreadState, state};
-use crate::heap::{Inline, abandoned};
+use crate::heap::abandoned;
 use crate::numa::{self, Node};
 use crate::region;
 use crate::units::SEGMENT_BYTES;
@@ -73,7 +73,7 @@ pub fn rehome_thread() -> Option<Node> {
     state.is_away.set(false);
     if let Some(heap) = state.thread_heap.take() {
         state.batches.flush();
-        state.own.set(Inline::NONE);
+        state.own_slab.set(None);
         state.apply_top();
         // SAFETY: the thread runs the heap, its state names it no more, and after `publish` it
         // touches it no more.

@@ -109,9 +109,9 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
         }
     };
     // SAFETY: the thread runs the heap.
-    let slab = unsafe { heap.as_ref() }.inline.slab;
+    let slab = unsafe { heap.as_ref() }.inline.slab();
     state.thread_heap.set(Some(heap));
-    state.own.set(Inline { slab, bump: None });
+    state.own_slab.set(slab);
     state.apply_top();
     // What that allocates is served from the heap that is ready now.
     configuration::start_with_first_heap();
@@ -128,7 +128,7 @@ unsafe extern "C" fn end_thread(_: *mut c_void) {
         return;
     }
     state.phase.set(Phase::Busy);
-    state.own.set(Inline::NONE);
+    state.own_slab.set(None);
     state.leave_above(0);
     close_owned_heap(state);
     safe_point::reach(state);
@@ -185,7 +185,7 @@ pub struct Suspended {
     phase: Cell<Phase>,
     token: Cell<Token>,
     inline: Cell<Inline>,
-    own: Cell<Inline>,
+    own_slab: Cell<Option<NonNull<HeapHeader>>>,
     contexts: Hidden,
 }
 
@@ -196,7 +196,7 @@ impl Suspended {
             phase: Cell::new(Phase::Fresh),
             token: Cell::new(Token::NOBODY),
             inline: Cell::new(Inline::NONE),
-            own: Cell::new(Inline::NONE),
+            own_slab: Cell::new(None),
             contexts: Hidden::new(),
         }
     }
@@ -206,7 +206,7 @@ impl Suspended {
         self.phase.swap(&state.phase);
         self.token.swap(&state.token);
         self.inline.swap(&state.inline);
-        self.own.swap(&state.own);
+        self.own_slab.swap(&state.own_slab);
         state.contexts.exchange(&self.contexts);
     }
 }

@@ -11,7 +11,7 @@ use super::configuration::{Configuration, GLOBAL_COUNTERS};
 use super::in_use::CurrentAllocatorInUse;
 use super::state::{Phase, ThreadState, state};
 use super::{life, safe_point};
-use crate::heap::{HeapHeader, Refusal, attention, batch, by_address, check, fast};
+use crate::heap::{HeapHeader, Inline, Refusal, attention, batch, by_address, check, fast};
 use crate::region::{self, ChunkEntry};
 use crate::sync::Relation;
 
@@ -34,10 +34,10 @@ fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
     // SAFETY: the state's heaps are run by this thread and have the fast path that their place
     // says.
     unsafe {
-        if let Some(heap) = state.inline.get().slab {
+        if let Some(heap) = state.inline.get().slab() {
             return fast::try_slab(heap, layout);
         }
-        fast::try_bump(state.inline.get().bump?, layout)
+        fast::try_bump(state.inline.get().bump()?, layout)
     }
 }
 
@@ -47,7 +47,7 @@ fn try_medium(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
     if fast::is_small(layout) {
         return None;
     }
-    let heap = state.inline.get().slab?;
+    let heap = state.inline.get().slab()?;
     // SAFETY: the state's heaps are run by this thread and have the fast path that their place
     // says.
     unsafe { by_address::try_allocate(heap, layout) }
@@ -259,7 +259,7 @@ pub unsafe fn free_at(block: NonNull<u8>, entry: &'static ChunkEntry, layout: La
     unsafe {
         check::freed(block, layout);
         let owner = owner_of(entry);
-        if !cfg!(heapswitch_asan) && fast::is_small(layout) && state().own.get().slab == Some(owner)
+        if !cfg!(heapswitch_asan) && fast::is_small(layout) && state().own_slab.get() == Some(owner)
         {
             fast::free_small_to_slab(owner, block, layout);
         } else {
@@ -284,9 +284,9 @@ pub(super) unsafe fn free_other(
     // SAFETY: as in `free_at`; heaps in `inline` are run by this thread and have the fast path that
     // their place says.
     unsafe {
-        if state.inline.get().bump == Some(owner) {
+        if state.inline.get() == Inline::of_bump(owner) {
             fast::free_to_bump(owner, entry, block, layout);
-        } else if state.inline.get().slab == Some(owner) {
+        } else if state.inline.get() == Inline::of_slab(owner) {
             fast::free_to_slab(owner, entry, block, layout);
         } else {
             match owner.as_ref().runner.relation(state.token.get()) {
@@ -443,8 +443,8 @@ unsafe fn realloc_small(
     // state names.
     unsafe {
         let owner = owner_of(region::entry_at(offset));
-        let is_own = state().own.get().slab == Some(owner);
-        let is_listed = is_own || state().inline.get().slab == Some(owner);
+        let is_own = state().own_slab.get() == Some(owner);
+        let is_listed = is_own || state().inline.get() == Inline::of_slab(owner);
         if !fast::is_small(old) || !fast::is_small(new) || !is_listed {
             return None;
         }

@@ -361,7 +361,9 @@ impl ThreadState {
         let inline = match (top.in_use, top.heap) {
             // SAFETY: heaps that the state names are run by this thread, so they are valid.
             (CurrentAllocatorInUse::CoroutineLocal, Some(heap)) => unsafe { heap.as_ref() }.inline,
-            (CurrentAllocatorInUse::ThreadLocal, _) => self.own.get(),
+            (CurrentAllocatorInUse::ThreadLocal, _) => {
+                self.own_slab.get().map_or(Inline::NONE, Inline::of_slab)
+            }
             _ => Inline::NONE,
         };
         self.contexts.newest.below.set(inline);
@@ -393,14 +395,7 @@ impl ThreadState {
     pub unsafe fn push_heap(&self, heap: NonNull<HeapHeader>) -> Place {
         let place = self.contexts.newest.put(heap);
         // SAFETY: this thread runs the heap.
-        let Inline { slab, bump } = unsafe { heap.as_ref() }.inline;
-        let inline = self.inline.as_ptr();
-        // SAFETY: the cell's own memory, to which there are no references. Volatile: the first
-        // allocation would wait a nanosecond longer for what is stored as one vector of both.
-        unsafe {
-            (&raw mut (*inline).slab).write_volatile(slab);
-            (&raw mut (*inline).bump).write(bump);
-        }
+        self.inline.set(unsafe { heap.as_ref() }.inline);
         #[cfg(heapswitch_check)]
         self.verify();
         place

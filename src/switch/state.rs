@@ -35,18 +35,17 @@ pub enum Phase {
 ///
 /// # Invariants
 /// - The top of `contexts` says what is current.
-/// - `inline.slab` is the heap in use, the thread's own or a context's, if it has the slab's fast
-///   path, `inline.bump` the context's if it has the bump's. Either may be none in any case: the
-///   slow path decides then.
-/// - `own.slab` is the thread's own heap if it has the slab's fast path; `own.bump` is none.
+/// - `inline` is the heap in use, the thread's own or a context's, if it has a fast path; no
+///   thread's own heap has bump's. It may be none in any case: the slow path decides then.
+/// - `own_slab` is the thread's own heap if it has the slab's fast path.
 /// - All of these are run by this thread.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct ThreadState {
     /// Where allocations are served from inline.
     pub inline: Cell<Inline>,
-    /// What that is while the thread's own heap is in use. Where frees go inline.
-    pub own: Cell<Inline>,
+    /// Where frees go inline.
+    pub own_slab: Cell<Option<NonNull<HeapHeader>>>,
     /// How far the thread's life has come.
     pub phase: Cell<Phase>,
     /// Whether the thread was last seen away from its home.
@@ -200,7 +199,7 @@ impl ThreadState {
     pub const fn new() -> Self {
         Self {
             inline: Cell::new(Inline::NONE),
-            own: Cell::new(Inline::NONE),
+            own_slab: Cell::new(None),
             phase: Cell::new(Phase::Fresh),
             is_away: Cell::new(false),
             home: Cell::new(None),

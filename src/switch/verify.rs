@@ -5,7 +5,6 @@
 use super::in_use::CurrentAllocatorInUse;
 use super::stack::{Entry, Hold};
 use super::state::{Phase, ThreadState};
-use crate::heap::Inline;
 
 /// So many entries from the top are checked, so that deep nesting stays linear.
 const LOOKS: usize = 9;
@@ -25,7 +24,7 @@ impl ThreadState {
         let base = self.contexts.base();
         let is_base_free = base.hold != Hold::Entered && !base.is_dead;
         // What is inline is what the top says, or nothing.
-        let Inline { slab, bump } = self.inline.get();
+        let (slab, bump) = (self.inline.get().slab(), self.inline.get().bump());
         let is_context = top.in_use == CurrentAllocatorInUse::CoroutineLocal;
         let in_use = match top.in_use {
             CurrentAllocatorInUse::CoroutineLocal => top.heap,

@@ -26,10 +26,10 @@ impl AccountId {
 /// What is counted in runs of chunks (committed, peak, total, overdraft) is exact at any time.
 /// `allocated_bytes` and `allocated_blocks` are exact when the heap was just asked, for its
 /// [`memory_usage`](crate::Heap::memory_usage) or its [`account`](crate::Heap::account), which any
-/// heap answers that is idle or runs on the asking thread. Otherwise they are as of the last time that it
-/// counted: it does so when it takes a chunk for small blocks, and the chunks that it took so since
-/// are a quarter of what it holds. So at most a quarter of `own_bytes` was allocated and not
-/// counted, beside blocks above 32 KiB, each a run; of what was freed since, nothing is known.
+/// heap answers that is idle or runs on the asking thread. Otherwise they are as of the last time
+/// that it counted: it does so when it takes a chunk for small blocks, and the chunks that it took
+/// so since are a quarter of what it holds. So at most a quarter of `own_bytes` was allocated and
+/// not counted, beside blocks above 32 KiB, each a run; of what was freed since, nothing is known.
 /// Heaps of the slab strategy, threads' heaps among them, count only when they are asked. A heap
 /// that was closed counts none: see `escapees`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -175,8 +175,7 @@ fn create_with<S: Strategy + 'static>(
     let memory = Metadata::take(size_of::<HeapCell<S>>())?;
     account.belongs_to_heap();
     let cell = memory.cast::<HeapCell<S>>();
-    let place = |path| (fast_path == path).then_some(cell.cast());
-    let inline = Inline { slab: place(FastPath::Slab), bump: place(FastPath::Bump) };
+    let inline = Inline::of(cell.cast(), fast_path);
     let header = HeapHeader {
         runner: Runner::new(),
         fast_path,
