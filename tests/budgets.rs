@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use heapswitch::{
     Account, ContextError, FutureExt, Heap, HeapPool, HeapSwitch, LifetimeHint, LimitPolicy,
-    Limits, PassedLimit, checkpoint,
+    Limits, PassedLimit, checkpoint, swap_coroutine_local,
 };
 
 #[global_allocator]
@@ -330,6 +330,40 @@ fn a_callback_that_takes_memory_itself_is_not_called_within_itself() {
     assert_eq!(calls.1.load(Ordering::Relaxed), 1, "of others it tells");
     take(&group);
     assert_eq!(calls.0.load(Ordering::Relaxed), 2, "and again the next time");
+}
+
+#[test]
+fn a_callback_that_swaps_is_not_called_within_itself_either() {
+    let group = Account::new("swapping").unwrap().with_limit(CHUNK);
+    let (watched, calls) = (group.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&calls);
+    let watch = group.on_pressure(move |_| {
+        if counted.fetch_add(1, Ordering::Relaxed) < 100 {
+            drop(swap_coroutine_local(None).unwrap());
+            let heap = Heap::builder().charged_to(&watched).build().unwrap();
+            heap.run(|| drop(kilobytes(1000))).unwrap();
+        }
+    });
+    let heap = Heap::builder().charged_to(&group).build().unwrap();
+    drop(heap.run(|| kilobytes(1000)).unwrap());
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    drop((watch, heap));
+}
+
+#[test]
+fn who_only_passed_a_soft_limit_is_not_ended_for_a_neighbour() {
+    let group = Account::new("group").unwrap().with_limit(8 * CHUNK);
+    let make = || Heap::builder().charged_to(&group).soft_limit(CHUNK).build().unwrap();
+    let (greedy, polite) = (make(), make());
+    let goes_on = polite.run(|| {
+        let mine = kilobytes(200);
+        let much = greedy.run(|| kilobytes(1000)).unwrap();
+        assert!(group.usage().overdraft_bytes > 0);
+        drop((mine, much));
+        checkpoint()
+    });
+    assert_eq!(goes_on.unwrap(), Ok(()));
+    assert!(greedy.run(checkpoint).unwrap().is_err(), "it is the one that took it");
 }
 
 #[test]

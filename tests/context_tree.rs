@@ -407,6 +407,26 @@ fn a_detached_child_outlives_its_parent_and_stays_charged() {
 }
 
 #[test]
+fn children_of_what_lives_on_live_on() {
+    let ancestor = Heap::new().unwrap();
+    let mut detached = Heap::builder().parent(&ancestor).build().unwrap();
+    let charged = Heap::builder().charged_to(&ancestor.account_handle()).build().unwrap();
+    let below = [&detached, &charged].map(|heap| Heap::builder().parent(heap).build().unwrap());
+    let mut ended = Heap::builder().parent(&ancestor).build().unwrap();
+    let below_ended = Heap::builder().parent(&ended).build().unwrap();
+    detached.detach().unwrap();
+    assert_eq!(ended.reset().unwrap().closed_children, 1);
+    assert!(matches!(below_ended.run(|| ()), Err(HeapError::Closed)));
+    assert_eq!(ancestor.close().closed_children, 1);
+    assert!(matches!(ended.run(|| ()), Err(HeapError::Closed)));
+    for (heap, child) in [detached, charged].into_iter().zip(below) {
+        assert_eq!(child.run(|| vec![1_u8; 100]).unwrap(), [1; 100]);
+        assert_eq!(heap.close().closed_children, 1);
+        assert!(matches!(child.run(|| ()), Err(HeapError::Closed)));
+    }
+}
+
+#[test]
 fn a_task_in_a_child_ends_with_its_parent() {
     let parent = Heap::builder().name("parent").build().unwrap();
     let dropped = Arc::new(AtomicBool::new(false));

@@ -186,6 +186,10 @@ fn release_current(account: &Account) {
 #[cold]
 #[inline(never)]
 pub(super) fn end_of(account: &Account) -> Option<ContextError> {
+    // Of who did not take what passed a limit, its neighbours' overdraft is none.
+    if !account.is_ended() {
+        return None;
+    }
     let told = account.lower(signal::SPENT | signal::CANCELLED);
     if told & signal::CANCELLED != 0 {
         return Some(ContextError::Cancelled);

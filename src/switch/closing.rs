@@ -120,7 +120,13 @@ pub(super) fn end_contents(this: &HeapHeader, end: HeapEnd) -> EscapeReport {
 #[cold]
 fn close_children(account: &Account, report: &mut EscapeReport) {
     let mut below: Vec<(usize, Account)> = Vec::new();
-    for child in account.subtree().filter(|child| child != account) {
+    // Of heaps that live on, detached or only charged to the account, the children do too.
+    let lives_on = |above: &Account| above.has_heap() && above.with_heap(|_| ()).is_none();
+    let ends = |child: &Account| {
+        let mut between = child.with_parents().skip(1).take_while(|above| above != account);
+        child != account && !between.any(|above| lives_on(&above))
+    };
+    for child in account.subtree().filter(ends) {
         below.push((child.with_parents().count(), child));
     }
     below.sort_by_key(|(depth, _)| core::cmp::Reverse(*depth));

@@ -57,8 +57,9 @@ pub struct PressureWatch {
 impl Account {
     /// Calls `call` at the next safe point of the thread that took this account, with all below it,
     /// above its soft limit, or above its hard limit. Once for each time that a soft limit is
-    /// passed. A panic in it is caught. It is not called within itself: what it notes by taking
-    /// memory below this account is told at the next safe point that tells of the account.
+    /// passed. A panic in it is caught. It is not called within itself: what is noted of
+    /// this account while it runs, by itself or on other threads, is told at the next safe point that
+    /// tells of the account: when something below it passes a limit again.
     ///
     /// ```
     /// use heapswitch::{Account, PassedLimit};
@@ -95,7 +96,7 @@ impl Drop for PressureWatch {
 
 /// Tells what an account and those above it noted since they were asked last; each once, `told`
 /// being those of which it was: callbacks may take memory themselves, and pass the limit that they
-/// are called for. That is told the next time.
+/// are called for. That is told the next time that something is noted below.
 pub(super) fn tell(account: &Account, told: &mut Vec<AccountId>) {
     for node in account.with_parents().filter(|node| node.signals() & NOTED != 0) {
         if told.contains(&node.id()) {

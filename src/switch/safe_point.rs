@@ -222,12 +222,15 @@ fn settle() {
         }
         let mut told = Vec::new();
         let contexts = &state().contexts;
+        // The entry is the program's own where there was no memory for another.
+        let was_telling = contexts.top().is_telling;
         contexts.set_top(Entry { is_telling: true, ..contexts.top() });
         while let Some(account) = state().due.next_waiting() {
             closing::close_if_ended(&account);
             pressure::tell(&account, &mut told);
             close_ended();
         }
+        contexts.set_top(Entry { is_telling: was_telling, ..contexts.top() });
     });
 }
 

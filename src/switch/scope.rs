@@ -303,7 +303,12 @@ pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapErro
             hold: Hold::Owned,
             ..top
         },
-        None => Entry { is_dead: top.is_dead, serial: top.serial, ..Entry::EMPTY },
+        None => Entry {
+            is_dead: top.is_dead,
+            is_telling: top.is_telling,
+            serial: top.serial,
+            ..Entry::EMPTY
+        },
     };
     state.contexts.set_top(entry);
     state.apply_top();

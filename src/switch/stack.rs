@@ -272,7 +272,8 @@ impl ContextStack {
 
     /// Whether what runs here was called by a reclaim callback.
     pub fn is_telling(&self) -> bool {
-        (0..self.depth()).any(|depth| self.get(depth).is_some_and(|entry| entry.is_telling))
+        let tells = |entry: Entry| entry.is_telling && !entry.is_dead;
+        (0..self.depth()).any(|depth| self.get(depth).is_some_and(tells))
     }
 
     /// The depth of the entry with a serial number.

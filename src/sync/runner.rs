@@ -14,7 +14,8 @@ impl Token {
     /// Of a thread that closes a heap that nobody runs: one that is torn down, or claims a child
     /// whose parent has ended. The close, at the thread's next safe point at the latest, lets
     /// nobody else in, so several threads may use it at once, each for a heap of its own.
-    pub const CLOSER: Self = Self(CLOSED - 1);
+    /// Without the bit of [`BOUND`]: nothing is bound to it, so what is claimed is not idle to it.
+    pub const CLOSER: Self = Self(BOUND - 1);
 
     /// The `number`-th token, from 0 up.
     pub const fn from_number(number: u64) -> Self {
@@ -205,5 +206,19 @@ impl Runner {
 impl Default for Runner {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_claimed_is_not_claimed_again() {
+        let runner = Runner::new_shared();
+        assert!(runner.try_claim(Token::CLOSER));
+        assert!(!runner.try_enter(Token::CLOSER) && !runner.try_enter(Token::from_number(7)));
+        runner.leave_shared();
+        assert!(runner.try_enter(Token::CLOSER) && !runner.try_enter(Token::CLOSER));
     }
 }

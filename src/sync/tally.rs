@@ -77,11 +77,12 @@ impl Tally {
         self.word.fetch_sub(units << HELD_BITS, Ordering::Relaxed);
     }
 
-    /// Makes a promise a holding; what is held then.
+    /// Makes a promise a holding; what is held then, and what is held and promised.
     #[inline]
-    pub fn keep(&self, units: u64) -> u64 {
+    pub fn keep(&self, units: u64) -> (u64, u64) {
         let change = units.wrapping_sub(units << HELD_BITS);
-        self.word.fetch_add(change, Ordering::Relaxed).wrapping_add(change) & HELD
+        let word = self.word.fetch_add(change, Ordering::Relaxed).wrapping_add(change);
+        (word & HELD, (word & HELD) + (word >> HELD_BITS))
     }
 
     /// Adds to what is held, without a promise; what is held then.
@@ -121,7 +122,9 @@ mod tests {
         assert_eq!(tally.held(), 3);
         tally.withdraw(3);
         assert_eq!(tally.hold(5), 8, "somebody overdraws meanwhile");
-        assert_eq!(tally.keep(4), 12);
+        assert!(tally.try_promise(1, 13));
+        assert_eq!(tally.keep(4), (12, 13));
+        tally.withdraw(1);
         tally.subtract(12);
         assert!(tally.held() == 0 && tally.has_room(10, 10));
     }

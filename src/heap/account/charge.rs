@@ -59,6 +59,13 @@ pub(crate) struct Promise<'account> {
     chunks: u64,
     /// How many accounts promised, from the lowest up: all of them, or none if none has a limit.
     accounts: usize,
+    /// Which of them had no room below their limits, a bit each; the highest is for all further.
+    above: u64,
+}
+
+/// The bit of the `index`-th account from the lowest up.
+fn bit_of(index: usize) -> u64 {
+    1 << index.min(u64::BITS as usize - 1)
 }
 
 /// The hard limit of what all heaps hold together, in bytes.
@@ -90,12 +97,14 @@ impl Node {
         Ok(true)
     }
 
-    fn promise(&self, chunks: u64, may_overdraw: bool) -> Result<(), Refusal> {
-        if !self.held.try_promise(chunks, self.hard_chunks()) {
+    /// Promises; whether that is above the hard limit.
+    fn promise(&self, chunks: u64, may_overdraw: bool) -> Result<bool, Refusal> {
+        let is_below = self.held.try_promise(chunks, self.hard_chunks());
+        if !is_below {
             self.check_granted(may_overdraw)?;
             self.held.promise(chunks);
         }
-        Ok(())
+        Ok(!is_below)
     }
 
     /// An error, and counted, unless a charge above the hard limit is granted.
@@ -126,22 +135,37 @@ impl Node {
             noted |= signal::SOFT;
         }
         if after > hard {
-            noted |= self.record_overdraft(after - hard, reserve_of(hard));
+            self.signals.raise(signal::HARD);
+            noted |= signal::HARD;
         }
         noted
     }
 
+    /// Whether a context that passes the hard limit is ended. Limits of other policies end nobody:
+    /// what is above one was granted to a thread that unwinds, or just before the limit was set. Nor
+    /// does the process's.
+    fn ends_who_overdraws(&self) -> bool {
+        let policy = LimitPolicy::from_code(self.policy.load(Ordering::Relaxed));
+        policy == LimitPolicy::Overdraft && !core::ptr::eq(self, &PROCESS)
+    }
+
+    /// Counts a charge that found no room below the hard limit, after which `all` bytes are held
+    /// and promised: others hold within the limit later, and then pass it for this one. What it means
+    /// for the context.
     #[cold]
-    fn record_overdraft(&self, overdraft: usize, reserve: usize) -> u64 {
+    fn record_overdraft(&self, all: usize) -> u64 {
+        let hard = self.hard.load(Ordering::Relaxed);
+        if all <= hard {
+            return 0; // A promise was withdrawn meanwhile, or the limit raised.
+        }
         self.signals.raise(signal::HARD);
         self.overdrafts.fetch_add(1, Ordering::Relaxed);
-        self.overdraft_peak.fetch_max(overdraft, Ordering::Relaxed);
-        // Limits of other policies end nobody: what is above one was granted to a thread that
-        // unwinds, or just before the limit was set.
-        if LimitPolicy::from_code(self.policy.load(Ordering::Relaxed)) != LimitPolicy::Overdraft {
-            return signal::HARD;
+        self.overdraft_peak.fetch_max(all - hard, Ordering::Relaxed);
+        let is_spent = all - hard > reserve_of(hard);
+        match self.ends_who_overdraws() {
+            false => signal::HARD,
+            true => signal::OVER | if is_spent { signal::SPENT } else { 0 },
         }
-        signal::OVER | if overdraft > reserve { signal::SPENT } else { 0 }
     }
 
     /// What a charge above the hard limit gets; `None`: it is granted.
@@ -169,12 +193,15 @@ impl Promise<'_> {
         let (account, bytes) = (this.account, (this.chunks as usize) << CHUNK_SHIFT);
         let mut noted = 0;
         for (index, node) in account.node().ancestors().enumerate() {
-            let held = if index < this.accounts {
+            let (held, all) = if index < this.accounts {
                 node.held.keep(this.chunks)
             } else {
-                node.held.hold(this.chunks)
+                (node.held.hold(this.chunks), 0)
             };
             noted |= node.record(bytes, (held as usize) << CHUNK_SHIFT);
+            if this.above & bit_of(index) != 0 {
+                noted |= node.record_overdraft((all as usize) << CHUNK_SHIFT);
+            }
         }
         account.node().own.fetch_add(bytes, Ordering::Relaxed);
         if noted & signal::END != 0 && !std::thread::panicking() {
@@ -203,7 +230,7 @@ impl Account {
         if chunks > MAX_CHUNKS {
             return Err(Refusal::None);
         }
-        let mut promise = Promise { account: self, chunks, accounts: 0 };
+        let mut promise = Promise { account: self, chunks, accounts: 0, above: 0 };
         if !IS_ACCOUNTED {
             return Ok(promise);
         }
@@ -214,7 +241,9 @@ impl Account {
         if is_limited {
             for node in self.node().ancestors() {
                 // An error drops the promise, which withdraws it from those below.
-                node.promise(chunks, may_overdraw)?;
+                if node.promise(chunks, may_overdraw)? {
+                    promise.above |= bit_of(promise.accounts);
+                }
                 promise.accounts += 1;
             }
         }
@@ -266,7 +295,7 @@ impl Account {
     pub(crate) fn first_over(&self) -> Option<Account> {
         self.with_parents().find(|account| {
             let node = account.node();
-            node.committed_bytes() > node.hard.load(Ordering::Relaxed)
+            node.ends_who_overdraws() && node.committed_bytes() > node.hard.load(Ordering::Relaxed)
         })
     }
 
