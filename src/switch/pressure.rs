@@ -58,8 +58,8 @@ impl Account {
     /// Calls `call` at the next safe point of the thread that took this account, with all below it,
     /// above its soft limit, or above its hard limit. Once for each time that a soft limit is
     /// passed. A panic in it is caught. It is not called within itself: what is noted of
-    /// this account while it runs, by itself or on other threads, is told at the next safe point that
-    /// tells of the account: when something below it passes a limit again.
+    /// this account while it runs, by itself or on other threads, is told at the next safe point
+    /// that tells of the account: when something below it passes a limit again.
     ///
     /// ```
     /// use heapswitch::{Account, PassedLimit};

@@ -142,16 +142,16 @@ impl Node {
     }
 
     /// Whether a context that passes the hard limit is ended. Limits of other policies end nobody:
-    /// what is above one was granted to a thread that unwinds, or just before the limit was set. Nor
-    /// does the process's.
+    /// what is above one was granted to a thread that unwinds, or just before the limit was set.
+    /// Nor does the process's.
     fn ends_who_overdraws(&self) -> bool {
         let policy = LimitPolicy::from_code(self.policy.load(Ordering::Relaxed));
         policy == LimitPolicy::Overdraft && !core::ptr::eq(self, &PROCESS)
     }
 
     /// Counts a charge that found no room below the hard limit, after which `all` bytes are held
-    /// and promised: others hold within the limit later, and then pass it for this one. What it means
-    /// for the context.
+    /// and promised: others hold within the limit later, and then pass it for this one. What it
+    /// means for the context.
     #[cold]
     fn record_overdraft(&self, all: usize) -> u64 {
         let hard = self.hard.load(Ordering::Relaxed);

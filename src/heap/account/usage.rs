@@ -64,8 +64,8 @@ pub struct AccountUsage {
     pub overdraft_peak_bytes: usize,
     /// Charges that were granted above the hard limit.
     pub overdrafts: u64,
-    /// Charges that the hard limit refused, each try counted: a block that cannot grow in place asks
-    /// again, after what is unused went back.
+    /// Charges that the hard limit refused, each try counted: a block that cannot grow in place
+    /// asks again, after what is unused went back.
     pub refusals: u64,
     /// Bytes that the thread's heap served instead of this one. What such blocks grew by since,
     /// within the context, is counted where they are longer than 1 KiB; and so is the growth of any
