@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use allocator_api2::alloc::Allocator;
 use heapswitch::{
     Account, ContextError, FutureExt, Heap, HeapEnd, HeapError, HeapSwitch, LifetimeHint,
-    checkpoint, copy_out, in_child, process_usage, swap_coroutine_local, with_outer,
+    SavedContext, checkpoint, copy_out, in_child, process_usage, swap_coroutine_local, with_outer,
 };
 
 #[global_allocator]
@@ -109,6 +109,25 @@ fn a_child_whose_guard_was_forgotten_is_closed_when_its_entry_goes() {
     assert_eq!(account.usage().committed_bytes, 0);
     assert_eq!(account.children().count(), 0, "its account is gone with its header");
     assert_eq!(process_usage().leaked_heaps, 0);
+}
+
+#[test]
+fn a_child_in_a_saved_context_is_closed_when_that_is_discarded() {
+    let parent = Heap::new().unwrap();
+    let account = parent.account_handle();
+    let child = child_of(&parent, LifetimeHint::Short);
+    let was_called = Arc::new(AtomicBool::new(false));
+    let called = Arc::clone(&was_called);
+    child.on_end(move |_| called.store(true, Ordering::Relaxed)).unwrap();
+    let mut context = SavedContext::new();
+    context.run(|| std::mem::forget(child.enter().unwrap())).unwrap();
+    assert_eq!((context.depth(), parent.close().deferred_children), (1, 1));
+    assert!(!was_called.load(Ordering::Relaxed));
+    context.discard();
+    assert!(was_called.load(Ordering::Relaxed));
+    assert!(matches!(child.run(|| ()), Err(HeapError::Closed)));
+    drop(child);
+    assert_eq!(account.children().count(), 0, "its account is gone with its header");
 }
 
 /// The account waits in the other thread's list, for the limit: that does not keep the heap open.

@@ -57,6 +57,7 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
+use super::closing;
 use super::handle::{Heap, HeapError, refused, token};
 use super::in_use::CurrentAllocatorInUse;
 use super::safe_point;
@@ -468,8 +469,17 @@ impl SavedContext {
     /// Gives up what a saved entry holds.
     fn release(&self, entry: Entry) {
         match (entry.hold, entry.heap) {
-            // SAFETY: the entry has a pin and is gone; the thread is as in `check_all`.
-            (Hold::Entered, Some(heap)) => unsafe { pins::unpin(heap, self.token) },
+            (Hold::Entered, Some(heap)) => {
+                // SAFETY: the entry has a pin, which keeps the header.
+                let this = unsafe { heap.as_ref() };
+                let account = this.is_shared().then(|| this.account.clone());
+                // SAFETY: the entry is gone; the thread is as in `check_all`.
+                unsafe { pins::unpin(heap, self.token) };
+                // The parent may have ended meanwhile, and left the close to whoever leaves it.
+                if let Some(account) = account {
+                    closing::close_if_ended(&account);
+                }
+            }
             // SAFETY: the entry had the only handle and is gone.
             (Hold::Owned, Some(heap)) => drop(unsafe { Heap::from_raw(heap) }),
             _ => {}
