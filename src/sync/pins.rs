@@ -84,6 +84,11 @@ impl Pins {
         Self::hold(self.word.load(Ordering::Relaxed))
     }
 
+    /// Whether it is owned. May be outdated as soon as it is known.
+    pub fn is_owned(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & OWNED != 0
+    }
+
     /// Makes the record of a new block owned and claimed. Called by who took the unused record.
     pub fn begin(&self) {
         // Relaxed: the record is told of by the key's word, or found under the lock.
