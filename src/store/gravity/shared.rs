@@ -21,7 +21,7 @@ use crate::sys::lock::{Lock, LockGuard};
 const IMPATIENT_TRIES: u32 = 16;
 /// After so many the write fails, if readers hold blocks as well. The last two thirds let others
 /// run before each, which mostly ends what they are in the middle of. But who frees all the time is
-/// in the middle of it each time, and must not keep the error from one who holds the guards himself.
+/// in the middle of it each time, and must not keep the error from one who holds guards himself.
 /// Without readers there is no error: what is free is enough, and is found when others pause.
 const MOST_TRIES: u32 = 48;
 
