@@ -12,9 +12,9 @@
 //! the other: the reader withdraws, or the other leaves the record alone. Withdrawing is a plain
 //! store, by whichever thread has the guard then.
 //!
-//! Readers write to nothing that others write to, so they do not slow each other down; a count in
-//! each record did (two threads among 500 records read 1.1 to 1.3 times as fast as one). The price
-//! is paid by who goes through the lanes: a line for each lane that was ever used, at most 63.
+//! Readers write to nothing that other readers write to; a count in each record slowed them down
+//! (two threads among 500 records read 1.1 to 1.3 times as fast as one). The price is paid by who
+//! goes through the lanes: a line for each lane that was ever used, at most 63.
 
 use super::{AtomicU32, AtomicU64, Ordering};
 
@@ -29,23 +29,25 @@ const EMPTY: u32 = 0;
 const CLOSED: u32 = u32::MAX;
 
 // Loom must find the models failing with these weakened.
-const ANNOUNCE: Ordering =
+pub(super) const ANNOUNCE: Ordering =
     if cfg!(heapswitch_weaken = "lanes_announce") { Ordering::Acquire } else { Ordering::SeqCst };
-const SCAN: Ordering =
+pub(super) const SCAN: Ordering =
     if cfg!(heapswitch_weaken = "lanes_scan") { Ordering::Acquire } else { Ordering::SeqCst };
 const WITHDRAW: Ordering =
     if cfg!(heapswitch_weaken = "lanes_withdraw") { Ordering::Relaxed } else { Ordering::Release };
 
-/// Between an access with this ordering and the next one. The language has SeqCst accesses in one
-/// order without more, and a fence would cost as much as the compare-and-swap.
+/// Between an access with the first ordering and one with the second. The language has SeqCst
+/// accesses in one order without more, and a fence would cost as much as the compare-and-swap.
 #[cfg(not(loom))]
 #[inline]
-fn in_one_order(_: Ordering) {}
+pub(super) fn in_one_order(_: Ordering, _: Ordering) {}
 
-/// Loom takes SeqCst accesses for weaker ones; of fences it knows the order of all threads.
+/// Loom takes SeqCst accesses for weaker ones; of fences it knows the order of all threads. There
+/// is one where both are SeqCst, so each of them can be weakened alone. But a fence also orders
+/// what comes after the second access.
 #[cfg(loom)]
-fn in_one_order(access: Ordering) {
-    if access == Ordering::SeqCst {
+pub(super) fn in_one_order(first: Ordering, second: Ordering) {
+    if first == Ordering::SeqCst && second == Ordering::SeqCst {
         loom::sync::atomic::fence(Ordering::SeqCst);
     }
 }
@@ -120,12 +122,8 @@ impl Lanes {
     fn take(word: &AtomicU32, record: u32) -> bool {
         // SeqCst pairs with SCAN: see the head of the file. Acquire pairs with WITHDRAW, so that
         // whoever sees this announcement withdrawn sees the one before withdrawn.
-        let is_taken = word.load(Ordering::Relaxed) == EMPTY
-            && word.compare_exchange(EMPTY, record + 1, ANNOUNCE, Ordering::Relaxed).is_ok();
-        if is_taken {
-            in_one_order(ANNOUNCE);
-        }
-        is_taken
+        word.load(Ordering::Relaxed) == EMPTY
+            && word.compare_exchange(EMPTY, record + 1, ANNOUNCE, Ordering::Relaxed).is_ok()
     }
 
     /// Every record that is announced. One that the caller made unreadable before, by a SeqCst
@@ -133,7 +131,6 @@ impl Lanes {
     /// on, and what was read of it is done.
     #[inline]
     pub fn each(&self, mut note: impl FnMut(u32)) {
-        in_one_order(SCAN);
         // SeqCst and Acquire pair with ANNOUNCE and WITHDRAW.
         let mut opened = self.opened.load(SCAN);
         while opened != 0 {

@@ -14,7 +14,7 @@
 //! whoever leaves the word at zero, the last counted reader, the mover or the one who freed, gives
 //! the block back, unless it is announced: then it is withheld until it is not.
 
-use super::lanes::{Announcement, Lanes};
+use super::lanes::{ANNOUNCE, Announcement, Lanes, SCAN, in_one_order};
 use super::{AtomicU64, Ordering};
 
 const OWNED: u64 = 1 << 63;
@@ -31,8 +31,14 @@ const FINISH: Ordering =
     if cfg!(heapswitch_weaken = "pins_finish") { Ordering::Relaxed } else { Ordering::Release };
 const UNPIN: Ordering =
     if cfg!(heapswitch_weaken = "pins_unpin") { Ordering::Relaxed } else { Ordering::AcqRel };
+const CLAIM: Ordering =
+    if cfg!(heapswitch_weaken = "pins_claim") { Ordering::Acquire } else { Ordering::SeqCst };
 const UNCLAIM: Ordering =
     if cfg!(heapswitch_weaken = "pins_unclaim") { Ordering::Relaxed } else { Ordering::AcqRel };
+const MEANING: Ordering =
+    if cfg!(heapswitch_weaken = "pins_meaning") { Ordering::Acquire } else { Ordering::SeqCst };
+const CHANGE: Ordering =
+    if cfg!(heapswitch_weaken = "pins_change") { Ordering::AcqRel } else { Ordering::SeqCst };
 
 /// What holds a block where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +90,11 @@ impl Pins {
         Self::hold(self.word.load(Ordering::Relaxed))
     }
 
+    /// Whether it is owned. May be outdated as soon as it is known.
+    pub fn is_owned(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & OWNED != 0
+    }
+
     /// Makes the record of a new block owned and claimed. Called by who took the unused record.
     pub fn begin(&self) {
         // Relaxed: the record is told of by the key's word, or found under the lock.
@@ -103,6 +114,7 @@ impl Pins {
     fn look_announced(&self) -> Result<(), Hold> {
         // SeqCst comes after the announcement in the order of all threads, and pairs with `claim`.
         // Acquire pairs with the Release in `unclaim`: what was copied to the block is seen.
+        in_one_order(ANNOUNCE, LOOK);
         let word = self.word.load(LOOK);
         if word & (OWNED | BUSY) == OWNED {
             return Ok(());
@@ -143,10 +155,11 @@ impl Pins {
     pub fn claim(&self) -> Result<(), Hold> {
         // Acquire pairs with the Release in `unpin` and `unclaim`; SeqCst comes before the caller's
         // way through the lanes in the order of all threads.
-        let claimed =
-            self.word.compare_exchange(OWNED, OWNED | BUSY, Ordering::SeqCst, Ordering::Relaxed);
-        match claimed {
-            Ok(_) => Ok(()),
+        match self.word.compare_exchange(OWNED, OWNED | BUSY, CLAIM, Ordering::Relaxed) {
+            Ok(_) => {
+                in_one_order(CLAIM, SCAN);
+                Ok(())
+            }
             // What held it may have ended since: then the caller may as well try again.
             Err(word) => Err(Self::hold(word)),
         }
@@ -229,7 +242,7 @@ impl KeyWord {
     pub fn meaning(&self) -> Meaning {
         // Acquire pairs with the Release in `publish` and `change`; SeqCst comes after a reader's
         // announcement in the order of all threads.
-        Meaning::from_word(self.word.load(Ordering::SeqCst))
+        Meaning::from_word(self.word.load(MEANING))
     }
 
     /// Gives the key a meaning. Called by who took the unused key.
@@ -243,7 +256,11 @@ impl KeyWord {
         // As in `publish` and `meaning`; SeqCst comes before the way through the lanes of whoever
         // gives the block back.
         let (old, new) = (old.to_word(), new.to_word());
-        self.word.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        let is_changed = self.word.compare_exchange(old, new, CHANGE, Ordering::Relaxed).is_ok();
+        if is_changed {
+            in_one_order(CHANGE, SCAN);
+        }
+        is_changed
     }
 }
 
@@ -319,6 +336,7 @@ where
             };
             // The record was this key's when it was read. If it is still, then whoever takes it
             // away finds the announcement; and so does who claims it, if it is not busy now.
+            in_one_order(ANNOUNCE, MEANING);
             let found = if key.meaning() == meaning {
                 record.pins().look_announced()
             } else {

@@ -26,10 +26,11 @@
 //! does some of it ahead of time, as much as one likes.
 //!
 //! # Costs, and what it is not for
-//! 56 bytes beside each block, and the rounding to a granule; 9 KiB for each store. Reading is an
-//! atomic read-modify-write in a cache line of the thread's own, letting go a store: readers do not
-//! slow each other down, not even of one and the same block. Who frees or moves a block looks
-//! through as many lines as threads have read at once, at most 63; further ones share them. A
+//! 56 bytes beside each block, and the rounding to a granule; 9 KiB for each store, and 768 bytes
+//! more for each of at most 16 stashes that freed blocks came to. Reading is an atomic
+//! read-modify-write in a cache line of the thread's own, letting go a store: readers write to
+//! nothing that other readers write to, also of one and the same block. Who frees or moves a block
+//! looks through as many lines as threads have read at once, at most 63; further ones share them. A
 //! thread that holds more than eight guards counts the others in the blocks, by two
 //! read-modify-writes each. Freed blocks wait in stashes for a write of the same length, which
 //! neither it nor the freeing then takes the store's lock for: else they cost O(log slots), if
@@ -40,6 +41,10 @@
 //!
 //! The capacity is fixed, at most 2^32 - 1 granules, and a block is below 4 GiB. On a file the
 //! bytes are in the file, but what says where is not: it is no data base.
+//!
+//! A child of `fork` does not have the parent's other threads. What those read at that moment stays
+//! pinned in the child as long as its store exists; and what they were just writing, freeing or
+//! moving they never finish, so a child may only read and write where none of them did that.
 
 mod error;
 mod guard;

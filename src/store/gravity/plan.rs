@@ -70,10 +70,14 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Planned(Plan),
-    /// Somebody is in the middle of something; trying again will show.
-    Unsettled,
-    /// Readers hold what is in the way.
-    Pinned,
+    /// Something is in the way.
+    Blocked {
+        /// The units in blocks that readers hold, as the search met them. Not 0, unless somebody
+        /// is in the middle of something.
+        pinned_units: Units,
+        /// Whether somebody is in the middle of something, so that trying again may help.
+        is_unsettled: bool,
+    },
 }
 
 /// A stretch of spans, by its ends.
@@ -104,12 +108,14 @@ pub(super) struct Planner<'a> {
     /// Whether copies of others are waited for, and not just avoided.
     is_patient: bool,
     is_unsettled: bool,
+    /// In blocks that readers hold, as a sweep met them: the most of all sweeps.
+    pinned_units: Units,
 }
 
 impl<'a> Planner<'a> {
     pub(super) fn new(space: &'a mut Space, tables: &'a Tables, is_patient: bool) -> Self {
         let announced = tables.announced();
-        Self { space, tables, announced, is_patient, is_unsettled: false }
+        Self { space, tables, announced, is_patient, is_unsettled: false, pinned_units: 0 }
     }
 
     /// A plan for a hole of `length`, which is not more than what is free.
@@ -121,7 +127,7 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        if self.is_unsettled { Outcome::Unsettled } else { Outcome::Pinned }
+        Outcome::Blocked { pinned_units: self.pinned_units, is_unsettled: self.is_unsettled }
     }
 
     /// A plan that brings the slots of greatest gravity together, or at least closer, by moving at
@@ -157,10 +163,15 @@ impl<'a> Planner<'a> {
 
     /// Whether a span is a block that nothing holds.
     fn is_movable(&mut self, span: u32) -> bool {
-        let Content::Block(number) = self.space.get(span).content else { return false };
-        let Some(record) = self.record(number) else { return false };
+        self.hold(span) == Some(Hold::Nothing)
+    }
+
+    /// What holds the block that a span is.
+    fn hold(&mut self, span: u32) -> Option<Hold> {
+        let Content::Block(number) = self.space.get(span).content else { return None };
+        let record = self.record(number)?;
         if self.announced.has(number) {
-            return false;
+            return Some(Hold::Pinned);
         }
         let mut hold = record.pins.look();
         let mut waited = 0;
@@ -171,7 +182,7 @@ impl<'a> Planner<'a> {
             hold = record.pins.look();
         }
         self.is_unsettled |= matches!(hold, Hold::Busy | Hold::Gone);
-        hold == Hold::Nothing
+        Some(hold)
     }
 
     fn is_slot(&self, span: u32) -> bool {
@@ -272,17 +283,20 @@ impl<'a> Planner<'a> {
     fn sweep(&mut self, length: Units, usable: impl Fn(u64, u64) -> u64) -> Vec<Window> {
         let length = u64::from(length);
         let mut windows = Vec::new();
-        let (mut slots, mut blocks) = (0, 0);
+        let (mut slots, mut blocks, mut pinned) = (0, 0, 0);
         let (mut start, mut span) = (self.space.first, self.space.first);
         while span != NONE {
             let here = *self.space.get(span);
             if self.is_slot(span) {
                 slots += u64::from(here.length);
-            } else if self.is_movable(span) {
-                blocks += u64::from(here.length);
             } else {
-                (slots, blocks, start, span) = (0, 0, here.next, here.next);
-                continue;
+                let hold = self.hold(span);
+                if hold != Some(Hold::Nothing) {
+                    pinned += if hold == Some(Hold::Pinned) { here.length } else { 0 };
+                    (slots, blocks, start, span) = (0, 0, here.next, here.next);
+                    continue;
+                }
+                blocks += u64::from(here.length);
             }
             loop {
                 let first = *self.space.get(start);
@@ -301,6 +315,7 @@ impl<'a> Planner<'a> {
             }
             span = here.next;
         }
+        self.pinned_units = self.pinned_units.max(pinned);
         windows
     }
 

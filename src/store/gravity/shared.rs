@@ -9,15 +9,21 @@ use core::ptr::NonNull;
 use super::lane::own_lane;
 use super::plan::{Outcome, Plan, Planner, give_back, give_back_withheld, withhold_or_give_back};
 use super::space::{Content, Space};
-use super::stash::{Found, Idle, Stashes};
+use super::stash::{Found, Idle, Left, Stashes};
 use super::table::{Place, Record, Tables};
 use super::{Key, NONE, NoSuchKey, Units, WriteError, wait};
 use crate::pointers;
 use crate::sync::pins::{self, Hold, KeyWord, Meaning, Readers};
 use crate::sys::lock::{Lock, LockGuard};
 
-/// After so many searches that were disturbed by copies, the next one waits for those.
+/// After so many searches that were disturbed, by copies or what was just freed, the next ones wait
+/// for the copies.
 const IMPATIENT_TRIES: u32 = 16;
+/// After so many the write fails, if readers hold blocks as well. The last two thirds let others
+/// run before each, which mostly ends what they are in the middle of. But who frees all the time is
+/// in the middle of it each time, and must not keep the error from one who holds guards himself.
+/// Without readers there is no error: what is free is enough, and is found when others pause.
+const MOST_TRIES: u32 = 48;
 
 /// On cache lines of its own: what writers change is not in the way of readers.
 #[derive(Debug)]
@@ -105,16 +111,19 @@ impl Shared {
 
     fn settle(&self, space: &mut Space) {
         give_back_withheld(space, &self.tables);
-        let mut keys = core::mem::take(&mut space.keys);
-        let give_back_key = |key| keys.give_back(key);
-        let written = self.stashes.empty(|idle| self.give_back_idle(space, idle), give_back_key);
-        space.keys = keys;
+        let written = self.stashes.empty(|left| self.take_back(space, left));
         space.totals.written += written;
     }
 
-    fn give_back_idle(&self, space: &mut Space, idle: Idle) {
-        if let Some(record) = self.tables.records.get(idle.record) {
-            give_back(space, record, idle.record);
+    /// Takes back what leaves a stash.
+    fn take_back(&self, space: &mut Space, left: Left) {
+        match left {
+            Left::Key(key) => space.keys.give_back(key),
+            Left::Block(idle) => {
+                if let Some(record) = self.tables.records.get(idle.record) {
+                    give_back(space, record, idle.record);
+                }
+            }
         }
     }
 
@@ -214,10 +223,9 @@ impl Shared {
     /// Finds room, moving blocks if need be.
     fn reserve(&self, request: Request) -> Result<NewBlock<'_>, WriteError> {
         let bytes = request.bytes;
-        let full = |space: &Space| self.full(space, bytes);
         let units = Units::try_from(self.units(bytes)).ok();
         let (Some(units), Ok(_)) = (units, u32::try_from(bytes)) else {
-            return Err(full(&self.settled_space()));
+            return Err(self.full(&self.settled_space(), bytes));
         };
         if let Some(found) = self.stashes.take(own_lane(), units, request.wants_key)
             && let Some(block) = self.take_over(found, request)
@@ -233,8 +241,8 @@ impl Shared {
             if let Some(span) = space.carve(units) {
                 return self.adopt(&mut space, span, request);
             }
-            if units > space.free_units {
-                return Err(full(&space));
+            if units > space.free_units + space.withheld_units {
+                return Err(self.full(&space, bytes));
             }
         }
         let _mover = self.mover.0.lock();
@@ -245,16 +253,28 @@ impl Shared {
             if let Some(span) = space.carve(units) {
                 return self.adopt(&mut space, span, request);
             }
-            if units > space.free_units {
-                return Err(full(&space));
-            }
             let is_patient = tries > IMPATIENT_TRIES;
-            match Planner::new(&mut space, &self.tables, is_patient).plan(units) {
-                Outcome::Pinned => return Err(self.pinned(&space, bytes)),
-                Outcome::Unsettled => {
+            let outcome = if units > space.free_units {
+                self.returning(&space, units).ok_or_else(|| self.full(&space, bytes))?
+            } else {
+                Planner::new(&mut space, &self.tables, is_patient).plan(units)
+            };
+            match outcome {
+                Outcome::Blocked { pinned_units, is_unsettled } => {
+                    if !is_unsettled || (pinned_units > 0 && tries >= MOST_TRIES) {
+                        return Err(WriteError::Pinned {
+                            asked_bytes: bytes,
+                            free_bytes: self.bytes_of(space.free_units),
+                            pinned_bytes: self.bytes_of(pinned_units),
+                        });
+                    }
                     drop(space);
-                    wait(tries);
-                    tries += 1;
+                    if is_patient {
+                        std::thread::yield_now();
+                    } else {
+                        wait(tries);
+                    }
+                    tries = tries.saturating_add(1);
                 }
                 Outcome::Planned(plan) => {
                     drop(space);
@@ -401,15 +421,10 @@ impl Shared {
         } else {
             // Nobody reads it, nor will.
             let units = self.units(record.place().bytes as usize) as Units;
-            let surplus = self.stashes.put(own_lane(), Idle { record: number, units }, key);
-            if !surplus.is_empty() {
+            let (lane, idle) = (own_lane(), Idle { record: number, units });
+            if !self.stashes.put(lane, idle, key) {
                 let mut space = self.lock_space();
-                surplus
-                    .blocks
-                    .into_iter()
-                    .flatten()
-                    .for_each(|it| self.give_back_idle(&mut space, it));
-                surplus.keys.into_iter().flatten().for_each(|key| space.keys.give_back(key));
+                self.stashes.put_anyway(lane, idle, key, |left| self.take_back(&mut space, left));
             }
         }
     }
@@ -494,19 +509,19 @@ impl Shared {
         self.reserve(Request { bytes, wants_key: false }).err()
     }
 
-    /// The error of a store without room: whether readers keep what would be enough.
+    /// The error of a store without room.
     fn full(&self, space: &Space, bytes: usize) -> WriteError {
-        let with_withheld = self.bytes_of(space.free_units + space.withheld_units);
-        if bytes <= with_withheld && space.withheld_units > 0 {
-            return self.pinned(space, bytes);
-        }
         WriteError::Full { asked_bytes: bytes, free_bytes: self.bytes_of(space.free_units) }
     }
 
-    /// The error of a store whose readers are in the way. O(blocks).
-    fn pinned(&self, space: &Space, bytes: usize) -> WriteError {
+    /// What keeps so many units, of which not enough are free, from being so: readers, or copies
+    /// that blocks were freed under. `None` if what was freed is not enough either. O(blocks).
+    fn returning(&self, space: &Space, units: Units) -> Option<Outcome> {
+        if units > space.free_units + space.withheld_units {
+            return None;
+        }
         let announced = self.tables.announced();
-        let mut pinned = 0;
+        let (mut pinned_units, mut kept) = (0, 0);
         let mut span = space.first;
         while span != NONE {
             let here = space.get(span);
@@ -514,12 +529,36 @@ impl Shared {
                 && let Some(record) = self.tables.records.get(number)
                 && (announced.has(number) || record.pins.look() == Hold::Pinned)
             {
-                pinned += self.bytes_of(here.length);
+                pinned_units += here.length;
+                kept += if record.pins.is_owned() { 0 } else { here.length };
             }
             span = here.next;
         }
-        let free_bytes = self.bytes_of(space.free_units);
-        WriteError::Pinned { asked_bytes: bytes, free_bytes, pinned_bytes: pinned }
+        // The others come back without the readers.
+        let is_unsettled = units <= space.free_units + space.withheld_units.saturating_sub(kept);
+        let pinned_units = if is_unsettled { 0 } else { pinned_units };
+        Some(Outcome::Blocked { pinned_units, is_unsettled })
+    }
+
+    /// The record of a key, and its number; for tests, which stop others in the middle with it.
+    #[cfg(test)]
+    pub(super) fn record(&self, key: Key) -> Option<(&Record, u32)> {
+        let number = self.key_word(key)?.meaning().record;
+        Some((self.tables.records.get(number)?, number))
+    }
+
+    /// As when the copy ends whose claim on the block of a record it was; for tests.
+    #[cfg(test)]
+    pub(super) fn end_copy(&self, record: &Record, number: u32) {
+        if record.pins.unclaim() {
+            self.give_back(number);
+        }
+    }
+
+    /// Whether somebody moves blocks; for tests.
+    #[cfg(test)]
+    pub(super) fn has_mover(&self) -> bool {
+        self.mover.0.try_lock().is_none()
     }
 
     /// Panics where an invariant is broken. Nothing may be going on.

@@ -12,16 +12,15 @@ use crate::sys::lock::Lock;
 
 /// How many stashes there are.
 const STASHES: usize = 16;
-/// Which part of the store each may keep, more or less: so that a small store has none.
+/// Which part of the store each may keep at most: so that a small store has none.
 const SHARE: Units = 128;
-/// How many blocks and keys a stash has room for: with two dozen lengths in use, three writes of
-/// four find theirs among half as many.
+/// How many blocks and keys a stash has room for.
 const ROOM: usize = 64;
-/// How many go when it is full: the store's lock is taken once for all of them.
+/// How many go at least when it is full: the store's lock is taken once for all of them.
 const SURPLUS: usize = 4;
 
 /// A block that nobody owns nor reads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Idle {
     pub(super) record: u32,
     /// Its length, which is not 0.
@@ -35,18 +34,11 @@ pub(super) struct Found {
     pub(super) key: u32,
 }
 
-/// What has no room in a stash.
-#[derive(Debug, Default)]
-pub(super) struct Surplus {
-    pub(super) blocks: [Option<Idle>; SURPLUS],
-    pub(super) keys: [Option<u32>; SURPLUS],
-}
-
-impl Surplus {
-    /// Whether it is nothing.
-    pub(super) fn is_empty(&self) -> bool {
-        self.blocks[0].is_none() && self.keys[0].is_none()
-    }
+/// What leaves a stash, to be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Block(Idle),
+    Key(u32),
 }
 
 /// # Invariants
@@ -74,33 +66,54 @@ impl Stash {
         Some(Found { record: self.remove(at).record, key })
     }
 
-    /// Adds a block, and a key if it is one. Keeps not much more than `most` units.
-    fn put(&mut self, idle: Idle, key: u32, most: Units) -> Surplus {
-        let mut surplus = Surplus::default();
-        let key = Some(key).filter(|key| *key != NONE);
-        if idle.units > most || !self.open() {
-            (surplus.blocks[0], surplus.keys[0]) = (Some(idle), key);
-            return surplus;
+    /// Adds a block, and a key if it is one; false, and nothing is changed, if there is no room for
+    /// both, or with the block there were more than `most` units.
+    fn put(&mut self, idle: Idle, key: u32, most: Units) -> bool {
+        if !self.has_room(idle.units, most) || (key != NONE && self.keys.len() == ROOM) {
+            return false;
         }
-        if self.records.len() == ROOM || self.units > most - idle.units {
-            surplus.blocks = [(); SURPLUS].map(|()| self.remove_next());
-        }
-        if self.keys.len() == ROOM {
-            surplus.keys = [(); SURPLUS].map(|()| self.keys.pop());
+        if !self.open() {
+            return false;
         }
         self.lengths[self.records.len()] = idle.units;
         self.records.push(idle.record);
         self.units += idle.units;
-        self.keys.extend(key);
-        surplus
+        self.keys.extend(Some(key).filter(|key| *key != NONE));
+        true
     }
 
-    /// Gives out all that is here: blocks and keys, and what was written since the last time.
-    fn empty(&mut self, mut block: impl FnMut(Idle), mut key: impl FnMut(u32)) -> u64 {
-        while let Some(idle) = self.remove_next() {
-            block(idle);
+    fn has_room(&self, units: Units, most: Units) -> bool {
+        self.records.len() < ROOM && u64::from(self.units) + u64::from(units) <= u64::from(most)
+    }
+
+    /// As [`put`](Self::put), but makes room: gives out what has to go, be it what was to be added.
+    fn put_anyway(&mut self, idle: Idle, key: u32, most: Units, mut left: impl FnMut(Left)) {
+        // What would not fit into an empty stash drives nothing out.
+        if idle.units <= most {
+            let mut removed = 0;
+            while !self.has_room(idle.units, most) || (1..SURPLUS).contains(&removed) {
+                let Some(idle) = self.remove_next() else { break };
+                left(Left::Block(idle));
+                removed += 1;
+            }
+            if key != NONE && self.keys.len() == ROOM {
+                self.keys.drain(ROOM - SURPLUS..).for_each(|key| left(Left::Key(key)));
+            }
         }
-        self.keys.drain(..).for_each(&mut key);
+        if !self.put(idle, key, most) {
+            left(Left::Block(idle));
+            if key != NONE {
+                left(Left::Key(key));
+            }
+        }
+    }
+
+    /// Gives out all that is here, and returns what was written since the last time.
+    fn empty(&mut self, mut left: impl FnMut(Left)) -> u64 {
+        while let Some(idle) = self.remove_next() {
+            left(Left::Block(idle));
+        }
+        self.keys.drain(..).for_each(|key| left(Left::Key(key)));
         core::mem::take(&mut self.written)
     }
 
@@ -174,21 +187,26 @@ impl Stashes {
         if units > self.most { None } else { self.of(lane).lock().take(units, wants_key) }
     }
 
-    /// Puts a block into the stash of a lane, and a key if it is one. What it has no room for is
-    /// to be given back.
-    pub(super) fn put(&self, lane: usize, idle: Idle, key: u32) -> Surplus {
-        self.of(lane).lock().put(idle, key, self.most)
+    /// Puts a block into the stash of a lane, and a key if it is one; false if there is no room.
+    pub(super) fn put(&self, lane: usize, idle: Idle, key: u32) -> bool {
+        idle.units <= self.most && self.of(lane).lock().put(idle, key, self.most)
     }
 
-    /// Gives out all that is in any of them, at one moment: blocks and keys; what was written
-    /// since the last time. The caller has the store's lock, and so is alone with this.
-    pub(super) fn empty(&self, mut block: impl FnMut(Idle), mut key: impl FnMut(u32)) -> u64 {
+    /// As [`put`](Self::put), but makes room: gives out what has to go, be it what was to be added.
+    /// The caller has the store's lock, so whoever takes that finds what goes in either place.
+    pub(super) fn put_anyway(&self, lane: usize, idle: Idle, key: u32, left: impl FnMut(Left)) {
+        self.of(lane).lock().put_anyway(idle, key, self.most, left);
+    }
+
+    /// Gives out all that is in any of them, at one moment; what was written since the last time.
+    /// The caller has the store's lock, and so is alone with this.
+    pub(super) fn empty(&self, mut left: impl FnMut(Left)) -> u64 {
         if self.most == 0 {
             return 0;
         }
         // All at once: else what one thread frees while another writes might be nowhere.
         let mut stashes = self.stashes.each_ref().map(|stash| stash.0.lock());
-        stashes.iter_mut().map(|stash| stash.empty(&mut block, &mut key)).sum()
+        stashes.iter_mut().map(|stash| stash.empty(&mut left)).sum()
     }
 }
 
@@ -202,16 +220,16 @@ mod tests {
     fn a_stash_gives_the_length_that_was_asked() {
         let mut stash = Stash::default();
         for (record, units) in [(0, 5), (1, 9), (2, 5)] {
-            assert!(stash.put(Idle { record, units }, 10 + record, MOST).is_empty());
+            assert!(stash.put(Idle { record, units }, 10 + record, MOST));
         }
         assert!(stash.take(4, true).is_none());
         assert_eq!(stash.take(9, true).map(|found| (found.record, found.key)), Some((1, 12)));
         assert_eq!(stash.take(5, false).map(|found| found.key), Some(NONE));
         assert!(stash.take(5, true).is_some_and(|found| found.key == 11));
         assert!(stash.take(5, true).is_none());
-        let (mut left, mut keys) = (0, Vec::new());
-        assert_eq!(stash.empty(|_| left += 1, |key| keys.push(key)), 19);
-        assert_eq!((left, keys), (0, vec![10]));
+        let mut left = Vec::new();
+        assert_eq!(stash.empty(|it| left.push(it)), 19);
+        assert_eq!(left, [Left::Key(10)]);
     }
 
     #[test]
@@ -219,20 +237,47 @@ mod tests {
         let mut stash = Stash::default();
         let mut seen = std::collections::BTreeMap::new();
         let mut keys = 0;
+        let mut note = |left| match left {
+            Left::Block(idle) => assert!(seen.insert(idle.record, idle.units).is_none()),
+            Left::Key(_) => keys += 1,
+        };
+        // Small ones in turn with some that only fit where many of those go.
+        let units = |record: u32| if record % 40 == 39 { MOST - 3 } else { 1 + record % 30 };
         for record in 0..1000 {
-            let idle = Idle { record, units: 1 + record % 30 };
-            let surplus = stash.put(idle, if record % 3 == 0 { NONE } else { record }, MOST);
-            assert!(stash.units <= MOST + 30 && stash.records.len() <= ROOM);
-            assert_eq!(stash.units, stash.lengths.iter().sum());
-            for idle in surplus.blocks.into_iter().flatten() {
-                assert!(seen.insert(idle.record, idle.units).is_none());
+            let idle = Idle { record, units: units(record) };
+            let key = if record % 3 == 0 { NONE } else { record };
+            let (before, was) = (stash.records.len(), stash.units);
+            if !stash.put(idle, key, MOST) {
+                assert_eq!((stash.records.len(), stash.units), (before, was));
+                stash.put_anyway(idle, key, MOST, &mut note);
             }
-            keys += surplus.keys.iter().flatten().count();
+            assert!(stash.units <= MOST && stash.records.len() <= ROOM);
+            assert_eq!(stash.units, stash.lengths.iter().sum());
+            assert_eq!(stash.lengths[stash.records.len() - 1], idle.units);
         }
-        stash.empty(|idle| assert!(seen.insert(idle.record, idle.units).is_none()), |_| keys += 1);
-        assert!(seen.into_iter().eq((0..1000).map(|record| (record, 1 + record % 30))));
+        stash.empty(&mut note);
+        assert!(seen.into_iter().eq((0..1000).map(|record| (record, units(record)))));
         assert_eq!(keys, 666);
-        let surplus = stash.put(Idle { record: 0, units: MOST + 1 }, 5, MOST);
-        assert!(surplus.blocks[0].is_some() && surplus.keys[0] == Some(5));
+    }
+
+    #[test]
+    fn what_is_too_long_goes_and_drives_nothing_out() {
+        let stashes = Stashes::new(10 * SHARE);
+        let (small, large) = (Idle { record: 0, units: 4 }, Idle { record: 1, units: 11 });
+        assert!(stashes.put(1, small, 5) && !stashes.put(1, large, 6));
+        let mut left = Vec::new();
+        stashes.put_anyway(1, large, 6, |it| left.push(it));
+        assert_eq!(left, [Left::Block(large), Left::Key(6)]);
+        assert!(stashes.take(1, 4, true).is_some_and(|found| (found.record, found.key) == (0, 5)));
+    }
+
+    #[test]
+    fn a_stash_is_as_large_as_the_store_page_says() {
+        let mut stash = Stash::default();
+        assert!(stash.open());
+        assert_eq!(
+            4 * (stash.lengths.len() + stash.records.capacity() + stash.keys.capacity()),
+            768
+        );
     }
 }

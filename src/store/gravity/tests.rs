@@ -157,6 +157,27 @@ fn walls_that_leave_no_room_are_named() {
     });
 }
 
+/// Somebody who frees all the time, here one who has stopped in the middle of it, does not keep the
+/// error from one who holds a guard.
+#[test]
+fn what_is_just_being_freed_delays_the_error_but_a_while() {
+    with_store(64, 8, |store| {
+        let keys: Vec<_> = (0..8_u8).map(|n| store.write(&[n; 8]).unwrap()).collect();
+        let guard = store.read(keys[3]).unwrap();
+        for key in [0, 2, 4, 6] {
+            store.free(keys[key]).unwrap();
+        }
+        let (record, _) = store.shared.record(keys[5]).unwrap();
+        assert!(record.pins.disown_unheld());
+        let error = WriteError::Pinned { asked_bytes: 32, free_bytes: 32, pinned_bytes: 8 };
+        assert_eq!(store.write(&[9; 32]), Err(error));
+        drop(guard);
+        record.pins.begin();
+        record.pins.finish();
+        assert!(store.write(&[9; 32]).is_ok());
+    });
+}
+
 #[test]
 fn steps_bring_the_slots_together() {
     with_store(4096, 8, |store| {

@@ -217,3 +217,66 @@ fn guards_end_anywhere() {
         assert_eq!((usage.withheld_bytes, usage.blocks, usage.slots), (0, 0, 1));
     });
 }
+
+/// What was freed under a copy is not withheld by readers: a write waits for the copy's end, and
+/// does not blame a guard.
+#[test]
+fn a_write_waits_for_what_was_freed_under_a_copy() {
+    with_store(64, 8, |store| {
+        let kept = store.write(&[2; 8]).unwrap();
+        let key = store.write(&[1; 40]).unwrap();
+        let guard = store.read(kept).unwrap();
+        let (record, number) = store.shared.record(key).unwrap();
+        record.pins.claim().unwrap();
+        store.free(key).unwrap();
+        assert_eq!(store.usage().withheld_bytes, 40);
+        let is_done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let is_done = &is_done;
+            let writer = scope.spawn(move || {
+                let written = store.write(&[3; 48]);
+                is_done.store(true, Ordering::Relaxed);
+                written.map(|_| ()).unwrap();
+            });
+            // The copy ends when the writer waits, or has failed already.
+            while !store.shared.has_mover() && !is_done.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
+            store.shared.end_copy(record, number);
+            join(writer);
+        });
+        assert_eq!((&*guard, store.usage().blocks), (&[2; 8][..], 2));
+    });
+}
+
+/// What is freed is a block or free at any moment: no more blocks are seen than live.
+#[test]
+fn what_overflows_a_stash_is_nowhere_never() {
+    const BLOCKS: usize = 6000;
+    with_store(1 << 16, 8, |store| {
+        let keys: Vec<Key> = (0..BLOCKS).map(|_| store.write(&[1; 8]).unwrap()).collect();
+        let live = AtomicUsize::new(BLOCKS);
+        thread::scope(|scope| {
+            let live = &live;
+            let thread = scope.spawn(move || {
+                for key in keys {
+                    store.free(key).unwrap();
+                    live.fetch_sub(1, Ordering::Release);
+                }
+            });
+            let mut seen = BLOCKS;
+            while seen > 100 {
+                let now = live.load(Ordering::Acquire);
+                // A stash has to be full again.
+                if now + 80 < seen || now == 0 {
+                    seen = now;
+                    let usage = store.usage();
+                    assert!(usage.blocks <= now, "{} blocks of {now}", usage.blocks);
+                    assert!(usage.free_bytes >= (1 << 16) - 8 * now, "{usage:?}, {now}");
+                }
+            }
+            join(thread);
+        });
+        assert_eq!(store.usage().free_bytes, 1 << 16);
+    });
+}
