@@ -14,7 +14,7 @@ impl Token {
     /// Of a thread that closes a heap that nobody runs: one that is torn down, or claims a child
     /// whose parent has ended. The close, at the thread's next safe point at the latest, lets
     /// nobody else in, so several threads may use it at once, each for a heap of its own.
-    /// Without the bit of [`BOUND`]: nothing is bound to it, so what is claimed is not idle to it.
+    /// Without the bit of `BOUND`: nothing is bound to it, so what is claimed is not idle to it.
     pub const CLOSER: Self = Self(BOUND - 1);
 
     /// The `number`-th token, from 0 up.
