@@ -132,8 +132,8 @@ unsafe impl Sync for Account {}
 static PROCESS: Node =
     Node { policy: AtomicU8::new(LimitPolicy::Fail as u8), ..Node::of(None, 0, PROCESS_NAME) };
 /// Whether accounts are kept. `--cfg heapswitch_unaccounted` is for measuring what that costs
-/// (`benches/peers/accounting`) and nothing else: in such a build no limit binds and every figure
-/// of an account is zero.
+/// (`benches/peers/accounting`) and nothing else: in such a build nothing is charged, so no limit
+/// binds.
 pub(crate) const IS_ACCOUNTED: bool = !cfg!(heapswitch_unaccounted);
 
 const PROCESS_NAME: ContextName = ContextName::of_bytes(b"process");
