@@ -135,9 +135,13 @@ fn what_is_unused_goes_back_before_a_block_grows_over_a_limit() {
     for hint in [LifetimeHint::Medium, LifetimeHint::Long] {
         for policy in [LimitPolicy::Overdraft, LimitPolicy::Fail, LimitPolicy::Spill] {
             for is_freed_here in [true, false] {
+                // Where one could not grow is filled, so that the next one stands elsewhere.
+                let mut filled = Vec::new();
                 let grew = (0..100).any(|_| {
                     let heap = Heap::builder().hint(hint).limit(5 * CHUNK).policy(policy);
-                    grows_by_the_last_chunk(&heap.build().unwrap(), is_freed_here)
+                    let did_grow = grows_by_the_last_chunk(&heap.build().unwrap(), is_freed_here);
+                    filled.push(Vec::<u8>::with_capacity(4 * CHUNK));
+                    did_grow
                 });
                 assert!(grew, "{hint:?} {policy:?}, freed here: {is_freed_here}");
             }

@@ -90,6 +90,8 @@ pub fn adopt(
         }
         waiting.length -= 1;
         this.next_in_list.set(None);
+        // Entering may have to wait for who counts the heap.
+        drop(waiting);
         return this.runner.try_enter(token).then_some(header);
     }
     None

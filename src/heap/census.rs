@@ -5,7 +5,7 @@
 //! making, and a slow path a plain addition.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use super::header::HeapHeader;
 
@@ -15,13 +15,23 @@ static FIRST: AtomicPtr<HeapHeader> = AtomicPtr::new(core::ptr::null_mut());
 #[derive(Debug)]
 pub struct Entry {
     next: AtomicPtr<HeapHeader>,
+    is_listed: AtomicBool,
     slow_allocations: AtomicU64,
 }
 
 impl Entry {
     /// Of a heap that is not counted.
     pub const fn new() -> Self {
-        Self { next: AtomicPtr::new(core::ptr::null_mut()), slow_allocations: AtomicU64::new(0) }
+        Self {
+            next: AtomicPtr::new(core::ptr::null_mut()),
+            is_listed: AtomicBool::new(false),
+            slow_allocations: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the heap is a thread's: never closed, and never reset.
+    pub fn is_listed(&self) -> bool {
+        self.is_listed.load(Ordering::Relaxed)
     }
 
     /// Counts an allocation that no list could serve. For the runner.
@@ -47,6 +57,7 @@ impl Default for Entry {
 pub unsafe fn enlist(header: NonNull<HeapHeader>) {
     // SAFETY: the caller's contract.
     let entry = unsafe { &header.as_ref().census };
+    entry.is_listed.store(true, Ordering::Relaxed);
     let mut first = FIRST.load(Ordering::Relaxed);
     loop {
         entry.next.store(first, Ordering::Relaxed);
@@ -82,7 +93,7 @@ pub fn take() -> Census {
         let this = unsafe { header.as_ref() };
         census.heaps += 1;
         census.slow_allocations += this.census.slow_allocations.load(Ordering::Relaxed);
-        census.foreign_frees += this.account.usage().foreign_frees;
+        census.foreign_frees += this.account.figures().foreign_frees;
     }
     census
 }

@@ -96,7 +96,7 @@ pub type Resize = unsafe fn(
 pub type Allocate = unsafe fn(NonNull<HeapHeader>, Layout, bool) -> Option<NonNull<[u8]>>;
 
 /// A heap's operations, compiled for its strategy. All functions but `block_length` and
-/// `recreate` are for the runner.
+/// `recreate` are for the runner; `usage` also for who looks at a heap that nobody runs.
 #[derive(Debug)]
 pub struct Operations {
     /// The strategy's name.
@@ -135,7 +135,8 @@ pub struct Operations {
 /// The first part of every heap, in metadata memory.
 ///
 /// # Invariants
-/// - The cells belong to the runner; of a heap with a front, to whoever holds `guard`.
+/// - The cells belong to the runner, or to who looks at a heap that nobody runs; of a heap with a
+///   front, to whoever holds `guard`.
 /// - `remaining` is only meaningful after the close: orphaned runs, pins, and one for the closer
 ///   until it is done. Who makes it zero frees the header.
 #[repr(C, align(64))]
@@ -166,6 +167,8 @@ pub struct HeapHeader {
     pub peak_bytes: Cell<usize>,
     /// Blocks handed out, less blocks freed, in bytes, where the heap counts them.
     pub allocated_bytes: Cell<usize>,
+    /// Blocks that are runs of their own.
+    pub direct_blocks: Cell<u32>,
     /// Taken by whoever uses more of a strategy with a front than that front: see
     /// [`cell::guard`](super::cell).
     pub guard: RawLock,

@@ -34,6 +34,7 @@ pub mod callbacks;
 pub mod cell;
 pub mod census;
 pub mod check;
+pub mod counting;
 pub mod decay;
 pub mod fast;
 pub mod foreign;

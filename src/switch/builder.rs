@@ -219,10 +219,12 @@ impl<'a> HeapBuilder<'a> {
         if is_child {
             // SAFETY: the heap is new.
             unsafe { cell::share(header) };
-            account.set_heap(Some(header));
         }
         // SAFETY: the heap is new, and this is its only handle.
-        let heap = unsafe { Heap::from_raw(header) };
+        let heap = unsafe {
+            cell::publish(header);
+            Heap::from_raw(header)
+        };
         // Looked at in order with the closer's mark, once the tree names the heap: who ends the
         // parent finds the heap there, or it is seen here, and the heap is closed.
         if is_child && account.parent().is_some_and(|above| above.raise(0) & signal::CLOSE != 0) {

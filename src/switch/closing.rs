@@ -24,6 +24,7 @@ use crate::heap::callbacks::Registered;
 use crate::heap::{Account, EscapeReport, HeapEnd, HeapHeader, attention, pins};
 use crate::sync::Token;
 use crate::sync::child::{self, Dropped};
+use crate::sync::inspection;
 
 /// Closes a heap: children, callbacks, blocks. The header may be gone afterwards.
 ///
@@ -34,7 +35,7 @@ pub(super) unsafe fn close(header: NonNull<HeapHeader>) -> EscapeReport {
     let this = unsafe { header.as_ref() };
     let mut report = end_contents(this, HeapEnd::Close);
     if this.is_shared() {
-        this.account.set_heap(None);
+        this.account.outlive_parent();
     }
     flush_own_frees();
     // The header may be gone when there is something to tell.
@@ -82,6 +83,8 @@ pub(super) fn claim_if_ended(account: &Account) -> Option<NonNull<HeapHeader>> {
     let header = claimed.flatten()?;
     // SAFETY: the claim keeps everybody out.
     let this = unsafe { header.as_ref() };
+    // Not under the tree's lock.
+    inspection::all().pass(&this.runner);
     // For the handle, which is still there, or is dropped meanwhile.
     this.set_attention(this.attention() + attention::PIN);
     Some(header)
@@ -248,9 +251,6 @@ impl Heap {
                 Err(returned_bytes) => report.returned_bytes = returned_bytes,
             }
             let successor = (operations.recreate)(header).ok_or(HeapError::NoMemory)?;
-            if self.header().is_shared() {
-                self.header().account.set_heap(Some(successor));
-            }
             self.replace_raw(successor);
             let (sites, closed) = (call_sites::log_of(header), (operations.close)(header));
             report.blocks = closed.blocks;
@@ -348,7 +348,7 @@ impl Heap {
             return Err(self.refused());
         }
         let this = self.header();
-        this.account.set_heap(None);
+        this.account.outlive_parent();
         this.attended(attention::SHARED);
         // The parent may have asked just before.
         this.account.lower(signal::CLOSE);

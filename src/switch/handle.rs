@@ -234,13 +234,13 @@ impl Heap {
         self.as_runner(|header| unsafe { (header.as_ref().operations.usage)(header) })
     }
 
-    /// What its account counts: its own chunks, its children's, its orphans'. Any time: while it
-    /// runs elsewhere, with the blocks as they were counted last; else they are counted now, so the
-    /// figures are exact. What others freed and the heap did not collect yet counts as allocated.
+    /// What its account counts: its own chunks, its children's, its orphans'. As
+    /// [`Account::usage`], without a system call: while it runs elsewhere, with the blocks as they
+    /// were counted last.
     pub fn account(&self) -> AccountUsage {
         // Refused while it runs elsewhere.
         let _ = self.memory_usage();
-        self.header().account.usage()
+        self.header().account.figures()
     }
 
     /// Its account, as a handle that may be kept and shared: limits, figures, the tree.

@@ -12,8 +12,8 @@ use super::stack::{Entry, Hidden, Hold};
 use super::state::{Phase, ThreadState, state};
 use super::{closing, safe_point};
 use crate::heap::{
-    Account, ContextName, HeapHeader, HeapKind, Inline, abandoned, account, census, decay, lost,
-    protect_site_logs,
+    Account, ContextName, HeapHeader, HeapKind, Inline, abandoned, account, cell, census, counting,
+    decay, lost, protect_site_logs,
 };
 use crate::region;
 use crate::sync::Token;
@@ -104,6 +104,7 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
                 header.runner.try_enter(token);
                 header.home.set(apart);
                 census::enlist(heap);
+                cell::publish(heap);
             }
             heap
         }
@@ -169,6 +170,7 @@ fn watch_forks() {
         // Without memory for the handlers, a child of a threaded process may find a lock held.
         let _ = decay::protect_fork();
         let _ = abandoned::protect_fork();
+        let _ = counting::protect_fork();
         let _ = account::protect_fork();
         let _ = protect_site_logs();
         let _ = region::protect_fork();

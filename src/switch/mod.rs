@@ -1,5 +1,6 @@
 //! Switching: which heap serves this thread, from moment to moment.
 
+mod accounts;
 pub(crate) mod budget;
 pub(crate) mod builder;
 pub(crate) mod call_sites;

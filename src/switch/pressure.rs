@@ -106,7 +106,7 @@ pub(super) fn tell(account: &Account, told: &mut Vec<AccountId>) {
         let noted = node.lower(NOTED);
         for (bit, limit) in [(signal::SOFT, PassedLimit::Soft), (signal::HARD, PassedLimit::Hard)] {
             if noted & bit != 0 {
-                call_all(&Pressure { account: node.report(), limit });
+                call_all(&Pressure { account: node.report_figures(), limit });
             }
         }
     }

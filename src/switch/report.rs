@@ -4,6 +4,7 @@
 
 use core::fmt::{self, Write as _};
 
+use super::accounts::reports;
 use super::scope::out_of_contexts;
 use super::usage::{ProcessUsage, process_usage};
 use crate::heap::{Account, AccountId, AccountReport, AccountUsage, ContextName};
@@ -42,10 +43,7 @@ impl MemoryReport {
 
     /// An account and all below it.
     pub fn of(account: &Account) -> Self {
-        out_of_contexts(|| Self {
-            process: process_usage(),
-            accounts: account.subtree().map(|account| account.report()).collect(),
-        })
+        out_of_contexts(|| Self { process: process_usage(), accounts: reports(account.subtree()) })
     }
 
     /// The accounts by name, those that hold most first.
@@ -268,9 +266,10 @@ impl Reconciliation {
 pub fn reconcile() -> Option<Reconciliation> {
     out_of_contexts(|| {
         let process = Account::process();
-        let data_bytes = process.subtree().map(|one| one.usage().allocated_bytes).sum();
+        let accounts = reports(process.subtree());
+        let data_bytes = accounts.iter().map(|one| one.usage.allocated_bytes).sum();
         // Before the census, which reads a file into the thread's heap at its end.
-        let accounted_bytes = process.usage().committed_bytes;
+        let accounted_bytes = process.figures().committed_bytes;
         let census = census()?;
         Some(Reconciliation {
             accounted_bytes,

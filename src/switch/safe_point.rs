@@ -170,7 +170,7 @@ pub unsafe fn try_enter_soon(this: &HeapHeader, token: Token) -> bool {
         return false;
     }
     if this.is_shared() {
-        !child::is_ended(this.account.bits()) && this.runner.try_claim(token)
+        !child::is_ended(this.account.bits()) && this.runner.try_claim_and_wait(token)
     } else {
         this.runner.try_enter_idle(token)
     }

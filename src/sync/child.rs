@@ -51,7 +51,8 @@ pub fn is_ended(signals: &Signals) -> bool {
 }
 
 /// Keeps everybody out of a child whose parent has ended, if nobody runs it. By whoever comes: the
-/// parent's end, one who leaves the child, one who finds it ended when entering it.
+/// parent's end, one who leaves the child, one who finds it ended when entering it. Waits for
+/// nobody, for it is called under a lock: [`pass`](super::Inspection::pass) is to follow.
 pub fn try_claim(runner: &Runner, signals: &Signals) -> bool {
     // Not by a thread's own token, or the handle, dropped by a callback of the close, would seem to
     // be that thread's to close.

@@ -1,6 +1,6 @@
 //! Who runs a heap: one thread at a time, without a read-modify-write.
 
-use super::{AtomicU64, Ordering};
+use super::{AtomicU64, Ordering, inspection};
 
 /// Names a thread for the life of the process. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +61,14 @@ pub enum Relation {
 /// Who runs a heap.
 ///
 /// # Invariants
-/// - Only the thread whose token it holds reads or writes what belongs to the runner.
+/// - Only the thread whose token it holds reads or writes what belongs to the runner; while nobody
+///   runs it, who [looks](super::inspection) at it.
 /// - Calls of `try_enter`, `leave` and `close` (and of those for bound heaps) on one `Runner` never
 ///   overlap: the heap's handle is `Send` and not `Sync`, so types exclude two entries at once.
 ///   Therefore a load and a plain store do; a compare-and-swap would cost seven times as much. A
 ///   heap that ends with its parent is the exception: `try_claim` may come from elsewhere at any
 ///   time, so entering such a heap takes the compare-and-swap.
+/// - Whoever becomes the runner waits for who looks, before anything else.
 #[derive(Debug)]
 pub struct Runner {
     token: AtomicU64,
@@ -119,6 +121,17 @@ impl Runner {
         }
     }
 
+    /// Whether nobody runs it, and it is open. May be outdated as soon as it is known, but to who
+    /// [looks](super::Inspection::look) at it.
+    pub fn is_idle(&self) -> bool {
+        // Acquire pairs with the Release in those that leave: what the last runner did is seen.
+        match self.token.load(Ordering::Acquire) {
+            IDLE | SHARED => true,
+            CLOSED => false,
+            token => token & BOUND != 0,
+        }
+    }
+
     /// Whether somebody runs it, or it is closed.
     #[inline]
     pub fn is_busy(&self) -> bool {
@@ -134,11 +147,24 @@ impl Runner {
     /// Makes the thread of `token` the runner, unless somebody is.
     #[inline]
     pub fn try_enter(&self, token: Token) -> bool {
-        self.try_enter_idle(token) || self.try_enter_bound(token, token) || self.try_claim(token)
+        self.try_enter_and_wait(token)
+            || self.try_enter_bound(token, token)
+            || self.try_claim_and_wait(token)
     }
 
     /// Makes the thread of `token` the runner of a heap that ends with its parent and that nobody
     /// runs. May be called by anyone who knows that the header is valid.
+    #[inline]
+    pub fn try_claim_and_wait(&self, token: Token) -> bool {
+        let is_mine = self.try_claim(token);
+        if is_mine {
+            inspection::all().pass(self);
+        }
+        is_mine
+    }
+
+    /// As [`try_claim_and_wait`](Self::try_claim_and_wait), without waiting for who looks at the
+    /// heap: [`pass`](super::Inspection::pass) is to follow before the heap is touched.
     #[inline]
     pub fn try_claim(&self, token: Token) -> bool {
         // Acquire pairs with the Release in `leave_shared`.
@@ -152,7 +178,8 @@ impl Runner {
         self.token.store(SHARED, LEAVE);
     }
 
-    /// As [`try_enter`](Self::try_enter), unless the heap is bound to a thread.
+    /// As [`try_enter`](Self::try_enter), unless the heap is bound to a thread, ends with its
+    /// parent, or anybody looks at any: who is refused here asks there.
     #[inline]
     pub fn try_enter_idle(&self, token: Token) -> bool {
         // Acquire pairs with the Release in `leave`: what the last runner did is seen.
@@ -160,6 +187,20 @@ impl Runner {
             return false;
         }
         self.token.store(token.0, Ordering::Relaxed);
+        if inspection::all().is_active() {
+            // Waiting here would cost the fast path four saved registers. Nothing was done.
+            self.leave();
+            return false;
+        }
+        true
+    }
+
+    fn try_enter_and_wait(&self, token: Token) -> bool {
+        if self.token.load(Ordering::Acquire) != IDLE {
+            return false;
+        }
+        self.token.store(token.0, Ordering::Relaxed);
+        inspection::all().pass(self);
         true
     }
 
@@ -172,6 +213,7 @@ impl Runner {
             return false;
         }
         self.token.store(token.0, Ordering::Relaxed);
+        inspection::all().pass(self);
         true
     }
 

@@ -38,9 +38,11 @@ pub enum Call {
     AskPages,
     /// Asking on which node a thread runs.
     AskNode,
+    /// Laying a fence on every thread.
+    Barrier,
 }
 
-const CALLS: usize = 15;
+const CALLS: usize = 16;
 
 /// 0: no fault. n: the n-th call from now on, and all after it, fail.
 static COUNTDOWN: [AtomicU32; CALLS] = [const { AtomicU32::new(0) }; CALLS];

@@ -65,6 +65,7 @@ constants! {
     SYS_get_mempolicy: c_long = 239;
     SYS_getcpu: c_long = 309;
     SYS_mbind: c_long = 237;
+    SYS_membarrier: c_long = 324;
     SYS_move_pages: c_long = 279;
     SYS_set_mempolicy: c_long = 238;
     _SC_PAGESIZE: c_int = 30;

@@ -8,6 +8,26 @@ use super::fault::{self, Call};
 #[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
 use super::no_libc as libc;
 
+/// Lays a full memory fence on every thread of the process, at once: afterwards this thread sees
+/// what each has stored before, and each sees what this one has. Costs a system call of a
+/// microsecond or two. False where the kernel has no such thing (before Linux 4.14) or a sandbox
+/// forbids it.
+pub(crate) fn fence_all() -> bool {
+    // From the kernel's `linux/membarrier.h`.
+    const PRIVATE_EXPEDITED: usize = 1 << 3;
+    const REGISTER_PRIVATE_EXPEDITED: usize = 1 << 4;
+
+    if fault::strikes(Call::Barrier) {
+        return false;
+    }
+    let call = |command: usize| {
+        // SAFETY: the call takes numbers, and touches no memory of ours.
+        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0, 0, 0, 0) == 0 }
+    };
+    // A process has to say once that it will ask; until then it is refused.
+    call(PRIVATE_EXPEDITED) || (call(REGISTER_PRIVATE_EXPEDITED) && call(PRIVATE_EXPEDITED))
+}
+
 /// A destructor that runs when a thread ends, after Rust's own thread-locals.
 #[derive(Debug)]
 pub struct ExitKey {

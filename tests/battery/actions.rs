@@ -4,7 +4,7 @@ use allocator_api2::alloc::Allocator;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Block, Limits, PLENTY, TestSource, layout, resize, with};
+use super::{Block, Limits, Make, PLENTY, TestSource, layout, resize, with};
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
@@ -22,7 +22,7 @@ struct Model {
 
 impl Model {
     /// Does it; an allocator that refuses must leave everything as it is.
-    fn step(&mut self, allocator: &impl Allocator, action: Action) {
+    fn step(&mut self, allocator: &dyn Allocator, action: Action) {
         self.steps += 1;
         let seed = self.steps as u8;
         match action {
@@ -60,7 +60,7 @@ impl Model {
         Some(self.blocks.swap_remove(index))
     }
 
-    fn free_all(self, allocator: &impl Allocator) {
+    fn free_all(self, allocator: &dyn Allocator) {
         self.blocks.into_iter().for_each(|block| block.free(allocator, false));
     }
 }
@@ -83,10 +83,10 @@ fn actions(limits: Limits) -> impl Strategy<Value = Vec<Action>> {
 }
 
 /// Short random runs, shrunk to the shortest that fails.
-pub(crate) fn random<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn random(make: Make<'_>, limits: Limits) {
     let config = Config { cases: 48, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&actions(limits), |actions| {
-        with(&make, PLENTY, |allocator| {
+        with(make, PLENTY, |allocator| {
             let mut model = Model::default();
             actions.iter().for_each(|&action| model.step(allocator, action));
             model.free_all(allocator);
@@ -123,23 +123,23 @@ impl Sequence {
 }
 
 /// One long run, in which the number of live blocks rises and falls.
-pub(crate) fn random_long<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn random_long(make: Make<'_>, limits: Limits) {
     for source in [TestSource::new(PLENTY), TestSource::new(PLENTY).zeroed()] {
         let allocator = make(source.clone());
         let mut sequence = Sequence(2024);
         let mut model = Model::default();
         for step in 0..12_000 {
             let target = [20, 400, 5, 900][step / 1000 % 4];
-            model.step(&allocator, sequence.action(limits, model.blocks.len(), target));
+            model.step(&*allocator, sequence.action(limits, model.blocks.len(), target));
         }
-        model.free_all(&allocator);
+        model.free_all(&*allocator);
         drop(allocator);
         source.assert_all_returned();
     }
 }
 
 /// A source that fails from the n-th take on, and later works again: nothing is lost or changed.
-pub(crate) fn failing_source<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn failing_source(make: Make<'_>, limits: Limits) {
     for nth in 1..24 {
         let source = TestSource::new(PLENTY);
         let allocator = make(source.clone());
@@ -151,9 +151,9 @@ pub(crate) fn failing_source<A: Allocator>(make: impl Fn(TestSource) -> A, limit
                 400 => source.fail_from(0),
                 _ => {}
             }
-            model.step(&allocator, sequence.action(limits, model.blocks.len(), 300));
+            model.step(&*allocator, sequence.action(limits, model.blocks.len(), 300));
         }
-        model.free_all(&allocator);
+        model.free_all(&*allocator);
         drop(allocator);
         source.assert_all_returned();
     }

@@ -1,4 +1,4 @@
-//! The battery: what every allocator of the crate must do, as tests generic over the allocator.
+//! The battery: what every allocator of the crate must do, as tests of any allocator.
 //!
 //! `battery!(name, constructor)` makes a module `name` of tests. The constructor is a function or
 //! closure without captures from a [`TestSource`] to the allocator; a third argument, [`Limits`],
@@ -16,6 +16,16 @@ use std::ptr::NonNull;
 pub(crate) use actions::{failing_source, random, random_long};
 use allocator_api2::alloc::Allocator;
 pub(crate) use source::TestSource;
+
+/// Makes the allocator: behind a pointer, for the tests would be compiled for each otherwise.
+pub(crate) type Make<'a> = &'a dyn Fn(TestSource) -> Box<dyn Allocator>;
+
+/// A [`Make`] of a constructor.
+pub(crate) fn boxed<A: Allocator + 'static>(
+    make: impl Fn(TestSource) -> A,
+) -> impl Fn(TestSource) -> Box<dyn Allocator> {
+    move |source| Box::new(make(source))
+}
 
 /// What an allocator documents that it does not serve.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +64,7 @@ macro_rules! battery {
         $(
             #[test]
             fn $test() {
-                $crate::battery::$test($make, $limits);
+                $crate::battery::$test(&$crate::battery::boxed($make), $limits);
             }
         )*
     };
@@ -140,7 +150,7 @@ impl Block {
     }
 
     /// Checks the contents and frees it, with the returned length as size if so asked.
-    pub(crate) fn free(self, allocator: &impl Allocator, by_length: bool) {
+    pub(crate) fn free(self, allocator: &dyn Allocator, by_length: bool) {
         self.check(self.bytes.len());
         let layout = if by_length { self.longest_layout() } else { self.layout };
         // SAFETY: the block is allocated here and both layouts fit it.
@@ -149,7 +159,7 @@ impl Block {
 }
 
 /// Allocates a block that must be served.
-pub(crate) fn allocate(allocator: &impl Allocator, layout: Layout, seed: u8) -> Block {
+pub(crate) fn allocate(allocator: &dyn Allocator, layout: Layout, seed: u8) -> Block {
     match allocator.allocate(layout) {
         Ok(bytes) => Block::new(bytes, layout, seed),
         Err(_) => panic!("{layout:?} was refused"),
@@ -157,15 +167,15 @@ pub(crate) fn allocate(allocator: &impl Allocator, layout: Layout, seed: u8) -> 
 }
 
 /// Runs a test on a new allocator, and checks that its source got all ranges back.
-fn with<A: Allocator>(make: impl Fn(TestSource) -> A, bytes: usize, test: impl FnOnce(&A)) {
+fn with(make: Make<'_>, bytes: usize, test: impl FnOnce(&dyn Allocator)) {
     let source = TestSource::new(bytes);
     let allocator = make(source.clone());
-    test(&allocator);
+    test(&*allocator);
     drop(allocator);
     source.assert_all_returned();
 }
 
-pub(crate) fn zero_sizes<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn zero_sizes(make: Make<'_>, limits: Limits) {
     with(make, PLENTY, |allocator| {
         for align in powers(limits.max_align) {
             let empty = layout(0, align);
@@ -185,7 +195,7 @@ pub(crate) fn zero_sizes<A: Allocator>(make: impl Fn(TestSource) -> A, limits: L
     });
 }
 
-pub(crate) fn every_small_size<A: Allocator>(make: impl Fn(TestSource) -> A, _: Limits) {
+pub(crate) fn every_small_size(make: Make<'_>, _: Limits) {
     with(make, PLENTY, |allocator| {
         let blocks: Vec<Block> =
             (1..=4096).map(|size| allocate(allocator, layout(size, 1), size as u8)).collect();
@@ -203,7 +213,7 @@ fn powers(max: usize) -> impl Iterator<Item = usize> {
     (0..usize::BITS).map(|shift| 1 << shift).take_while(move |&power| power <= max)
 }
 
-pub(crate) fn alignments<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn alignments(make: Make<'_>, limits: Limits) {
     with(make, PLENTY, |allocator| {
         let mut blocks = vec![];
         for align in powers(2 << 20) {
@@ -226,7 +236,7 @@ pub(crate) fn alignments<A: Allocator>(make: impl Fn(TestSource) -> A, limits: L
     });
 }
 
-pub(crate) fn both_ends_of_fits<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn both_ends_of_fits(make: Make<'_>, limits: Limits) {
     with(make, PLENTY, |allocator| {
         for size in (1..600).chain([1000, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1 << 20]) {
             for align in [1, 8, 64, 4096] {
@@ -253,7 +263,7 @@ pub(crate) fn both_ends_of_fits<A: Allocator>(make: impl Fn(TestSource) -> A, li
     });
 }
 
-pub(crate) fn zeroed<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn zeroed(make: Make<'_>, limits: Limits) {
     with(make, PLENTY, |allocator| {
         for round in 0..3 {
             let mut blocks = vec![];
@@ -279,7 +289,7 @@ pub(crate) fn zeroed<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limit
 
 /// Grows or shrinks, whichever the sizes say, and checks what must be kept.
 pub(crate) fn resize(
-    allocator: &impl Allocator,
+    allocator: &dyn Allocator,
     block: Block,
     new: Layout,
     by_length: bool,
@@ -310,7 +320,7 @@ pub(crate) fn resize(
     Block::new(bytes, new, block.seed.wrapping_add(1))
 }
 
-pub(crate) fn grow_and_shrink<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn grow_and_shrink(make: Make<'_>, limits: Limits) {
     let sizes = [1, 5, 8, 9, 31, 33, 64, 100, 500, 2048, 2049, 5000, 66_000, 300_000];
     with(make, PLENTY, |allocator| {
         for by_length in [false, true] {
@@ -331,10 +341,7 @@ pub(crate) fn grow_and_shrink<A: Allocator>(make: impl Fn(TestSource) -> A, limi
     });
 }
 
-pub(crate) fn grow_zeroed_clears_the_new_part<A: Allocator>(
-    make: impl Fn(TestSource) -> A,
-    limits: Limits,
-) {
+pub(crate) fn grow_zeroed_clears_the_new_part(make: Make<'_>, limits: Limits) {
     with(make, PLENTY, |allocator| {
         let sizes = [1, 20, 32, 40, 100, 1000, 5000, 100_000];
         let dirt: Vec<Block> =
@@ -360,7 +367,7 @@ pub(crate) fn grow_zeroed_clears_the_new_part<A: Allocator>(
     });
 }
 
-pub(crate) fn alignment_changes<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn alignment_changes(make: Make<'_>, limits: Limits) {
     with(make, PLENTY, |allocator| {
         for from in powers(limits.max_align.min(16384)) {
             for to in powers(limits.max_align.min(16384)) {
@@ -377,7 +384,7 @@ pub(crate) fn alignment_changes<A: Allocator>(make: impl Fn(TestSource) -> A, li
     });
 }
 
-pub(crate) fn huge_sizes<A: Allocator>(make: impl Fn(TestSource) -> A, _: Limits) {
+pub(crate) fn huge_sizes(make: Make<'_>, _: Limits) {
     with(make, PLENTY, |allocator| {
         let kept = allocate(allocator, layout(100, 8), 1);
         for below in (0..200).chain([4095, 4096, 65_535, 65_536, 1 << 20, 1 << 40]) {
@@ -396,7 +403,7 @@ pub(crate) fn huge_sizes<A: Allocator>(make: impl Fn(TestSource) -> A, _: Limits
     });
 }
 
-pub(crate) fn exhaustion<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn exhaustion(make: Make<'_>, limits: Limits) {
     if !limits.is_bounded {
         return;
     }
@@ -423,7 +430,7 @@ pub(crate) fn exhaustion<A: Allocator>(make: impl Fn(TestSource) -> A, limits: L
     });
 }
 
-pub(crate) fn collections<A: Allocator>(make: impl Fn(TestSource) -> A, limits: Limits) {
+pub(crate) fn collections(make: Make<'_>, limits: Limits) {
     // The map's table takes about 50 bytes an entry, in one block.
     let count = (limits.max_size / 64).min(20_000) as u64;
     with(make, PLENTY, |allocator| {

@@ -37,7 +37,6 @@ pub use self::usage::{AccountId, AccountReport, AccountUsage};
 
 use self::limits::{UNLIMITED, as_set, whole_chunks};
 use self::tree::Links;
-use super::header::HeapHeader;
 use crate::allocator::AllocError;
 use crate::region::Metadata;
 use crate::sync::{Signals, Tally};
@@ -75,6 +74,8 @@ pub struct Node {
     name: ContextName,
     /// Whether a heap was ever charged to it directly.
     has_heap: AtomicBool,
+    /// Whether its heap ends when the parent does. Under the tree's lock.
+    ends_with_parent: AtomicBool,
     policy: AtomicU8,
     /// What children begin with: policy, soft, hard.
     policy_each: AtomicU8,
@@ -148,6 +149,7 @@ impl Node {
             id: AccountId(id),
             name,
             has_heap: AtomicBool::new(false),
+            ends_with_parent: AtomicBool::new(false),
             held: Tally::new(),
             overdrafts_before: AtomicU32::new(0),
             own: AtomicUsize::new(0),
@@ -339,11 +341,6 @@ impl Account {
     pub(crate) fn bits(&self) -> &Signals {
         &self.node().signals
     }
-
-    /// The heap that ends when the parent does. Takes the tree's lock.
-    pub(crate) fn set_heap(&self, heap: Option<NonNull<HeapHeader>>) {
-        self.node().links.set_heap(heap);
-    }
 }
 
 impl Clone for Account {
@@ -368,7 +365,7 @@ impl core::fmt::Debug for Account {
             .debug_struct("Account")
             .field("name", &self.name())
             .field("id", &self.id())
-            .field("usage", &self.usage())
+            .field("usage", &self.figures())
             .finish()
     }
 }

@@ -7,9 +7,9 @@
 
 use core::cell::Cell;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
-use super::{Account, AccountReport, ContextName, Node, PROCESS};
+use super::{Account, ContextName, Node, PROCESS};
 use crate::heap::header::HeapHeader;
 use crate::sys::SystemError;
 use crate::sys::fork::{ForkEntry, Rank};
@@ -33,7 +33,10 @@ pub(super) struct Links {
     first_child: Cell<Option<NonNull<Node>>>,
     next: Cell<Option<NonNull<Node>>>,
     previous: Cell<Option<NonNull<Node>>>,
-    heap: Cell<Option<NonNull<HeapHeader>>>,
+    /// The account's heap, until that is closed. Not the lock's: it is read as
+    /// [`Inspection`](crate::sync::Inspection) says, or under the lock if the heap ends with its
+    /// parent, whose closing then takes the lock.
+    heap: AtomicPtr<HeapHeader>,
 }
 
 impl Links {
@@ -42,13 +45,8 @@ impl Links {
             first_child: Cell::new(None),
             next: Cell::new(None),
             previous: Cell::new(None),
-            heap: Cell::new(None),
+            heap: AtomicPtr::new(core::ptr::null_mut()),
         }
-    }
-
-    pub(super) fn set_heap(&self, heap: Option<NonNull<HeapHeader>>) {
-        let _tree = TREE.lock();
-        self.heap.set(heap);
     }
 }
 
@@ -107,11 +105,43 @@ impl Account {
         }
     }
 
-    /// The heap to be closed with the parent, given to `act` under the tree's lock: it is not freed
-    /// meanwhile. `act` takes no lock.
-    pub(crate) fn with_heap<T>(&self, act: impl FnOnce(NonNull<HeapHeader>) -> T) -> Option<T> {
+    /// Names the account's heap, in place of the one before. One that ends with its parent is found
+    /// by [`with_heap`](Self::with_heap) from now on.
+    pub(crate) fn set_heap(&self, heap: NonNull<HeapHeader>, ends_with_parent: bool) {
+        let node = self.node();
+        let _tree = ends_with_parent.then(|| TREE.lock());
+        // Release pairs with the Acquire in `Inspection::look`: who finds the heap sees it whole.
+        node.links.heap.store(heap.as_ptr(), Ordering::Release);
+        if ends_with_parent {
+            node.ends_with_parent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Where the account's heap stands until it is closed.
+    pub(crate) fn heap_place(&self) -> &AtomicPtr<HeapHeader> {
+        &self.node().links.heap
+    }
+
+    /// Whether it has a heap that is not closed.
+    pub(crate) fn names_heap(&self) -> bool {
+        !self.heap_place().load(Ordering::Relaxed).is_null()
+    }
+
+    /// Its heap no longer ends when the parent does. Takes the tree's lock.
+    pub(crate) fn outlive_parent(&self) {
         let _tree = TREE.lock();
-        self.node().links.heap.get().map(act)
+        self.node().ends_with_parent.store(false, Ordering::Relaxed);
+    }
+
+    /// The heap to be closed with the parent, given to `act` under the tree's lock: it is not freed
+    /// meanwhile. `act` takes no lock and waits for nobody.
+    pub(crate) fn with_heap<T>(&self, act: impl FnOnce(NonNull<HeapHeader>) -> T) -> Option<T> {
+        let (node, _tree) = (self.node(), TREE.lock());
+        // Relaxed: set under the lock, as the heap was of one that ends with its parent.
+        if !node.ends_with_parent.load(Ordering::Relaxed) {
+            return None;
+        }
+        NonNull::new(node.links.heap.load(Ordering::Relaxed)).map(act)
     }
 
     /// The node after this one below `root`, parents first.
@@ -194,11 +224,6 @@ impl Account {
         subtree(self).filter(move |account| account.name() == name)
     }
 
-    /// The `count` accounts of the subtree whose own heaps hold most, largest first.
-    pub fn largest(&self, count: usize) -> Vec<AccountReport> {
-        largest(subtree(self), count)
-    }
-
     /// Whether it is the process's.
     pub fn is_process(&self) -> bool {
         core::ptr::eq(self.node(), &PROCESS)
@@ -206,19 +231,18 @@ impl Account {
 }
 
 /// The `count` accounts of a walk whose own heaps hold most, largest first.
-pub fn largest(accounts: impl Iterator<Item = Account>, count: usize) -> Vec<AccountReport> {
-    let mut largest: Vec<AccountReport> = Vec::with_capacity(count.min(64).saturating_add(1));
+pub fn largest(accounts: impl Iterator<Item = Account>, count: usize) -> Vec<Account> {
+    let mut largest: Vec<(usize, Account)> = Vec::with_capacity(count.min(64).saturating_add(1));
     for account in accounts {
-        let report = account.report();
-        let held = report.usage.own_bytes;
+        let held = account.node().own.load(Ordering::Relaxed);
         if held == 0 {
             continue;
         }
-        let place = largest.partition_point(|other| other.usage.own_bytes >= held);
+        let place = largest.partition_point(|&(other, _)| other >= held);
         if place < count {
-            largest.insert(place, report);
+            largest.insert(place, (held, account));
             largest.truncate(count);
         }
     }
-    largest
+    largest.into_iter().map(|(_, account)| account).collect()
 }

@@ -24,14 +24,26 @@ impl AccountId {
 /// Figures of an account, with those of the accounts below it unless they say otherwise.
 ///
 /// What is counted in runs of chunks (committed, peak, total, overdraft) is exact at any time.
-/// `allocated_bytes` and `allocated_blocks` are exact when the heap was just asked, for its
-/// [`memory_usage`](crate::Heap::memory_usage) or its [`account`](crate::Heap::account), which any
-/// heap answers that is idle or runs on the asking thread. Otherwise they are as of the last time
-/// that it counted: it does so when it takes a chunk for small blocks, and the chunks that it took
-/// so since are a quarter of what it holds. So at most a quarter of `own_bytes` was allocated and
-/// not counted, beside blocks above 32 KiB, each a run; of what was freed since, nothing is known.
-/// Heaps of the slab strategy, threads' heaps among them, count only when they are asked. A heap
-/// that was closed counts none: see `escapees`.
+///
+/// `allocated_blocks` is exact of a heap that is not in use, or runs on the asking thread: it is
+/// counted when it is asked, whoever asks, by account or in a report. What others freed and it did
+/// not collect yet counts as allocated. `allocated_bytes` is the sum of the blocks' lengths, what
+/// was requested rounded up as [`block_length`](crate::Heap::block_length) says. A bump heap counts
+/// what lies behind its cursor instead, freed or not, for nothing is allocated there before the
+/// whole chunk is empty. Of other heaps:
+///
+/// - A thread's own slab that runs elsewhere is counted but for its magazines: up to 32 KiB of each
+///   length of blocks that it uses, or four blocks, count as allocated and are free. If its runner
+///   is at its chunks for long just then, for a large block say, the figures are the last ones.
+/// - A context's heap that runs elsewhere is as of the last time that it counted: it does so when
+///   it takes a chunk for small blocks, and the chunks that it took so since are a quarter of what
+///   it holds. So at most a quarter of `own_bytes` was allocated and not counted, beside blocks
+///   above 32 KiB, each a run; of what was freed since, nothing is known. One of the slab strategy
+///   counts only when it is asked while it is idle, or by its runner.
+/// - A heap that was closed counts none: see `escapees`.
+///
+/// Where the kernel lays no barrier for us (`membarrier(2)`, Linux 4.14; a sandbox may forbid it),
+/// heaps are counted by [`Heap::account`](crate::Heap::account) only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AccountUsage {
@@ -46,7 +58,7 @@ pub struct AccountUsage {
     pub total_bytes: u64,
     /// How many runs of chunks were ever charged.
     pub charges: u64,
-    /// Bytes in allocated blocks of the account's own heap.
+    /// Bytes in allocated blocks of the account's own heap; of a bump heap, an upper bound.
     pub allocated_bytes: usize,
     /// Allocated blocks of the account's own heap.
     pub allocated_blocks: usize,
@@ -115,13 +127,13 @@ impl Node {
 }
 
 impl Account {
-    /// What the account counts now. Any thread may ask, and stops nobody.
-    pub fn usage(&self) -> AccountUsage {
+    /// Its figures, with the blocks as they were counted last.
+    pub(crate) fn figures(&self) -> AccountUsage {
         self.node().usage()
     }
 
-    /// Its name, place and figures.
-    pub fn report(&self) -> AccountReport {
+    /// Its name, place and figures, with the blocks as they were counted last.
+    pub(crate) fn report_figures(&self) -> AccountReport {
         let node = self.node();
         AccountReport {
             id: node.id,

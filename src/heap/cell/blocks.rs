@@ -152,6 +152,7 @@ unsafe fn allocate_direct(
     // SAFETY: the caller runs the heap.
     let (run, this) = unsafe { (take_run(header, request, DIRECT)?, header_of(header)) };
     run.entry().live.set(1);
+    this.direct_blocks.set(this.direct_blocks.get() + 1);
     this.allocated_bytes.set(this.allocated_bytes.get() + run.bytes());
     if is_zeroed && !run.is_zeroed {
         // SAFETY: the run is the heap's alone.
@@ -176,6 +177,7 @@ pub(super) unsafe fn free<S: Strategy>(
             sites.forget(address);
         }
         if entry.tag.get() == DIRECT {
+            this.direct_blocks.set(this.direct_blocks.get() - 1);
             this.allocated_bytes.set(this.allocated_bytes.get() - run_of(entry).bytes());
             return_run(header, entry);
             return;

@@ -22,6 +22,7 @@ use super::runs::{disown, give_back_metadata, run_of, runs};
 use super::{EXTENT, EscapeReport, Header, header_of, strategy_of};
 use crate::region::{ChunkEntry, Metadata};
 use crate::strategy::{Extent, Strategy, extent_of};
+use crate::sync::inspection;
 use crate::sys;
 
 /// # Safety
@@ -47,6 +48,8 @@ pub(super) unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
             }
         }
         this.account.count_escapees(report.blocks as u64);
+        inspection::all().remove(this.account.heap_place(), header, &this.runner);
+        // Of one that has a successor that counts from nothing, too.
         this.account.set_allocated(0, 0);
         // Relaxed: the merges below publish it.
         this.remaining.store(survivors, Ordering::Relaxed);

@@ -7,7 +7,8 @@
 //! give back what is empty ([`super::tidy`]), although the runner may wake up at any time. Blocks
 //! in the front are out of its reach.
 //!
-//! Heaps of other strategies have no lock to take: nobody but their runner ever enters them.
+//! Heaps of other strategies have no lock to take: nobody but their runner ever enters them, or who
+//! counts their blocks while nobody runs them.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;

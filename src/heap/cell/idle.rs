@@ -173,5 +173,6 @@ pub(super) unsafe fn forget_blocks<S: Strategy>(header: Header) {
         this.first_spare.set(0);
         this.spares.set(0);
         this.allocated_bytes.set(0);
+        this.direct_blocks.set(0);
     }
 }

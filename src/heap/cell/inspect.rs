@@ -14,7 +14,7 @@ use crate::heap::account;
 use crate::numa::Residence;
 use crate::region::ChunkEntry;
 use crate::strategy::sites::log::SiteLog;
-use crate::strategy::slab::Slab;
+use crate::strategy::slab::{Back, Slab};
 use crate::strategy::{Strategy, extent_of};
 use crate::sys::{self, SystemError};
 use crate::units::CHUNK_BYTES;
@@ -44,6 +44,30 @@ pub(super) unsafe fn usage<S: Strategy>(header: Header) -> MemoryUsage {
         this.account.set_allocated(usage.allocated_bytes, usage.allocated_blocks);
         this.uncounted_steps.set(0);
         usage
+    }
+}
+
+/// How often the lock of a heap is tried whose runner may be at it, for some hundred instructions
+/// mostly.
+const MOST_TRIES: u32 = 1000;
+
+/// Tells the account what is allocated in a thread's heap that others run, unless its runner is at
+/// it: all that is behind the front, which holds some of it.
+///
+/// # Safety
+/// The heap is of the slab strategy, and is neither closed nor reset meanwhile.
+pub unsafe fn count_behind_front(header: Header) {
+    // SAFETY: the caller's contract; the lock is held for what follows.
+    unsafe {
+        // Not for ever: in a child of a fork a thread that is not there may hold it.
+        let guard = (0..MOST_TRIES).find_map(|_| {
+            core::hint::spin_loop();
+            Guard::try_of_another(header)
+        });
+        let Some(_guard) = guard else { return };
+        let (this, (blocks, bytes)) = (header_of(header), strategy_of::<Back>(header).used());
+        let direct_blocks = this.direct_blocks.get() as usize;
+        this.account.set_allocated(bytes + this.allocated_bytes.get(), blocks + direct_blocks);
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) use self::close::drop_remaining;
 pub use self::close::free_orphan;
 pub(super) use self::guard::Guard;
 pub(super) use self::idle::retire_emptied;
-pub use self::inspect::residence;
+pub use self::inspect::{count_behind_front, residence};
 pub(super) use self::tidy::{Tidying, tidy};
 use super::account::{AccountHandle, Refusal};
 use super::call_sites::CallSites;
@@ -141,6 +141,8 @@ pub fn create<S: Strategy + 'static>(
     create_with::<S>(settings, fast_path, source, account)
 }
 
+/// A heap as this one was when it was new, in its place in the account.
+///
 /// # Safety
 /// The heap is valid and of strategy `S`.
 unsafe fn recreate<S: Strategy + 'static>(header: Header) -> Option<Header> {
@@ -152,7 +154,19 @@ unsafe fn recreate<S: Strategy + 'static>(header: Header) -> Option<Header> {
         // SAFETY: the heap is new and nobody else's.
         unsafe { share(header) };
     }
+    // SAFETY: the heap is new.
+    unsafe { publish(header) };
     Some(header)
+}
+
+/// Has the account name its heap, to be counted by anyone, and closed with its parent.
+///
+/// # Safety
+/// The heap is not closed.
+pub unsafe fn publish(header: Header) {
+    // SAFETY: the caller's contract.
+    let this = unsafe { header.as_ref() };
+    this.account.set_heap(header, this.is_shared());
 }
 
 /// Makes a heap end with its parent.
@@ -189,6 +203,7 @@ fn create_with<S: Strategy + 'static>(
         held_bytes: Cell::new(0),
         peak_bytes: Cell::new(0),
         allocated_bytes: Cell::new(0),
+        direct_blocks: Cell::new(0),
         guard: RawLock::new(),
         guarded_steps: Cell::new(0),
         seen_steps: Cell::new(0),

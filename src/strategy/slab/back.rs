@@ -56,6 +56,14 @@ impl Back {
         }
     }
 
+    /// The blocks that are allocated or in front, and their bytes.
+    pub fn used(&self) -> (usize, usize) {
+        let blocks_of = |(class, count): (usize, &Count)| (class, count.used as usize);
+        let add =
+            |(blocks, bytes), (class, used)| (blocks + used, bytes + used * block_bytes(class));
+        self.counts.iter().enumerate().map(blocks_of).fold((0, 0), add)
+    }
+
     /// Takes a block back. Whether extents became empty.
     pub(super) fn put_back(&mut self, extent: &Extent, block: NonNull<u8>) -> bool {
         let class = class_of_extent(extent);

@@ -8,11 +8,13 @@
 //!   └──┴──┴──┴──┴──┴──┴─────────┘
 //! ```
 //!
-//! Which bytes are in memory the kernel says; how many are in blocks the heaps say, as of when each
-//! counted last. Costs a system call for each 2 MiB of committed address space.
+//! Which bytes are in memory the kernel says; how many are in blocks the heaps say, which are
+//! counted for this where they can be: see `AccountUsage`. Costs a system call for each 2 MiB of
+//! committed address space.
 
 use core::fmt::{self, Write};
 
+use super::super::accounts::reports;
 use super::super::scope::out_of_contexts;
 use super::svg::{self, Place};
 use crate::heap::{AccountId, AccountReport, accounts};
@@ -86,6 +88,8 @@ impl HeapMap {
     /// region. Where the kernel does not tell what is in memory, it ends there.
     pub fn now() -> Self {
         out_of_contexts(|| {
+            // A heap that is counted notes how full its chunks are.
+            reports(accounts());
             let mut chunks = Vec::new();
             for_each_chunk(|chunk| {
                 let held = chunk.held;
@@ -100,7 +104,7 @@ impl HeapMap {
                 });
             });
             // After the chunks, so that whose account is not found is one whose heap is gone.
-            let mut accounts: Vec<_> = accounts().map(|account| account.report()).collect();
+            let mut accounts: Vec<_> = accounts().map(|one| one.report_figures()).collect();
             accounts.sort_by_key(|account| account.id);
             Self { chunks, accounts }
         })

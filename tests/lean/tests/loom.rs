@@ -11,6 +11,8 @@ mod arena;
 mod child;
 #[path = "loom/heap.rs"]
 mod heap;
+#[path = "loom/inspection.rs"]
+mod inspection;
 #[path = "loom/store.rs"]
 mod store;
 

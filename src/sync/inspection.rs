@@ -1,0 +1,192 @@
+//! Looking into what nobody runs, from any thread, at no cost to those who enter it.
+//!
+//! Entering is a load and a plain store ([`Runner`]), so nobody else can claim an idle heap for a
+//! look: who enters would not notice. Instead each side first says what it does and then looks at
+//! what the other said:
+//!
+//! ```text
+//!   who looks                          who enters
+//!   active = true                      token = its own
+//!   a barrier on every processor       (the compiler keeps the order)
+//!   at = the runner                    is anyone active? no: go on
+//!   a fence                            a fence
+//!   is it idle? then look              while at = this runner: wait
+//!   at = nothing
+//!   active = false
+//! ```
+//!
+//! Who enters needs a fence between its store and its load, which would cost ten times as much as
+//! all the rest; the one who looks lays it for them, on every processor at once (`membarrier(2)`):
+//! afterwards everybody who did not see `active` has their token where it can be read.
+//!
+//! What is looked at is found through a place that its owner clears before it frees it: `at` keeps
+//! it until then, a hazard pointer.
+
+use core::ptr::NonNull;
+#[cfg(not(loom))]
+use core::sync::atomic::compiler_fence;
+
+use super::{AtomicPtr, AtomicUsize, Ordering, Runner, fence, relax};
+
+// Loom must find the models failing with these weakened.
+const ENTERS_WITHOUT_A_LOOK: bool = cfg!(heapswitch_weaken = "inspection_enter");
+const LOOKS_WITHOUT_A_FENCE: bool = cfg!(heapswitch_weaken = "inspection_fence");
+const FREES_AT_ONCE: bool = cfg!(heapswitch_weaken = "inspection_remove");
+const END: Ordering =
+    if cfg!(heapswitch_weaken = "inspection_end") { Ordering::Relaxed } else { Ordering::Release };
+
+/// What those who look and those who enter tell each other.
+///
+/// # Invariants
+/// - One looks at a time: calls of `begin`, `look` and `end` never overlap.
+/// - `at` is what is being looked at, or about to be; null at any other time.
+#[derive(Debug)]
+pub struct Inspection {
+    /// 1 while anyone looks.
+    active: AtomicUsize,
+    at: AtomicPtr<Runner>,
+}
+
+impl Inspection {
+    /// Nobody looks.
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self { active: AtomicUsize::new(0), at: AtomicPtr::new(core::ptr::null_mut()) }
+    }
+
+    /// Nobody looks.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self { active: AtomicUsize::new(0), at: AtomicPtr::new(core::ptr::null_mut()) }
+    }
+
+    /// Has all who enter ask from now on. `barrier` lays a full fence on every thread of the
+    /// process; false, and nothing has begun, where it cannot.
+    pub fn begin(&self, barrier: impl FnOnce() -> bool) -> bool {
+        self.activate();
+        let is_ordered = barrier();
+        if !is_ordered {
+            self.active.store(0, END);
+        }
+        is_ordered
+    }
+
+    /// Nobody need ask any more.
+    pub fn end(&self) {
+        // Release pairs with the Acquire in `is_active`: who enters sees what was done meanwhile.
+        self.active.store(0, END);
+    }
+
+    /// Calls `act` with what the place leads to, which is kept from being freed meanwhile, and from
+    /// being entered if nobody runs it; the flag says so. `None` where the place is empty.
+    pub fn look<T, R>(
+        &self,
+        place: &AtomicPtr<T>,
+        runner_of: impl Fn(NonNull<T>) -> NonNull<Runner>,
+        act: impl FnOnce(NonNull<T>, bool) -> R,
+    ) -> Option<R> {
+        let (found, runner) = loop {
+            let found = NonNull::new(place.load(Ordering::Acquire))?;
+            let runner = runner_of(found);
+            // Release, for whoever waits for the one before may see this one in its place.
+            self.at.store(runner.as_ptr(), END);
+            if !LOOKS_WITHOUT_A_FENCE {
+                // Pairs with the fence in `wait`: either they see what this looks at, or this sees
+                // that the place was cleared, or the token there.
+                fence(Ordering::SeqCst);
+            }
+            if place.load(Ordering::Acquire) == found.as_ptr() {
+                break (found, runner);
+            }
+            self.at.store(core::ptr::null_mut(), END);
+        };
+        // SAFETY: it was in the place after everybody could see what this looks at, so its owner
+        // waits in `pass` before freeing it.
+        let is_idle = unsafe { runner.as_ref() }.is_idle();
+        let result = act(found, is_idle);
+        // Release pairs with the Acquire in `wait`.
+        self.at.store(core::ptr::null_mut(), END);
+        Some(result)
+    }
+
+    /// As who has entered, after the store of its token; or who has emptied the place, before it
+    /// frees what was there. Waits while that is looked at.
+    #[inline]
+    pub fn pass(&self, runner: &Runner) {
+        if self.is_active() {
+            self.wait(runner);
+        }
+    }
+
+    /// Has nobody find what the place leads to, which this thread alone runs and is about to free.
+    pub fn remove<T>(&self, place: &AtomicPtr<T>, this: NonNull<T>, runner: &Runner) {
+        // Where a successor stands there already, that is left.
+        let order = (Ordering::Relaxed, Ordering::Relaxed);
+        let _ = place.compare_exchange(this.as_ptr(), core::ptr::null_mut(), order.0, order.1);
+        if !FREES_AT_ONCE {
+            self.pass(runner);
+        }
+    }
+
+    #[cfg(not(loom))]
+    fn activate(&self) {
+        // Relaxed: the barrier that follows orders it.
+        self.active.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether anybody looks, at whatever it is. For who has stored its token, or emptied a place.
+    #[cfg(not(loom))]
+    #[inline]
+    pub fn is_active(&self) -> bool {
+        // The compiler does not load it before the stores that it is to follow; the processor is
+        // kept from that by the barrier of who looks.
+        compiler_fence(Ordering::SeqCst);
+        // Acquire pairs with the Release in `end`.
+        !ENTERS_WITHOUT_A_LOOK && self.active.load(Ordering::Acquire) != 0
+    }
+
+    /// Loom has no barrier for other threads. Two changes of one word do the same: of those that
+    /// meet there the second sees what the first did before.
+    #[cfg(loom)]
+    fn activate(&self) {
+        self.active.swap(1, Ordering::AcqRel);
+    }
+
+    /// Whether anybody looks.
+    #[cfg(loom)]
+    pub fn is_active(&self) -> bool {
+        !ENTERS_WITHOUT_A_LOOK && self.active.fetch_add(0, Ordering::AcqRel) != 0
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait(&self, runner: &Runner) {
+        fence(Ordering::SeqCst);
+        let mut rounds = 0_u32;
+        // Acquire pairs with the Release in `look`.
+        while core::ptr::eq(self.at.load(Ordering::Acquire), runner) {
+            relax(rounds);
+            rounds = rounds.saturating_add(1);
+        }
+    }
+}
+
+impl Default for Inspection {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(not(loom))]
+static ALL: Inspection = Inspection::new();
+
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref ALL: Inspection = Inspection::new();
+}
+
+/// The process's: every [`Runner`] asks it.
+#[inline]
+pub fn all() -> &'static Inspection {
+    &ALL
+}
