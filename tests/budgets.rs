@@ -140,7 +140,8 @@ fn what_is_unused_goes_back_before_a_block_grows_over_a_limit() {
                 let grew = (0..100).any(|_| {
                     let heap = Heap::builder().hint(hint).limit(5 * CHUNK).policy(policy);
                     let did_grow = grows_by_the_last_chunk(&heap.build().unwrap(), is_freed_here);
-                    filled.push(Vec::<u8>::with_capacity(4 * CHUNK));
+                    let filler = Heap::with_hint(hint).unwrap();
+                    filled.push(filler.run(|| Vec::<u8>::with_capacity(4 * CHUNK)).unwrap());
                     did_grow
                 });
                 assert!(grew, "{hint:?} {policy:?}, freed here: {is_freed_here}");
