@@ -22,7 +22,10 @@ pub const CLOSED: u64 = 1 << 7;
 pub const HANDLE_GONE: u64 = 1 << 8;
 
 // Loom must find the model failing with these steps in the wrong order.
-const LOOKS_BEFORE_LEAVING: bool = cfg!(heapswitch_weaken = "child_leave");
+#[inline]
+fn looks_before_leaving() -> bool {
+    weakened!("child_leave", true, false)
+}
 
 /// What is left to do by who dropped a handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +65,7 @@ pub fn try_claim(runner: &Runner, signals: &Signals) -> bool {
 /// As who runs the child: `leave` ends the run. Whether it is to be closed then, after a claim.
 #[inline]
 pub fn leave(signals: &Signals, leave: impl FnOnce()) -> bool {
-    if LOOKS_BEFORE_LEAVING {
+    if looks_before_leaving() {
         let is_ended = signals.raise(0) & CLOSE != 0;
         leave();
         return is_ended;

@@ -12,11 +12,10 @@ const MERGED: i64 = 1;
 const ONE: i64 = 2;
 
 // Loom must find the models failing with these weakened.
-const RELEASE: Ordering = if cfg!(heapswitch_weaken = "chunk_word_release") {
-    Ordering::Relaxed
-} else {
-    Ordering::AcqRel
-};
+#[inline]
+fn release() -> Ordering {
+    weakened!("chunk_word_release", Ordering::Relaxed, Ordering::AcqRel)
+}
 
 /// The count of a run's surviving blocks, and whether the closer has merged.
 #[derive(Debug)]
@@ -44,7 +43,7 @@ impl ChunkWord {
     pub fn release(&self, blocks: u32) -> bool {
         let change = i64::from(blocks) * ONE;
         // AcqRel: each free happens before the give-back by the last one.
-        self.word.fetch_sub(change, RELEASE) - change == MERGED
+        self.word.fetch_sub(change, release()) - change == MERGED
     }
 
     /// Adds the runner's count; once, by the closer. True if nothing survives.
@@ -52,7 +51,7 @@ impl ChunkWord {
     pub fn merge(&self, blocks: u32) -> bool {
         let change = i64::from(blocks) * ONE + MERGED;
         // AcqRel: as in `release`.
-        self.word.fetch_add(change, RELEASE) + change == MERGED
+        self.word.fetch_add(change, release()) + change == MERGED
     }
 
     /// Makes the word as new. Called by whoever has the run alone.

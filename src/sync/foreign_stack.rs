@@ -15,16 +15,14 @@ const EMPTY: u64 = 0;
 const CLOSED: u64 = u64::MAX;
 
 // Loom must find the models failing with these weakened.
-const PUSH: Ordering = if cfg!(heapswitch_weaken = "foreign_stack_push") {
-    Ordering::Relaxed
-} else {
-    Ordering::Release
-};
-const TAKE: Ordering = if cfg!(heapswitch_weaken = "foreign_stack_take") {
-    Ordering::Relaxed
-} else {
-    Ordering::Acquire
-};
+#[inline]
+fn push() -> Ordering {
+    weakened!("foreign_stack_push", Ordering::Relaxed, Ordering::Release)
+}
+#[inline]
+fn take() -> Ordering {
+    weakened!("foreign_stack_take", Ordering::Relaxed, Ordering::Acquire)
+}
 
 /// Where links between blocks are stored: in the freed memory itself.
 ///
@@ -81,7 +79,7 @@ impl ForeignStack {
             unsafe { links.set_next(last, head) };
             // Release pairs with the Acquire in `take_all` and `close`: the links, and whatever was
             // written to the blocks before they were freed, are seen before the blocks are reused.
-            match self.head.compare_exchange_weak(head, first, PUSH, Ordering::Relaxed) {
+            match self.head.compare_exchange_weak(head, first, push(), Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(current) => head = current,
             }
@@ -95,13 +93,13 @@ impl ForeignStack {
             return EMPTY;
         }
         // Acquire pairs with the Release in `push`.
-        self.head.swap(EMPTY, TAKE)
+        self.head.swap(EMPTY, take())
     }
 
     /// Closes the stack for ever and takes what it held. Called once, by the closer.
     pub fn close(&self) -> BlockId {
         // Acquire pairs with the Release in `push`.
-        self.head.swap(CLOSED, TAKE)
+        self.head.swap(CLOSED, take())
     }
 }
 

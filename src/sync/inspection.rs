@@ -29,11 +29,22 @@ use core::sync::atomic::compiler_fence;
 use super::{AtomicPtr, AtomicUsize, Ordering, Runner, fence, relax};
 
 // Loom must find the models failing with these weakened.
-const ENTERS_WITHOUT_A_LOOK: bool = cfg!(heapswitch_weaken = "inspection_enter");
-const LOOKS_WITHOUT_A_FENCE: bool = cfg!(heapswitch_weaken = "inspection_fence");
-const FREES_AT_ONCE: bool = cfg!(heapswitch_weaken = "inspection_remove");
-const END: Ordering =
-    if cfg!(heapswitch_weaken = "inspection_end") { Ordering::Relaxed } else { Ordering::Release };
+#[inline]
+fn enters_without_a_look() -> bool {
+    weakened!("inspection_enter", true, false)
+}
+#[inline]
+fn looks_without_a_fence() -> bool {
+    weakened!("inspection_fence", true, false)
+}
+#[inline]
+fn frees_at_once() -> bool {
+    weakened!("inspection_remove", true, false)
+}
+#[inline]
+fn end() -> Ordering {
+    weakened!("inspection_end", Ordering::Relaxed, Ordering::Release)
+}
 
 /// What those who look and those who enter tell each other.
 ///
@@ -66,7 +77,7 @@ impl Inspection {
         self.activate();
         let is_ordered = barrier();
         if !is_ordered {
-            self.active.store(0, END);
+            self.active.store(0, end());
         }
         is_ordered
     }
@@ -74,7 +85,7 @@ impl Inspection {
     /// Nobody need ask any more.
     pub fn end(&self) {
         // Release pairs with the Acquire in `is_active`: who enters sees what was done meanwhile.
-        self.active.store(0, END);
+        self.active.store(0, end());
     }
 
     /// Calls `act` with what the place leads to, which is kept from being freed meanwhile, and from
@@ -89,8 +100,8 @@ impl Inspection {
             let found = NonNull::new(place.load(Ordering::Acquire))?;
             let runner = runner_of(found);
             // Release, for whoever waits for the one before may see this one in its place.
-            self.at.store(runner.as_ptr(), END);
-            if !LOOKS_WITHOUT_A_FENCE {
+            self.at.store(runner.as_ptr(), end());
+            if !looks_without_a_fence() {
                 // Pairs with the fence in `wait`: either they see what this looks at, or this sees
                 // that the place was cleared, or the token there.
                 fence(Ordering::SeqCst);
@@ -98,14 +109,14 @@ impl Inspection {
             if place.load(Ordering::Acquire) == found.as_ptr() {
                 break (found, runner);
             }
-            self.at.store(core::ptr::null_mut(), END);
+            self.at.store(core::ptr::null_mut(), end());
         };
         // SAFETY: it was in the place after everybody could see what this looks at, so its owner
         // waits in `pass` before freeing it.
         let is_idle = unsafe { runner.as_ref() }.is_idle();
         let result = act(found, is_idle);
         // Release pairs with the Acquire in `wait`.
-        self.at.store(core::ptr::null_mut(), END);
+        self.at.store(core::ptr::null_mut(), end());
         Some(result)
     }
 
@@ -123,7 +134,7 @@ impl Inspection {
         // Where a successor stands there already, that is left.
         let order = (Ordering::Relaxed, Ordering::Relaxed);
         let _ = place.compare_exchange(this.as_ptr(), core::ptr::null_mut(), order.0, order.1);
-        if !FREES_AT_ONCE {
+        if !frees_at_once() {
             self.pass(runner);
         }
     }
@@ -142,7 +153,7 @@ impl Inspection {
         // kept from that by the barrier of who looks.
         compiler_fence(Ordering::SeqCst);
         // Acquire pairs with the Release in `end`.
-        !ENTERS_WITHOUT_A_LOOK && self.active.load(Ordering::Acquire) != 0
+        !enters_without_a_look() && self.active.load(Ordering::Acquire) != 0
     }
 
     /// Loom has no barrier for other threads. Two changes of one word do the same: of those that
@@ -155,7 +166,7 @@ impl Inspection {
     /// Whether anybody looks.
     #[cfg(loom)]
     pub fn is_active(&self) -> bool {
-        !ENTERS_WITHOUT_A_LOOK && self.active.fetch_add(0, Ordering::AcqRel) != 0
+        !enters_without_a_look() && self.active.fetch_add(0, Ordering::AcqRel) != 0
     }
 
     #[cold]

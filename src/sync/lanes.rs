@@ -29,12 +29,18 @@ const EMPTY: u32 = 0;
 const CLOSED: u32 = u32::MAX;
 
 // Loom must find the models failing with these weakened.
-pub(super) const ANNOUNCE: Ordering =
-    if cfg!(heapswitch_weaken = "lanes_announce") { Ordering::Acquire } else { Ordering::SeqCst };
-pub(super) const SCAN: Ordering =
-    if cfg!(heapswitch_weaken = "lanes_scan") { Ordering::Acquire } else { Ordering::SeqCst };
-const WITHDRAW: Ordering =
-    if cfg!(heapswitch_weaken = "lanes_withdraw") { Ordering::Relaxed } else { Ordering::Release };
+#[inline]
+pub(super) fn announce() -> Ordering {
+    weakened!("lanes_announce", Ordering::Acquire, Ordering::SeqCst)
+}
+#[inline]
+pub(super) fn scan() -> Ordering {
+    weakened!("lanes_scan", Ordering::Acquire, Ordering::SeqCst)
+}
+#[inline]
+fn withdraw() -> Ordering {
+    weakened!("lanes_withdraw", Ordering::Relaxed, Ordering::Release)
+}
 
 /// Between an access with the first ordering and one with the second. The language has SeqCst
 /// accesses in one order without more, and a fence would cost as much as the compare-and-swap.
@@ -76,9 +82,9 @@ impl Announcement<'_> {
     /// Ends it; once, and nothing of the record is read afterwards.
     #[inline]
     pub fn withdraw(&self) {
-        // Release pairs with the SCAN in `each`: what was read is read before it is overwritten. A
+        // Release pairs with the scan() in `each`: what was read is read before it is overwritten. A
         // later announcement in the same word is a read-modify-write, which hands that on.
-        self.word.store(EMPTY, WITHDRAW);
+        self.word.store(EMPTY, withdraw());
     }
 }
 
@@ -108,8 +114,8 @@ impl Lanes {
         let words = &self.lanes[lane].words;
         if words[WORDS - 1].load(Ordering::Relaxed) == CLOSED {
             // Before the words can be taken: SeqCst as for those. Release in the second pairs with
-            // ANNOUNCE, for another thread of this lane.
-            self.opened.fetch_or(1 << lane, ANNOUNCE);
+            // announce(), for another thread of this lane.
+            self.opened.fetch_or(1 << lane, announce());
             for word in words {
                 let _ = word.compare_exchange(CLOSED, EMPTY, Ordering::Release, Ordering::Relaxed);
             }
@@ -120,10 +126,10 @@ impl Lanes {
 
     #[inline]
     fn take(word: &AtomicU32, record: u32) -> bool {
-        // SeqCst pairs with SCAN: see the head of the file. Acquire pairs with WITHDRAW, so that
+        // SeqCst pairs with scan(): see the head of the file. Acquire pairs with withdraw(), so that
         // whoever sees this announcement withdrawn sees the one before withdrawn.
         word.load(Ordering::Relaxed) == EMPTY
-            && word.compare_exchange(EMPTY, record + 1, ANNOUNCE, Ordering::Relaxed).is_ok()
+            && word.compare_exchange(EMPTY, record + 1, announce(), Ordering::Relaxed).is_ok()
     }
 
     /// Every record that is announced. One that the caller made unreadable before, by a SeqCst
@@ -131,11 +137,11 @@ impl Lanes {
     /// on, and what was read of it is done.
     #[inline]
     pub fn each(&self, mut note: impl FnMut(u32)) {
-        // SeqCst and Acquire pair with ANNOUNCE and WITHDRAW.
-        let mut opened = self.opened.load(SCAN);
+        // SeqCst and Acquire pair with announce() and withdraw().
+        let mut opened = self.opened.load(scan());
         while opened != 0 {
             for word in &self.lanes[opened.trailing_zeros() as usize % LANES].words {
-                let word = word.load(SCAN);
+                let word = word.load(scan());
                 if word != EMPTY && word != CLOSED {
                     note(word - 1);
                 }

@@ -3,6 +3,16 @@
 //! With `--cfg loom` the atomics are loom's, so that loom runs the shipped source of every protocol
 //! and not a copy of it. The types here know nothing of heaps: links are stored through a trait.
 
+/// What loom must find the models failing with, in place of what is right: `weakened!("name", WRONG,
+/// RIGHT)` is WRONG where the models are built with `--cfg heapswitch_weaken` and run with
+/// `HEAPSWITCH_WEAKEN=name`, and RIGHT in any other program.
+macro_rules! weakened {
+    ($name:literal, $wrong:expr, $right:expr) => {
+        if cfg!(heapswitch_weaken) && $crate::sync::is_weakened($name) { $wrong } else { $right }
+    };
+}
+pub(crate) use weakened;
+
 pub mod child;
 pub mod chunk_word;
 pub mod foreign_stack;
@@ -45,4 +55,10 @@ pub(crate) fn relax(rounds: u32) {
 #[cfg(loom)]
 pub(crate) fn relax(_: u32) {
     loom::thread::yield_now();
+}
+
+/// See [`weakened`].
+pub(crate) fn is_weakened(name: &str) -> bool {
+    static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    CHOSEN.get_or_init(|| std::env::var("HEAPSWITCH_WEAKEN").ok()).as_deref() == Some(name)
 }

@@ -14,7 +14,7 @@
 //! whoever leaves the word at zero, the last counted reader, the mover or the one who freed, gives
 //! the block back, unless it is announced: then it is withheld until it is not.
 
-use super::lanes::{ANNOUNCE, Announcement, Lanes, SCAN, in_one_order};
+use super::lanes::{Announcement, Lanes, announce, in_one_order, scan};
 use super::{AtomicU64, Ordering};
 
 const OWNED: u64 = 1 << 63;
@@ -23,22 +23,38 @@ const BUSY: u64 = 1 << 62;
 const READER: u64 = 1;
 
 // Loom must find the models failing with these weakened.
-const PIN: Ordering =
-    if cfg!(heapswitch_weaken = "pins_pin") { Ordering::Relaxed } else { Ordering::Acquire };
-const LOOK: Ordering =
-    if cfg!(heapswitch_weaken = "pins_look") { Ordering::Relaxed } else { Ordering::SeqCst };
-const FINISH: Ordering =
-    if cfg!(heapswitch_weaken = "pins_finish") { Ordering::Relaxed } else { Ordering::Release };
-const UNPIN: Ordering =
-    if cfg!(heapswitch_weaken = "pins_unpin") { Ordering::Relaxed } else { Ordering::AcqRel };
-const CLAIM: Ordering =
-    if cfg!(heapswitch_weaken = "pins_claim") { Ordering::Acquire } else { Ordering::SeqCst };
-const UNCLAIM: Ordering =
-    if cfg!(heapswitch_weaken = "pins_unclaim") { Ordering::Relaxed } else { Ordering::AcqRel };
-const MEANING: Ordering =
-    if cfg!(heapswitch_weaken = "pins_meaning") { Ordering::Acquire } else { Ordering::SeqCst };
-const CHANGE: Ordering =
-    if cfg!(heapswitch_weaken = "pins_change") { Ordering::AcqRel } else { Ordering::SeqCst };
+#[inline]
+fn pin() -> Ordering {
+    weakened!("pins_pin", Ordering::Relaxed, Ordering::Acquire)
+}
+#[inline]
+fn look() -> Ordering {
+    weakened!("pins_look", Ordering::Relaxed, Ordering::SeqCst)
+}
+#[inline]
+fn finish() -> Ordering {
+    weakened!("pins_finish", Ordering::Relaxed, Ordering::Release)
+}
+#[inline]
+fn unpin() -> Ordering {
+    weakened!("pins_unpin", Ordering::Relaxed, Ordering::AcqRel)
+}
+#[inline]
+fn claim() -> Ordering {
+    weakened!("pins_claim", Ordering::Acquire, Ordering::SeqCst)
+}
+#[inline]
+fn unclaim() -> Ordering {
+    weakened!("pins_unclaim", Ordering::Relaxed, Ordering::AcqRel)
+}
+#[inline]
+fn read_meaning() -> Ordering {
+    weakened!("pins_meaning", Ordering::Acquire, Ordering::SeqCst)
+}
+#[inline]
+fn change() -> Ordering {
+    weakened!("pins_change", Ordering::AcqRel, Ordering::SeqCst)
+}
 
 /// What holds a block where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,9 +120,9 @@ impl Pins {
     /// Ends the claim that [`begin`](Self::begin) made, before any key means the record.
     #[inline]
     pub fn finish(&self) {
-        // Release pairs with the Acquire in `claim`, `pin` and LOOK. A store, for nobody else has
+        // Release pairs with the Acquire in `claim`, `pin` and look(). A store, for nobody else has
         // changed the word: it allows no pin and no claim, and only who changed a key disowns.
-        self.word.store(OWNED, FINISH);
+        self.word.store(OWNED, finish());
     }
 
     /// Whether a reader that has announced the block may read it; else what keeps it from that.
@@ -114,8 +130,8 @@ impl Pins {
     fn look_announced(&self) -> Result<(), Hold> {
         // SeqCst comes after the announcement in the order of all threads, and pairs with `claim`.
         // Acquire pairs with the Release in `unclaim`: what was copied to the block is seen.
-        in_one_order(ANNOUNCE, LOOK);
-        let word = self.word.load(LOOK);
+        in_one_order(announce(), look());
+        let word = self.word.load(look());
         if word & (OWNED | BUSY) == OWNED {
             return Ok(());
         }
@@ -129,7 +145,7 @@ impl Pins {
         let mut word = OWNED;
         while word & (OWNED | BUSY) == OWNED {
             // Acquire pairs with the Release in `unclaim`: what was copied to the block is seen.
-            match self.word.compare_exchange_weak(word, word + READER, PIN, Ordering::Relaxed) {
+            match self.word.compare_exchange_weak(word, word + READER, pin(), Ordering::Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(current) => word = current,
             }
@@ -146,7 +162,7 @@ impl Pins {
     pub fn unpin(&self) -> bool {
         // Release pairs with the Acquire in `claim`, and with that of whoever gives the block back:
         // what was read is read before the memory is written. Acquire: the same, if it is this one.
-        self.word.fetch_sub(READER, UNPIN) == READER
+        self.word.fetch_sub(READER, unpin()) == READER
     }
 
     /// Claims the block for a copy to or from it, if nothing that is counted holds it; else says
@@ -155,9 +171,9 @@ impl Pins {
     pub fn claim(&self) -> Result<(), Hold> {
         // Acquire pairs with the Release in `unpin` and `unclaim`; SeqCst comes before the caller's
         // way through the lanes in the order of all threads.
-        match self.word.compare_exchange(OWNED, OWNED | BUSY, CLAIM, Ordering::Relaxed) {
+        match self.word.compare_exchange(OWNED, OWNED | BUSY, claim(), Ordering::Relaxed) {
             Ok(_) => {
-                in_one_order(CLAIM, SCAN);
+                in_one_order(claim(), scan());
                 Ok(())
             }
             // What held it may have ended since: then the caller may as well try again.
@@ -170,7 +186,7 @@ impl Pins {
     #[must_use]
     pub fn unclaim(&self) -> bool {
         // Release pairs with the Acquire in `pin` and `claim`. Acquire: with `disown`.
-        self.word.fetch_and(!BUSY, UNCLAIM) == BUSY
+        self.word.fetch_and(!BUSY, unclaim()) == BUSY
     }
 
     /// As [`disown`](Self::disown), but only where nothing that is counted holds the block; else it
@@ -242,7 +258,7 @@ impl KeyWord {
     pub fn meaning(&self) -> Meaning {
         // Acquire pairs with the Release in `publish` and `change`; SeqCst comes after a reader's
         // announcement in the order of all threads.
-        Meaning::from_word(self.word.load(MEANING))
+        Meaning::from_word(self.word.load(read_meaning()))
     }
 
     /// Gives the key a meaning. Called by who took the unused key.
@@ -256,9 +272,9 @@ impl KeyWord {
         // As in `publish` and `meaning`; SeqCst comes before the way through the lanes of whoever
         // gives the block back.
         let (old, new) = (old.to_word(), new.to_word());
-        let is_changed = self.word.compare_exchange(old, new, CHANGE, Ordering::Relaxed).is_ok();
+        let is_changed = self.word.compare_exchange(old, new, change(), Ordering::Relaxed).is_ok();
         if is_changed {
-            in_one_order(CHANGE, SCAN);
+            in_one_order(change(), scan());
         }
         is_changed
     }
@@ -336,7 +352,7 @@ where
             };
             // The record was this key's when it was read. If it is still, then whoever takes it
             // away finds the announcement; and so does who claims it, if it is not busy now.
-            in_one_order(ANNOUNCE, MEANING);
+            in_one_order(announce(), read_meaning());
             let found = if key.meaning() == meaning {
                 record.pins().look_announced()
             } else {

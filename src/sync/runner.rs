@@ -42,10 +42,14 @@ const CLOSED: u64 = u64::MAX;
 const SHARED: u64 = CLOSED - 2;
 
 // Loom must find the models failing with these weakened.
-const CLAIM: Ordering =
-    if cfg!(heapswitch_weaken = "runner_claim") { Ordering::Relaxed } else { Ordering::Acquire };
-const LEAVE: Ordering =
-    if cfg!(heapswitch_weaken = "runner_leave") { Ordering::Relaxed } else { Ordering::Release };
+#[inline]
+fn claim() -> Ordering {
+    weakened!("runner_claim", Ordering::Relaxed, Ordering::Acquire)
+}
+#[inline]
+fn leave() -> Ordering {
+    weakened!("runner_leave", Ordering::Relaxed, Ordering::Release)
+}
 
 /// What a thread is to a heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,14 +172,14 @@ impl Runner {
     #[inline]
     pub fn try_claim(&self, token: Token) -> bool {
         // Acquire pairs with the Release in `leave_shared`.
-        self.token.compare_exchange(SHARED, token.0, CLAIM, Ordering::Relaxed).is_ok()
+        self.token.compare_exchange(SHARED, token.0, claim(), Ordering::Relaxed).is_ok()
     }
 
     /// Ends the run of a heap that ends with its parent. Called by the runner.
     #[inline]
     pub fn leave_shared(&self) {
         // Release pairs with the Acquire in `try_claim`.
-        self.token.store(SHARED, LEAVE);
+        self.token.store(SHARED, leave());
     }
 
     /// As [`try_enter`](Self::try_enter), unless the heap is bound to a thread, ends with its
@@ -227,14 +231,14 @@ impl Runner {
     pub fn leave_bound(&self) {
         let token = self.token.load(Ordering::Relaxed);
         // Release pairs with the Acquire in `try_enter_bound`.
-        self.token.store(token | BOUND, LEAVE);
+        self.token.store(token | BOUND, leave());
     }
 
     /// Ends the run. Called by the runner.
     #[inline]
     pub fn leave(&self) {
         // Release pairs with the Acquire in `try_enter`.
-        self.token.store(IDLE, LEAVE);
+        self.token.store(IDLE, leave());
     }
 
     /// Nobody ever runs it again. Called by the runner.

@@ -6,8 +6,10 @@
 use super::{AtomicU64, Ordering};
 
 // Loom must find the model failing with this weakened.
-const CHANGE: Ordering =
-    if cfg!(heapswitch_weaken = "signals_change") { Ordering::Relaxed } else { Ordering::AcqRel };
+#[inline]
+fn change() -> Ordering {
+    weakened!("signals_change", Ordering::Relaxed, Ordering::AcqRel)
+}
 
 /// The bits.
 #[derive(Debug)]
@@ -36,12 +38,12 @@ impl Signals {
 
     /// Sets bits, or only looks, in order with the others; what was set before.
     pub fn raise(&self, bits: u64) -> u64 {
-        self.bits.fetch_or(bits, CHANGE)
+        self.bits.fetch_or(bits, change())
     }
 
     /// Clears bits; which of them were set.
     pub fn lower(&self, bits: u64) -> u64 {
-        self.bits.fetch_and(!bits, CHANGE) & bits
+        self.bits.fetch_and(!bits, change()) & bits
     }
 }
 

@@ -23,27 +23,33 @@
 //! counter would be a second contended word, and never agree with the stack.
 #![forbid(unsafe_code)]
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, weakened};
 
 /// Orderings that the loom model shows to be needed, each by failing without it.
 mod orderings {
-    use super::Ordering;
+    use super::{Ordering, weakened};
 
-    /// A pop or a push reads the head: pairs with [`PUSH`], so that the link of the top, and what
+    /// A pop or a push reads the head: pairs with [`push`], so that the link of the top, and what
     /// its last user wrote into the block, is seen.
-    pub(super) const READ_HEAD: Ordering =
-        if cfg!(heapswitch_weaken = "arena_pop") { Ordering::Relaxed } else { Ordering::Acquire };
+    #[inline]
+    pub(super) fn read_head() -> Ordering {
+        weakened!("arena_pop", Ordering::Relaxed, Ordering::Acquire)
+    }
 
-    /// A push publishes its link and the block's contents: pairs with [`READ_HEAD`]. Pops in
+    /// A push publishes its link and the block's contents: pairs with [`read_head`]. Pops in
     /// between are read-modify-writes, so they carry it on.
-    pub(super) const PUSH: Ordering =
-        if cfg!(heapswitch_weaken = "arena_push") { Ordering::Relaxed } else { Ordering::Release };
+    #[inline]
+    pub(super) fn push() -> Ordering {
+        weakened!("arena_push", Ordering::Relaxed, Ordering::Release)
+    }
 
     /// What a pop adds to the head's tag.
-    pub(super) const TAG_STEP: u64 =
-        if cfg!(heapswitch_weaken = "arena_tag") { 0 } else { super::TAG_ONE };
+    #[inline]
+    pub(super) fn tag_step() -> u64 {
+        weakened!("arena_tag", 0, super::TAG_ONE)
+    }
 }
-use orderings::{PUSH, READ_HEAD, TAG_STEP};
+use orderings::{push, read_head, tag_step};
 
 /// Bits of a number plus one; zero is the end.
 const INDEX_BITS: u32 = 26;
@@ -103,17 +109,17 @@ impl IndexStack {
     pub fn push(&self, links: &impl Links, pushed: Popped) -> usize {
         let link = links.link(pushed.index);
         let flag = if pushed.flag { FLAG } else { 0 };
-        let mut head = self.head.load(READ_HEAD);
+        let mut head = self.head.load(read_head());
         loop {
             let depth = 1 + index_of(head).map_or(0, |top| {
-                // Relaxed: READ_HEAD saw the push of the top. If it was popped since, the depth is
+                // Relaxed: read_head() saw the push of the top. If it was popped since, the depth is
                 // nonsense, and the exchange fails.
                 links.link(top).load(Ordering::Relaxed) >> DEPTH_SHIFT
             });
-            // Relaxed: PUSH publishes it.
+            // Relaxed: push() publishes it.
             link.store(depth << DEPTH_SHIFT | flag | (head & INDEX_MASK), Ordering::Relaxed);
             let new = (head & !INDEX_MASK) | (u64::from(pushed.index) + 1);
-            match self.head.compare_exchange_weak(head, new, PUSH, READ_HEAD) {
+            match self.head.compare_exchange_weak(head, new, push(), read_head()) {
                 Ok(_) => return depth as usize,
                 Err(current) => head = current,
             }
@@ -123,14 +129,14 @@ impl IndexStack {
     /// Pops the number that was pushed last.
     #[inline]
     pub fn pop(&self, links: &impl Links) -> Option<Popped> {
-        let mut head = self.head.load(READ_HEAD);
+        let mut head = self.head.load(read_head());
         loop {
             let index = index_of(head)?;
-            // Relaxed: READ_HEAD saw the push of the top. If another thread popped it since, this
+            // Relaxed: read_head() saw the push of the top. If another thread popped it since, this
             // may be a newer link, and the exchange fails by the tag.
             let link = links.link(index).load(Ordering::Relaxed);
             let new = next_tag(head) | (link & INDEX_MASK);
-            match self.head.compare_exchange_weak(head, new, READ_HEAD, READ_HEAD) {
+            match self.head.compare_exchange_weak(head, new, read_head(), read_head()) {
                 Ok(_) => return Some(Popped { index, flag: link & FLAG != 0 }),
                 Err(current) => head = current,
             }
@@ -139,10 +145,10 @@ impl IndexStack {
 
     /// Takes everything: the caller owns every number of the chain, see [`Chain`].
     pub fn take_all(&self) -> Chain {
-        let mut head = self.head.load(READ_HEAD);
+        let mut head = self.head.load(read_head());
         loop {
             // A weak exchange to the same word is fine for an empty stack, too.
-            match self.head.compare_exchange_weak(head, next_tag(head), READ_HEAD, READ_HEAD) {
+            match self.head.compare_exchange_weak(head, next_tag(head), read_head(), read_head()) {
                 Ok(_) => return Chain { top: head },
                 Err(current) => head = current,
             }
@@ -159,7 +165,7 @@ impl Default for IndexStack {
 /// A head's tag, one step on, with an empty stack.
 #[inline]
 fn next_tag(head: u64) -> u64 {
-    (head & !INDEX_MASK).wrapping_add(TAG_STEP)
+    (head & !INDEX_MASK).wrapping_add(tag_step())
 }
 
 /// The number that the low bits of a head or a link stand for.

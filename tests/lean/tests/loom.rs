@@ -1,8 +1,9 @@
 //! Models of the lock-free structures, run by loom over the shipped source:
 //! `RUSTFLAGS="--cfg loom" cargo test -p heapswitch-lean-tests --release --test loom`.
 //!
-//! Each line of `loom/weakenings.txt` is a name for `--cfg heapswitch_weaken="name"`, and with it
-//! some model here must fail: that shows that the model sees what the ordering is for.
+//! Each line of `loom/weakenings.txt` has the name of something that is wrong where the models are
+//! built with `--cfg heapswitch_weaken` and run with `HEAPSWITCH_WEAKEN=name`, and the file of
+//! models one of which must fail then: that shows that the model sees what the ordering is for.
 #![cfg(loom)]
 
 #[path = "loom/arena.rs"]
