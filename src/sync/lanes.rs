@@ -82,7 +82,7 @@ impl Announcement<'_> {
     /// Ends it; once, and nothing of the record is read afterwards.
     #[inline]
     pub fn withdraw(&self) {
-        // Release pairs with the scan() in `each`: what was read is read before it is overwritten. A
+        // Release pairs with the scan in `each`: what was read is read before it is overwritten. A
         // later announcement in the same word is a read-modify-write, which hands that on.
         self.word.store(EMPTY, withdraw());
     }
@@ -126,8 +126,8 @@ impl Lanes {
 
     #[inline]
     fn take(word: &AtomicU32, record: u32) -> bool {
-        // SeqCst pairs with scan(): see the head of the file. Acquire pairs with withdraw(), so that
-        // whoever sees this announcement withdrawn sees the one before withdrawn.
+        // SeqCst pairs with the scan: see the head of the file. Acquire pairs with `withdraw`, so
+        // that whoever sees this announcement withdrawn sees the one before withdrawn.
         word.load(Ordering::Relaxed) == EMPTY
             && word.compare_exchange(EMPTY, record + 1, announce(), Ordering::Relaxed).is_ok()
     }
@@ -137,7 +137,7 @@ impl Lanes {
     /// on, and what was read of it is done.
     #[inline]
     pub fn each(&self, mut note: impl FnMut(u32)) {
-        // SeqCst and Acquire pair with announce() and withdraw().
+        // SeqCst and Acquire pair with `announce` and `withdraw`.
         let mut opened = self.opened.load(scan());
         while opened != 0 {
             for word in &self.lanes[opened.trailing_zeros() as usize % LANES].words {

@@ -3,8 +3,8 @@
 //! With `--cfg loom` the atomics are loom's, so that loom runs the shipped source of every protocol
 //! and not a copy of it. The types here know nothing of heaps: links are stored through a trait.
 
-/// What loom must find the models failing with, in place of what is right: `weakened!("name", WRONG,
-/// RIGHT)` is WRONG where the models are built with `--cfg heapswitch_weaken` and run with
+/// What loom must find the models failing with, in place of what is right: `weakened!("name",
+/// WRONG, RIGHT)` is WRONG where the models are built with `--cfg heapswitch_weaken` and run with
 /// `HEAPSWITCH_WEAKEN=name`, and RIGHT in any other program.
 macro_rules! weakened {
     ($name:literal, $wrong:expr, $right:expr) => {

@@ -120,7 +120,7 @@ impl Pins {
     /// Ends the claim that [`begin`](Self::begin) made, before any key means the record.
     #[inline]
     pub fn finish(&self) {
-        // Release pairs with the Acquire in `claim`, `pin` and look(). A store, for nobody else has
+        // Release pairs with the Acquire in `claim`, `pin` and `look`. A store, for nobody else has
         // changed the word: it allows no pin and no claim, and only who changed a key disowns.
         self.word.store(OWNED, finish());
     }

@@ -112,11 +112,11 @@ impl IndexStack {
         let mut head = self.head.load(read_head());
         loop {
             let depth = 1 + index_of(head).map_or(0, |top| {
-                // Relaxed: read_head() saw the push of the top. If it was popped since, the depth is
+                // Relaxed: the read head saw the top's push. If it was popped since, the depth is
                 // nonsense, and the exchange fails.
                 links.link(top).load(Ordering::Relaxed) >> DEPTH_SHIFT
             });
-            // Relaxed: push() publishes it.
+            // Relaxed: the push publishes it.
             link.store(depth << DEPTH_SHIFT | flag | (head & INDEX_MASK), Ordering::Relaxed);
             let new = (head & !INDEX_MASK) | (u64::from(pushed.index) + 1);
             match self.head.compare_exchange_weak(head, new, push(), read_head()) {
@@ -132,7 +132,7 @@ impl IndexStack {
         let mut head = self.head.load(read_head());
         loop {
             let index = index_of(head)?;
-            // Relaxed: read_head() saw the push of the top. If another thread popped it since, this
+            // Relaxed: the read head saw the push of the top. If another thread popped it since, this
             // may be a newer link, and the exchange fails by the tag.
             let link = links.link(index).load(Ordering::Relaxed);
             let new = next_tag(head) | (link & INDEX_MASK);
