@@ -132,8 +132,8 @@ impl IndexStack {
         let mut head = self.head.load(read_head());
         loop {
             let index = index_of(head)?;
-            // Relaxed: the read head saw the push of the top. If another thread popped it since, this
-            // may be a newer link, and the exchange fails by the tag.
+            // Relaxed: the read head saw the push of the top. If another thread popped it since,
+            // this may be a newer link, and the exchange fails by the tag.
             let link = links.link(index).load(Ordering::Relaxed);
             let new = next_tag(head) | (link & INDEX_MASK);
             match self.head.compare_exchange_weak(head, new, read_head(), read_head()) {
