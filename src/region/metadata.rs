@@ -102,11 +102,8 @@ impl Metadata {
     pub unsafe fn give_back(block: NonNull<u8>, bytes: usize) {
         let Some(shift) = shift_of(bytes) else { return };
         let mut pool = POOL.lock();
-        let Some(list) = pool.free.get_mut((shift - MIN_SHIFT) as usize) else { return };
-        let block = block.cast::<FreeBlock>();
         // SAFETY: the block is at least 64 bytes, aligned, and the pool's alone from now on.
-        unsafe { block.write(FreeBlock { next: *list }) };
-        *list = Some(block);
+        unsafe { pool.push(block, shift) };
         HELD.fetch_sub(1 << shift, Ordering::Relaxed);
         // Seldom: it looks at every free block.
         #[cfg(heapswitch_check)]
@@ -198,6 +195,37 @@ impl Pool {
         false
     }
 
+    /// Puts a block into the free list of its size.
+    ///
+    /// # Safety
+    /// It is a whole block of so many bytes (as a shift), aligned, and in nobody's use.
+    unsafe fn push(&mut self, block: NonNull<u8>, shift: u32) {
+        let Some(list) = self.free.get_mut((shift - MIN_SHIFT) as usize) else { return };
+        let block = block.cast::<FreeBlock>();
+        // SAFETY: the caller's contract.
+        unsafe { block.write(FreeBlock { next: *list }) };
+        *list = Some(block);
+    }
+
+    /// Frees what lies below the next multiple of an alignment, `padding` bytes further: in blocks
+    /// of twice the length each, for that is how addresses are aligned there.
+    ///
+    /// # Safety
+    /// It lies in a piece, aligned to 64 bytes, and is in nobody's use.
+    unsafe fn free_padding(&mut self, start: NonNull<u8>, padding: usize) {
+        let mut done = 0;
+        while done < padding {
+            // SAFETY: the caller's contract; the lowest bit of an address below a multiple of a
+            // larger power of two is at most the distance to that.
+            unsafe {
+                let block = crate::pointers::forward(start, done);
+                let shift = block.addr().get().trailing_zeros();
+                self.push(block, shift);
+                done += 1 << shift;
+            }
+        }
+    }
+
     fn cut(&mut self, bytes: usize) -> Option<NonNull<u8>> {
         // The cursor stays aligned to 64; larger blocks skip to their own alignment, a page at
         // most.
@@ -213,6 +241,7 @@ impl Pool {
         let cursor = self.cursor?;
         // SAFETY: padding and block lie in the piece, as just checked.
         let (block, next) = unsafe {
+            self.free_padding(cursor, padding);
             let block = crate::pointers::forward(cursor, padding);
             (block, crate::pointers::forward(block, bytes))
         };
