@@ -34,6 +34,22 @@ pub unsafe fn try_bump(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
     Some(block)
 }
 
+/// Allocates from the next page of a bump heap's chunk, where [`try_bump`]'s window has no room
+/// for it: once in so many blocks as a page holds, so not much may be done on the way here.
+///
+/// # Safety
+/// The caller runs the heap, whose fast path is [`FastPath::Bump`].
+#[inline]
+pub unsafe fn try_bump_page(header: NonNull<HeapHeader>, layout: Layout) -> Option<NonNull<u8>> {
+    if is_direct(layout) {
+        return None;
+    }
+    // SAFETY: the caller runs the heap; the fast path tells the strategy.
+    let block = unsafe { strategy_of::<Bump<true>>(header) }.allocate_past_window(layout)?;
+    check::handed_out(block);
+    Some(block)
+}
+
 /// Allocates a small block from the lists of a slab heap.
 ///
 /// # Safety

@@ -218,9 +218,11 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         self.limit = start.wrapping_add(Self::limit_offset(extent, offset));
     }
 
+    /// Cuts a block from the extent's next page, or pages, which the window then ends in; `None`
+    /// where it does not fit the extent, and where blocks are not counted.
     #[cold]
     #[inline(never)]
-    fn allocate_past_window(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+    pub fn allocate_past_window(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         if !COUNTED {
             return None;
         }

@@ -85,6 +85,14 @@ unsafe fn alloc_slow<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut 
         }
         return block.as_ptr();
     }
+    if !is_zeroed
+        && !state.batches.is_pending()
+        && let Some(heap) = state.inline.get().bump()
+        // SAFETY: as in `try_fast`.
+        && let Some(block) = unsafe { fast::try_bump_page(heap, layout) }
+    {
+        return block.as_ptr();
+    }
     if state.phase.get() == Phase::Fresh {
         life::start_thread::<C>(state);
     }
