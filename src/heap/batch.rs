@@ -12,7 +12,7 @@ use core::ptr::NonNull;
 use super::cell::free_orphan;
 use super::check;
 use super::decay;
-use super::foreign::{self, InBlocks};
+use super::foreign::{self, ForeignBlock, InBlocks};
 use super::header::HeapHeader;
 use super::lost;
 use crate::region::{self, ChunkEntry};
@@ -27,7 +27,7 @@ const MOST_BATCHED_BYTES: usize = 4096;
 /// Whether a block may be longer than what waits: one with a large alignment is a run of its own.
 #[inline]
 const fn is_long(layout: Layout) -> bool {
-    layout.size() | (layout.align() - 1) > MOST_BATCHED_BYTES
+    layout.size() | layout.align() > MOST_BATCHED_BYTES
 }
 
 /// Chains a thread keeps, a power of two.
@@ -38,8 +38,10 @@ const _: () = assert!(SLOTS.is_power_of_two() && SLOTS > 1);
 /// Blocks that wait for one owner.
 ///
 /// # Invariants
-/// - There is an owner if and only if there is a block; the last block's link is 0.
+/// - There is an owner if and only if there is a block; the last holder's link is 0.
 /// - `room` is how many blocks may still join, at least one.
+/// - `first` was made to hold `places` names and has `names` of them, at places from 1 on; every
+///   other holder has all that it was made for.
 #[derive(Debug)]
 #[repr(C)]
 struct Chain {
@@ -47,6 +49,63 @@ struct Chain {
     first: Cell<BlockId>,
     last: Cell<BlockId>,
     room: Cell<u32>,
+    names: Cell<u16>,
+    places: Cell<u16>,
+}
+
+impl Chain {
+    const EMPTY: Self = Self {
+        owner: Cell::new(None),
+        first: Cell::new(0),
+        last: Cell::new(0),
+        room: Cell::new(0),
+        names: Cell::new(0),
+        places: Cell::new(0),
+    };
+
+    /// Makes a block the first holder.
+    ///
+    /// # Safety
+    /// As [`add`](Self::add).
+    #[inline]
+    unsafe fn hold(&self, block: NonNull<u8>, layout: Layout) {
+        let places = foreign::room_for_names(layout);
+        // SAFETY: the caller's contract.
+        let holder = unsafe { foreign::make_holder(block, layout, self.first.get(), places) };
+        self.first.set(holder);
+        self.names.set(0);
+        self.places.set(places as u16);
+    }
+
+    /// Adds a block to those that wait.
+    ///
+    /// # Safety
+    /// There are some. The block is freed by this call and the thread's alone until the chain is
+    /// pushed; `layout` fits it.
+    #[inline]
+    unsafe fn add(&self, block: NonNull<u8>, layout: Layout) {
+        let names = self.names.get();
+        // SAFETY: the caller's contract; the first holder has room for one more name.
+        unsafe {
+            if names == self.places.get() {
+                self.hold(block, layout);
+            } else {
+                self.names.set(names + 1);
+                foreign::write_name(self.first.get(), u32::from(names) + 1, block, layout);
+            }
+        }
+    }
+
+    /// The blocks, from the first holder to the last, ready to be pushed.
+    ///
+    /// # Safety
+    /// There are some, and they are pushed next: the chain has none then.
+    unsafe fn take(&self) -> (BlockId, BlockId) {
+        let (first, unused) = (self.first.get(), self.places.get() - self.names.get());
+        // SAFETY: the holder is this thread's, and was made for so many names more.
+        unsafe { foreign::give_up_names(first, u32::from(unused)) };
+        (first, self.last.get())
+    }
 }
 
 /// A thread's chains. All zero bytes are a valid, empty value.
@@ -63,14 +122,7 @@ impl Batches {
     /// No chains.
     pub const fn new() -> Self {
         Self {
-            chains: [const {
-                Chain {
-                    owner: Cell::new(None),
-                    first: Cell::new(0),
-                    last: Cell::new(0),
-                    room: Cell::new(0),
-                }
-            }; SLOTS],
+            chains: [const { Chain::EMPTY }; SLOTS],
             pending: Cell::new(0),
             pushes: Cell::new(0),
         }
@@ -114,9 +166,8 @@ impl Batches {
         if chain.owner.get() != Some(owner) || is_long(layout) {
             return false;
         }
-        // SAFETY: the block is freed by this call and the thread's alone until the chain is pushed.
-        let id = unsafe { foreign::encode(block, layout, chain.first.get()) };
-        chain.first.set(id);
+        // SAFETY: the caller's contract; the owner's chain has blocks.
+        unsafe { chain.add(block, layout) };
         let room = chain.room.get() - 1;
         chain.room.set(room);
         if room == 0 {
@@ -154,11 +205,11 @@ impl Batches {
         }
         let chain = self.chain_of(owner);
         self.push_chain(chain);
-        // SAFETY: the block is freed by this call and the thread's alone until the chain is pushed.
-        let id = unsafe { foreign::encode(block, layout, 0) };
         chain.owner.set(Some(owner));
-        chain.first.set(id);
-        chain.last.set(id);
+        chain.first.set(0);
+        // SAFETY: the block is freed by this call and the thread's alone until the chain is pushed.
+        unsafe { chain.hold(block, layout) };
+        chain.last.set(chain.first.get());
         chain.room.set(BATCH_BLOCKS - 1);
         self.pending.set(self.pending.get() + 1);
     }
@@ -180,7 +231,8 @@ impl Batches {
         // SAFETY: the chain's blocks are freed, this thread's alone, and pin the header.
         unsafe {
             lost::count(owner, BATCH_BLOCKS - chain.room.get());
-            push(owner, chain.first.get(), chain.last.get());
+            let (first, last) = chain.take();
+            push(owner, first, last);
         }
     }
 }
@@ -199,7 +251,7 @@ pub unsafe fn free_at_once(owner: NonNull<HeapHeader>, block: NonNull<u8>, layou
     // SAFETY: the block is freed by this call; it pins the header.
     unsafe {
         lost::count(owner, 1);
-        let id = foreign::encode(block, layout, 0);
+        let id = foreign::make_holder(block, layout, 0, 0);
         push(owner, id, id);
     }
 }
@@ -215,16 +267,32 @@ unsafe fn push(owner: NonNull<HeapHeader>, first: BlockId, last: BlockId) {
     let (mut next, committed) = (first, region::committed());
     let mut left = true;
     while left {
-        // SAFETY: the chain is still this thread's.
-        let Some(block) = (unsafe { foreign::find(next, owner, committed) }) else {
-            crate::sys::abort_with(&["a block was written to after it was freed"]);
-        };
-        left = next != last;
-        next = block.next();
-        if let Some(layout) = block.layout() {
-            check::freed_for_good(block.address, layout);
+        // SAFETY: the chain is still this thread's; a holder is counted off when it was read.
+        unsafe {
+            let holder = foreign::find_holder(next, owner, committed);
+            let holder = holder.unwrap_or_else(|| corrupted());
+            left = next != last;
+            next = holder.next();
+            holder.visit_named(owner, committed, |block| {
+                count_off(owner, block.unwrap_or_else(|| corrupted()));
+            });
+            count_off(owner, holder.block);
         }
-        // SAFETY: the stack is closed, and the block is one of the run's.
-        unsafe { free_orphan(owner, block.entry) };
     }
+}
+
+/// # Safety
+/// The heap's stack is closed, and the block is one of the heap's that is freed by this call.
+unsafe fn count_off(owner: NonNull<HeapHeader>, block: ForeignBlock) {
+    if let Some(layout) = block.layout() {
+        check::freed_for_good(block.address, layout);
+    }
+    // SAFETY: the caller's contract.
+    unsafe { free_orphan(owner, block.entry) };
+}
+
+#[cold]
+#[inline(never)]
+fn corrupted() -> ! {
+    crate::sys::abort_with(&["a block was written to after it was freed"])
 }

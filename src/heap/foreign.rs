@@ -1,9 +1,16 @@
-//! What a freed block holds while it waits for its heap's runner.
+//! What freed blocks hold while they wait for their heap's runner.
 //!
 //! ```text
-//!   bit 63           45 44        40 39                 3 2   0
-//!   │ size in bytes    │ log2 align │ next block's offset │ 0 │     the block's first 8 bytes
+//!   bit 63           45 44        40 39                             3 2     0
+//!   │ size in bytes    │ log2 align │ the next holder's offset       │ names │   a holder's first word
+//!   │ size in bytes    │ log2 align │ the block's own offset         │ 0     │   a name
 //! ```
+//!
+//! A block that waits is a **holder**, or has its **name** in one: in one of the up to seven words
+//! behind the holder's first. So of eight blocks one is written by who frees them, and read by the
+//! runner, and the other seven stay in the cache where they are: mostly in that of the runner, who
+//! made them and gets them again. A block of 64 bytes has room for seven names, one of 8 bytes for
+//! none.
 //!
 //! Offsets in a region of at most 1 TiB take 40 bits. Strategies serve at most 32 KiB and
 //! alignments of at most 4 KiB, which the other bits hold with room; larger requests have runs of
@@ -19,15 +26,22 @@ use crate::pointers;
 use crate::region::{self, ChunkEntry, Committed};
 use crate::sync::Links;
 use crate::sync::foreign_stack::BlockId;
-use crate::units::MIN_BLOCK_BYTES;
+use crate::sys;
+use crate::units::{CHUNK_BYTES, MIN_BLOCK_BYTES};
 
-/// The bytes that are used of a block while it waits.
+/// The bytes of a block that may be used while it waits, if it is not made a holder of names.
 #[cfg(heapswitch_check)]
-pub const LINK_BYTES: usize = size_of::<u64>();
+pub const LINK_BYTES: usize = WORD_BYTES;
+
+const WORD_BYTES: usize = size_of::<u64>();
+
+/// The most names in a holder: what its lowest bits can tell, and together one cache line.
+const MOST_NAMES: u32 = NAMES_MASK as u32;
 
 const LINK_BITS: u32 = 40;
-/// Links are aligned as blocks are, whatever was written to a freed block.
+/// Offsets are multiples of 8, as blocks are, whatever was written to a freed block.
 const LINK_MASK: u64 = (1 << LINK_BITS) - MIN_BLOCK_BYTES as u64;
+const NAMES_MASK: u64 = MIN_BLOCK_BYTES as u64 - 1;
 const ALIGN_BITS: u32 = 5;
 const ALIGN_MASK: u64 = (1 << ALIGN_BITS) - 1;
 const SIZE_SHIFT: u32 = LINK_BITS + ALIGN_BITS;
@@ -59,19 +73,67 @@ unsafe fn address_of(block: BlockId) -> NonNull<u8> {
     unsafe { region::at(block as usize) }
 }
 
-/// Writes the block's layout and a link into it; its name.
+/// Its layout's bits of a block's word.
+#[inline]
+const fn layout_bits(layout: Layout) -> u64 {
+    // Of the size of a run of its own the upper bits are lost: it stands in the chunk table.
+    let align = layout.align().trailing_zeros() as u64 & ALIGN_MASK;
+    (layout.size() as u64) << SIZE_SHIFT | align << LINK_BITS
+}
+
+/// How many names a block of this layout has room for.
+#[inline]
+pub const fn room_for_names(layout: Layout) -> u32 {
+    // Blocks are multiples of 8 bytes long.
+    const MOST_WORDS: usize = MOST_NAMES as usize + 1;
+    let words = layout.size().div_ceil(WORD_BYTES);
+    (if words < MOST_WORDS { words } else { MOST_WORDS }).saturating_sub(1) as u32
+}
+
+/// Makes a block a holder of so many names, linked to another holder; which block it is.
 ///
 /// # Safety
 /// `block` lies in the region, is at least 8 bytes long, was just freed, and nobody else reaches
-/// it; `layout` fits it.
+/// it; `layout` fits it, and has room for the names.
 #[inline]
-pub unsafe fn encode(block: NonNull<u8>, layout: Layout, next: BlockId) -> BlockId {
-    // Of the size of a run of its own the upper bits are lost: it stands in the chunk table.
-    let align = u64::from(layout.align().trailing_zeros()) & ALIGN_MASK;
-    let word = (layout.size() as u64) << SIZE_SHIFT | align << LINK_BITS | next;
+pub unsafe fn make_holder(
+    block: NonNull<u8>,
+    layout: Layout,
+    next: BlockId,
+    names: u32,
+) -> BlockId {
     // SAFETY: the block is at least 8 bytes and aligned to 8.
-    unsafe { block.cast::<u64>().write(word) };
+    unsafe { block.cast::<u64>().write(layout_bits(layout) | next | u64::from(names)) };
     pointers::distance(region::base(), block) as u64
+}
+
+/// Writes a block's name into a holder, at a place from 1 on.
+///
+/// # Safety
+/// Both were freed, nobody else reaches them, and `layout` fits the block; the place is among those
+/// of the holder's names.
+#[inline]
+pub unsafe fn write_name(holder: BlockId, place: u32, block: NonNull<u8>, layout: Layout) {
+    let name = layout_bits(layout) | pointers::distance(region::base(), block) as u64;
+    // SAFETY: the holder is as long as its names take.
+    unsafe {
+        let word = pointers::forward(address_of(holder), place as usize * WORD_BYTES);
+        sys::poison::unpoison(word, WORD_BYTES);
+        word.cast::<u64>().write(name);
+    }
+}
+
+/// Takes back so many of the names that a holder was made for, the last ones.
+///
+/// # Safety
+/// The block is a holder that nobody else reaches, and was made for as many.
+#[inline]
+pub unsafe fn give_up_names(holder: BlockId, names: u32) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let word = address_of(holder).cast::<u64>();
+        word.write(word.read() - u64::from(names));
+    }
 }
 
 /// A block that was freed by others.
@@ -92,31 +154,82 @@ impl ForeignBlock {
         let align = 1_usize.checked_shl(((self.word >> LINK_BITS) & ALIGN_MASK) as u32)?;
         Layout::from_size_align((self.word >> SIZE_SHIFT) as usize, align).ok()
     }
+}
 
+/// A block that was freed by others, and holds names of more.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder {
+    /// The block itself.
+    pub block: ForeignBlock,
+    /// How many names it holds.
+    names: usize,
+}
+
+impl Holder {
     /// The next one in the chain, or 0.
     #[inline]
     pub fn next(&self) -> BlockId {
-        self.word & LINK_MASK
+        self.block.word & LINK_MASK
+    }
+
+    /// Calls `visit` with what its names lead to, the block that was freed last first: see
+    /// [`find`]. Afterwards its own block is still to be freed, and not before, for it is read here.
+    ///
+    /// # Safety
+    /// As [`find`], of each block.
+    #[inline]
+    pub unsafe fn visit_named(
+        &self,
+        owner: NonNull<HeapHeader>,
+        committed: Committed,
+        mut visit: impl FnMut(Option<ForeignBlock>),
+    ) {
+        for place in (1..=self.names).rev() {
+            // SAFETY: `find_holder` saw that the words lie in the holder's chunk.
+            unsafe {
+                let word = pointers::forward(self.block.address, place * WORD_BYTES);
+                visit(find(word.cast::<u64>().read(), owner, committed));
+            }
+        }
     }
 }
 
-/// Finds a block of a chain. `None` if the link that led to it was overwritten, as far as that can
-/// be told: it does not lie in a chunk of the owner. Nothing else is read then.
+/// Finds a block by its name. `None` if the name was overwritten, as far as that can be told: it
+/// does not lie in a chunk of the owner. Nothing else is read then.
 ///
 /// # Safety
-/// `block` is not 0, was pushed or is about to be, and is the caller's.
+/// The name is of a block that was pushed or is about to be, and is the caller's.
 #[inline]
 pub unsafe fn find(
-    block: BlockId,
+    name: u64,
     owner: NonNull<HeapHeader>,
     committed: Committed,
 ) -> Option<ForeignBlock> {
-    let (address, entry) = committed.find(block as usize)?;
+    let (address, entry) = committed.find((name & LINK_MASK) as usize)?;
     // Relaxed: the block pins its chunk, and whoever pushed it was handed the chunk's owner.
     if entry.owner.load(Ordering::Relaxed) != owner.as_ptr().cast() {
         return None;
     }
-    // SAFETY: a chunk that has an owner is memory, aligned to 8 at this address; the block is the
-    // caller's.
-    Some(ForeignBlock { address, entry, word: unsafe { address.cast::<u64>().read() } })
+    Some(ForeignBlock { address, entry, word: name })
+}
+
+/// Finds a holder of a chain. `None` if the link that led to it was overwritten, or its first word,
+/// as far as that can be told.
+///
+/// # Safety
+/// As [`find`], of `holder`, which is not 0.
+#[inline]
+pub unsafe fn find_holder(
+    holder: BlockId,
+    owner: NonNull<HeapHeader>,
+    committed: Committed,
+) -> Option<Holder> {
+    // SAFETY: the caller's contract; a chunk that has an owner is memory, aligned to 8 at this
+    // address, and the block is the caller's.
+    let mut block = unsafe { find(holder, owner, committed) }?;
+    // SAFETY: as above.
+    block.word = unsafe { block.address.cast::<u64>().read() };
+    let names = (block.word & NAMES_MASK) as usize;
+    let is_within = holder as usize % CHUNK_BYTES + (names + 1) * WORD_BYTES <= CHUNK_BYTES;
+    is_within.then_some(Holder { block, names })
 }

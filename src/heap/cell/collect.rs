@@ -35,29 +35,43 @@ pub(super) unsafe fn free_chain<S: Strategy>(header: Header, first: BlockId) {
     let (mut next, committed) = (first, region::committed());
     let mut blocks = 0;
     while next != 0 {
-        // SAFETY: the chain's blocks were pushed and are ours now.
-        let found = unsafe { foreign::find(next, header, committed) };
-        let Some(block) = found else { corrupted() };
-        next = block.next();
-        blocks += 1;
-        // SAFETY: the block is allocated as far as this heap knows, and of this run.
+        // SAFETY: the chain's blocks were pushed and are ours now; each is allocated as far as this
+        // heap knows. The holder is freed when it was read.
         unsafe {
-            // AddressSanitizer has to be told how long the block is.
-            if !cfg!(heapswitch_asan) {
-                let class = block.entry.class();
-                match strategy_of::<S>(header).free_of_class(class, block.address) {
-                    Some(true) => retire_emptied::<S>(header),
-                    Some(false) => {}
-                    None => free_as_told::<S>(header, block),
-                }
-            } else {
-                free_as_told::<S>(header, block);
-            }
+            let Some(holder) = foreign::find_holder(next, header, committed) else { corrupted() };
+            next = holder.next();
+            holder.visit_named(header, committed, |block| {
+                blocks += 1;
+                free_waiting::<S>(header, block.unwrap_or_else(|| corrupted()));
+            });
+            blocks += 1;
+            free_waiting::<S>(header, holder.block);
         }
     }
     if blocks != 0 {
         // SAFETY: the caller runs the heap.
         unsafe { header_of(header) }.account.count_foreign_frees(blocks);
+    }
+}
+
+/// Frees a block that waited.
+///
+/// # Safety
+/// The caller runs the heap, of a run of which the block is, allocated as far as the heap knows.
+#[inline]
+unsafe fn free_waiting<S: Strategy>(header: Header, block: ForeignBlock) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        // AddressSanitizer has to be told how long the block is.
+        if cfg!(heapswitch_asan) {
+            return free_as_told::<S>(header, block);
+        }
+        let class = block.entry.class();
+        match strategy_of::<S>(header).free_of_class(class, block.address) {
+            Some(true) => retire_emptied::<S>(header),
+            Some(false) => {}
+            None => free_as_told::<S>(header, block),
+        }
     }
 }
 
