@@ -39,9 +39,9 @@ const _: () = assert!(SLOTS.is_power_of_two() && SLOTS > 1);
 ///
 /// # Invariants
 /// - There is an owner if and only if there is a block; the last holder's link is 0.
-/// - `room` is how many blocks may still join, at least one.
-/// - `first` was made to hold `places` names and has `names` of them, at places from 1 on; every
-///   other holder has all that it was made for.
+/// - `first` was made to hold `places` names and has `names` of them; every other holder has all
+///   that it was made for.
+/// - `room` is how many blocks may join when `first` has all its names.
 #[derive(Debug)]
 #[repr(C)]
 struct Chain {
@@ -63,37 +63,63 @@ impl Chain {
         places: Cell::new(0),
     };
 
-    /// Makes a block the first holder.
+    /// Adds a block to those that wait; false if they are as many as may wait.
     ///
     /// # Safety
-    /// As [`add`](Self::add).
+    /// There are some. The block, which is not long, is freed by this call and the thread's alone
+    /// until the chain is pushed; `layout` fits it.
     #[inline]
-    unsafe fn hold(&self, block: NonNull<u8>, layout: Layout) {
-        let places = foreign::room_for_names(layout);
+    unsafe fn try_add(&self, block: NonNull<u8>, layout: Layout) -> bool {
+        let names = self.names.get();
+        // SAFETY: the caller's contract; the first holder has room for one more name.
+        unsafe {
+            if names == self.places.get() {
+                return self.try_hold(block, layout);
+            }
+            foreign::write_name(self.first.get(), usize::from(names), block, layout);
+        }
+        self.names.set(names + 1);
+        true
+    }
+
+    /// As [`try_add`](Self::try_add): makes the block the first holder.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline]
+    unsafe fn try_hold(&self, block: NonNull<u8>, layout: Layout) -> bool {
+        let Some(room) = self.room.get().checked_sub(1) else { return false };
+        let places = foreign::room_for_names(layout).min(room);
         // SAFETY: the caller's contract.
         let holder = unsafe { foreign::make_holder(block, layout, self.first.get(), places) };
         self.first.set(holder);
         self.names.set(0);
         self.places.set(places as u16);
+        self.room.set(room - places);
+        true
     }
 
-    /// Adds a block to those that wait.
+    /// Lets a first block wait.
     ///
     /// # Safety
-    /// There are some. The block is freed by this call and the thread's alone until the chain is
-    /// pushed; `layout` fits it.
+    /// As [`try_add`](Self::try_add), of a heap's block where no block waits.
     #[inline]
-    unsafe fn add(&self, block: NonNull<u8>, layout: Layout) {
-        let names = self.names.get();
-        // SAFETY: the caller's contract; the first holder has room for one more name.
-        unsafe {
-            if names == self.places.get() {
-                self.hold(block, layout);
-            } else {
-                self.names.set(names + 1);
-                foreign::write_name(self.first.get(), u32::from(names) + 1, block, layout);
-            }
-        }
+    unsafe fn open(&self, owner: NonNull<HeapHeader>, block: NonNull<u8>, layout: Layout) {
+        let places = foreign::room_for_names(layout).min(BATCH_BLOCKS - 1);
+        // SAFETY: the caller's contract.
+        let holder = unsafe { foreign::make_holder(block, layout, 0, places) };
+        self.owner.set(Some(owner));
+        self.first.set(holder);
+        self.last.set(holder);
+        self.room.set(BATCH_BLOCKS - 1 - places);
+        self.names.set(0);
+        self.places.set(places as u16);
+    }
+
+    /// How many blocks wait.
+    fn blocks(&self) -> u32 {
+        let unused = self.places.get() - self.names.get();
+        BATCH_BLOCKS - self.room.get() - u32::from(unused)
     }
 
     /// The blocks, from the first holder to the last, ready to be pushed.
@@ -150,7 +176,8 @@ impl Batches {
     }
 
     /// Frees a block of an open heap that the caller does not run, if others of that heap wait
-    /// already: the fast path. False if none do, or it is too long: nothing has happened then.
+    /// already: the fast path. False if none do, or as many as may, or it is too long: nothing has
+    /// happened then.
     ///
     /// # Safety
     /// The block is allocated, of the heap `owner`; `layout` fits it.
@@ -167,16 +194,36 @@ impl Batches {
             return false;
         }
         // SAFETY: the caller's contract; the owner's chain has blocks.
-        unsafe { chain.add(block, layout) };
-        let room = chain.room.get() - 1;
-        chain.room.set(room);
-        if room == 0 {
-            self.push_chain(chain);
+        unsafe { chain.try_add(block, layout) }
+    }
+
+    /// As [`try_join`](Self::try_join), if no block waits where those of that heap would. False for
+    /// a heap that is closed.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline]
+    #[must_use]
+    pub unsafe fn try_open(
+        &self,
+        owner: NonNull<HeapHeader>,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) -> bool {
+        let chain = self.chain_of(owner);
+        // SAFETY: the block pins the header.
+        let is_closed = unsafe { owner.as_ref() }.runner.is_closed();
+        if chain.owner.get().is_some() || is_closed || is_long(layout) {
+            return false;
         }
+        // SAFETY: the caller's contract; no block waits there.
+        unsafe { chain.open(owner, block, layout) };
+        self.pending.set(self.pending.get() + 1);
         true
     }
 
-    /// Frees a block of a heap that the caller does not run.
+    /// Frees a block of a heap that the caller does not run, where [`try_join`](Self::try_join) and
+    /// [`try_open`](Self::try_open) do not.
     ///
     /// # Safety
     /// The block is allocated, of the heap `owner` and the run of `entry`; `layout` fits it.
@@ -194,35 +241,29 @@ impl Batches {
             unsafe { free_orphan(owner, entry) };
             return;
         }
-        if is_long(layout) {
-            // SAFETY: the caller's contract.
-            unsafe { free_at_once(owner, block, layout) };
-            return;
-        }
-        // SAFETY: the caller's contract.
-        if unsafe { self.try_join(owner, block, layout) } {
-            return;
-        }
+        // What waits there is of another owner, or as much as may wait.
         let chain = self.chain_of(owner);
-        self.push_chain(chain);
-        chain.owner.set(Some(owner));
-        chain.first.set(0);
-        // SAFETY: the block is freed by this call and the thread's alone until the chain is pushed.
-        unsafe { chain.hold(block, layout) };
-        chain.last.set(chain.first.get());
-        chain.room.set(BATCH_BLOCKS - 1);
-        self.pending.set(self.pending.get() + 1);
+        if !is_long(layout) && chain.owner.get().is_some() {
+            self.push_chain(chain);
+        }
+        // SAFETY: the caller's contract. The heap may have been closed meanwhile.
+        unsafe {
+            if !self.try_open(owner, block, layout) {
+                free_at_once(owner, block, layout);
+            }
+        }
     }
 
     /// Pushes every chain.
     #[cold]
     pub fn flush(&self) {
         for chain in &self.chains {
-            self.push_chain(chain);
+            if chain.owner.get().is_some() {
+                self.push_chain(chain);
+            }
         }
     }
 
-    #[cold]
     #[inline(never)]
     fn push_chain(&self, chain: &Chain) {
         let Some(owner) = chain.owner.take() else { return };
@@ -230,7 +271,7 @@ impl Batches {
         decay::step_of(&self.pushes);
         // SAFETY: the chain's blocks are freed, this thread's alone, and pin the header.
         unsafe {
-            lost::count(owner, BATCH_BLOCKS - chain.room.get());
+            lost::count(owner, chain.blocks());
             let (first, last) = chain.take();
             push(owner, first, last);
         }
@@ -251,19 +292,31 @@ pub unsafe fn free_at_once(owner: NonNull<HeapHeader>, block: NonNull<u8>, layou
     // SAFETY: the block is freed by this call; it pins the header.
     unsafe {
         lost::count(owner, 1);
-        let id = foreign::make_holder(block, layout, 0, 0);
+        let id = foreign::make_only(block, layout);
         push(owner, id, id);
     }
 }
 
 /// # Safety
 /// The chain's blocks are freed blocks of the heap that nobody else reaches.
+#[inline]
 unsafe fn push(owner: NonNull<HeapHeader>, first: BlockId, last: BlockId) {
     // SAFETY: the caller's contract; the blocks pin the header until they are pushed.
-    if unsafe { owner.as_ref().foreign.push(first, last, &InBlocks) } {
-        return;
+    unsafe {
+        if !owner.as_ref().foreign.push(first, last, &InBlocks) {
+            count_off_all(owner, first, last);
+        }
     }
-    // The heap was closed: each block is counted off its run. The last one may free the header.
+}
+
+/// Frees the blocks of a chain, when the heap was closed.
+///
+/// # Safety
+/// As [`push`], and the heap's stack is closed.
+#[cold]
+#[inline(never)]
+unsafe fn count_off_all(owner: NonNull<HeapHeader>, first: BlockId, last: BlockId) {
+    // Each block is counted off its run. The last one may free the header.
     let (mut next, committed) = (first, region::committed());
     let mut left = true;
     while left {
@@ -284,7 +337,7 @@ unsafe fn push(owner: NonNull<HeapHeader>, first: BlockId, last: BlockId) {
 /// # Safety
 /// The heap's stack is closed, and the block is one of the heap's that is freed by this call.
 unsafe fn count_off(owner: NonNull<HeapHeader>, block: ForeignBlock) {
-    if let Some(layout) = block.layout() {
+    if let Some(layout) = block.word.layout() {
         check::freed_for_good(block.address, layout);
     }
     // SAFETY: the caller's contract.

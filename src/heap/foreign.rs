@@ -73,21 +73,19 @@ unsafe fn address_of(block: BlockId) -> NonNull<u8> {
     unsafe { region::at(block as usize) }
 }
 
-/// Its layout's bits of a block's word.
+/// Its layout's bits of a block's word, whose alignment is below 2^32.
 #[inline]
 const fn layout_bits(layout: Layout) -> u64 {
     // Of the size of a run of its own the upper bits are lost: it stands in the chunk table.
-    let align = layout.align().trailing_zeros() as u64 & ALIGN_MASK;
-    (layout.size() as u64) << SIZE_SHIFT | align << LINK_BITS
+    (layout.size() as u64) << SIZE_SHIFT | (layout.align().trailing_zeros() as u64) << LINK_BITS
 }
 
 /// How many names a block of this layout has room for.
 #[inline]
-pub const fn room_for_names(layout: Layout) -> u32 {
-    // Blocks are multiples of 8 bytes long.
-    const MOST_WORDS: usize = MOST_NAMES as usize + 1;
-    let words = layout.size().div_ceil(WORD_BYTES);
-    (if words < MOST_WORDS { words } else { MOST_WORDS }).saturating_sub(1) as u32
+pub fn room_for_names(layout: Layout) -> u32 {
+    // The words behind the first: blocks are multiples of 8 bytes long.
+    let words = layout.size().saturating_sub(1) / WORD_BYTES;
+    words.min(MOST_NAMES as usize) as u32
 }
 
 /// Makes a block a holder of so many names, linked to another holder; which block it is.
@@ -102,22 +100,41 @@ pub unsafe fn make_holder(
     next: BlockId,
     names: u32,
 ) -> BlockId {
+    let word = layout_bits(layout) | next | u64::from(names);
     // SAFETY: the block is at least 8 bytes and aligned to 8.
-    unsafe { block.cast::<u64>().write(layout_bits(layout) | next | u64::from(names)) };
+    unsafe { block.cast::<u64>().write(word) };
     pointers::distance(region::base(), block) as u64
 }
 
-/// Writes a block's name into a holder, at a place from 1 on.
+/// As [`make_holder`], of no names and with no other, of a block of any length and alignment.
 ///
 /// # Safety
-/// Both were freed, nobody else reaches them, and `layout` fits the block; the place is among those
-/// of the holder's names.
+/// As there.
 #[inline]
-pub unsafe fn write_name(holder: BlockId, place: u32, block: NonNull<u8>, layout: Layout) {
-    let name = layout_bits(layout) | pointers::distance(region::base(), block) as u64;
+pub unsafe fn make_only(block: NonNull<u8>, layout: Layout) -> BlockId {
+    // Of the alignment, too, the chunk table tells all that is needed.
+    const LARGEST_ALIGN: usize = 1 << ALIGN_MASK;
+    let align = layout.align().min(LARGEST_ALIGN);
+    // SAFETY: a lower alignment makes no layout invalid; the rest is the caller's contract.
+    unsafe {
+        let layout = Layout::from_size_align_unchecked(layout.size(), align);
+        make_holder(block, layout, 0, 0)
+    }
+}
+
+/// Writes a block's name into a holder, behind so many others.
+///
+/// # Safety
+/// Both were freed, nobody else reaches them, and `layout`, whose alignment is below 2^32, fits the
+/// block; the holder was made for more names than stand before.
+#[inline]
+pub unsafe fn write_name(holder: BlockId, before: usize, block: NonNull<u8>, layout: Layout) {
+    let base = region::base();
+    let name = layout_bits(layout) | pointers::distance(base, block) as u64;
     // SAFETY: the holder is as long as its names take.
     unsafe {
-        let word = pointers::forward(address_of(holder), place as usize * WORD_BYTES);
+        let first = pointers::forward(base, holder as usize);
+        let word = pointers::forward(first, (before + 1) * WORD_BYTES);
         sys::poison::unpoison(word, WORD_BYTES);
         word.cast::<u64>().write(name);
     }
@@ -136,6 +153,19 @@ pub unsafe fn give_up_names(holder: BlockId, names: u32) {
     }
 }
 
+/// What a block was freed with, as its word tells.
+#[derive(Clone, Copy, Debug)]
+pub struct FreedWith(u64);
+
+impl FreedWith {
+    /// Its layout; of a run of its own, only a lower bound. `None` if it was overwritten since.
+    #[inline]
+    pub fn layout(self) -> Option<Layout> {
+        let align = 1_usize.checked_shl(((self.0 >> LINK_BITS) & ALIGN_MASK) as u32)?;
+        Layout::from_size_align((self.0 >> SIZE_SHIFT) as usize, align).ok()
+    }
+}
+
 /// A block that was freed by others.
 #[derive(Clone, Copy, Debug)]
 pub struct ForeignBlock {
@@ -143,17 +173,8 @@ pub struct ForeignBlock {
     pub address: NonNull<u8>,
     /// The entry of its chunk, and so of its run.
     pub entry: &'static ChunkEntry,
-    word: u64,
-}
-
-impl ForeignBlock {
-    /// What it was freed with; of a run of its own, only a lower bound. `None` if it was
-    /// overwritten since.
-    #[inline]
-    pub fn layout(&self) -> Option<Layout> {
-        let align = 1_usize.checked_shl(((self.word >> LINK_BITS) & ALIGN_MASK) as u32)?;
-        Layout::from_size_align((self.word >> SIZE_SHIFT) as usize, align).ok()
-    }
+    /// What it was freed with.
+    pub word: FreedWith,
 }
 
 /// A block that was freed by others, and holds names of more.
@@ -169,11 +190,17 @@ impl Holder {
     /// The next one in the chain, or 0.
     #[inline]
     pub fn next(&self) -> BlockId {
-        self.block.word & LINK_MASK
+        self.block.word.0 & LINK_MASK
+    }
+
+    /// How many names it holds.
+    #[inline]
+    pub fn names(&self) -> usize {
+        self.names
     }
 
     /// Calls `visit` with what its names lead to, the block that was freed last first: see
-    /// [`find`]. Afterwards its own block is still to be freed, and not before, for it is read here.
+    /// [`find`]. The holder's own block is read until then, and to be freed afterwards.
     ///
     /// # Safety
     /// As [`find`], of each block.
@@ -184,12 +211,14 @@ impl Holder {
         committed: Committed,
         mut visit: impl FnMut(Option<ForeignBlock>),
     ) {
-        for place in (1..=self.names).rev() {
+        let mut place = self.names;
+        while place != 0 {
             // SAFETY: `find_holder` saw that the words lie in the holder's chunk.
             unsafe {
                 let word = pointers::forward(self.block.address, place * WORD_BYTES);
                 visit(find(word.cast::<u64>().read(), owner, committed));
             }
+            place -= 1;
         }
     }
 }
@@ -210,7 +239,7 @@ pub unsafe fn find(
     if entry.owner.load(Ordering::Relaxed) != owner.as_ptr().cast() {
         return None;
     }
-    Some(ForeignBlock { address, entry, word: name })
+    Some(ForeignBlock { address, entry, word: FreedWith(name) })
 }
 
 /// Finds a holder of a chain. `None` if the link that led to it was overwritten, or its first word,
@@ -228,8 +257,12 @@ pub unsafe fn find_holder(
     // address, and the block is the caller's.
     let mut block = unsafe { find(holder, owner, committed) }?;
     // SAFETY: as above.
-    block.word = unsafe { block.address.cast::<u64>().read() };
-    let names = (block.word & NAMES_MASK) as usize;
-    let is_within = holder as usize % CHUNK_BYTES + (names + 1) * WORD_BYTES <= CHUNK_BYTES;
-    is_within.then_some(Holder { block, names })
+    let word = unsafe { block.address.cast::<u64>().read() };
+    block.word = FreedWith(word);
+    let names = (word & NAMES_MASK) as usize;
+    let end = holder as usize % CHUNK_BYTES + (names + 1) * WORD_BYTES;
+    if names != 0 && end > CHUNK_BYTES {
+        return None;
+    }
+    Some(Holder { block, names })
 }
