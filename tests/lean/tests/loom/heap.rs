@@ -188,6 +188,9 @@ fn what_others_free_the_runner_reuses() {
                 let heap = Arc::clone(&heap);
                 thread::spawn(move || heap.free_foreign(chain))
             });
+            // Without this loom lets no push come first: it does not try what a load that finds the
+            // stack empty would find later.
+            thread::yield_now();
             let early = heap.free_chain(heap.stack.take_all());
             for thread in threads {
                 thread.join().unwrap();
@@ -251,6 +254,7 @@ fn batches_meet_collection_and_close() {
             other.free_foreign(&[&[1, 2]]);
             other.free_foreign(&[&[3]]);
         });
+        thread::yield_now();
         heap.free_chain(heap.stack.take_all());
         heap.close();
         other.join().unwrap();
