@@ -1,9 +1,9 @@
-//! Foreign frees in batches: one atomic operation for up to [`BATCH_BLOCKS`] blocks.
+//! Foreign frees in batches: one atomic operation for up to [`MOST_BATCH_BLOCKS`] blocks.
 //!
 //! Each thread keeps a few chains of blocks that it freed in heaps of others, by owner. A chain is
 //! pushed when it is long enough, when its place is needed for another owner, when the thread takes
 //! a slow path, leaves a context, or ends. Until then its blocks count as allocated, so they pin
-//! their heap: at most `SLOTS * BATCH_BLOCKS` blocks a thread.
+//! their heap: at most `SLOTS * MOST_BATCH_BLOCKS` blocks a thread.
 
 use core::alloc::Layout;
 use core::cell::Cell;
@@ -19,9 +19,13 @@ use crate::region::{self, ChunkEntry};
 use crate::sync::foreign_stack::BlockId;
 
 /// The most blocks in a chain.
-pub const BATCH_BLOCKS: u32 = 32;
+pub const MOST_BATCH_BLOCKS: u32 = 32;
 
-/// The longest blocks that wait, in bytes: a thread that sleeps holds back 124 of them at most.
+/// With so many blocks a chain gets no other holder; as many may still join as the last one has
+/// room for names.
+const BATCH_BLOCKS: i32 = (MOST_BATCH_BLOCKS - foreign::MOST_NAMES) as i32;
+
+/// The longest blocks that wait, in bytes: a thread that sleeps holds back 128 of them at most.
 const MOST_BATCHED_BYTES: usize = 4096;
 
 /// Whether a block may be longer than what waits: one with a large alignment is a run of its own.
@@ -41,14 +45,15 @@ const _: () = assert!(SLOTS.is_power_of_two() && SLOTS > 1);
 /// - There is an owner if and only if there is a block; the last holder's link is 0.
 /// - `first` was made to hold `places` names and has `names` of them; every other holder has all
 ///   that it was made for.
-/// - `room` is how many blocks may join when `first` has all its names.
+/// - `room` is how many blocks of `BATCH_BLOCKS` are left when `first` has all its names, or less
+///   than 0 by how many it has room for beyond that.
 #[derive(Debug)]
 #[repr(C)]
 struct Chain {
     owner: Cell<Option<NonNull<HeapHeader>>>,
     first: Cell<BlockId>,
     last: Cell<BlockId>,
-    room: Cell<u32>,
+    room: Cell<i32>,
     names: Cell<u16>,
     places: Cell<u16>,
 }
@@ -88,15 +93,26 @@ impl Chain {
     /// As there.
     #[inline]
     unsafe fn try_hold(&self, block: NonNull<u8>, layout: Layout) -> bool {
-        let Some(room) = self.room.get().checked_sub(1) else { return false };
-        let places = foreign::room_for_names(layout).min(room);
+        if self.room.get() <= 0 {
+            return false;
+        }
         // SAFETY: the caller's contract.
-        let holder = unsafe { foreign::make_holder(block, layout, self.first.get(), places) };
-        self.first.set(holder);
+        unsafe { self.hold(block, layout, self.first.get(), self.room.get()) };
+        true
+    }
+
+    /// Makes a block the first holder, linked to `next`, where there is so much room.
+    ///
+    /// # Safety
+    /// As [`try_add`](Self::try_add).
+    #[inline]
+    unsafe fn hold(&self, block: NonNull<u8>, layout: Layout, next: BlockId, room: i32) {
+        let places = foreign::room_for_names(layout);
+        // SAFETY: the caller's contract.
+        self.first.set(unsafe { foreign::make_holder(block, layout, next, places) });
         self.names.set(0);
         self.places.set(places as u16);
-        self.room.set(room - places);
-        true
+        self.room.set(room - 1 - places as i32);
     }
 
     /// Lets a first block wait.
@@ -105,21 +121,16 @@ impl Chain {
     /// As [`try_add`](Self::try_add), of a heap's block where no block waits.
     #[inline]
     unsafe fn open(&self, owner: NonNull<HeapHeader>, block: NonNull<u8>, layout: Layout) {
-        let places = foreign::room_for_names(layout).min(BATCH_BLOCKS - 1);
         // SAFETY: the caller's contract.
-        let holder = unsafe { foreign::make_holder(block, layout, 0, places) };
+        unsafe { self.hold(block, layout, 0, BATCH_BLOCKS) };
         self.owner.set(Some(owner));
-        self.first.set(holder);
-        self.last.set(holder);
-        self.room.set(BATCH_BLOCKS - 1 - places);
-        self.names.set(0);
-        self.places.set(places as u16);
+        self.last.set(self.first.get());
     }
 
     /// How many blocks wait.
     fn blocks(&self) -> u32 {
-        let unused = self.places.get() - self.names.get();
-        BATCH_BLOCKS - self.room.get() - u32::from(unused)
+        let unused = i32::from(self.places.get() - self.names.get());
+        (BATCH_BLOCKS - self.room.get() - unused).unsigned_abs()
     }
 
     /// The blocks, from the first holder to the last, ready to be pushed.

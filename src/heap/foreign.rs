@@ -36,7 +36,7 @@ pub const LINK_BYTES: usize = WORD_BYTES;
 const WORD_BYTES: usize = size_of::<u64>();
 
 /// The most names in a holder: what its lowest bits can tell, and together one cache line.
-const MOST_NAMES: u32 = NAMES_MASK as u32;
+pub const MOST_NAMES: u32 = NAMES_MASK as u32;
 
 const LINK_BITS: u32 = 40;
 /// Offsets are multiples of 8, as blocks are, whatever was written to a freed block.
@@ -212,6 +212,10 @@ impl Holder {
         mut visit: impl FnMut(Option<ForeignBlock>),
     ) {
         let mut place = self.names;
+        if place != 0 {
+            // The one miss of eight blocks, while the others are freed.
+            committed.prefetch(self.next() as usize);
+        }
         while place != 0 {
             // SAFETY: `find_holder` saw that the words lie in the holder's chunk.
             unsafe {
@@ -234,12 +238,23 @@ pub unsafe fn find(
     owner: NonNull<HeapHeader>,
     committed: Committed,
 ) -> Option<ForeignBlock> {
-    let (address, entry) = committed.find((name & LINK_MASK) as usize)?;
+    let (address, entry) = find_at(name & LINK_MASK, owner, committed)?;
+    Some(ForeignBlock { address, entry, word: FreedWith(name) })
+}
+
+/// Where a block is, if in a chunk of the owner.
+#[inline]
+fn find_at(
+    block: BlockId,
+    owner: NonNull<HeapHeader>,
+    committed: Committed,
+) -> Option<(NonNull<u8>, &'static ChunkEntry)> {
+    let (address, entry) = committed.find(block as usize)?;
     // Relaxed: the block pins its chunk, and whoever pushed it was handed the chunk's owner.
     if entry.owner.load(Ordering::Relaxed) != owner.as_ptr().cast() {
         return None;
     }
-    Some(ForeignBlock { address, entry, word: FreedWith(name) })
+    Some((address, entry))
 }
 
 /// Finds a holder of a chain. `None` if the link that led to it was overwritten, or its first word,
@@ -253,16 +268,14 @@ pub unsafe fn find_holder(
     owner: NonNull<HeapHeader>,
     committed: Committed,
 ) -> Option<Holder> {
-    // SAFETY: the caller's contract; a chunk that has an owner is memory, aligned to 8 at this
-    // address, and the block is the caller's.
-    let mut block = unsafe { find(holder, owner, committed) }?;
-    // SAFETY: as above.
-    let word = unsafe { block.address.cast::<u64>().read() };
-    block.word = FreedWith(word);
+    let (address, entry) = find_at(holder, owner, committed)?;
+    // SAFETY: a chunk that has an owner is memory, aligned to 8 at this address, and the block is
+    // the caller's.
+    let word = unsafe { address.cast::<u64>().read() };
     let names = (word & NAMES_MASK) as usize;
     let end = holder as usize % CHUNK_BYTES + (names + 1) * WORD_BYTES;
     if names != 0 && end > CHUNK_BYTES {
         return None;
     }
-    Some(Holder { block, names })
+    Some(Holder { block: ForeignBlock { address, entry, word: FreedWith(word) }, names })
 }
