@@ -212,10 +212,6 @@ impl Holder {
         mut visit: impl FnMut(Option<ForeignBlock>),
     ) {
         let mut place = self.names;
-        if place != 0 {
-            // The one miss of eight blocks, while the others are freed.
-            committed.prefetch(self.next() as usize);
-        }
         while place != 0 {
             // SAFETY: `find_holder` saw that the words lie in the holder's chunk.
             unsafe {
@@ -238,23 +234,12 @@ pub unsafe fn find(
     owner: NonNull<HeapHeader>,
     committed: Committed,
 ) -> Option<ForeignBlock> {
-    let (address, entry) = find_at(name & LINK_MASK, owner, committed)?;
-    Some(ForeignBlock { address, entry, word: FreedWith(name) })
-}
-
-/// Where a block is, if in a chunk of the owner.
-#[inline]
-fn find_at(
-    block: BlockId,
-    owner: NonNull<HeapHeader>,
-    committed: Committed,
-) -> Option<(NonNull<u8>, &'static ChunkEntry)> {
-    let (address, entry) = committed.find(block as usize)?;
+    let (address, entry) = committed.find((name & LINK_MASK) as usize)?;
     // Relaxed: the block pins its chunk, and whoever pushed it was handed the chunk's owner.
     if entry.owner.load(Ordering::Relaxed) != owner.as_ptr().cast() {
         return None;
     }
-    Some((address, entry))
+    Some(ForeignBlock { address, entry, word: FreedWith(name) })
 }
 
 /// Finds a holder of a chain. `None` if the link that led to it was overwritten, or its first word,
@@ -268,14 +253,16 @@ pub unsafe fn find_holder(
     owner: NonNull<HeapHeader>,
     committed: Committed,
 ) -> Option<Holder> {
-    let (address, entry) = find_at(holder, owner, committed)?;
-    // SAFETY: a chunk that has an owner is memory, aligned to 8 at this address, and the block is
-    // the caller's.
-    let word = unsafe { address.cast::<u64>().read() };
+    // SAFETY: the caller's contract; a chunk that has an owner is memory, aligned to 8 at this
+    // address, and the block is the caller's.
+    let mut block = unsafe { find(holder, owner, committed) }?;
+    // SAFETY: as above.
+    let word = unsafe { block.address.cast::<u64>().read() };
+    block.word = FreedWith(word);
     let names = (word & NAMES_MASK) as usize;
     let end = holder as usize % CHUNK_BYTES + (names + 1) * WORD_BYTES;
     if names != 0 && end > CHUNK_BYTES {
         return None;
     }
-    Some(Holder { block: ForeignBlock { address, entry, word: FreedWith(word) }, names })
+    Some(Holder { block, names })
 }

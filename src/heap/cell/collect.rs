@@ -40,6 +40,8 @@ pub(super) unsafe fn free_chain<S: Strategy>(header: Header, first: BlockId) {
         unsafe {
             let Some(holder) = foreign::find_holder(next, header, committed) else { corrupted() };
             next = holder.next();
+            // The one miss of eight blocks, while the others are freed.
+            committed.prefetch(next as usize);
             blocks += holder.names() as u64 + 1;
             holder.visit_named(header, committed, |block| {
                 free_waiting::<S>(header, block.unwrap_or_else(|| corrupted()));
