@@ -59,14 +59,16 @@ struct Chain {
 }
 
 impl Chain {
-    const EMPTY: Self = Self {
-        owner: Cell::new(None),
-        first: Cell::new(0),
-        last: Cell::new(0),
-        room: Cell::new(0),
-        names: Cell::new(0),
-        places: Cell::new(0),
-    };
+    const fn new() -> Self {
+        Self {
+            owner: Cell::new(None),
+            first: Cell::new(0),
+            last: Cell::new(0),
+            room: Cell::new(0),
+            names: Cell::new(0),
+            places: Cell::new(0),
+        }
+    }
 
     /// Adds a block to those that wait; false if they are as many as may wait.
     ///
@@ -159,7 +161,7 @@ impl Batches {
     /// No chains.
     pub const fn new() -> Self {
         Self {
-            chains: [const { Chain::EMPTY }; SLOTS],
+            chains: [const { Chain::new() }; SLOTS],
             pending: Cell::new(0),
             pushes: Cell::new(0),
         }

@@ -1,9 +1,9 @@
 //! What freed blocks hold while they wait for their heap's runner.
 //!
 //! ```text
-//!   bit 63           45 44        40 39                             3 2     0
-//!   │ size in bytes    │ log2 align │ the next holder's offset       │ names │   a holder's first word
-//!   │ size in bytes    │ log2 align │ the block's own offset         │ 0     │   a name
+//!   bit 63           45 44        40 39                       3 2     0
+//!   │ size in bytes    │ log2 align │ next holder's offset     │ names │   a holder's first word
+//!   │ size in bytes    │ log2 align │ the block's own offset   │ 0     │   a name
 //! ```
 //!
 //! A block that waits is a **holder**, or has its **name** in one: in one of the up to seven words
