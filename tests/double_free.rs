@@ -43,7 +43,7 @@ fn a_block_that_is_written_to_while_it_waits_ends_the_process() {
             let blocks = [(); 3].map(|()| (&heap).allocate(layout).unwrap().cast::<u8>());
             // SAFETY: the blocks are allocated; the write comes too late, which is what is tested.
             unsafe {
-                blocks.map(|block| dealloc(block.as_ptr(), layout));
+                blocks.iter().for_each(|block| dealloc(block.as_ptr(), layout));
                 if is_pushed {
                     flush_foreign_frees();
                 }
