@@ -29,6 +29,18 @@ pub fn distance(base: NonNull<u8>, pointer: NonNull<u8>) -> usize {
     pointer.addr().get().wrapping_sub(base.addr().get())
 }
 
+/// Has the processor fetch what lies `bytes` above `base`, wherever that is: nothing is read.
+#[inline]
+pub fn prefetch(base: NonNull<u8>, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which for no address at all does anything else.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(base.as_ptr().wrapping_add(bytes).cast()) };
+    }
+    let _ = (base, bytes);
+}
+
 /// Whether `pointer` is a multiple of `alignment`, a power of two.
 #[inline]
 pub fn is_aligned(pointer: NonNull<u8>, alignment: usize) -> bool {

@@ -6,7 +6,8 @@ mod child;
 
 use std::alloc::{Layout, alloc, dealloc};
 
-use heapswitch::{HeapSwitch, purge};
+use heapswitch::strategy::slab::Slab;
+use heapswitch::{Allocator, Heap, HeapSwitch, flush_foreign_frees, purge};
 
 #[global_allocator]
 static GLOBAL: HeapSwitch = HeapSwitch;
@@ -27,4 +28,30 @@ fn a_block_that_goes_back_twice_ends_the_process() {
         }
         purge();
     });
+}
+
+/// A block that another than its heap's runner freed holds the link to others, and their names.
+#[test]
+fn a_block_that_is_written_to_while_it_waits_ends_the_process() {
+    let test = "a_block_that_is_written_to_while_it_waits_ends_the_process";
+    for (name, byte, is_pushed) in
+        [("names", 0xFF, false), ("no names", 0, false), ("a link", 0xFF, true)]
+    {
+        child::fails_with(test, name, "a block was written to after it was freed", || {
+            let heap = Heap::builder().build_kind::<Slab>(()).unwrap();
+            let layout = Layout::from_size_align(BYTES, 8).unwrap();
+            let blocks = [(); 3].map(|()| (&heap).allocate(layout).unwrap().cast::<u8>());
+            // SAFETY: the blocks are allocated; the write comes too late, which is what is tested.
+            unsafe {
+                blocks.iter().for_each(|block| dealloc(block.as_ptr(), layout));
+                if is_pushed {
+                    flush_foreign_frees();
+                }
+                let words = if byte == 0 { 8 } else { 0 };
+                blocks[0].byte_add(words).write_bytes(byte, BYTES - words);
+            }
+            flush_foreign_frees();
+            heap.release_unused().unwrap();
+        });
+    }
 }

@@ -8,7 +8,9 @@ mod battery;
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
+use std::num::NonZeroUsize;
 use std::ptr::NonNull;
+use std::sync::Barrier;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -388,6 +390,67 @@ battery!(with_sites_foreign, with_sites, of_plenty());
 
 battery!(stripes_entered, |source| stripes(source, Way::Entered));
 battery!(stripes_foreign, |source| stripes(source, Way::Foreign), of_plenty());
+
+/// Of blocks that wait in a batch some hold the names of others, by their lengths. None is lost,
+/// whatever comes after what, in batches of any length: not of those that are collected, nor of
+/// those that still wait when the heap is closed, nor of those that are freed later.
+#[test]
+fn no_block_of_a_batch_is_lost() {
+    const SIZES: [usize; 7] = [8, 4096, 16, 24, 100, 64, 40];
+    let build: [fn(HeapBuilder<'static>) -> Heap; 4] = [
+        |builder| builder.hint(LifetimeHint::Short).build().unwrap(),
+        |builder| builder.hint(LifetimeHint::Medium).build().unwrap(),
+        |builder| builder.hint(LifetimeHint::Long).build().unwrap(),
+        |builder| builder.build_kind::<Slab>(()).unwrap(),
+    ];
+    for (build, part) in
+        build.iter().flat_map(|build| [1, 2, 8, 9, 31, 32, 33, 70].map(|n| (build, n)))
+    {
+        let arena = ArenaMemorySource::new(CONTEXT_SOURCE, ArenaSettings::DEFAULT);
+        let arena: &'static ArenaMemorySource<RegionMapSource> = Box::leak(Box::new(arena));
+        let heap = build(Heap::builder().source(arena));
+        let allocated = |index: usize| {
+            let layout = Layout::from_size_align(SIZES[(index + part) % SIZES.len()], 8).unwrap();
+            let block = (&heap).allocate(layout).unwrap();
+            (block.cast::<u8>().expose_provenance(), layout)
+        };
+        let blocks: Vec<_> = (0..3 * part).map(allocated).collect();
+        let free = |part: &[(NonZeroUsize, Layout)]| {
+            for &(address, layout) in part {
+                // SAFETY: the block is allocated, and used no more.
+                unsafe {
+                    GLOBAL.dealloc(std::ptr::with_exposed_provenance_mut(address.get()), layout)
+                };
+            }
+        };
+        let (step, blocks) = (Barrier::new(2), &blocks);
+        let (used, left) = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                free(&blocks[..part]);
+                flush_foreign_frees();
+                step.wait();
+                step.wait(); // They were counted.
+                free(&blocks[part..2 * part]);
+                step.wait();
+                step.wait(); // The heap is closed.
+                flush_foreign_frees();
+                free(&blocks[2 * part..]);
+            });
+            step.wait();
+            let used = heap.release_unused().and_then(|_| heap.memory_usage());
+            step.wait();
+            step.wait();
+            let left = heap.close().blocks;
+            step.wait();
+            (used.unwrap().allocated_blocks, left)
+        });
+        assert_eq!(used, 2 * part);
+        // What is long, or more than one batch, did not wait.
+        assert!((part..=2 * part).contains(&left) && (part > 9 || left > part), "{left} of {part}");
+        arena.release_unused();
+        assert_eq!(arena.held_bytes(), 0, "{part}");
+    }
+}
 
 #[test]
 fn blocks_as_long_as_a_chunk() {

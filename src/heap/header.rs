@@ -64,6 +64,13 @@ impl Inline {
         Self(heap.as_ptr().map_addr(|address| address | SLAB_TAG))
     }
 
+    /// Whether it is this heap by the slab's path.
+    #[inline]
+    pub fn is_slab_of(self, heap: NonNull<HeapHeader>) -> bool {
+        // What is odd is subtracted and not added: the sum is not needed twice.
+        self.0.addr().wrapping_sub(SLAB_TAG) == heap.addr().get()
+    }
+
     /// The heap, if its path is the slab's: from lists.
     #[inline]
     pub fn slab(self) -> Option<NonNull<HeapHeader>> {

@@ -216,6 +216,12 @@ impl Committed {
             (crate::pointers::forward(self.base, offset), entry.as_ref())
         })
     }
+
+    /// Has the processor fetch what lies at an offset, in bytes; for any number at all.
+    #[inline]
+    pub fn prefetch(self, offset: usize) {
+        crate::pointers::prefetch(self.base, offset);
+    }
 }
 
 /// The region's first byte; not to be used before it is reserved.

@@ -294,7 +294,7 @@ pub(super) unsafe fn free_other(
     unsafe {
         if state.inline.get() == Inline::of_bump(owner) {
             fast::free_to_bump(owner, entry, block, layout);
-        } else if state.inline.get() == Inline::of_slab(owner) {
+        } else if state.inline.get().is_slab_of(owner) {
             fast::free_to_slab(owner, entry, block, layout);
         } else {
             match owner.as_ref().runner.relation(state.token.get()) {
@@ -311,6 +311,25 @@ pub(super) unsafe fn free_other(
 #[cold]
 #[inline(never)]
 unsafe fn free_foreign(
+    block: NonNull<u8>,
+    entry: &'static ChunkEntry,
+    owner: NonNull<HeapHeader>,
+    layout: Layout,
+) {
+    let state = state();
+    // SAFETY: the caller's contract.
+    unsafe {
+        if state.phase.get() != Phase::Running || !state.batches.try_open(owner, block, layout) {
+            free_foreign_with_care(block, entry, owner, layout);
+        }
+    }
+}
+
+/// # Safety
+/// As [`free_foreign`].
+#[cold]
+#[inline(never)]
+unsafe fn free_foreign_with_care(
     block: NonNull<u8>,
     entry: &'static ChunkEntry,
     owner: NonNull<HeapHeader>,

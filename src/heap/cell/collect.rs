@@ -8,7 +8,7 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::super::foreign::{self, ForeignBlock};
+use super::super::foreign::{self, ForeignBlock, FreedWith};
 use super::blocks::free;
 use super::idle::retire_emptied;
 use super::inspect::verify_sometimes;
@@ -33,26 +33,20 @@ pub(super) unsafe fn collect<S: Strategy>(header: Header) {
 /// The caller runs the heap and took the chain off its foreign stack.
 pub(super) unsafe fn free_chain<S: Strategy>(header: Header, first: BlockId) {
     let (mut next, committed) = (first, region::committed());
-    let mut blocks = 0;
+    let mut blocks: u64 = 0;
     while next != 0 {
-        // SAFETY: the chain's blocks were pushed and are ours now.
-        let found = unsafe { foreign::find(next, header, committed) };
-        let Some(block) = found else { corrupted() };
-        next = block.next();
-        blocks += 1;
-        // SAFETY: the block is allocated as far as this heap knows, and of this run.
+        // SAFETY: the chain's blocks were pushed and are ours now; each is allocated as far as this
+        // heap knows. The holder is freed when it was read.
         unsafe {
-            // AddressSanitizer has to be told how long the block is.
-            if !cfg!(heapswitch_asan) {
-                let class = block.entry.class();
-                match strategy_of::<S>(header).free_of_class(class, block.address) {
-                    Some(true) => retire_emptied::<S>(header),
-                    Some(false) => {}
-                    None => free_as_told::<S>(header, block),
-                }
-            } else {
-                free_as_told::<S>(header, block);
-            }
+            let Some(holder) = foreign::find_holder(next, header, committed) else { corrupted() };
+            next = holder.next();
+            // The one miss of eight blocks, while the others are freed.
+            committed.prefetch(next as usize);
+            blocks += holder.names() as u64 + 1;
+            holder.visit_named(header, committed, |block| {
+                free_waiting::<S>(header, block.unwrap_or_else(|| corrupted()));
+            });
+            free_waiting::<S>(header, holder.block);
         }
     }
     if blocks != 0 {
@@ -61,15 +55,42 @@ pub(super) unsafe fn free_chain<S: Strategy>(header: Header, first: BlockId) {
     }
 }
 
-/// Frees a block by the layout that it was freed with.
+/// Frees a block that waited.
 ///
 /// # Safety
 /// The caller runs the heap, of a run of which the block is, allocated as far as the heap knows.
-unsafe fn free_as_told<S: Strategy>(header: Header, block: ForeignBlock) {
-    let Some(layout) = block.layout() else { corrupted() };
-    sys::poison::unpoison(block.address, layout.size());
+#[inline]
+unsafe fn free_waiting<S: Strategy>(header: Header, block: ForeignBlock) {
+    let ForeignBlock { address, entry, word } = block;
     // SAFETY: the caller's contract.
-    unsafe { free::<S>(header, block.entry, block.address, layout) };
+    unsafe {
+        // AddressSanitizer has to be told how long the block is.
+        if cfg!(heapswitch_asan) {
+            return free_as_told::<S>(header, entry, address, word);
+        }
+        match strategy_of::<S>(header).free_of_class(entry.class(), address) {
+            Some(true) => retire_emptied::<S>(header),
+            Some(false) => {}
+            None => free_as_told::<S>(header, entry, address, word),
+        }
+    }
+}
+
+/// Frees a block by the layout that it was freed with, which its word tells.
+///
+/// # Safety
+/// As [`free_waiting`].
+#[inline(never)] // measured: the loop of a slab's blocks takes eight instructions less
+unsafe fn free_as_told<S: Strategy>(
+    header: Header,
+    entry: &'static ChunkEntry,
+    address: NonNull<u8>,
+    word: FreedWith,
+) {
+    let Some(layout) = word.layout() else { corrupted() };
+    sys::poison::unpoison(address, layout.size());
+    // SAFETY: the caller's contract.
+    unsafe { free::<S>(header, entry, address, layout) };
 }
 
 #[cold]

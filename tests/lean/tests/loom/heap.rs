@@ -1,6 +1,7 @@
 //! A heap's foreign frees, its close and its handover, from the shipped `ForeignStack`, `ChunkWord`
-//! and `Runner`. A block is a cell for what the program keeps in it, which becomes the link when it
-//! is freed: loom fails where two threads reach one cell without an order between them.
+//! and `Runner`. A block is a cell for what the program keeps in it, which becomes the link and the
+//! names of other blocks when it is freed: loom fails where two threads reach one cell without an
+//! order between them.
 
 use heapswitch::sync::foreign_stack::BlockId;
 use heapswitch::sync::runner::Token;
@@ -23,7 +24,27 @@ struct Heap {
     given_back: UnsafeCell<u32>,
 }
 
-struct Blocks(Vec<UnsafeCell<u64>>);
+/// A link, or what the program or the runner keeps there, and the name of another block, or 0.
+#[derive(Clone, Copy)]
+struct Contents {
+    word: u64,
+    name: BlockId,
+}
+
+const EMPTY: Contents = Contents { word: 0, name: 0 };
+
+struct Blocks(Vec<UnsafeCell<Contents>>);
+
+/// Blocks that are freed together: each holder, with the block whose name it holds, if any.
+type Chain = &'static [&'static [BlockId]];
+
+/// Of each two threads that free: their chains.
+const CHAINS: [[Chain; 2]; 3] =
+    [[&[&[1]], &[&[2]]], [&[&[1], &[2]], &[&[3]]], [&[&[1, 2]], &[&[3]]]];
+
+fn blocks_of(chain: Chain) -> u32 {
+    chain.iter().map(|holder| holder.len() as u32).sum()
+}
 
 // SAFETY: cells are reached by whom the protocols let, which is what the models check.
 unsafe impl Sync for Heap {}
@@ -33,19 +54,23 @@ unsafe impl Send for Heap {}
 // SAFETY: the link is stored in the block's cell, where `next` reads it.
 unsafe impl Links for Blocks {
     unsafe fn set_next(&self, block: BlockId, next: BlockId) {
-        self.write(block, next);
+        self.change(block, |contents| contents.word = next);
     }
 }
 
 impl Blocks {
-    fn write(&self, block: BlockId, contents: u64) {
+    fn change(&self, block: BlockId, change: impl FnOnce(&mut Contents)) {
         self.0[block as usize - 1].with_mut(|cell| {
             // SAFETY: the caller has the block alone.
-            unsafe { *cell = contents }
+            change(unsafe { &mut *cell });
         });
     }
 
-    fn read(&self, block: BlockId) -> u64 {
+    fn write(&self, block: BlockId, word: u64) {
+        self.change(block, |contents| *contents = Contents { word, name: 0 });
+    }
+
+    fn read(&self, block: BlockId) -> Contents {
         self.0[block as usize - 1].with(|cell| {
             // SAFETY: the caller has the block alone.
             unsafe { *cell }
@@ -60,26 +85,30 @@ impl Heap {
             runner: Runner::new(),
             stack: ForeignStack::new(),
             word: ChunkWord::new(),
-            blocks: Blocks((0..blocks).map(|_| UnsafeCell::new(0)).collect()),
+            blocks: Blocks((0..blocks).map(|_| UnsafeCell::new(EMPTY)).collect()),
             live: UnsafeCell::new(blocks),
             given_back: UnsafeCell::new(0),
         })
     }
 
-    /// Frees a chain of blocks as anybody but the runner: uses each a last time, links them as a
-    /// thread's batch does, and pushes; where the heap is closed, counts each off the run.
-    fn free_foreign(&self, chain: &[BlockId]) {
+    /// Frees a chain of blocks as anybody but the runner: uses each a last time, writes names and
+    /// links as a thread's batch does, and pushes; where the heap is closed, counts each off the
+    /// run. A block whose name is held is not written to.
+    fn free_foreign(&self, chain: Chain) {
         let mut first = 0;
-        for &block in chain {
-            self.blocks.write(block, 77);
-            self.blocks.write(block, first);
-            first = block;
+        for holder in chain {
+            for &block in *holder {
+                self.blocks.write(block, 77);
+            }
+            let contents = Contents { word: first, name: *holder.get(1).unwrap_or(&0) };
+            self.blocks.change(holder[0], |block| *block = contents);
+            first = holder[0];
         }
         // SAFETY: the blocks are this thread's, freed here, and linked.
-        if unsafe { self.stack.push(first, chain[0], &self.blocks) } {
+        if unsafe { self.stack.push(first, chain[0][0], &self.blocks) } {
             return;
         }
-        for _ in chain {
+        for _ in 0..blocks_of(chain) {
             self.count_off();
         }
     }
@@ -101,16 +130,21 @@ impl Heap {
         }
     }
 
-    /// Frees a chain as the runner, and reuses each block; how many.
+    /// Frees a chain as the runner, and reuses each block, the holder last; how many.
     fn free_chain(&self, first: BlockId) -> u32 {
         let mut freed = 0;
         let mut next = first;
         while next != 0 {
-            let block = next;
-            next = self.blocks.read(block);
-            self.blocks.write(block, 88);
-            self.change_live(|live| live - 1);
-            freed += 1;
+            let holder = next;
+            let contents = self.blocks.read(holder);
+            next = contents.word;
+            for block in [contents.name, holder] {
+                if block != 0 {
+                    self.blocks.write(block, 88);
+                    self.change_live(|live| live - 1);
+                    freed += 1;
+                }
+            }
         }
         freed
     }
@@ -146,14 +180,17 @@ impl Heap {
 /// comes first, and no block is lost or comes twice. Single blocks and chains.
 #[test]
 fn what_others_free_the_runner_reuses() {
-    for chains in [[&[1][..], &[2][..]], [&[1, 2][..], &[3][..]]] {
+    for chains in CHAINS {
         model(move || {
-            let blocks = chains.iter().map(|chain| chain.len() as u32).sum();
+            let blocks = chains.map(blocks_of).iter().sum();
             let heap = Heap::new(blocks);
             let threads = chains.map(|chain| {
                 let heap = Arc::clone(&heap);
                 thread::spawn(move || heap.free_foreign(chain))
             });
+            // Without this loom lets no push come first: it does not try what a load that finds the
+            // stack empty would find later.
+            thread::yield_now();
             let early = heap.free_chain(heap.stack.take_all());
             for thread in threads {
                 thread.join().unwrap();
@@ -167,9 +204,9 @@ fn what_others_free_the_runner_reuses() {
 /// nobody uses its blocks any more.
 #[test]
 fn a_closed_heap_gives_its_run_back_once() {
-    for chains in [[&[1][..], &[2][..]], [&[1, 2][..], &[3][..]]] {
+    for chains in CHAINS {
         model(move || {
-            let heap = Heap::new(chains.iter().map(|chain| chain.len() as u32).sum());
+            let heap = Heap::new(chains.map(blocks_of).iter().sum());
             let threads = chains.map(|chain| {
                 let heap = Arc::clone(&heap);
                 thread::spawn(move || heap.free_foreign(chain))
@@ -188,14 +225,14 @@ fn a_closed_heap_gives_its_run_back_once() {
 fn a_free_may_look_at_the_runner_instead_of_the_stack() {
     model(|| {
         let heap = Heap::new(2);
-        let threads = [1, 2].map(|block| {
+        let threads = CHAINS[0].map(|chain| {
             let heap = Arc::clone(&heap);
             thread::spawn(move || {
                 if heap.runner.is_closed() {
-                    heap.blocks.write(block, 77);
+                    heap.blocks.write(chain[0][0], 77);
                     heap.count_off();
                 } else {
-                    heap.free_foreign(&[block]);
+                    heap.free_foreign(chain);
                 }
             })
         });
@@ -214,9 +251,10 @@ fn batches_meet_collection_and_close() {
         let heap = Heap::new(3);
         let other = Arc::clone(&heap);
         let other = thread::spawn(move || {
-            other.free_foreign(&[1, 2]);
-            other.free_foreign(&[3]);
+            other.free_foreign(&[&[1, 2]]);
+            other.free_foreign(&[&[3]]);
         });
+        thread::yield_now();
         heap.free_chain(heap.stack.take_all());
         heap.close();
         other.join().unwrap();
@@ -262,7 +300,7 @@ fn a_handle_moves_while_another_thread_frees() {
         let free = Arc::clone(&heap);
         let free = thread::spawn(move || {
             assert!(!free.runner.is(Token::from_number(2)));
-            free.free_foreign(&[1]);
+            free.free_foreign(&[&[1]]);
         });
         let (next, moved) = (Arc::clone(&heap), Arc::clone(&handle));
         let next = thread::spawn(move || run_once(&next, &moved, Token::from_number(1)));
@@ -293,7 +331,7 @@ fn nobody_enters_a_closed_heap() {
         let other = Arc::clone(&heap);
         let other = thread::spawn(move || {
             assert!(!other.runner.try_enter(Token::from_number(0)));
-            other.free_foreign(&[1]);
+            other.free_foreign(&[&[1]]);
         });
         heap.close();
         assert!(heap.runner.is_closed() && heap.runner.is_busy());
