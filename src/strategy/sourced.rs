@@ -137,7 +137,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         unsafe { &mut *self.state.get() }
     }
 
-    #[inline]
+    #[inline(always)] // measured: as `allocate`
     fn allocate_by(
         &self,
         layout: Layout,
@@ -393,6 +393,7 @@ impl<S: Strategy> State<S> {
 
     /// An extent's last block was freed: keeps it or the spare, the longer, and releases the other.
     #[cold]
+    #[inline(never)]
     fn became_empty(&mut self, source: &impl MemorySource, emptied: NonNull<Record>) {
         // SAFETY: the extents are held, so their records are valid, and neither has a block.
         unsafe {
@@ -437,7 +438,7 @@ impl<S: Strategy> State<S> {
 // stay, and an extent is given back only without a live block, or when the allocator is dropped.
 // Moving the allocator moves neither extents nor records. It is not Clone.
 unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
-    #[inline]
+    #[inline(always)] // measured: with a known layout, 60 instructions less for a pair of stripes'
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
         if layout.size() > S::DIRECT_BYTES {
             let block = self.state().allocate_direct(&self.source, layout, false)?;
@@ -455,7 +456,7 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
         self.allocate_by(layout, S::allocate_zeroed)
     }
 
-    #[inline]
+    #[inline(always)] // measured: as `allocate`
     unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
         if layout.size() == 0 {
             return;

@@ -225,7 +225,9 @@ pub fn fill<P: Pool>(pool: &mut P, blocks: usize) -> Vec<P::Handle> {
     (0..blocks).map(|_| pool.insert(Value::new(numbers.below(1 << 30) as u64))).collect()
 }
 
-/// Removes and inserts at random, `count` times.
+/// Removes and inserts at random, `count` times. Not inlined, as little of this file is that loops,
+/// so that what is timed is the code whose instructions are counted.
+#[inline(never)]
 pub fn churn<P: Pool>(pool: &mut P, handles: &mut [P::Handle], count: usize) {
     let mut numbers = Numbers(5);
     for round in 0..count {
@@ -236,6 +238,7 @@ pub fn churn<P: Pool>(pool: &mut P, handles: &mut [P::Handle], count: usize) {
 }
 
 /// Gets at random, `count` times.
+#[inline(never)]
 pub fn gets<P: Pool>(pool: &P, handles: &[P::Handle], count: usize) {
     let mut numbers = Numbers(7);
     let sum = (0..count)

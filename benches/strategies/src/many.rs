@@ -22,7 +22,9 @@ pub enum Work {
     Replace,
 }
 
-/// A table: puts an entry in, and takes one out.
+/// A table: puts an entry in, and takes one out. Both are always inlined: an entry that is handed
+/// over on the stack is read from there in other pieces than it was written, for which a processor
+/// waits until all earlier writes are done, also those to memory that it does not have yet.
 trait Table {
     type Key: Copy;
 
@@ -39,7 +41,7 @@ struct InPeer<'a, P> {
 impl<P: Peer> Table for InPeer<'_, P> {
     type Key = *mut u8;
 
-    #[inline]
+    #[inline(always)] // measured: see the trait
     fn put(&mut self, entry: Entry) -> *mut u8 {
         let block = served(self.peer.allocate(layout(size_of::<Entry>())), self.addresses);
         // SAFETY: the block is allocated, as long as an entry, and aligned to 8.
@@ -47,7 +49,7 @@ impl<P: Peer> Table for InPeer<'_, P> {
         block
     }
 
-    #[inline]
+    #[inline(always)] // measured: see the trait
     fn take(&mut self, block: *mut u8) -> u64 {
         // SAFETY: the block is allocated with that layout, and has an entry.
         unsafe {
@@ -61,12 +63,12 @@ impl<P: Peer> Table for InPeer<'_, P> {
 impl Table for slab::Slab<Entry> {
     type Key = usize;
 
-    #[inline]
+    #[inline(always)] // measured: see the trait
     fn put(&mut self, entry: Entry) -> usize {
         self.insert(entry)
     }
 
-    #[inline]
+    #[inline(always)] // measured: see the trait
     fn take(&mut self, key: usize) -> u64 {
         self.remove(key)[0]
     }

@@ -80,8 +80,8 @@ pub(super) enum Outcome {
     },
 }
 
-/// A stretch of spans, by its ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A stretch of spans, by its ends. The cheaper is the lesser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Window {
     /// The units in its blocks.
     cost: u64,
@@ -203,9 +203,6 @@ impl<'a> Planner<'a> {
         for seed in seeds {
             let row = self.around(seed, length);
             self.windows_in(&row, length, &mut windows);
-            windows.sort_unstable_by_key(|window: &Window| (window.cost, window.first));
-            windows.dedup();
-            windows.truncate(TRIES);
         }
         windows
     }
@@ -235,7 +232,9 @@ impl<'a> Planner<'a> {
         row
     }
 
-    /// The windows of a row that may give a hole of `length`.
+    /// Puts the windows of a row that may give a hole of `length` among the cheapest, in order, of
+    /// which at most [`TRIES`] stay. A row has hundreds: to sort all of them was half of what a
+    /// full store's writes took.
     fn windows_in(&self, row: &[u32], length: Units, windows: &mut Vec<Window>) {
         let length = u64::from(length);
         let largest = self.space.slots.largest().map_or(0, |slot| slot.length);
@@ -251,8 +250,18 @@ impl<'a> Planner<'a> {
                     // Larger ones fit nowhere else.
                     may_leave += if span.length <= largest { units } else { 0 };
                 }
-                if slots + may_leave >= length {
-                    windows.push(Window { cost: blocks, first: *first, last: *last });
+                let window = Window { cost: blocks, first: *first, last: *last };
+                let dearest = windows.get(TRIES - 1);
+                if dearest.is_some_and(|dearest| blocks > dearest.cost) {
+                    // So do the longer ones.
+                    break;
+                }
+                if dearest.is_none_or(|dearest| window < *dearest)
+                    && slots + may_leave >= length
+                    && let Err(at) = windows.binary_search(&window)
+                {
+                    windows.truncate(TRIES - 1);
+                    windows.insert(at, window);
                 }
                 if slots >= length {
                     break;

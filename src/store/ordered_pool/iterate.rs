@@ -3,13 +3,13 @@
 use core::marker::PhantomData;
 use core::slice;
 
-use super::{Entry, OrderedPool, PoolIndex, RawOrderedPool};
+use super::{Generation, OrderedPool, PoolIndex, RawOrderedPool};
 use crate::allocator::MemorySource;
 
 /// The values of a pool in virtual order.
 pub struct Iter<'a, T, Index: PoolIndex, S: MemorySource> {
     order: slice::Iter<'a, Index>,
-    raw: &'a RawOrderedPool<Entry<T>, Index, S>,
+    raw: &'a RawOrderedPool<T, Index, S, Generation>,
 }
 
 impl<'a, T, Index: PoolIndex, S: MemorySource> Iter<'a, T, Index, S> {
@@ -19,7 +19,7 @@ impl<'a, T, Index: PoolIndex, S: MemorySource> Iter<'a, T, Index, S> {
 
     fn value(&self, physical: Index) -> &'a T {
         // SAFETY: the block is live, and the pool is borrowed for `'a`.
-        unsafe { &(*self.raw.pointer(physical).as_ptr()).value }
+        unsafe { self.raw.pointer(physical).as_ref() }
     }
 }
 
@@ -49,7 +49,7 @@ impl<T, Index: PoolIndex, S: MemorySource> ExactSizeIterator for Iter<'_, T, Ind
 /// The values of a pool in virtual order, to be changed.
 pub struct IterMut<'a, T, Index: PoolIndex, S: MemorySource> {
     order: slice::Iter<'a, Index>,
-    raw: &'a RawOrderedPool<Entry<T>, Index, S>,
+    raw: &'a RawOrderedPool<T, Index, S, Generation>,
     /// It gives out each value once, alone.
     alone: PhantomData<&'a mut T>,
 }
@@ -62,7 +62,7 @@ impl<'a, T, Index: PoolIndex, S: MemorySource> IterMut<'a, T, Index, S> {
     fn value(&mut self, physical: Index) -> &'a mut T {
         // SAFETY: the block is live, the pool is borrowed alone for `'a`, and an index comes once.
         // The shared borrow of the raw pool does not cover the blocks, which it only points to.
-        unsafe { &mut (*self.raw.pointer(physical).as_ptr()).value }
+        unsafe { self.raw.pointer(physical).as_mut() }
     }
 }
 

@@ -19,6 +19,7 @@
 
 mod index;
 mod iterate;
+mod numbering;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use core::ptr::NonNull;
 
 pub use index::PoolIndex;
 pub use iterate::{Iter, IterMut};
+use numbering::Numbering;
 pub use raw::{Allocated, RawOrderedPool};
 
 use crate::allocator::MemorySource;
@@ -39,7 +41,7 @@ use crate::source::MemoryMapSource;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle<Index = usize> {
     physical: Index,
-    generation: u32,
+    generation: Generation,
 }
 
 impl<Index: PoolIndex> Handle<Index> {
@@ -49,11 +51,8 @@ impl<Index: PoolIndex> Handle<Index> {
     }
 }
 
-/// A block: what it holds, and how often it was allocated. A freed block keeps its generation.
-struct Entry<T> {
-    value: T,
-    generation: u32,
-}
+/// How often a block was freed, and allocated again, together: even while it is live.
+type Generation = u32;
 
 /// A pool of values that are sorted without being moved; see the [module](self).
 ///
@@ -73,7 +72,7 @@ struct Entry<T> {
 /// assert_eq!(pool.get(apple), None);
 /// ```
 pub struct OrderedPool<T, Index: PoolIndex = usize, S: MemorySource = MemoryMapSource> {
-    raw: RawOrderedPool<Entry<T>, Index, S>,
+    raw: RawOrderedPool<T, Index, S, Generation>,
 }
 
 impl<T, Index: PoolIndex> OrderedPool<T, Index> {
@@ -92,7 +91,7 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
     /// # Errors
     /// More blocks than `Index` can number or memory can hold, or the source is exhausted.
     pub fn new_in(source: S, capacity: usize) -> Result<Self, PoolError> {
-        Ok(Self { raw: RawOrderedPool::new(source, capacity)? })
+        Ok(Self { raw: RawOrderedPool::with_tags(source, capacity)? })
     }
 
     /// How many blocks are live.
@@ -108,7 +107,7 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
     }
 
     /// How many blocks can be live at once: as many as asked for, less one for each that was
-    /// allocated two thousand million times.
+    /// allocated two thousand million times and would have been once more.
     #[inline]
     pub fn capacity(&self) -> usize {
         self.raw.capacity()
@@ -126,18 +125,12 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
     /// Every block is live; the error has the value.
     #[inline]
     pub fn allocate(&mut self, value: T) -> Result<Handle<Index>, PoolFull<T>> {
-        // SAFETY: the block is written at once.
-        let Some(Allocated { physical, is_first_use }) = (unsafe { self.raw.allocate() }) else {
+        let Some(handle) = next_handle(&mut self.raw.numbers) else {
             return Err(PoolFull { value, capacity: self.capacity() });
         };
-        // SAFETY: the block exists. Its generation was written when it was freed.
-        unsafe {
-            let entry = self.raw.pointer(physical).as_ptr();
-            // Odd while it is live.
-            let generation = if is_first_use { 1 } else { (*entry).generation + 1 };
-            entry.write(Entry { value, generation });
-            Ok(Handle { physical, generation })
-        }
+        // SAFETY: the block is live and holds nothing.
+        unsafe { self.raw.pointer(handle.physical).write(value) };
+        Ok(handle)
     }
 
     /// Frees a block; the last one in the virtual order takes its virtual index. O(1).
@@ -146,36 +139,16 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
     /// The block was freed before.
     #[inline]
     pub fn free(&mut self, handle: Handle<Index>) -> Result<T, StaleHandle> {
-        let entry = self.entry(handle).ok_or(StaleHandle)?.as_ptr();
-        let physical = handle.physical;
+        if !self.is_live(handle) {
+            return Err(StaleHandle);
+        }
+        let Handle { physical, generation } = handle;
         // SAFETY: the block is live, and its value is not used where it was any more.
         unsafe {
-            let value = (&raw const (*entry).value).read();
-            let next = handle.generation.wrapping_add(1);
-            (*entry).generation = next;
-            self.raw.release(physical);
-            // The next generation would be the first again, and old handles good for new blocks.
-            if next == 0 {
-                self.retire(physical);
-            }
+            let value = self.raw.pointer(physical).read();
+            // Handles' are even, so this is at most the largest.
+            self.raw.numbers.release(physical, generation.wrapping_add(1));
             Ok(value)
-        }
-    }
-
-    /// Takes a block out of use for ever.
-    ///
-    /// # Safety
-    /// It was just freed.
-    #[cold]
-    #[inline(never)]
-    unsafe fn retire(&mut self, physical: Index) {
-        // SAFETY: the block was allocated, and is free and not retired; those that were not used
-        // exist, and get the generation of free ones.
-        unsafe {
-            for unused in self.raw.retire(physical) {
-                let entry = self.raw.pointer(Index::from_usize(unused)).as_ptr();
-                (&raw mut (*entry).generation).write(0);
-            }
         }
     }
 
@@ -183,14 +156,14 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
     #[inline]
     pub fn get(&self, handle: Handle<Index>) -> Option<&T> {
         // SAFETY: the block is live, and changes only by `&mut self`.
-        self.entry(handle).map(|entry| unsafe { &(*entry.as_ptr()).value })
+        self.is_live(handle).then(|| unsafe { self.raw.pointer(handle.physical).as_ref() })
     }
 
     /// The value of a block; `None` if it was freed. O(1).
     #[inline]
     pub fn get_mut(&mut self, handle: Handle<Index>) -> Option<&mut T> {
         // SAFETY: the block is live, and `self` is borrowed alone.
-        self.entry(handle).map(|entry| unsafe { &mut (*entry.as_ptr()).value })
+        self.is_live(handle).then(|| unsafe { self.raw.pointer(handle.physical).as_mut() })
     }
 
     /// The value at a virtual index; `None` from the length on. O(1).
@@ -198,7 +171,7 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
     pub fn get_at(&self, position: usize) -> Option<&T> {
         let physical = self.raw.physical_at(position)?;
         // SAFETY: the block is live, and changes only by `&mut self`.
-        Some(unsafe { &(*self.raw.pointer(physical).as_ptr()).value })
+        Some(unsafe { self.raw.pointer(physical).as_ref() })
     }
 
     /// The handle of the block at a virtual index; `None` from the length on. O(1).
@@ -206,24 +179,22 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
     pub fn handle_at(&self, position: usize) -> Option<Handle<Index>> {
         let physical = self.raw.physical_at(position)?;
         // SAFETY: the block is live.
-        let generation = unsafe { (*self.raw.pointer(physical).as_ptr()).generation };
+        let generation = unsafe { self.raw.numbers.used_tag(physical) };
         Some(Handle { physical, generation })
     }
 
     /// The virtual index of a block; `None` if it was freed. O(1).
     #[inline]
     pub fn position_of(&self, handle: Handle<Index>) -> Option<usize> {
-        self.entry(handle)?;
-        self.raw.position_of(handle.physical)
+        if self.is_live(handle) { self.raw.position_of(handle.physical) } else { None }
     }
 
     /// Where a block's value is, until it is freed; `None` if it was. Neither sorting nor moving
     /// the pool changes it. O(1).
     #[inline]
     pub fn pointer(&self, handle: Handle<Index>) -> Option<NonNull<T>> {
-        let entry = self.entry(handle)?.as_ptr();
-        // SAFETY: the block is live, so the field's address is in it and not null.
-        Some(unsafe { NonNull::new_unchecked(&raw mut (*entry).value) })
+        // SAFETY: the block exists.
+        self.is_live(handle).then(|| unsafe { self.raw.pointer(handle.physical) })
     }
 
     /// The values in virtual order.
@@ -240,7 +211,7 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
     pub fn handles(&self) -> impl ExactSizeIterator<Item = Handle<Index>> + '_ {
         self.raw.order().iter().map(|physical| {
             // SAFETY: the block is live.
-            let generation = unsafe { (*self.raw.pointer(*physical).as_ptr()).generation };
+            let generation = unsafe { self.raw.numbers.used_tag(*physical) };
             Handle { physical: *physical, generation }
         })
     }
@@ -256,18 +227,18 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
 
     /// As [`sort`](Self::sort), in the order of `compare`. If that panics, or is no order, the
     /// virtual order is some order of the same blocks.
-    pub fn sort_by(&mut self, mut compare: impl FnMut(&T, &T) -> Ordering) {
-        self.raw.sort_by(|a, b| compare(&a.value, &b.value));
+    pub fn sort_by(&mut self, compare: impl FnMut(&T, &T) -> Ordering) {
+        self.raw.sort_by(compare);
     }
 
     /// As [`sort_by`](Self::sort_by), in the order of a key.
     pub fn sort_by_key<K: Ord>(&mut self, mut key: impl FnMut(&T) -> K) {
-        self.raw.sort_by(|a, b| key(&a.value).cmp(&key(&b.value)));
+        self.raw.sort_by(|a, b| key(a).cmp(&key(b)));
     }
 
     /// As [`sort_by_key`](Self::sort_by_key), where the key is dear: it is found once for each.
-    pub fn sort_by_cached_key<K: Ord>(&mut self, mut key: impl FnMut(&T) -> K) {
-        self.raw.sort_by_cached_key(|entry| key(&entry.value));
+    pub fn sort_by_cached_key<K: Ord>(&mut self, key: impl FnMut(&T) -> K) {
+        self.raw.sort_by_cached_key(key);
     }
 
     /// Puts the values in their order, equal ones in any. No block moves. O(n log n), faster than
@@ -280,28 +251,55 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
     }
 
     /// As [`sort_unstable`](Self::sort_unstable), in the order of `compare`.
-    pub fn sort_unstable_by(&mut self, mut compare: impl FnMut(&T, &T) -> Ordering) {
-        self.raw.sort_unstable_by(|a, b| compare(&a.value, &b.value));
+    pub fn sort_unstable_by(&mut self, compare: impl FnMut(&T, &T) -> Ordering) {
+        self.raw.sort_unstable_by(compare);
     }
 
     /// As [`sort_unstable`](Self::sort_unstable), in the order of a key.
     pub fn sort_unstable_by_key<K: Ord>(&mut self, mut key: impl FnMut(&T) -> K) {
-        self.raw.sort_unstable_by(|a, b| key(&a.value).cmp(&key(&b.value)));
+        self.raw.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
     }
 
-    /// The block of a handle, if it is live.
+    /// Whether the block of a handle is live.
     #[inline]
-    fn entry(&self, handle: Handle<Index>) -> Option<NonNull<Entry<T>>> {
-        if !self.raw.was_used(handle.physical) {
-            return None;
-        }
-        // SAFETY: a block that was used once has its generation written, and handles' are odd, as
-        // only those of live blocks are.
-        unsafe {
-            let entry = self.raw.pointer(handle.physical);
-            ((*entry.as_ptr()).generation == handle.generation).then_some(entry)
-        }
+    fn is_live(&self, handle: Handle<Index>) -> bool {
+        // Those of handles are even, as only those of live blocks are.
+        self.raw.numbers.tag(handle.physical) == Some(handle.generation)
     }
+}
+
+type Numbers<Index> = Numbering<Index, Generation>;
+
+/// Makes a block live, which is to be written at once.
+#[inline]
+fn next_handle<Index: PoolIndex>(numbers: &mut Numbers<Index>) -> Option<Handle<Index>> {
+    let Some((physical, last)) = numbers.take_freed() else {
+        let physical = numbers.take_unused()?;
+        // SAFETY: the block was just taken.
+        unsafe { numbers.append(physical, 0) };
+        return Some(Handle { physical, generation: 0 });
+    };
+    let generation = last.wrapping_add(1);
+    // SAFETY: the block was just taken.
+    unsafe { numbers.append(physical, generation) };
+    // Seen only now, so that nothing stands between the block's being freed and made live again.
+    if generation == 0 {
+        return another_handle(numbers, physical);
+    }
+    Some(Handle { physical, generation })
+}
+
+/// Takes another block, where the one that was taken had all generations: the next would be
+/// the first again, and old handles good for new blocks. So that is taken out of use.
+#[cold]
+#[inline(never)]
+fn another_handle<Index: PoolIndex>(
+    numbers: &mut Numbers<Index>,
+    spent: Index,
+) -> Option<Handle<Index>> {
+    // SAFETY: the block was just made live, and holds nothing. No handle has its generation.
+    unsafe { numbers.retire(spent, Generation::MAX) };
+    next_handle(numbers)
 }
 
 impl<T: fmt::Debug, Index: PoolIndex, S: MemorySource> fmt::Debug for OrderedPool<T, Index, S> {

@@ -39,7 +39,7 @@ fn every_block_serves_and_then_it_is_full() {
     drop(pool);
     assert_eq!(source.free_bytes(), source.usable_bytes());
     let error = OrderedPool::<u16, usize, _>::new_in(&source, 4000).unwrap_err();
-    assert!(matches!(error, PoolError::NoMemory { bytes: 96_000 }), "{error}");
+    assert!(matches!(error, PoolError::NoMemory { bytes: 104_000 }), "{error}");
     let error = OrderedPool::<u16, usize, _>::new_in(&source, usize::MAX / 4).unwrap_err();
     assert!(matches!(error, PoolError::TooManyBlocks { .. }), "{error}");
 }
@@ -104,6 +104,7 @@ fn values_of_no_size_are_counted_and_dropped() {
         raw.free(1);
     }
     assert_eq!((raw.order(), DROPS.get()), (&[0, 2][..], 3));
+    assert_eq!([0, 1, 2].map(|block| raw.position_of(block)), [Some(0), None, Some(1)]);
     drop(raw);
     assert_eq!(DROPS.get(), 5);
 }
@@ -182,11 +183,13 @@ fn a_block_whose_generations_are_spent_is_retired() {
     let other = pool.allocate(2).unwrap();
     // As if it had been allocated and freed two thousand million times.
     // SAFETY: the block is live and borrowed by nobody.
-    unsafe { (*pool.raw.pointer(first.physical).as_ptr()).generation = u32::MAX };
-    let last = Handle { generation: u32::MAX, ..first };
+    unsafe { pool.raw.numbers.release(first.physical, u32::MAX - 2) };
+    let last = pool.allocate(1).unwrap();
+    assert_eq!((last.generation, last.physical), (u32::MAX - 1, first.physical));
     assert_eq!(pool.free(last), Ok(1));
-    assert_eq!((pool.capacity(), pool.get(last), pool.get(first)), (3, None, None));
+    assert_eq!((pool.capacity(), pool.get(last), pool.get(first)), (4, None, None));
     let others = [3, 4].map(|n| pool.allocate(n).unwrap());
+    assert_eq!(pool.capacity(), 3);
     assert!(pool.is_full() && pool.allocate(5).is_err());
     assert!(others.iter().all(|handle| handle.physical() != first.physical()));
     assert_eq!(pool.iter().collect::<Vec<_>>(), [&2, &3, &4]);
@@ -194,6 +197,14 @@ fn a_block_whose_generations_are_spent_is_retired() {
     assert_eq!(pool.free(last), Err(StaleHandle));
     assert_eq!(pool.free(other), Ok(2));
     assert_eq!(pool.allocate(6).map(Handle::physical), Ok(other.physical()));
+
+    // Where only such blocks are free, there is none.
+    for handle in others {
+        // SAFETY: the block is live and borrowed by nobody.
+        unsafe { pool.raw.numbers.release(handle.physical, u32::MAX) };
+    }
+    assert_eq!(pool.allocate(7), Err(PoolFull { value: 7, capacity: 1 }));
+    assert_eq!(pool.iter().collect::<Vec<_>>(), [&6]);
 }
 
 #[derive(Clone, Debug)]

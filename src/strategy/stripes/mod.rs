@@ -14,6 +14,7 @@
 //! Blocks of up to 4 KiB come in **stripes** of 16: the fill map of the first stripe of the size
 //! that is not full gives the block, so what is asked for together lies together, and neither
 //! allocating nor freeing touches the blocks themselves: no link in them, no header before them.
+//! Before the fill maps comes the block of the size that was freed last, if it still waits.
 //! A new stripe is cut from the shortest **blank** that has room for 16; where none has, one of as
 //! few cells as hold a block. A stripe that empties becomes a blank and merges with the blanks on
 //! both sides, so memory moves from size to size; the only stripe of its size that has room is kept
@@ -22,6 +23,7 @@
 //!
 //! - `cell` has the records of the cells of an extent,
 //! - `blanks` the tree,
+//! - `last` the blocks that were freed last,
 //! - [`space`] the same idea over any address space, [checked](space::StripeSpace): it says where
 //!   blocks would be, how long the one at an address is, and which frees are errors.
 //!
@@ -32,6 +34,7 @@
 
 mod blanks;
 mod cell;
+mod last;
 pub mod space;
 #[cfg(test)]
 mod tests;
@@ -42,6 +45,7 @@ use core::ptr::NonNull;
 
 use self::blanks::Blanks;
 use self::cell::{CELL_BYTES, Cell, Header, Kind, MAX_STRIDE, STRIDE_STEP, UNITS};
+use self::last::{Last, Waiting};
 use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
 use crate::allocator::AllocError;
@@ -62,9 +66,11 @@ const STRIDES: usize = MAX_STRIDE / STRIDE_STEP;
 /// 2. No two blanks touch, and each is in `blanks`.
 /// 3. `open[n]` is the list of the stripes of stride `32 * (n + 1)` that are not full, linked both
 ///    ways. A stripe without a block is the only one in its list.
+/// 4. A block in `last` is free, and taken for its stripe's fill map.
 #[derive(Debug)]
 pub struct Stripes {
     blanks: Blanks,
+    last: Last,
     open: [Option<NonNull<Cell>>; STRIDES],
     headers: Option<NonNull<Header>>,
 }
@@ -110,8 +116,17 @@ impl Stripes {
         self.open.get_mut(steps.wrapping_sub(1))
     }
 
-    /// Takes a block from a stripe.
+    /// Takes a block of a stride.
     #[inline]
+    fn take_block(&mut self, steps: usize) -> Option<NonNull<u8>> {
+        match self.last.of(steps)?.take() {
+            Some(waiting) => Some(waiting.block),
+            None => self.take_unit(steps),
+        }
+    }
+
+    /// Takes a block from a stripe.
+    #[inline(never)]
     fn take_unit(&mut self, steps: usize) -> Option<NonNull<u8>> {
         let head = match *self.open_list(steps)? {
             Some(head) => head,
@@ -205,6 +220,7 @@ impl Stripes {
     }
 
     /// Takes cells for a large block.
+    #[inline(never)]
     fn take_large(&mut self, cells: usize, align: usize) -> Option<NonNull<u8>> {
         let more = (align / CELL_BYTES).saturating_sub(1);
         let wanted = cells.checked_add(more)?;
@@ -252,11 +268,36 @@ impl Stripes {
         }
     }
 
-    /// Frees a block.
+    /// Frees a block, or lets it wait and frees the one that waited.
     ///
     /// # Safety
     /// It is allocated, in the extent of `header`, and as long as the layout's blocks.
     #[inline]
+    unsafe fn free(&mut self, header: NonNull<Header>, block: NonNull<u8>, layout: Layout) {
+        // Blocks of whole cells may be large ones, or a layout say so with which they fit.
+        let steps = match served(layout) {
+            Served::Stripe(steps) if steps % UNITS != 0 => steps,
+            // SAFETY: the caller's contract.
+            _ => return unsafe { self.give(header, block, layout) },
+        };
+        // SAFETY: a block that is not of whole cells is in a stripe.
+        if cfg!(any(test, heapswitch_check)) && !unsafe { self.is_allocated(header, block) } {
+            abort_with(&["Stripes: a block is freed that is free already"]);
+        }
+        let Some(place) = self.last.of(steps) else { return };
+        // INVARIANT: the block is freed and still in the fill map.
+        let before = place.replace(Waiting { block, header });
+        if let Some(before) = before {
+            // SAFETY: it was just taken out.
+            unsafe { self.put_back(before) };
+        }
+    }
+
+    /// Frees a block.
+    ///
+    /// # Safety
+    /// It is allocated, in the extent of `header`, and as long as the layout's blocks.
+    #[inline(never)]
     unsafe fn give(&mut self, header: NonNull<Header>, block: NonNull<u8>, layout: Layout) {
         // SAFETY: a block of the extent lies in a stripe or is large, as the records say. The
         // layout does not: one with a larger alignment may fit the same block.
@@ -330,9 +371,15 @@ impl Stripes {
         }
     }
 
-    /// Makes every stripe without a block a blank.
+    /// Makes every stripe without a block a blank, after the blocks that wait are free.
     #[cold]
     fn release_resting(&mut self) {
+        self.put_back_those_of(None);
+        self.release_empty();
+    }
+
+    /// Makes every stripe without a block a blank.
+    fn release_empty(&mut self) {
         (1..=STRIDES).for_each(|steps| self.release_resting_of(steps));
     }
 
@@ -374,7 +421,8 @@ unsafe impl Strategy for Stripes {
 
     const EXTENT_ALIGN: usize = CELL_BYTES;
 
-    const DEFAULT: Self = Self { blanks: Blanks::new(), open: [None; STRIDES], headers: None };
+    const DEFAULT: Self =
+        Self { blanks: Blanks::new(), last: Last::new(), open: [None; STRIDES], headers: None };
 
     fn new((): ()) -> Self {
         Self::DEFAULT
@@ -413,7 +461,7 @@ unsafe impl Strategy for Stripes {
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let served = served(layout);
         let start = match served {
-            Served::Stripe(steps) => self.take_unit(steps),
+            Served::Stripe(steps) => self.take_block(steps),
             Served::Large(cells) => self.take_large(cells, layout.align()),
         };
         Some(pointers::block(start?, served.bytes()))
@@ -422,7 +470,7 @@ unsafe impl Strategy for Stripes {
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
         // SAFETY: a block is allocated in the extent, so that was added and not removed.
-        unsafe { self.give(header_of(extent), block, layout) }
+        unsafe { self.free(header_of(extent), block, layout) }
     }
 
     unsafe fn grow_in_place(
@@ -488,7 +536,9 @@ unsafe impl Strategy for Stripes {
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
-        self.release_resting();
+        // SAFETY: the extent was added and not removed.
+        self.put_back_those_of(Some(unsafe { header_of(extent) }));
+        self.release_empty();
         // SAFETY: the extent was added and not removed, and nothing in it is allocated, so now it
         // is one blank.
         unsafe {

@@ -35,6 +35,34 @@ fn sixteen_of_one_size_lie_side_by_side() {
 }
 
 #[test]
+fn the_block_that_was_freed_last_serves_and_goes_back_with_its_extent() {
+    let (mut stripes, memory) = with_extent(65_536);
+    let blocks = [(); 4].map(|()| stripes.allocate(layout(64, 8)).unwrap());
+    for block in [blocks[2], blocks[1]] {
+        // SAFETY: allocated above.
+        unsafe {
+            block.cast::<u8>().write_bytes(0x5a, 64);
+            stripes.deallocate(&memory.extent, block.cast(), layout(50, 32));
+            let mut bytes = (0..64).map(|at| pointers::forward(block.cast(), at).read());
+            assert!(bytes.all(|byte| byte == 0x5a), "nothing is written to a free block");
+        }
+        stripes.verify();
+    }
+    assert_eq!(stripes.last.iter().count(), 1, "the one before is free in the fill map");
+    let again = [(); 2].map(|()| stripes.allocate(layout(64, 8)).unwrap());
+    assert_eq!(again.map(|block| offset(&memory, block)), [64, 128]);
+    stripes.verify();
+    for block in blocks {
+        // SAFETY: all four are allocated.
+        unsafe { stripes.deallocate(&memory.extent, block.cast(), layout(64, 8)) };
+    }
+    // SAFETY: the extent was added, and no block in it is allocated.
+    unsafe { stripes.remove_extent(&memory.extent) };
+    assert_eq!((stripes.last.iter().count(), stripes.blanks.count()), (0, Some(0)));
+    assert!(stripes.allocate(layout(64, 8)).is_none());
+}
+
+#[test]
 fn what_empties_merges_and_moves_to_another_size() {
     let (mut stripes, memory) = with_extent(4096);
     let free = |stripes: &mut Stripes, block: NonNull<[u8]>, size| {

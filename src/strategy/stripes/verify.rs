@@ -31,7 +31,7 @@ impl Stripes {
         match self.count_listed() {
             Err(fault) => Some(fault),
             Ok(listed) if listed != open => Some("a stripe that has room is in no list"),
-            Ok(_) => None,
+            Ok(_) => self.waiting_fault(),
         }
     }
 
