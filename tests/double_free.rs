@@ -34,9 +34,12 @@ fn a_block_that_goes_back_twice_ends_the_process() {
 #[test]
 fn a_block_that_is_written_to_while_it_waits_ends_the_process() {
     let test = "a_block_that_is_written_to_while_it_waits_ends_the_process";
-    for (name, byte, is_pushed) in
-        [("names", 0xFF, false), ("no names", 0, false), ("a link", 0xFF, true)]
-    {
+    for (name, byte, from, is_pushed) in [
+        ("names", 0xFF, 0, false),
+        ("no names", 0, 8, false),
+        ("nothing at all", 0, 0, false),
+        ("a link", 0xFF, 0, true),
+    ] {
         child::fails_with(test, name, "a block was written to after it was freed", || {
             let heap = Heap::builder().build_kind::<Slab>(()).unwrap();
             let layout = Layout::from_size_align(BYTES, 8).unwrap();
@@ -47,8 +50,7 @@ fn a_block_that_is_written_to_while_it_waits_ends_the_process() {
                 if is_pushed {
                     flush_foreign_frees();
                 }
-                let words = if byte == 0 { 8 } else { 0 };
-                blocks[0].byte_add(words).write_bytes(byte, BYTES - words);
+                blocks[0].byte_add(from).write_bytes(byte, BYTES - from);
             }
             flush_foreign_frees();
             heap.release_unused().unwrap();

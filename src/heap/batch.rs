@@ -31,7 +31,7 @@ const MOST_BATCHED_BYTES: usize = 4096;
 /// Whether a block may be longer than what waits: one with a large alignment is a run of its own.
 #[inline]
 const fn is_long(layout: Layout) -> bool {
-    layout.size() | layout.align() > MOST_BATCHED_BYTES
+    layout.size() | (layout.align() - 1) > MOST_BATCHED_BYTES
 }
 
 /// Chains a thread keeps, a power of two.
@@ -140,9 +140,11 @@ impl Chain {
     /// # Safety
     /// There are some, and they are pushed next: the chain has none then.
     unsafe fn take(&self) -> (BlockId, BlockId) {
-        let (first, unused) = (self.first.get(), self.places.get() - self.names.get());
-        // SAFETY: the holder is this thread's, and was made for so many names more.
-        unsafe { foreign::give_up_names(first, u32::from(unused)) };
+        let (first, places, names) = (self.first.get(), self.places.get(), self.names.get());
+        // SAFETY: the holder is this thread's.
+        if !unsafe { foreign::keep_names(first, u32::from(places), u32::from(names)) } {
+            corrupted();
+        }
         (first, self.last.get())
     }
 }

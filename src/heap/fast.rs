@@ -47,6 +47,8 @@ pub unsafe fn try_bump_page(header: NonNull<HeapHeader>, layout: Layout) -> Opti
     // SAFETY: the caller runs the heap; the fast path tells the strategy.
     let block = unsafe { strategy_of::<Bump<true>>(header) }.allocate_past_window(layout)?;
     check::handed_out(block);
+    // SAFETY: the caller runs the heap.
+    decay::step(unsafe { header.as_ref() });
     Some(block)
 }
 

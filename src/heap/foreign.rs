@@ -137,19 +137,27 @@ pub unsafe fn write_name(holder: BlockId, before: usize, block: NonNull<u8>, lay
         let word = pointers::forward(first, (before + 1) * WORD_BYTES);
         sys::poison::unpoison(word, WORD_BYTES);
         word.cast::<u64>().write(name);
+        // No link stands in it.
+        sys::poison::poison(block, WORD_BYTES);
     }
 }
 
-/// Takes back so many of the names that a holder was made for, the last ones.
+/// Leaves a holder so many of the names that it was made for, the first ones. False, and nothing is
+/// done, if it was not made for as many: the program has written to it since it was freed.
 ///
 /// # Safety
-/// The block is a holder that nobody else reaches, and was made for as many.
+/// The block is a holder that nobody else reaches.
 #[inline]
-pub unsafe fn give_up_names(holder: BlockId, names: u32) {
+#[must_use]
+pub unsafe fn keep_names(holder: BlockId, made_for: u32, kept: u32) -> bool {
     // SAFETY: the caller's contract.
     unsafe {
         let word = address_of(holder).cast::<u64>();
-        word.write(word.read() - u64::from(names));
+        let is_whole = word.read() & NAMES_MASK == u64::from(made_for);
+        if is_whole {
+            word.write(word.read() & !NAMES_MASK | u64::from(kept));
+        }
+        is_whole
     }
 }
 

@@ -4,8 +4,9 @@
 //! Strategies keep their links in free memory, so free memory cannot stay poisoned. Therefore a
 //! block that the runner frees first waits here, poisoned from end to end, and goes to the strategy
 //! when [`BLOCKS`] others or [`BYTES`] bytes were freed after it. To the strategy it is allocated
-//! until then. Blocks freed by others are poisoned but for their link until they are collected;
-//! free runs, and what is freed in closed heaps, for as long as they are free.
+//! until then. Blocks freed by others are poisoned, but for the links and names in some of them,
+//! until they are collected; free runs, and what is freed in closed heaps, for as long as they are
+//! free.
 
 use core::alloc::Layout;
 use core::cell::Cell;

@@ -113,7 +113,7 @@ impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
         self.raw.capacity()
     }
 
-    /// Whether every block is live.
+    /// Whether every block is live; one that is spent counts until it would be allocated again.
     #[inline]
     pub fn is_full(&self) -> bool {
         self.raw.is_full()

@@ -176,7 +176,7 @@ impl<T, Index: PoolIndex, S: MemorySource, Tag: Copy> RawOrderedPool<T, Index, S
         self.numbers.usable()
     }
 
-    /// Whether every block is live.
+    /// Whether every block is live; one that is spent counts until it would be allocated again.
     #[inline]
     pub fn is_full(&self) -> bool {
         self.len() == self.capacity()

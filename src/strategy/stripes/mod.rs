@@ -28,9 +28,10 @@
 //!   blocks would be, how long the one at an address is, and which frees are errors.
 //!
 //! Costs: a few instructions beside the fill map's, O(log n) of the blanks for each 16th block at
-//! most; 24 bytes of records for each 512 (4.7 %, and a chunk's are rounded up to 4 KiB). Sizes are
-//! rounded up to 32 bytes. Not for: few blocks of many sizes, each of which holds a stripe; blocks
-//! of more than 4 KiB that grow, for which there are the [trees](super::trees).
+//! most; 24 bytes of records for each 512 (4.7 %, and a chunk's are rounded up to 4 KiB), and 3 KiB
+//! of its own: a heap's record takes 4 KiB. Sizes are rounded up to 32 bytes. Not for: few blocks
+//! of many sizes, each of which holds a stripe; blocks of more than 4 KiB that grow, for which there
+//! are the [trees](super::trees); very many small contexts.
 
 mod blanks;
 mod cell;
@@ -288,6 +289,9 @@ impl Stripes {
         // INVARIANT: the block is freed and still in the fill map.
         let before = place.replace(Waiting { block, header });
         if let Some(before) = before {
+            if before.block == block {
+                abort_with(&["Stripes: a block is freed that is free already"]);
+            }
             // SAFETY: it was just taken out.
             unsafe { self.put_back(before) };
         }
