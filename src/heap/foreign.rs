@@ -19,7 +19,7 @@
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::header::HeapHeader;
 use crate::pointers;
@@ -102,8 +102,27 @@ pub unsafe fn make_holder(
 ) -> BlockId {
     let word = layout_bits(layout) | next | u64::from(names);
     // SAFETY: the block is at least 8 bytes and aligned to 8.
-    unsafe { block.cast::<u64>().write(word) };
+    unsafe { write_word(block, word) };
     pointers::distance(region::base(), block) as u64
+}
+
+/// Writes a word of a block that was just freed.
+///
+/// # Safety
+/// It is aligned to 8, lies in the block, and nobody else reaches it.
+#[inline]
+unsafe fn write_word(word: NonNull<u8>, value: u64) {
+    let word = word.cast::<u64>();
+    // SAFETY: the caller's contract.
+    unsafe {
+        if cfg!(heapswitch_tsan) {
+            // Where the last handle of an `Arc` is freed, what others did to the atomics in it is
+            // ordered before by a fence of the standard library, which the sanitizer does not know.
+            AtomicU64::from_ptr(word.as_ptr()).store(value, Ordering::Relaxed);
+        } else {
+            word.write(value);
+        }
+    }
 }
 
 /// As [`make_holder`], of no names and with no other, of a block of any length and alignment.
@@ -136,7 +155,7 @@ pub unsafe fn write_name(holder: BlockId, before: usize, block: NonNull<u8>, lay
         let first = pointers::forward(base, holder as usize);
         let word = pointers::forward(first, (before + 1) * WORD_BYTES);
         sys::poison::unpoison(word, WORD_BYTES);
-        word.cast::<u64>().write(name);
+        write_word(word, name);
         // No link stands in it.
         sys::poison::poison(block, WORD_BYTES);
     }
