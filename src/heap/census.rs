@@ -93,7 +93,7 @@ pub fn take() -> Census {
         let this = unsafe { header.as_ref() };
         census.heaps += 1;
         census.slow_allocations += this.census.slow_allocations.load(Ordering::Relaxed);
-        census.foreign_frees += this.account.figures().foreign_frees;
+        census.foreign_frees += this.account.last_usage().foreign_frees;
     }
     census
 }

@@ -16,9 +16,10 @@ impl Account {
     /// system call of a microsecond or two, the first in a process some milliseconds.
     ///
     /// Not for signal handlers, nor for handlers of `fork`: it takes a lock.
+    /// [`last_usage`](Self::last_usage) asks no heap and keeps nobody waiting.
     pub fn usage(&self) -> AccountUsage {
         count_now(core::slice::from_ref(self));
-        self.figures()
+        self.last_usage()
     }
 
     /// Its name, place and figures, as [`usage`](Self::usage).

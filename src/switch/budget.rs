@@ -211,7 +211,7 @@ pub(super) fn end_of(account: &Account) -> Option<ContextError> {
 }
 
 fn over_budget(context: &Account, over: &Account) -> OverBudget {
-    let usage = over.figures();
+    let usage = over.last_usage();
     let limit_bytes = usage.hard_limit_bytes.unwrap_or(usize::MAX);
     let is_over = usage.committed_bytes > limit_bytes;
     let largest = largest(over.subtree(), NAMED_CONSUMERS).into_iter();

@@ -240,7 +240,7 @@ impl Heap {
     pub fn account(&self) -> AccountUsage {
         // Refused while it runs elsewhere.
         let _ = self.memory_usage();
-        self.header().account.figures()
+        self.header().account.last_usage()
     }
 
     /// Its account, as a handle that may be kept and shared: limits, figures, the tree.

@@ -269,7 +269,7 @@ pub fn reconcile() -> Option<Reconciliation> {
         let accounts = reports(process.subtree());
         let data_bytes = accounts.iter().map(|one| one.usage.allocated_bytes).sum();
         // Before the census, which reads a file into the thread's heap at its end.
-        let accounted_bytes = process.figures().committed_bytes;
+        let accounted_bytes = process.last_usage().committed_bytes;
         let census = census()?;
         Some(Reconciliation {
             accounted_bytes,

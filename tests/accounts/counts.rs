@@ -145,6 +145,7 @@ fn without_the_barrier_what_was_counted_last_stands() {
     let kept = heap.run(|| blocks(5)).unwrap();
     assert_eq!(account.usage().allocated_blocks, 6);
     let more = heap.run(|| blocks(5)).unwrap();
+    assert_eq!(account.last_usage().allocated_blocks, 6, "asks nobody");
     fault::fail_from(Call::Barrier, 1);
     let refused = account.usage().allocated_blocks;
     // Who has the handle needs none.

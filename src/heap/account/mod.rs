@@ -365,7 +365,7 @@ impl core::fmt::Debug for Account {
             .debug_struct("Account")
             .field("name", &self.name())
             .field("id", &self.id())
-            .field("usage", &self.figures())
+            .field("usage", &self.last_usage())
             .finish()
     }
 }

@@ -30,8 +30,8 @@
 //! Costs: a few instructions beside the fill map's, O(log n) of the blanks for each 16th block at
 //! most; 24 bytes of records for each 512 (4.7 %, and a chunk's are rounded up to 4 KiB), and 3 KiB
 //! of its own: a heap's record takes 4 KiB. Sizes are rounded up to 32 bytes. Not for: few blocks
-//! of many sizes, each of which holds a stripe; blocks of more than 4 KiB that grow, for which there
-//! are the [trees](super::trees); very many small contexts.
+//! of many sizes, each of which holds a stripe; very many small contexts; blocks of more than 4 KiB
+//! that grow, for which there are the [trees](super::trees).
 
 mod blanks;
 mod cell;

@@ -101,9 +101,9 @@ impl Timeline {
                 self.calls_per_sample *= 2;
             }
             let (mut held_bytes, mut other_bytes) = (vec![0; self.names.len()], 0);
-            let own = (self.root.name(), self.root.figures().own_bytes);
+            let own = (self.root.name(), self.root.last_usage().own_bytes);
             let children =
-                self.root.children().map(|one| (one.name(), one.figures().committed_bytes));
+                self.root.children().map(|one| (one.name(), one.last_usage().committed_bytes));
             for (name, held) in children.chain([own]) {
                 let index = self.names.iter().position(|known| *known == name);
                 match index.and_then(|index| held_bytes.get_mut(index)) {
@@ -116,7 +116,7 @@ impl Timeline {
                     }
                 }
             }
-            let usage = self.root.figures();
+            let usage = self.root.last_usage();
             self.samples.push(Sample {
                 at,
                 committed_bytes: usage.committed_bytes,
