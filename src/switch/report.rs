@@ -1,6 +1,7 @@
 //! Reports: the process's figures and every account's, as a struct and as JSON.
 //!
-//! Taking one stops nobody and locks for moments only; it allocates in the thread's own heap.
+//! Taking one locks for moments only, and keeps nobody waiting but who enters a heap that is just
+//! being counted; it allocates in the thread's own heap.
 
 use core::fmt::{self, Write as _};
 
