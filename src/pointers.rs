@@ -1,4 +1,5 @@
-//! The only pointer arithmetic of the crate. Every function keeps provenance.
+//! The only pointer arithmetic of the crate. Every function but [`of_exposed`] keeps
+//! provenance.
 
 use core::ptr::NonNull;
 
@@ -20,6 +21,41 @@ pub unsafe fn forward(pointer: NonNull<u8>, bytes: usize) -> NonNull<u8> {
 pub unsafe fn backward(pointer: NonNull<u8>, bytes: usize) -> NonNull<u8> {
     // SAFETY: by the contract the result is inside the allocation.
     unsafe { pointer.sub(bytes) }
+}
+
+/// Lets [`of_exposed`] reach the allocation that `pointer` points into.
+pub fn expose(pointer: NonNull<u8>) {
+    let _ = pointer.as_ptr().expose_provenance();
+}
+
+/// A pointer to `word >> SHIFT`, an address in an allocation that was [exposed](expose).
+///
+/// # Safety
+/// The address is not 0.
+#[inline]
+pub unsafe fn of_exposed<const SHIFT: u32>(word: u64) -> NonNull<u8> {
+    let pointer: *mut u8;
+    // Written out, for of a pointer that it made of a number the compiler does not see that it is
+    // not null: it tests it, which is a tenth of what allocating from a bump heap takes.
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: changes the one register.
+    unsafe {
+        core::arch::asm!(
+            "shr {word}, {shift}",
+            word = inlateout(reg) word => pointer,
+            shift = const SHIFT,
+            options(pure, nomem, nostack)
+        );
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        pointer = core::ptr::with_exposed_provenance_mut((word >> SHIFT) as usize);
+    }
+    // SAFETY: the caller's contract.
+    unsafe {
+        core::hint::assert_unchecked(!pointer.is_null());
+        NonNull::new_unchecked(pointer)
+    }
 }
 
 /// How far `pointer` lies above `base`; wraps where it lies below, so that one unsigned compare

@@ -30,6 +30,9 @@ pub const MIN_BLOCK_BYTES: usize = 8;
 /// advice. Measured: committing alternate single chunks fails after 32,750, the limit on mappings.
 pub const SEGMENT_BYTES: usize = 32 << 20;
 
+/// The region lies below this address, so an address in it takes 48 bits.
+pub const ADDRESS_END: usize = 1 << 48;
+
 /// Chunks in a segment.
 pub const SEGMENT_CHUNKS: usize = SEGMENT_BYTES / CHUNK_BYTES;
 

@@ -43,7 +43,7 @@ fn in_a_row(allocator: &impl Allocator, size: usize) -> [Block; 3] {
 
 /// The last allocation grows, shrinks and is freed in place, and no other.
 fn of_a_bump(allocator: &impl Allocator) {
-    for size in [8, 96, 1000] {
+    for size in [8, 96, 1400] {
         let [first, middle, last] = in_a_row(allocator, size);
         let (last, is_there) = stays(allocator, last, 3 * size);
         assert!(is_there, "the last block of {size} moved to grow");

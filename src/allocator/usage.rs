@@ -9,8 +9,7 @@ pub struct MemoryUsage {
     pub committed_bytes: usize,
     /// The most that `committed_bytes` has been.
     pub peak_committed_bytes: usize,
-    /// Bytes in blocks that are currently allocated, as long as they were returned; an upper bound
-    /// where the strategy does not know each block (bump).
+    /// Bytes in blocks that are currently allocated, as long as they were returned.
     pub allocated_bytes: usize,
     /// Blocks that are currently allocated.
     pub allocated_blocks: usize,

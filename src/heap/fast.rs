@@ -4,7 +4,9 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::by_address::slab_class_of;
-use super::cell::{Guard, MAX_STRATEGY_ALIGN, front_of, is_direct, retire_emptied, strategy_of};
+use super::cell::{
+    Guard, MAX_STRATEGY_ALIGN, MAX_STRATEGY_BYTES, front_of, is_direct, retire_emptied, strategy_of,
+};
 use super::check;
 use super::decay;
 use super::header::{FastPath, HeapHeader};
@@ -14,9 +16,11 @@ use crate::strategy::extent_of;
 use crate::strategy::slab::Slab;
 use crate::strategy::slab::class::{CLASSES, small_class_of};
 
-const _: () = assert!(SMALL_BYTES.is_power_of_two() && SMALL_BYTES <= MAX_STRATEGY_ALIGN);
-
 pub use crate::strategy::slab::class::is_small;
+
+// What is small for a slab's tables lies in one page of a bump heap.
+const _: () = assert!(!is_small(Layout::new::<[u8; SMALL_BYTES + 1]>()));
+const _: () = assert!(SMALL_BYTES <= MAX_STRATEGY_BYTES && 16 <= MAX_STRATEGY_ALIGN);
 
 /// Allocates from the window of a bump heap.
 ///
@@ -24,8 +28,7 @@ pub use crate::strategy::slab::class::is_small;
 /// The caller runs the heap, whose fast path is [`FastPath::Bump`].
 #[inline]
 pub unsafe fn try_bump(header: NonNull<HeapHeader>, layout: Layout) -> Option<NonNull<u8>> {
-    // Larger sizes do not fit in a window, which is at most a page.
-    if layout.align() > MAX_STRATEGY_ALIGN {
+    if !is_small(layout) {
         return None;
     }
     // SAFETY: the caller runs the heap; the fast path tells the strategy.
@@ -34,18 +37,37 @@ pub unsafe fn try_bump(header: NonNull<HeapHeader>, layout: Layout) -> Option<No
     Some(block)
 }
 
-/// Allocates from the next page of a bump heap's chunk, where [`try_bump`]'s window has no room
-/// for it: once in so many blocks as a page holds, so not much may be done on the way here.
+/// Allocates a small block from the next page of a bump heap's chunk, where [`try_bump`]'s window
+/// has no room: once in so many blocks as a page holds, so not much may be done on the way here.
+///
+/// # Safety
+/// The caller runs the heap, whose fast path is [`FastPath::Bump`]; the layout is small.
+#[inline]
+pub unsafe fn try_bump_page(header: NonNull<HeapHeader>, layout: Layout) -> Option<NonNull<u8>> {
+    // SAFETY: the caller runs the heap; the fast path tells the strategy.
+    let block = unsafe { strategy_of::<Bump<true>>(header) }.allocate_in_next_page(layout)?;
+    check::handed_out(block);
+    // SAFETY: the caller runs the heap.
+    decay::step(unsafe { header.as_ref() });
+    Some(block)
+}
+
+/// Allocates from a bump heap's chunk what [`try_bump`] and [`try_bump_page`] do not.
 ///
 /// # Safety
 /// The caller runs the heap, whose fast path is [`FastPath::Bump`].
 #[inline]
-pub unsafe fn try_bump_page(header: NonNull<HeapHeader>, layout: Layout) -> Option<NonNull<u8>> {
+pub unsafe fn try_bump_chunk(header: NonNull<HeapHeader>, layout: Layout) -> Option<NonNull<u8>> {
     if is_direct(layout) {
         return None;
     }
     // SAFETY: the caller runs the heap; the fast path tells the strategy.
-    let block = unsafe { strategy_of::<Bump<true>>(header) }.allocate_past_window(layout)?;
+    let strategy = unsafe { strategy_of::<Bump<true>>(header) };
+    let in_window = if is_small(layout) { None } else { strategy.allocate_in_window(layout) };
+    let block = match in_window {
+        Some(block) => block,
+        None => strategy.allocate_past_window(layout)?,
+    };
     check::handed_out(block);
     // SAFETY: the caller runs the heap.
     decay::step(unsafe { header.as_ref() });
@@ -129,13 +151,11 @@ pub unsafe fn free_to_bump(
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
         let strategy = strategy_of::<Bump<true>>(header);
-        // One test for both: a block with a large alignment is a run of its own.
-        let is_small = layout.size() | layout.align() < SMALL_BYTES;
-        if cfg!(heapswitch_asan) || !is_small {
+        if cfg!(heapswitch_asan) || !is_small(layout) {
             free_to_bump_with_care(header, entry, block, layout);
         } else if strategy.ends_at_cursor(block, layout) {
-            free_last_to_bump(header, entry, block);
-        } else if strategy.free_small(extent_of(entry), block) {
+            free_last_to_bump(header, entry, block, layout);
+        } else if strategy.free_small(extent_of(entry), block, layout) {
             bump_page_emptied(header, entry);
         }
     }
@@ -148,11 +168,14 @@ unsafe fn free_last_to_bump(
     header: NonNull<HeapHeader>,
     entry: &'static ChunkEntry,
     block: NonNull<u8>,
+    layout: Layout,
 ) {
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
-        let strategy = strategy_of::<Bump<true>>(header);
-        if !strategy.take_back(block) && strategy.free_small(extent_of(entry), block) {
+        let (strategy, extent) = (strategy_of::<Bump<true>>(header), extent_of(entry));
+        if strategy.take_back(block, layout) {
+            strategy.rewind_where_idle(extent);
+        } else if strategy.free_small(extent, block, layout) {
             bump_page_emptied(header, entry);
         }
     }

@@ -13,6 +13,7 @@ use super::cell::EscapeReport;
 use crate::allocator::{MemoryUsage, RegionSource};
 use crate::numa::Node;
 use crate::region::ChunkEntry;
+use crate::region::label::StrategyNumber;
 use crate::strategy::sites::log::SiteLog;
 use crate::sync::{ForeignStack, Runner};
 use crate::sys::lock::RawLock;
@@ -33,6 +34,7 @@ pub enum FastPath {
 /// pointer, odd where that is the slab's. One word, for entering and leaving a context are bound by
 /// their loads and stores. All zero bytes: none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
 pub struct Inline(*mut HeapHeader);
 
 /// What makes a pointer odd.
@@ -50,6 +52,15 @@ impl Inline {
             FastPath::Bump => Self::of_bump(heap),
             FastPath::Slab => Self::of_slab(heap),
         }
+    }
+
+    /// What was read as a pointer.
+    ///
+    /// # Safety
+    /// It was read where an `Inline` is stored.
+    #[inline]
+    pub unsafe fn of_word(word: *mut HeapHeader) -> Self {
+        Self(word)
     }
 
     /// A heap that has bump's path.
@@ -201,6 +212,8 @@ pub struct HeapHeader {
     pub may_overdraw: Cell<bool>,
     /// Slow paths since the runner counted its blocks for the account.
     pub uncounted_steps: Cell<u32>,
+    /// What its chunks' labels say of its strategy.
+    pub strategy_number: StrategyNumber,
     /// What is called when its contents end.
     pub callbacks: Callbacks,
     /// The next in a list of heaps that nobody runs: of ended threads, or of a pool.

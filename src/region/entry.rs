@@ -13,7 +13,7 @@ use crate::sync::{AtomicPtr, ChunkWord};
 pub const ENTRY_BYTES: usize = if cfg!(heapswitch_check) { 128 + 1024 } else { 128 };
 
 /// Space for a strategy's record about the run that starts here.
-pub type RecordSpace = UnsafeCell<MaybeUninit<[u64; 9]>>;
+pub type RecordSpace = UnsafeCell<MaybeUninit<[u64; 10]>>;
 
 /// What is known about one chunk.
 ///
@@ -50,10 +50,10 @@ pub struct ChunkEntry {
     ///
     /// [`class`]: super::class
     pub(super) class: AtomicU8,
-    /// For the owner of the run.
-    pub record: RecordSpace,
     /// What anyone may read about the chunk, for maps of the region.
     pub label: Label,
+    /// For the owner of the run.
+    pub record: RecordSpace,
     /// Where blocks start that are allocated. Anyone's.
     #[cfg(heapswitch_check)]
     pub blocks: super::BlockBits,

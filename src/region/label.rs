@@ -3,8 +3,9 @@
 //!
 //! The rest of an entry is the runner's, and a heap's header may be freed at any moment, so a map
 //! of the region reads this instead. It is written where a run is taken, counted, orphaned or given
-//! back: two plain stores a chunk, none of them on the path of a block.
+//! back: a plain store a chunk, none of them on the path of a block.
 
+use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 const ACCOUNT_BITS: u32 = 40;
@@ -15,12 +16,47 @@ const MOST_FILL: u64 = 255;
 const IS_WHOLE_BLOCK: u64 = 1 << 48;
 const IS_ORPHAN: u64 = 1 << 49;
 const IS_FIRST: u64 = 1 << 50;
+const STRATEGY_SHIFT: u32 = 56;
+
+/// The names of the strategies that labels tell of, by number, from 1 on.
+static STRATEGIES: [AtomicPtr<&'static str>; 255] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; 255];
+
+/// A strategy, as labels tell of it: a number that stands for its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StrategyNumber(u8);
+
+impl StrategyNumber {
+    /// The number of the strategy of that name: none, where more than 255 have one already.
+    pub fn of(name: &'static &'static str) -> Self {
+        for (number, place) in (1..).zip(&STRATEGIES) {
+            // Acquire pairs with the Release below: whoever reads the pointer reads the name.
+            let mut found = place.load(Ordering::Acquire);
+            if found.is_null() {
+                let new = ptr::from_ref(name).cast_mut();
+                let (done, not) = (Ordering::Release, Ordering::Acquire);
+                found = place.compare_exchange(found, new, done, not).unwrap_or_else(|other| other);
+            }
+            // SAFETY: only references to statics are stored. Compared by content, for a constant
+            // may have several addresses.
+            if unsafe { found.as_ref() }.is_none_or(|found| found == name) {
+                return Self(number);
+            }
+        }
+        Self::default()
+    }
+
+    fn name(self) -> Option<&'static str> {
+        let place = STRATEGIES.get(usize::from(self.0).checked_sub(1)?)?;
+        // SAFETY: only references to statics are stored.
+        unsafe { place.load(Ordering::Acquire).as_ref() }.copied()
+    }
+}
 
 /// A chunk's label. All zero bytes are one that says nothing.
 #[derive(Debug)]
 pub struct Label {
     word: AtomicU64,
-    strategy: AtomicPtr<&'static str>,
 }
 
 /// What a label says.
@@ -42,12 +78,12 @@ pub struct Labelled {
 
 impl Label {
     /// A run is taken of which this is a chunk. By whoever takes it.
-    pub fn set(&self, labelled: Labelled, strategy: &'static &'static str) {
+    pub fn set(&self, labelled: Labelled, strategy: StrategyNumber) {
         let mut word = labelled.account & ACCOUNT_MASK;
         word |= fill_code(labelled.fill) << FILL_SHIFT;
         word |= if labelled.is_whole_block { IS_WHOLE_BLOCK } else { 0 };
         word |= if labelled.is_first { IS_FIRST } else { 0 };
-        self.strategy.store(core::ptr::from_ref(strategy).cast_mut(), Ordering::Relaxed);
+        word |= u64::from(strategy.0) << STRATEGY_SHIFT;
         // Relaxed, here and below: a map shows what was there at about that time, and no memory is
         // reached by it.
         self.word.store(word, Ordering::Relaxed);
@@ -68,18 +104,15 @@ impl Label {
     /// The chunk's run goes back. By whoever gives it back.
     pub fn clear(&self) {
         self.word.store(0, Ordering::Relaxed);
-        self.strategy.store(core::ptr::null_mut(), Ordering::Relaxed);
     }
 
     /// What it says now. For anyone.
     pub fn get(&self) -> Labelled {
         let word = self.word.load(Ordering::Relaxed);
         let fill = (word >> FILL_SHIFT) & MOST_FILL;
-        // SAFETY: only references to statics are stored.
-        let strategy = unsafe { self.strategy.load(Ordering::Relaxed).as_ref() };
         Labelled {
             account: word & ACCOUNT_MASK,
-            strategy: strategy.copied(),
+            strategy: StrategyNumber((word >> STRATEGY_SHIFT) as u8).name(),
             fill: fill.checked_sub(1).map(|steps| steps as f32 / (MOST_FILL - 1) as f32),
             is_whole_block: word & IS_WHOLE_BLOCK != 0,
             is_orphan: word & IS_ORPHAN != 0,
@@ -100,7 +133,7 @@ mod tests {
     const NAME: &str = "a strategy";
 
     fn label() -> Label {
-        Label { word: AtomicU64::new(0), strategy: AtomicPtr::new(core::ptr::null_mut()) }
+        Label { word: AtomicU64::new(0) }
     }
 
     #[test]
@@ -109,7 +142,7 @@ mod tests {
         assert_eq!(label.get(), Labelled::default());
         let account = 123_456_789_012;
         let labelled = Labelled { account, is_first: true, ..Labelled::default() };
-        label.set(labelled, &NAME);
+        label.set(labelled, StrategyNumber::of(&NAME));
         assert_eq!(label.get(), Labelled { strategy: Some(NAME), ..labelled });
         label.set_fill(1, 64 << 10);
         let fill = label.get().fill.unwrap();

@@ -50,7 +50,7 @@ pub use runs::Run;
 
 use crate::sys::fork::{ForkEntry, Rank};
 use crate::sys::{self, lock::Lock, memory};
-use crate::units::{CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS};
+use crate::units::{ADDRESS_END, CHUNK_SHIFT, SEGMENT_BYTES, SEGMENT_CHUNKS};
 
 /// The largest region, in bytes: 1 TiB, a 128th of what x86-64 gives a process.
 pub const MAX_REGION_BYTES: usize = 1 << 40;
@@ -170,6 +170,10 @@ fn reserve_at_boundary(bytes: usize) -> Option<NonNull<u8>> {
     let table_bytes = table_bytes(bytes);
     let total = table_bytes.checked_add(bytes)?.checked_add(SEGMENT_BYTES)?;
     let start = memory::reserve(total).ok()?;
+    // Strategies keep addresses in as many bits. Linux gives no others to who does not ask.
+    if start.addr().get() >= ADDRESS_END - total {
+        return None;
+    }
     // SAFETY: the reservation is `total` bytes long, at least the table's.
     let after_table = unsafe { crate::pointers::forward(start, table_bytes) };
     let padding = crate::pointers::padding(after_table, SEGMENT_BYTES);

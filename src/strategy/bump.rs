@@ -11,18 +11,25 @@
 //!                                            cursor limit
 //! ```
 //!
-//! Inside a heap (`COUNTED`) it counts blocks by page, so that a closed heap keeps only the pages
-//! in which something survived. The count of the page under the cursor is a register's worth beside
-//! the cursor; it is added to the page's at the page's end, which is the only reason why the window
-//! ends there. A block that lies in several pages counts in each; small ones never do.
+//! Inside a heap (`COUNTED`) it counts by page, blocks and their bytes (`pages`), so that a closed
+//! heap keeps only the pages in which something survived. Of the page under the cursor, blocks are
+//! counted in the cursor's own word, and bytes are what the cursor went over; both are added to the
+//! page's number at its end, which is the only reason why the window ends there. Small blocks lie
+//! in one page, so that a free subtracts once.
 //!
-//! Costs: allocating is a load, an add, a compare and two stores; freeing a decrement. Not for:
+//! Costs: allocating is a load, an add, a compare and a store; freeing a subtraction. Not for:
 //! long-lived heaps whose blocks die at different times; one survivor keeps its extent.
 
+mod cursor;
+mod pages;
+#[cfg(test)]
+mod tests;
+
 use core::alloc::Layout;
-use core::cell::Cell;
 use core::ptr::NonNull;
 
+use self::cursor::{Cursor, Limit};
+use self::pages::{blocks_in, bytes_in, number_of};
 use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
 use crate::allocator::AllocError;
@@ -33,32 +40,29 @@ use crate::units::{MIN_BLOCK_BYTES, PAGE_BYTES, PAGE_SHIFT, round_up};
 /// it was the last block, or when its whole range is empty.
 pub type BumpAllocator<M> = SourcedAllocator<Bump<false>, M>;
 
-/// Counts kept by page: 16, a chunk's.
-const PAGES: usize = crate::units::CHUNK_BYTES / PAGE_BYTES;
-
 /// In a counted extent, blocks of at most so many bytes lie in one page, so that a free need not
-/// ask. It costs at most an eighth of a page, and half of a block on average.
-pub const SMALL_BYTES: usize = 512;
-
-/// Which of an extent's words holds how often blocks were counted in more than one page.
-const REPEATS: usize = 4;
+/// ask. It costs at most a fifth of a page, and half of a block on average.
+pub const SMALL_BYTES: usize = 1024;
 
 /// A cursor that goes forward.
 ///
 /// # Invariants
-/// - `cursor <= limit`, both in the current extent or both null; the cursor is a multiple of 8.
+/// - The cursor is within the limit, both in the current extent, or it is at 0 and there is no
+///   limit; it is a multiple of 8.
 /// - No block lies at or above the cursor in the current extent.
 /// - Counted: no block of at most [`SMALL_BYTES`] lies in two pages.
-/// - Counted: `limit` is a multiple of 4096, and `count` more blocks (fewer, if negative) lie in
-///   the page below `limit` than that page's count says.
+/// - Counted: the limit is a multiple of 4096. In the page below it lie as many more blocks as the
+///   cursor counts than that page's number says, and as many more bytes of blocks as the cursor
+///   stands above `counted_to`, less `padding_bytes`.
 /// - Where the extent was zeroed, every byte from `clean_from` and from the cursor on is zero.
 #[derive(Debug)]
 pub struct Bump<const COUNTED: bool> {
-    cursor: *mut u8,
-    limit: *mut u8,
-    count: isize,
+    cursor: Cursor<COUNTED>,
+    limit: Limit<COUNTED>,
+    padding_bytes: usize,
+    counted_to: usize,
     extent: *const Extent,
-    clean_from: *mut u8,
+    clean_from: usize,
     emptied: Option<NonNull<u8>>,
 }
 
@@ -78,63 +82,64 @@ const fn lies_in_one_page(start: usize, length: usize) -> bool {
     (start & (PAGE_BYTES - 1)) + length <= PAGE_BYTES
 }
 
-/// The count of the extent's page that `offset` lies in, or an address that differs by whole
-/// extents.
-#[inline]
-fn page_count(extent: &Extent, offset: usize) -> &Cell<i16> {
-    let index = (offset >> PAGE_SHIFT) & (PAGES - 1);
-    // SAFETY: the first four words are 32 bytes, 16 counts; cells of plain numbers may be viewed as
-    // smaller ones.
-    let counts: &[Cell<i16>; PAGES] = unsafe { &*extent.words.as_ptr().cast() };
-    &counts[index]
-}
-
-fn add(cell: &Cell<i16>, change: i16) {
-    cell.set(cell.get().wrapping_add(change));
+/// Whether no block may be so, see [`SMALL_BYTES`].
+const fn would_be_small_in_two_pages(start: usize, length: usize) -> bool {
+    length <= SMALL_BYTES && !lies_in_one_page(start, length)
 }
 
 impl<const COUNTED: bool> Bump<COUNTED> {
     /// Cuts a block from the window; `None` where it does not fit. The fast path.
     #[inline]
     pub fn allocate_in_window(&mut self, layout: Layout) -> Option<NonNull<u8>> {
-        let address = self.cursor.addr();
-        let start = if layout.align() <= MIN_BLOCK_BYTES {
-            // By the invariant the cursor is aligned already.
-            address
+        if COUNTED && (layout.size() > PAGE_BYTES || layout.align() > PAGE_BYTES) {
+            return None; // It does not fit, and the sums below must not overflow.
+        }
+        let address = self.cursor.address();
+        let padding = if layout.align() <= MIN_BLOCK_BYTES {
+            0 // By the invariant the cursor is aligned already.
         } else {
-            (address + (layout.align() - 1)) & !(layout.align() - 1)
+            address.wrapping_neg() & (layout.align() - 1)
         };
-        let end = start.wrapping_add(length_of(layout.size()));
-        if end > self.limit.addr() {
+        let before = self.cursor;
+        let cursor = before.after_block(padding + length_of(layout.size()));
+        if !cursor.is_within(self.limit) {
             return None;
         }
-        let block = self.cursor.wrapping_add(start - address);
-        self.cursor = self.cursor.wrapping_add(end - address);
-        if COUNTED {
-            self.count += 1;
+        self.cursor = cursor;
+        if COUNTED && layout.align() > MIN_BLOCK_BYTES {
+            self.padding_bytes += padding;
         }
-        // SAFETY: `end` is above zero, so a limit that is not below it is not null, and the window
-        // that it ends, in which the block lies, is part of an extent.
-        Some(unsafe { NonNull::new_unchecked(block) })
+        // SAFETY: what is within a limit lies in the extent, which is not at address 0, and whose
+        // provenance was exposed when it was added.
+        Some(unsafe { pointers::forward(before.pointer(), padding) })
     }
 
     /// Whether a block ends at the cursor.
     #[inline]
     pub fn ends_at_cursor(&self, block: NonNull<u8>, layout: Layout) -> bool {
-        block.addr().get() + length_of(layout.size()) == self.cursor.addr()
+        block.addr().get() + length_of(layout.size()) == self.cursor.address()
     }
 
     /// Frees the block that ends at the cursor by moving that back. False, and nothing is done,
     /// where the window stands a page further.
     #[inline]
-    pub fn take_back(&mut self, block: NonNull<u8>) -> bool {
-        if block.addr().get() < self.limit.addr().wrapping_sub(PAGE_BYTES) {
+    pub fn take_back(&mut self, block: NonNull<u8>, layout: Layout) -> bool {
+        if block.addr().get() < self.limit.address().wrapping_sub(PAGE_BYTES) {
             return false;
         }
-        self.clean_from = later(self.clean_from, self.cursor);
-        self.cursor = block.as_ptr();
-        self.count -= 1;
+        self.clean_from = self.clean_from.max(self.cursor.address());
+        self.cursor = self.cursor.before_block(length_of(layout.size()));
         true
+    }
+
+    /// Goes back to the start of its extent, which a block that was [taken back](Self::take_back)
+    /// is of, if that holds none.
+    pub fn rewind_where_idle(&mut self, extent: &Extent) {
+        let cursor = self.cursor.address();
+        let is_at_start = cursor == extent.start().addr().get();
+        if !is_at_start && self.number_with_window(extent, cursor) == 0 {
+            self.rewind(extent);
+        }
     }
 
     /// Frees a small block that does not end at the cursor; whether a page of the extent now counts
@@ -143,11 +148,16 @@ impl<const COUNTED: bool> Bump<COUNTED> {
     /// # Safety
     /// As [`Strategy::deallocate`]; the block is of at most [`SMALL_BYTES`].
     #[inline]
-    pub unsafe fn free_small(&mut self, extent: &Extent, block: NonNull<u8>) -> bool {
-        // A counted extent is a chunk, aligned: the address tells the page as the offset does.
-        let count = page_count(extent, block.addr().get());
-        add(count, -1);
-        count.get() == 0
+    pub unsafe fn free_small(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) -> bool {
+        let page = pages::page(extent, block.addr().get());
+        let number = page.get().wrapping_sub(number_of(1, length_of(layout.size())));
+        page.set(number);
+        number == 0
     }
 
     /// Frees a block; whether a page of the extent now counts none.
@@ -161,22 +171,18 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         layout: Layout,
     ) -> bool {
         let (start, length) = (block.addr().get(), length_of(layout.size()));
-        if self.ends_at_cursor(block, layout) && self.take_back(block) {
+        if self.ends_at_cursor(block, layout) && self.take_back(block, layout) {
             return false;
         }
-        if lies_in_one_page(start, length) {
-            // SAFETY: the caller's contract; what matters of a small block is that it lies in one
-            // page.
-            return unsafe { self.free_small(extent, block) };
-        }
-        let offset = pointers::distance(extent.start(), block);
-        uncover(extent, offset, offset, offset + length)
+        pages::add(extent, start, number_of(1, 0).wrapping_neg());
+        pages::subtract_bytes(extent, start, start + length)
     }
 
     /// Whether an extent, a page of which counts none, holds no block; it is then the next that
     /// [`Strategy::next_emptied`] gives.
     pub fn is_extent_empty(&mut self, extent: &Extent) -> bool {
-        let is_empty = self.live_blocks(extent) == 0;
+        self.put_back_where_current(extent);
+        let is_empty = pages::is_empty(extent);
         if is_empty {
             self.emptied = Some(extent.start());
         }
@@ -192,13 +198,42 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         unsafe { self.extent.as_ref() }
     }
 
-    /// Adds the window's count to its page's.
-    fn put_back_count(&mut self) {
-        if let Some(extent) = self.current() {
-            let page_offset = self.limit.addr() - 1 - extent.start().addr().get();
-            add(page_count(extent, page_offset), self.count as i16);
+    /// What lies in the page below the limit beside what its number says.
+    fn uncounted(&self) -> u32 {
+        let passed = self.cursor.address().wrapping_sub(self.counted_to);
+        number_of(self.cursor.count(), passed.wrapping_sub(self.padding_bytes))
+    }
+
+    /// The number of the extent's page that a place lies in, exact also where the window is.
+    fn number_with_window(&self, extent: &Extent, place: usize) -> u32 {
+        let number = pages::page(extent, place).get();
+        let is_window = self.is_current(extent)
+            && core::ptr::eq(
+                pages::page(extent, place),
+                pages::page(extent, self.limit.address().wrapping_sub(1)),
+            );
+        if is_window { number.wrapping_add(self.uncounted()) } else { number }
+    }
+
+    /// Adds what the window counted to its page's number; that.
+    fn put_back_count(&mut self) -> u32 {
+        let number = self
+            .current()
+            .map_or(0, |extent| pages::add(extent, self.limit.address() - 1, self.uncounted()));
+        self.count_from(self.cursor.address());
+        number
+    }
+
+    fn put_back_where_current(&mut self, extent: &Extent) {
+        if self.is_current(extent) {
+            self.put_back_count();
         }
-        self.count = 0;
+    }
+
+    fn count_from(&mut self, address: usize) {
+        self.cursor = Cursor::at(address);
+        self.counted_to = address;
+        self.padding_bytes = 0;
     }
 
     /// Where the window ends for a cursor at `offset` whose last byte used is `offset - 1`.
@@ -213,9 +248,37 @@ impl<const COUNTED: bool> Bump<COUNTED> {
     }
 
     fn set_cursor(&mut self, extent: &Extent, offset: usize) {
-        let start = extent.start().as_ptr();
-        self.cursor = start.wrapping_add(offset);
-        self.limit = start.wrapping_add(Self::limit_offset(extent, offset));
+        let start = extent.start().addr().get();
+        self.count_from(start + offset);
+        self.limit = Limit::at(start + Self::limit_offset(extent, offset));
+    }
+
+    /// Remembers that blocks were below the cursor, which is about to go back.
+    fn note_clean(&mut self) {
+        self.clean_from = self.clean_from.max(self.cursor.address());
+    }
+
+    /// Cuts a small block, for which the window has no room, from the start of the extent's next
+    /// page, which the window then is. `None`, and nothing is done, where there is no such page, or
+    /// no block in the window's: [`allocate_past_window`](Self::allocate_past_window) knows more.
+    ///
+    /// Nothing of it waits for the cursor, which is what a row of allocations waits for.
+    #[inline]
+    pub fn allocate_in_next_page(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        debug_assert!(COUNTED && layout.size() <= SMALL_BYTES && layout.align() <= PAGE_BYTES);
+        // SAFETY: the record is valid until `remove_extent`, which clears the pointer.
+        let extent: &Extent = unsafe { self.extent.as_ref() }?;
+        let next = self.limit.address();
+        let number = pages::page(extent, next - 1).get().wrapping_add(self.uncounted());
+        if number == 0 || next >= extent.start().addr().get() + extent.length() {
+            return None;
+        }
+        pages::page(extent, next - 1).set(number);
+        pages::add(extent, next, number_of(1, length_of(layout.size())));
+        self.count_from(next + length_of(layout.size()));
+        self.limit = Limit::at(next + PAGE_BYTES);
+        // SAFETY: the page lies in the extent, which was exposed when it was added.
+        Some(unsafe { pointers::of_exposed::<0>(next as u64) })
     }
 
     /// Cuts a block from the extent's next page, or pages, which the window then ends in; `None`
@@ -226,16 +289,15 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         if !COUNTED {
             return None;
         }
-        self.put_back_count();
+        let number = self.put_back_count();
         // SAFETY: the record is valid until `remove_extent`, which clears the pointer.
         let extent: &Extent = unsafe { self.extent.as_ref() }?;
-        if is_empty(extent) {
-            self.clean_from = later(self.clean_from, self.cursor);
+        if number == 0 && pages::is_empty(extent) {
+            self.note_clean();
             self.set_cursor(extent, 0);
         }
-        let base = extent.start().addr().get();
-        let length = length_of(layout.size());
-        let mut start = round_up(self.cursor.addr(), layout.align())? - base;
+        let (base, length) = (extent.start().addr().get(), length_of(layout.size()));
+        let mut start = round_up(self.cursor.address(), layout.align())? - base;
         if would_be_small_in_two_pages(start, length) {
             start = round_up(start, PAGE_BYTES.max(layout.align()))?;
         }
@@ -243,56 +305,17 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         if end > extent.length() {
             return None;
         }
-        cover(extent, start, start, end);
+        pages::add(extent, start, number_of(1, 0));
+        pages::add_bytes(extent, start, end);
         self.set_cursor(extent, end);
-        NonNull::new(extent.start().as_ptr().wrapping_add(start))
+        // SAFETY: the block lies in the extent, which was exposed when it was added.
+        Some(unsafe { pointers::of_exposed::<0>((base + start) as u64) })
     }
 
     /// Whether the block `start..start + length` is the last one of the current extent.
     fn is_last(&self, extent: &Extent, start: NonNull<u8>, length: usize) -> bool {
-        self.is_current(extent) && start.addr().get() + length == self.cursor.addr()
+        self.is_current(extent) && start.addr().get() + length == self.cursor.address()
     }
-}
-
-/// Whether no block may be so, see [`SMALL_BYTES`].
-const fn would_be_small_in_two_pages(start: usize, length: usize) -> bool {
-    length <= SMALL_BYTES && !lies_in_one_page(start, length)
-}
-
-fn later(first: *mut u8, second: *mut u8) -> *mut u8 {
-    if first.addr() > second.addr() { first } else { second }
-}
-
-/// Whether every page of the extent counts none.
-fn is_empty(extent: &Extent) -> bool {
-    extent.words.iter().take(REPEATS).all(|word| word.get() == 0)
-}
-
-/// Counts a block that starts at `start` in the pages of `from..end` (`from` is `start` for a new
-/// one).
-fn cover(extent: &Extent, start: usize, from: usize, end: usize) {
-    let (first, last) = (from >> PAGE_SHIFT, (end - 1) >> PAGE_SHIFT);
-    for page in first..=last {
-        add(page_count(extent, page << PAGE_SHIFT), 1);
-    }
-    let repeats = last - first + usize::from(first != start >> PAGE_SHIFT);
-    extent.words[REPEATS].set(extent.words[REPEATS].get() + repeats);
-}
-
-/// Counts a block that starts at `start` off the pages of `from..end`. Whether one counts none now.
-#[cold]
-#[inline(never)]
-fn uncover(extent: &Extent, start: usize, from: usize, end: usize) -> bool {
-    let (first, last) = (from >> PAGE_SHIFT, (end - 1) >> PAGE_SHIFT);
-    let mut is_any_empty = false;
-    for page in first..=last {
-        let count = page_count(extent, page << PAGE_SHIFT);
-        add(count, -1);
-        is_any_empty |= count.get() == 0;
-    }
-    let repeats = last - first + usize::from(first != start >> PAGE_SHIFT);
-    extent.words[REPEATS].set(extent.words[REPEATS].get() - repeats);
-    is_any_empty
 }
 
 // SAFETY: blocks lie between the extent's start and the cursor, which only goes back over a freed
@@ -306,11 +329,12 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
     const EXTENT_ALIGN: usize = if COUNTED { crate::units::CHUNK_BYTES } else { 16 };
 
     const DEFAULT: Self = Self {
-        cursor: core::ptr::null_mut(),
-        limit: core::ptr::null_mut(),
-        count: 0,
+        cursor: Cursor::at(0),
+        limit: Limit::NONE,
+        padding_bytes: 0,
+        counted_to: 0,
         extent: core::ptr::null(),
-        clean_from: core::ptr::null_mut(),
+        clean_from: 0,
         emptied: None,
     };
 
@@ -344,8 +368,8 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
     fn allocate_zeroed(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let block = self.allocate(layout)?;
         let start = block.cast::<u8>();
-        let is_zero = self.current().is_some_and(Extent::is_zeroed)
-            && start.addr().get() >= self.clean_from.addr();
+        let is_zero =
+            self.current().is_some_and(Extent::is_zeroed) && start.addr().get() >= self.clean_from;
         if !is_zero {
             // SAFETY: the block was just allocated.
             unsafe { start.write_bytes(0, block.len()) };
@@ -359,8 +383,8 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
             // SAFETY: the caller's contract.
             unsafe { self.free_counted(extent, block, layout) };
         } else if self.is_last(extent, block, length_of(layout.size())) {
-            self.clean_from = later(self.clean_from, self.cursor);
-            self.cursor = block.as_ptr();
+            self.note_clean();
+            self.count_from(block.addr().get());
         }
     }
 
@@ -379,20 +403,16 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
         if !COUNTED {
             return 0;
         }
-        if self.is_current(extent) {
-            self.put_back_count();
-        }
-        let pages = (0..PAGES).map(|page| i64::from(page_count(extent, page << PAGE_SHIFT).get()));
-        let blocks = pages.sum::<i64>() - extent.words[REPEATS].get() as i64;
-        u32::try_from(blocks).unwrap_or(0)
+        self.put_back_where_current(extent);
+        pages::all(extent).map(blocks_in).sum()
     }
 
     fn used_bytes(&self, extent: &Extent) -> usize {
-        if self.is_current(extent) {
-            self.cursor.addr() - extent.start().addr().get()
-        } else {
-            extent.length()
+        if !COUNTED {
+            return extent.length();
         }
+        let place = |page: usize| page << PAGE_SHIFT;
+        (0..pages::PAGES).map(|page| bytes_in(self.number_with_window(extent, place(page)))).sum()
     }
 
     unsafe fn grow_in_place(
@@ -414,9 +434,7 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
         if COUNTED {
             // The window may stand a page further, where a block was freed.
             self.put_back_count();
-        }
-        if COUNTED && end > Self::limit_offset(extent, old_end) {
-            cover(extent, start, round_up(old_end, PAGE_BYTES)?, end);
+            pages::add_bytes(extent, old_end, end);
         }
         self.set_cursor(extent, end);
         Some(length)
@@ -435,36 +453,34 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
         if COUNTED && would_be_small_in_two_pages(start, length) {
             return None;
         }
-        let leaves_pages = (end - 1) >> PAGE_SHIFT != (old_end - 1) >> PAGE_SHIFT;
-        if COUNTED && leaves_pages {
-            uncover(extent, start, round_up(end, PAGE_BYTES)?, old_end);
-        } else if self.is_last(extent, block, old_length) {
-            if COUNTED {
-                // The window may stand a page further, where a block was freed: what is counted
-                // there stays there.
-                self.put_back_count();
-            }
-            self.clean_from = later(self.clean_from, self.cursor);
+        let is_last = self.is_last(extent, block, old_length);
+        if COUNTED {
+            // The window may stand a page further, where a block was freed: what is counted there
+            // stays there.
+            self.put_back_where_current(extent);
+            pages::subtract_bytes(extent, end, old_end);
+        }
+        if is_last {
+            self.note_clean();
             self.set_cursor(extent, end);
         }
         Some(length)
     }
 
     unsafe fn add_extent(&mut self, extent: &Extent) {
+        pointers::expose(extent.start());
         if COUNTED {
             self.put_back_count();
+            pages::clear(extent);
         }
         self.extent = extent;
         self.set_cursor(extent, 0);
-        self.clean_from = self.cursor;
+        self.clean_from = self.cursor.address();
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
         if self.is_current(extent) {
             *self = Self::new(());
-        }
-        for word in &extent.words {
-            word.set(0);
         }
     }
 
@@ -473,9 +489,9 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
             return false;
         }
         self.put_back_count();
-        let is_empty = is_empty(extent);
+        let is_empty = pages::is_empty(extent);
         if is_empty {
-            self.clean_from = later(self.clean_from, self.cursor);
+            self.note_clean();
             self.set_cursor(extent, 0);
         }
         is_empty
@@ -483,7 +499,7 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
 
     unsafe fn became_empty(&mut self, extent: &Extent) {
         if !COUNTED && self.is_current(extent) {
-            self.clean_from = later(self.clean_from, self.cursor);
+            self.note_clean();
             self.set_cursor(extent, 0);
         }
     }
@@ -494,10 +510,7 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
         }
         for page in 0..extent.length() >> PAGE_SHIFT {
             let offset = page << PAGE_SHIFT;
-            let is_window = self.is_current(extent)
-                && self.limit.addr() == extent.start().addr().get() + offset + PAGE_BYTES;
-            let uncounted = if is_window { self.count } else { 0 };
-            if isize::from(page_count(extent, offset).get()) + uncounted == 0 {
+            if self.number_with_window(extent, offset) == 0 {
                 // SAFETY: the page lies in the extent.
                 let start = unsafe { pointers::forward(extent.start(), offset) };
                 visit(block(start, PAGE_BYTES));
@@ -506,16 +519,22 @@ unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
     }
 
     fn verify(&self) {
-        let is_ordered = self.cursor.addr() <= self.limit.addr();
-        let is_aligned = self.cursor.addr().is_multiple_of(MIN_BLOCK_BYTES);
-        let is_inside = self.current().is_none_or(|extent| {
-            let start = extent.start().addr().get();
-            self.cursor.addr() >= start && self.limit.addr() <= start + extent.length()
-        });
-        let is_in_one_page =
-            !COUNTED || self.limit.addr().wrapping_sub(self.cursor.addr()) <= PAGE_BYTES;
-        if !(is_ordered && is_aligned && is_inside && is_in_one_page) {
+        let Some(extent) = self.current() else { return };
+        let (cursor, start) = (self.cursor.address(), extent.start().addr().get());
+        let limit = self.limit.address();
+        let is_inside = (start..=limit).contains(&cursor) && limit <= start + extent.length();
+        let is_aligned = cursor.is_multiple_of(MIN_BLOCK_BYTES);
+        let is_in_one_page = !COUNTED || limit - cursor <= PAGE_BYTES;
+        // A page has at most its own bytes, and at least 8 for each block.
+        let is_counted = |page: usize| {
+            let number = self.number_with_window(extent, page << PAGE_SHIFT);
+            bytes_in(number) <= PAGE_BYTES && blocks_in(number) as usize <= PAGE_BYTES / 8
+        };
+        if !(is_inside && is_aligned && is_in_one_page) {
             crate::sys::abort_with(&["the bump strategy is corrupted: its cursor is astray"]);
+        }
+        if COUNTED && !(0..pages::PAGES).all(is_counted) {
+            crate::sys::abort_with(&["the bump strategy is corrupted: a page's counts"]);
         }
     }
 }

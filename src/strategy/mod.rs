@@ -52,17 +52,20 @@ use crate::allocator::AllocError;
 /// - `start` is aligned to [`Strategy::EXTENT_ALIGN`] and `length` is a multiple of 4096 inside a
 ///   heap (of 16 in a `SourcedAllocator`).
 /// - `metadata` points to [`Strategy::metadata_bytes`] bytes, zeroed when the extent is added,
-///   aligned to 16, outside `start..start + length`; it is dangling if that is zero.
+///   aligned to 16, outside `start..start + length`; if that is zero bytes, the strategy may keep
+///   something else in its place.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Extent {
     start: NonNull<u8>,
-    length: usize,
-    metadata: NonNull<u8>,
-    is_zeroed: Cell<bool>,
+    /// In bit 0 whether every byte was zero.
+    length_and_state: usize,
     /// For the strategy; zero when the extent is added.
-    pub words: [Cell<usize>; 5],
+    pub words: [Cell<usize>; 7],
+    metadata: Cell<*mut u8>,
 }
+
+const IS_ZEROED: usize = 1;
 
 impl Extent {
     /// A record of `start..start + length`.
@@ -79,10 +82,9 @@ impl Extent {
     ) -> Self {
         Self {
             start,
-            length,
-            metadata,
-            is_zeroed: Cell::new(is_zeroed),
-            words: [const { Cell::new(0) }; 5],
+            length_and_state: length | if is_zeroed { IS_ZEROED } else { 0 },
+            words: [const { Cell::new(0) }; 7],
+            metadata: Cell::new(metadata.as_ptr()),
         }
     }
 
@@ -95,25 +97,45 @@ impl Extent {
     /// The length in bytes.
     #[inline]
     pub const fn length(&self) -> usize {
-        self.length
+        self.length_and_state & !IS_ZEROED
     }
 
-    /// The strategy's own memory about this extent.
+    /// The strategy's own memory about this extent. Not for a strategy that asks for none.
     #[inline]
-    pub const fn metadata(&self) -> NonNull<u8> {
-        self.metadata
+    pub fn metadata(&self) -> NonNull<u8> {
+        // SAFETY: it is not null when the record is made, and who overwrites it does not ask for
+        // it.
+        unsafe { NonNull::new_unchecked(self.metadata.get()) }
+    }
+
+    /// The words, and the place of the metadata's address, as sixteen counts.
+    ///
+    /// # Safety
+    /// The strategy asks for no metadata, and clears the counts when it is given the extent.
+    #[inline]
+    pub(super) unsafe fn counts(&self) -> &[Cell<u32>; 16] {
+        #[repr(C)]
+        struct Counts {
+            start_and_length: [usize; 2],
+            counts: [Cell<u32>; 16],
+        }
+        const { assert!(size_of::<Counts>() == size_of::<Extent>()) }
+        // SAFETY: cells of numbers, and of a pointer that nobody reads, may be viewed as smaller
+        // ones; the other view has them at the same place.
+        let counts = unsafe { &*core::ptr::from_ref(self).cast::<Counts>() };
+        &counts.counts
     }
 
     /// Whether every byte was zero when the extent was added.
     #[inline]
     pub fn is_zeroed(&self) -> bool {
-        self.is_zeroed.get()
+        self.length_and_state & IS_ZEROED != 0
     }
 
     /// Whether `block` starts in the extent.
     #[inline]
     pub fn contains(&self, block: NonNull<u8>) -> bool {
-        crate::pointers::distance(self.start, block) < self.length
+        crate::pointers::distance(self.start, block) < self.length()
     }
 }
 
@@ -291,8 +313,7 @@ pub unsafe trait Strategy: Sized {
         0
     }
 
-    /// The bytes of an extent that are in blocks, an upper bound; where it
-    /// [counts them](Self::COUNTS_BLOCKS).
+    /// The bytes of an extent that are in blocks, where it [counts them](Self::COUNTS_BLOCKS).
     fn used_bytes(&self, extent: &Extent) -> usize {
         extent.length()
     }

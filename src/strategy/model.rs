@@ -10,6 +10,7 @@ use crate::pointers::{distance, is_aligned};
 /// An extent and its metadata, on memory of the test's own heap.
 pub(super) struct Memory {
     pub(super) extent: Box<Extent>,
+    metadata: NonNull<u8>,
     layouts: [Layout; 2],
     live: usize,
 }
@@ -27,14 +28,14 @@ impl Memory {
         unsafe { start.write_bytes(0xd1, bytes) };
         // SAFETY: the range and its metadata were allocated above, and live as long as the model.
         let extent = Box::new(unsafe { Extent::new(start, bytes, metadata, false) });
-        Self { extent, layouts, live: 0 }
+        Self { extent, metadata, layouts, live: 0 }
     }
 
     pub(super) fn add_to<S: Strategy>(&self, strategy: &mut S) {
         // SAFETY: the extent is boxed and its metadata as long as asked; that and the words are
         // cleared first.
         unsafe {
-            self.extent.metadata().write_bytes(0, self.layouts[1].size());
+            self.metadata.write_bytes(0, self.layouts[1].size());
             self.extent.words.iter().for_each(|word| word.set(0));
             strategy.add_extent(&self.extent);
         }
@@ -46,7 +47,7 @@ impl Drop for Memory {
         // SAFETY: allocated with these layouts in `new`.
         unsafe {
             dealloc(self.extent.start().as_ptr(), self.layouts[0]);
-            dealloc(self.extent.metadata().as_ptr(), self.layouts[1]);
+            dealloc(self.metadata.as_ptr(), self.layouts[1]);
         }
     }
 }

@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering;
 
 use super::configuration::Configuration;
 use super::route;
-use super::state::state;
+use super::state::{inline, own_slab};
 use crate::heap::{HeapHeader, by_address, check};
 use crate::region::{self, ChunkEntry};
 use crate::sys;
@@ -54,14 +54,14 @@ pub fn try_bytes(bytes: usize) -> Option<NonNull<u8>> {
     if bytes > by_address::TABLE_BYTES {
         return None; // Before the state is read, or the two tests are joined by four instructions.
     }
-    let heap = state().inline.get().slab()?;
+    let heap = inline().slab()?;
     // SAFETY: the state's heaps are run by this thread, and this one is of the slab strategy.
     unsafe { by_address::try_allocate_bytes(heap, bytes) }
 }
 
 #[inline]
 fn try_lists(layout: Layout) -> Option<NonNull<u8>> {
-    let heap = state().inline.get().slab()?;
+    let heap = inline().slab()?;
     // SAFETY: the state's heaps are run by this thread, and this one is of the slab strategy.
     unsafe { by_address::try_allocate(heap, layout) }
 }
@@ -97,7 +97,7 @@ pub unsafe fn free(block: *mut u8) -> Place {
         let Some((_, entry)) = region::find(block) else { return Place::Elsewhere };
         let block = NonNull::new_unchecked(block);
         let owner = entry.owner.load(Ordering::Relaxed).cast::<HeapHeader>();
-        let own = state().own_slab.get().map_or(core::ptr::null_mut(), NonNull::as_ptr);
+        let own = own_slab().map_or(core::ptr::null_mut(), NonNull::as_ptr);
         let is_freed =
             !cfg!(heapswitch_asan) && own == owner && by_address::try_free(owner, entry, block);
         if !is_freed {

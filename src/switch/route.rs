@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 
 use super::configuration::{Configuration, GLOBAL_COUNTERS};
 use super::in_use::CurrentAllocatorInUse;
-use super::state::{Phase, ThreadState, state};
+use super::state::{Phase, ThreadState, inline, own_slab, state};
 use super::{life, safe_point};
 use crate::heap::{HeapHeader, Inline, Refusal, attention, batch, by_address, check, fast};
 use crate::region::{self, ChunkEntry};
@@ -21,7 +21,7 @@ use crate::sync::Relation;
 /// As [`GlobalAlloc::alloc`].
 #[inline]
 pub unsafe fn alloc<C: Configuration>(layout: Layout) -> *mut u8 {
-    match try_fast(state(), layout) {
+    match try_fast(layout) {
         Some(block) => block.as_ptr(),
         // SAFETY: the caller's contract.
         None => unsafe { alloc_slow::<C>(layout, false) },
@@ -30,14 +30,15 @@ pub unsafe fn alloc<C: Configuration>(layout: Layout) -> *mut u8 {
 
 /// The inline paths.
 #[inline]
-fn try_fast(state: &ThreadState, layout: Layout) -> Option<NonNull<u8>> {
+fn try_fast(layout: Layout) -> Option<NonNull<u8>> {
+    let inline = inline();
     // SAFETY: the state's heaps are run by this thread and have the fast path that their place
     // says.
     unsafe {
-        if let Some(heap) = state.inline.get().slab() {
+        if let Some(heap) = inline.slab() {
             return fast::try_slab(heap, layout);
         }
-        fast::try_bump(state.inline.get().bump()?, layout)
+        fast::try_bump(inline.bump()?, layout)
     }
 }
 
@@ -62,7 +63,7 @@ pub unsafe fn alloc_zeroed<C: Configuration>(layout: Layout) -> *mut u8 {
     // Large requests may get memory that is known to be zero; for others the inline path is
     // cheaper.
     if layout.size() <= 1024
-        && let Some(block) = try_fast(state(), layout)
+        && let Some(block) = try_fast(layout)
     {
         // SAFETY: the block was just allocated.
         unsafe { block.write_bytes(0, layout.size()) };
@@ -72,11 +73,31 @@ pub unsafe fn alloc_zeroed<C: Configuration>(layout: Layout) -> *mut u8 {
     unsafe { alloc_slow::<C>(layout, true) }
 }
 
+/// What the inline paths do not serve. Apart from [`alloc_slower`], for that saves registers which
+/// a bump heap's next page does not need.
+///
 /// # Safety
 /// As [`GlobalAlloc::alloc`].
 #[cold]
 #[inline(never)]
 unsafe fn alloc_slow<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut u8 {
+    if fast::is_small(layout)
+        && !is_zeroed
+        && let Some(heap) = inline().bump()
+        && !state().batches.is_pending()
+        // SAFETY: as in `try_fast`.
+        && let Some(block) = unsafe { fast::try_bump_page(heap, layout) }
+    {
+        return block.as_ptr();
+    }
+    // SAFETY: the caller's contract.
+    unsafe { alloc_slower::<C>(layout, is_zeroed) }
+}
+
+/// # Safety
+/// As [`GlobalAlloc::alloc`].
+#[inline(never)]
+unsafe fn alloc_slower<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut u8 {
     let state = state();
     if let Some(block) = try_medium(state, layout) {
         if is_zeroed {
@@ -89,7 +110,7 @@ unsafe fn alloc_slow<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut 
         && !state.batches.is_pending()
         && let Some(heap) = state.inline.get().bump()
         // SAFETY: as in `try_fast`.
-        && let Some(block) = unsafe { fast::try_bump_page(heap, layout) }
+        && let Some(block) = unsafe { fast::try_bump_chunk(heap, layout) }
     {
         return block.as_ptr();
     }
@@ -267,11 +288,12 @@ pub unsafe fn free_at(block: NonNull<u8>, entry: &'static ChunkEntry, layout: La
     unsafe {
         check::freed(block, layout);
         let owner = owner_of(entry);
-        if !cfg!(heapswitch_asan) && fast::is_small(layout) && state().own_slab.get() == Some(owner)
-        {
+        if !fast::is_small(layout) {
+            free_other(block, entry, owner, layout);
+        } else if !cfg!(heapswitch_asan) && own_slab() == Some(owner) {
             fast::free_small_to_slab(owner, block, layout);
         } else {
-            free_other(block, entry, owner, layout);
+            free_small_other(block, entry, owner, layout);
         }
     }
 }
@@ -288,15 +310,47 @@ pub(super) unsafe fn free_other(
     owner: NonNull<HeapHeader>,
     layout: Layout,
 ) {
-    let state = state();
+    // SAFETY: the caller's contract.
+    unsafe { free_by_owner(block, entry, owner, layout) }
+}
+
+/// As [`free_other`], compiled for a small block.
+///
+/// # Safety
+/// As there, and the layout is small.
+#[inline(never)]
+unsafe fn free_small_other(
+    block: NonNull<u8>,
+    entry: &'static ChunkEntry,
+    owner: NonNull<HeapHeader>,
+    layout: Layout,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        core::hint::assert_unchecked(fast::is_small(layout));
+        free_by_owner(block, entry, owner, layout);
+    }
+}
+
+/// # Safety
+/// As [`free_other`].
+#[inline(always)] // measured: not inlined, what is small is tested for once more
+unsafe fn free_by_owner(
+    block: NonNull<u8>,
+    entry: &'static ChunkEntry,
+    owner: NonNull<HeapHeader>,
+    layout: Layout,
+) {
+    let inline = inline();
     // SAFETY: as in `free_at`; heaps in `inline` are run by this thread and have the fast path that
     // their place says.
     unsafe {
-        if state.inline.get() == Inline::of_bump(owner) {
+        if inline == Inline::of_bump(owner) {
             fast::free_to_bump(owner, entry, block, layout);
-        } else if state.inline.get().is_slab_of(owner) {
+        } else if inline.is_slab_of(owner) {
             fast::free_to_slab(owner, entry, block, layout);
         } else {
+            let state = state();
             match owner.as_ref().runner.relation(state.token.get()) {
                 Relation::Runner => fast::free(owner, entry, block, layout),
                 Relation::Other if state.batches.try_join(owner, block, layout) => {}

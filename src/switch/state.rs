@@ -7,6 +7,7 @@
 //! version, so that two versions in one program keep two states.
 
 use core::cell::Cell;
+use core::mem::offset_of;
 use core::ptr::NonNull;
 
 use super::life::Suspended;
@@ -70,7 +71,7 @@ pub struct ThreadState {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through)))]
 mod storage {
-    use super::ThreadState;
+    use super::{HeapHeader, ThreadState};
 
     macro_rules! symbol {
         () => {
@@ -116,6 +117,27 @@ mod storage {
             // The static TLS block lives as long as the thread, and zero bytes are a valid state.
             &*address
         }
+    }
+
+    /// The pointer that lies so many bytes behind the start of this thread's state: as if
+    /// [`state`] were asked, but by one load less for what waits for it.
+    ///
+    /// # Safety
+    /// There is a pointer.
+    #[inline(always)] // measured: as `state`
+    pub(super) unsafe fn pointer_at<const OFFSET: usize>() -> *mut HeapHeader {
+        let pointer;
+        // SAFETY: as in `state`, and the caller's contract.
+        unsafe {
+            core::arch::asm!(
+                concat!("mov {pointer}, qword ptr [rip + ", symbol!(), "@GOTTPOFF]"),
+                "mov {pointer}, qword ptr fs:[{pointer} + {offset}]",
+                pointer = out(reg) pointer,
+                offset = const OFFSET,
+                options(nostack, readonly, preserves_flags)
+            );
+        }
+        pointer
     }
 }
 
@@ -193,6 +215,28 @@ mod storage {
 }
 
 pub use storage::state;
+
+/// As [`ThreadState::inline`] of this thread's state.
+#[inline]
+pub fn inline() -> Inline {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through)))]
+    // SAFETY: it is a pointer in a cell.
+    return unsafe {
+        Inline::of_word(storage::pointer_at::<{ offset_of!(ThreadState, inline) }>())
+    };
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through))))]
+    state().inline.get()
+}
+
+/// As [`ThreadState::own_slab`] of this thread's state.
+#[inline]
+pub fn own_slab() -> Option<NonNull<HeapHeader>> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through)))]
+    // SAFETY: it is a pointer in a cell, or null.
+    return NonNull::new(unsafe { storage::pointer_at::<{ offset_of!(ThreadState, own_slab) }>() });
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through))))]
+    state().own_slab.get()
+}
 
 impl ThreadState {
     /// The state of a thread that never allocated; the same as all zero bytes.

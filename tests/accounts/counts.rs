@@ -1,6 +1,7 @@
 //! Blocks are counted where a report asks: exactly in heaps that nobody runs, within bounds in
 //! those that run elsewhere, and whatever their owners do meanwhile.
 
+use std::alloc::Layout;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, PoisonError};
 use std::thread;
@@ -11,7 +12,7 @@ use heapswitch::strategy::slab::Slab;
 use heapswitch::sys::fault::{self, Call};
 use heapswitch::{Account, Heap, HeapPool, MemoryReport, SavedContext};
 
-use super::{CHUNK, HINTS, PROCESS};
+use super::{HINTS, PROCESS};
 
 type Blocks = Vec<Box<[u8; 100]>>;
 
@@ -52,15 +53,19 @@ fn a_report_counts_what_nobody_runs() {
     for (heap, count) in heaps.iter().zip([10, 20, 30, 40, 50, 60]) {
         kept.push(heap.run(|| blocks(count)).unwrap());
         // The list itself is a block.
-        let expected = (count + 1, heap.memory_usage().unwrap().allocated_bytes);
-        assert!((count * 100..2 * CHUNK).contains(&expected.1), "{expected:?}");
+        let list = heap.block_length(Layout::array::<Box<[u8; 100]>>(count).unwrap()).unwrap();
+        let length = heap.block_length(Layout::new::<[u8; 100]>()).unwrap();
+        let expected = (count + 1, count * length + list);
+        assert_eq!(heap.memory_usage().unwrap().allocated_bytes, expected.1);
         let account = heap.account_handle();
         // By who has the account, there and here.
         assert_eq!(elsewhere(&account), expected);
         // Freed within, and asked at once.
         heap.run(|| kept.last_mut().unwrap().truncate(count / 2)).unwrap();
         let usage = account.report().usage;
-        assert_eq!((usage.allocated_blocks, account.usage()), (count / 2 + 1, usage));
+        let half = (count / 2 + 1, count / 2 * length + list);
+        assert_eq!((usage.allocated_blocks, usage.allocated_bytes), half, "{}", heap.strategy());
+        assert_eq!(account.usage(), usage);
     }
     // By subtree and by name.
     let report = MemoryReport::of(&group);

@@ -27,10 +27,9 @@ impl AccountId {
 ///
 /// `allocated_blocks` is exact of a heap that is not in use, or runs on the asking thread: it is
 /// counted when it is asked, whoever asks, by account or in a report. What others freed and it did
-/// not collect yet counts as allocated. `allocated_bytes` is the sum of the blocks' lengths, what
-/// was requested rounded up as [`block_length`](crate::Heap::block_length) says. A bump heap counts
-/// what lies behind its cursor instead, freed or not, for nothing is allocated there before the
-/// whole chunk is empty. Of other heaps:
+/// not collect yet counts as allocated. So is `allocated_bytes`, the sum of the blocks' lengths:
+/// what was requested, rounded up as [`block_length`](crate::Heap::block_length) says. Of other
+/// heaps:
 ///
 /// - A thread's own slab that runs elsewhere is counted but for its magazines: up to 32 KiB of each
 ///   length of blocks that it uses, or four blocks, count as allocated and are free. If its runner
@@ -58,7 +57,7 @@ pub struct AccountUsage {
     pub total_bytes: u64,
     /// How many runs of chunks were ever charged.
     pub charges: u64,
-    /// Bytes in allocated blocks of the account's own heap; of a bump heap, an upper bound.
+    /// Bytes in allocated blocks of the account's own heap.
     pub allocated_bytes: usize,
     /// Allocated blocks of the account's own heap.
     pub allocated_blocks: usize,

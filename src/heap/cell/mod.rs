@@ -44,6 +44,7 @@ use super::callbacks::Callbacks;
 use super::header::{FastPath, HeapHeader, Inline, Operations, attention};
 use crate::allocator::RegionSource;
 use crate::region::Metadata;
+use crate::region::label::StrategyNumber;
 use crate::strategy::Strategy;
 use crate::strategy::slab::{self, Back, Front, Slab};
 use crate::sync::{ForeignStack, Runner};
@@ -216,6 +217,7 @@ fn create_with<S: Strategy + 'static>(
         refusal: Cell::new(Refusal::None),
         may_overdraw: Cell::new(false),
         uncounted_steps: Cell::new(0),
+        strategy_number: StrategyNumber::of(&OperationsOf::<S>::TABLE.name),
         callbacks: Callbacks::new(),
         next_in_list: Cell::new(None),
         next_due: Cell::new(None),

@@ -124,7 +124,7 @@ pub(super) fn label(this: &HeapHeader, entry: &ChunkEntry, distance: usize, tag:
         is_first: distance == 0,
         ..Labelled::default()
     };
-    entry.label.set(labelled, &this.operations.name);
+    entry.label.set(labelled, this.strategy_number);
 }
 
 /// Takes a run off the heap's list and gives it back; the bytes.
