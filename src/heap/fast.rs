@@ -151,7 +151,9 @@ pub unsafe fn free_to_bump(
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
         let strategy = strategy_of::<Bump<true>>(header);
-        if cfg!(heapswitch_asan) || !is_small(layout) {
+        // One test for both: a block with a large alignment is a run of its own.
+        let is_small = layout.size() | layout.align() <= SMALL_BYTES;
+        if cfg!(heapswitch_asan) || !is_small {
             free_to_bump_with_care(header, entry, block, layout);
         } else if strategy.ends_at_cursor(block, layout) {
             free_last_to_bump(header, entry, block, layout);

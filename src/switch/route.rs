@@ -288,12 +288,10 @@ pub unsafe fn free_at(block: NonNull<u8>, entry: &'static ChunkEntry, layout: La
     unsafe {
         check::freed(block, layout);
         let owner = owner_of(entry);
-        if !fast::is_small(layout) {
-            free_other(block, entry, owner, layout);
-        } else if !cfg!(heapswitch_asan) && own_slab() == Some(owner) {
+        if !cfg!(heapswitch_asan) && fast::is_small(layout) && own_slab() == Some(owner) {
             fast::free_small_to_slab(owner, block, layout);
         } else {
-            free_small_other(block, entry, owner, layout);
+            free_other(block, entry, owner, layout);
         }
     }
 }
@@ -305,37 +303,6 @@ pub unsafe fn free_at(block: NonNull<u8>, entry: &'static ChunkEntry, layout: La
 /// As [`free_at`]; the entry is the block's, and names the owner.
 #[inline(never)]
 pub(super) unsafe fn free_other(
-    block: NonNull<u8>,
-    entry: &'static ChunkEntry,
-    owner: NonNull<HeapHeader>,
-    layout: Layout,
-) {
-    // SAFETY: the caller's contract.
-    unsafe { free_by_owner(block, entry, owner, layout) }
-}
-
-/// As [`free_other`], compiled for a small block.
-///
-/// # Safety
-/// As there, and the layout is small.
-#[inline(never)]
-unsafe fn free_small_other(
-    block: NonNull<u8>,
-    entry: &'static ChunkEntry,
-    owner: NonNull<HeapHeader>,
-    layout: Layout,
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        core::hint::assert_unchecked(fast::is_small(layout));
-        free_by_owner(block, entry, owner, layout);
-    }
-}
-
-/// # Safety
-/// As [`free_other`].
-#[inline(always)] // measured: not inlined, what is small is tested for once more
-unsafe fn free_by_owner(
     block: NonNull<u8>,
     entry: &'static ChunkEntry,
     owner: NonNull<HeapHeader>,
