@@ -56,6 +56,10 @@ pub struct Allocated<Index> {
     pub is_first_use: bool,
 }
 
+/// What a processor fetches at once. A pool that is as long begins at a multiple of it: then blocks
+/// of that length, or of a half or a double of it and so on, are in no more lines than they must.
+const CACHE_LINE_BYTES: usize = 64;
+
 /// Where the three arrays lie in the range.
 struct Arrays {
     layout: Layout,
@@ -69,6 +73,8 @@ impl Arrays {
         let (layout, order) = blocks.extend(Layout::array::<Index>(capacity).ok()?).ok()?;
         let places = Layout::array::<Place<Index, Tag>>(capacity).ok()?;
         let (layout, places) = layout.extend(places).ok()?;
+        let align = if layout.size() < CACHE_LINE_BYTES { 1 } else { CACHE_LINE_BYTES };
+        let layout = layout.align_to(align).ok()?;
         Some(Self { layout, order, places })
     }
 }
