@@ -451,12 +451,10 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
             let block = self.state().allocate_direct(&self.source, layout, false)?;
             return Ok(self.noted(block));
         }
-        if layout.size() != 0 {
-            let state = self.state();
-            if let Some(block) = state.parked.take(layout) {
-                let length = state.strategy.length_of_block(layout);
-                return Ok(self.noted(pointers::block(block, length)));
-            }
+        if layout.size() != 0
+            && let Some(block) = self.state().take_parked(layout)
+        {
+            return Ok(self.noted(block));
         }
         self.allocate_by(layout, S::allocate)
     }
