@@ -2,9 +2,10 @@
 //!
 //! Where one block is freed and another of the same layout is allocated next, as in a table whose
 //! entries are replaced, that block serves, and neither the strategy nor a count is told: all would
-//! be as before. Telling them is most of what such a pair costs: some 100 instructions and 22 stores
-//! for a table in stripes, 55 and 15 without. Where the table does not fit the caches that is what
-//! matters, because a processor that has less to do for one entry looks at more of them at once.
+//! be as before. Telling them is most of what such a pair costs: some 100 instructions and 22
+//! stores for a table in stripes, 55 and 15 without. Where the table does not fit the caches that
+//! is what matters, because a processor that has less to do for one entry looks at more of them at
+//! once.
 //!
 //! Nobody can tell the difference: whatever else is asked first frees the block that is parked, and
 //! so does the free that leaves it alone in its range, or another range without a block.
