@@ -86,7 +86,7 @@ impl<T, Index: PoolIndex> OrderedPool<T, Index> {
 }
 
 impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
-    /// A pool of `capacity` blocks in one range of `source`.
+    /// A pool of `capacity` blocks in one range of `source`, at a multiple of 64 if it is as long.
     ///
     /// # Errors
     /// More blocks than `Index` can number or memory can hold, or the source is exhausted.

@@ -80,7 +80,7 @@ impl Arrays {
 }
 
 impl<T, Index: PoolIndex, S: MemorySource> RawOrderedPool<T, Index, S> {
-    /// A pool of `capacity` blocks, in one range of `source`.
+    /// A pool of `capacity` blocks, in one range of `source`, at a multiple of 64 if it is as long.
     ///
     /// # Errors
     /// More blocks than `Index` can number or memory can hold, or the source is exhausted.
