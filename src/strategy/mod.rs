@@ -191,6 +191,10 @@ pub unsafe trait Strategy: Sized {
     /// where it is asked so seldom that this costs little.
     const COLLECTS_FIRST: bool = false;
 
+    /// Whether its owner, outside a heap, should keep the block that was freed last for the next
+    /// request of the same layout: where it costs much more to tell the strategy.
+    const PARKS_LAST: bool = false;
+
     /// The alignment that an extent's start must have, a power of two of at most
     /// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES).
     const EXTENT_ALIGN: usize = 16;

@@ -26,6 +26,7 @@
 mod direct;
 mod few;
 mod found;
+mod parked;
 mod records;
 
 use core::alloc::Layout;
@@ -34,6 +35,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use self::found::Found;
+use self::parked::Parked;
 use self::records::{Record, Records};
 use super::{Extent, Strategy};
 use crate::allocator::{
@@ -62,6 +64,7 @@ struct State<S> {
     strategy: S,
     records: Records,
     found: Found,
+    parked: Parked,
     /// The one extent without a block that is kept, if there is one.
     spare: Option<NonNull<Record>>,
     usage: MemoryUsage,
@@ -94,6 +97,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
             strategy,
             records: Records::new(),
             found: Found::new(),
+            parked: Parked::none(),
             spare: None,
             usage: MemoryUsage::NONE,
         };
@@ -115,6 +119,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
     /// allocator.
     pub fn visit_idle(&mut self, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         let state = self.state.get_mut();
+        state.unpark(&self.source);
         state.records.visit(&mut |record| {
             if !record.is_direct {
                 state.strategy.visit_idle(&record.extent, visit);
@@ -147,6 +152,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
             return Ok(pointers::block(pointers::dangling(layout.align()), 0));
         }
         let state = self.state();
+        state.unpark(&self.source);
         let block = match cut(&mut state.strategy, layout) {
             Some(block) => block,
             None => {
@@ -205,6 +211,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
             return None;
         }
         let state = self.state();
+        state.unpark(&self.source);
         let had = state.strategy.block_length(old).ok()?;
         if state.strategy.block_length(new).ok()? == had {
             return Some(pointers::block(block, had));
@@ -444,6 +451,11 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
             let block = self.state().allocate_direct(&self.source, layout, false)?;
             return Ok(self.noted(block));
         }
+        if layout.size() != 0
+            && let Some(block) = self.state().take_parked(layout)
+        {
+            return Ok(self.noted(block));
+        }
         self.allocate_by(layout, S::allocate)
     }
 
@@ -467,21 +479,11 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
         if let Some(sites) = state.strategy.sites() {
             sites.forget(block);
         }
-        let length = state.strategy.length_of_block(layout);
-        // SAFETY: the record is of an extent that is held, the block is in it, and the layout fits.
-        let record = unsafe {
-            let record = pointer.as_ref();
-            if !state.is_direct(layout) {
-                state.strategy.deallocate(&record.extent, block, layout);
+        // SAFETY: the record is of the block's extent, and the rest is the caller's contract.
+        unsafe {
+            if state.is_direct(layout) || !state.park(block, layout, pointer) {
+                state.free(&self.source, block, layout, pointer);
             }
-            record
-        };
-        state.usage.allocated_bytes = state.usage.allocated_bytes.wrapping_sub(length);
-        state.usage.allocated_blocks = state.usage.allocated_blocks.wrapping_sub(1);
-        let live = record.live_blocks.get().wrapping_sub(1);
-        record.live_blocks.set(live);
-        if live == 0 {
-            state.became_empty(&self.source, pointer);
         }
     }
 
@@ -555,11 +557,13 @@ unsafe impl<S: Strategy, M: MemorySource> LocalAllocator for SourcedAllocator<S,
     }
 
     fn memory_usage(&self) -> MemoryUsage {
-        self.state().usage
+        self.state().usage_now()
     }
 
     fn release_unused(&self) {
-        self.state().release_spare(&self.source);
+        let state = self.state();
+        state.unpark(&self.source);
+        state.release_spare(&self.source);
     }
 }
 

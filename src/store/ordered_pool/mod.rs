@@ -86,7 +86,7 @@ impl<T, Index: PoolIndex> OrderedPool<T, Index> {
 }
 
 impl<T, Index: PoolIndex, S: MemorySource> OrderedPool<T, Index, S> {
-    /// A pool of `capacity` blocks in one range of `source`.
+    /// A pool of `capacity` blocks in one range of `source`, at a multiple of 64 if it is as long.
     ///
     /// # Errors
     /// More blocks than `Index` can number or memory can hold, or the source is exhausted.
@@ -284,22 +284,23 @@ fn next_handle<Index: PoolIndex>(numbers: &mut Numbers<Index>) -> Option<Handle<
     unsafe { numbers.append(physical, generation) };
     // Seen only now, so that nothing stands between the block's being freed and made live again.
     if generation == 0 {
-        return another_handle(numbers, physical);
+        let physical = another_block(numbers, physical)?;
+        // SAFETY: the block is live.
+        return Some(unsafe { Handle { physical, generation: numbers.used_tag(physical) } });
     }
     Some(Handle { physical, generation })
 }
 
 /// Takes another block, where the one that was taken had all generations: the next would be
-/// the first again, and old handles good for new blocks. So that is taken out of use.
+/// the first again, and old handles good for new blocks. So that is taken out of use. Gives what
+/// comes in registers: see [`Numbering`] for what a result in memory costs, also where this is not
+/// called.
 #[cold]
 #[inline(never)]
-fn another_handle<Index: PoolIndex>(
-    numbers: &mut Numbers<Index>,
-    spent: Index,
-) -> Option<Handle<Index>> {
+fn another_block<Index: PoolIndex>(numbers: &mut Numbers<Index>, spent: Index) -> Option<Index> {
     // SAFETY: the block was just made live, and holds nothing. No handle has its generation.
     unsafe { numbers.retire(spent, Generation::MAX) };
-    next_handle(numbers)
+    next_handle(numbers).map(Handle::physical)
 }
 
 impl<T: fmt::Debug, Index: PoolIndex, S: MemorySource> fmt::Debug for OrderedPool<T, Index, S> {

@@ -56,6 +56,10 @@ pub struct Allocated<Index> {
     pub is_first_use: bool,
 }
 
+/// What a processor fetches at once. A pool that is as long begins at a multiple of it: then blocks
+/// of that length, or of a half or a double of it and so on, are in no more lines than they must.
+const CACHE_LINE_BYTES: usize = 64;
+
 /// Where the three arrays lie in the range.
 struct Arrays {
     layout: Layout,
@@ -69,12 +73,14 @@ impl Arrays {
         let (layout, order) = blocks.extend(Layout::array::<Index>(capacity).ok()?).ok()?;
         let places = Layout::array::<Place<Index, Tag>>(capacity).ok()?;
         let (layout, places) = layout.extend(places).ok()?;
+        let align = if layout.size() < CACHE_LINE_BYTES { 1 } else { CACHE_LINE_BYTES };
+        let layout = layout.align_to(align).ok()?;
         Some(Self { layout, order, places })
     }
 }
 
 impl<T, Index: PoolIndex, S: MemorySource> RawOrderedPool<T, Index, S> {
-    /// A pool of `capacity` blocks, in one range of `source`.
+    /// A pool of `capacity` blocks, in one range of `source`, at a multiple of 64 if it is as long.
     ///
     /// # Errors
     /// More blocks than `Index` can number or memory can hold, or the source is exhausted.

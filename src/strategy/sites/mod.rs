@@ -203,6 +203,7 @@ unsafe impl<S: Strategy> Strategy for WithSites<S> {
     };
     const COUNTS_BLOCKS: bool = S::COUNTS_BLOCKS;
     const KEEPS_SPARES: bool = S::KEEPS_SPARES;
+    const PARKS_LAST: bool = S::PARKS_LAST;
     const EXTENT_ALIGN: usize = S::EXTENT_ALIGN;
     const EXTENT_DIVISOR: usize = S::EXTENT_DIVISOR;
     const DEFAULT: Self = Self { strategy: S::DEFAULT, notes: SiteNotes::new(SiteSampling::All) };

@@ -30,6 +30,7 @@ impl<S: Strategy> State<S> {
         layout: Layout,
         must_be_zeroed: bool,
     ) -> Result<NonNull<[u8]>, AllocError> {
+        self.unpark(source);
         let length = self.strategy.block_length(layout)?;
         let with_record = length.checked_add(size_of::<Record>() + ALIGN).ok_or(AllocError)?;
         let bytes = round_up(with_record, source.granule().max(ALIGN)).ok_or(AllocError)?;

@@ -425,6 +425,8 @@ unsafe impl Strategy for Stripes {
 
     const EXTENT_ALIGN: usize = CELL_BYTES;
 
+    const PARKS_LAST: bool = true;
+
     const DEFAULT: Self =
         Self { blanks: Blanks::new(), last: Last::new(), open: [None; STRIDES], headers: None };
 
