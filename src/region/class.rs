@@ -41,11 +41,15 @@ impl ChunkEntry {
             return;
         }
         self.class.store(class, Ordering::Relaxed);
-        if let Some(count) = COUNTS.get(usize::from(class)) {
+        if class != NO_CLASS
+            && let Some(count) = COUNTS.get(usize::from(class))
+        {
             count.given.fetch_add(1, Ordering::Relaxed);
             count.held.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(count) = COUNTS.get(usize::from(old)) {
+        if old != NO_CLASS
+            && let Some(count) = COUNTS.get(usize::from(old))
+        {
             count.held.fetch_sub(1, Ordering::Relaxed);
         }
     }
