@@ -23,7 +23,8 @@ pub unsafe fn backward(pointer: NonNull<u8>, bytes: usize) -> NonNull<u8> {
     unsafe { pointer.sub(bytes) }
 }
 
-/// Lets [`of_exposed`] reach the allocation that `pointer` points into.
+/// Lets [`of_exposed`] reach the allocation that `pointer` points into, which must be known beyond
+/// the compiled code in any case: mapped by the kernel, say, or stored where others read.
 pub fn expose(pointer: NonNull<u8>) {
     let _ = pointer.as_ptr().expose_provenance();
 }

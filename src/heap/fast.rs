@@ -156,7 +156,8 @@ pub unsafe fn free_to_bump(
         if cfg!(heapswitch_asan) || !is_small {
             free_to_bump_with_care(header, entry, block, layout);
         } else if strategy.ends_at_cursor(block, layout) {
-            free_last_to_bump(header, entry, block, layout);
+            // In the order in which all of it came, so that nothing is moved.
+            free_last_to_bump(block, entry, header, layout);
         } else if strategy.free_small(extent_of(entry), block, layout) {
             bump_page_emptied(header, entry);
         }
@@ -167,16 +168,16 @@ pub unsafe fn free_to_bump(
 /// As [`free_to_bump`], of a small block that ends at the cursor.
 #[inline(never)]
 unsafe fn free_last_to_bump(
-    header: NonNull<HeapHeader>,
-    entry: &'static ChunkEntry,
     block: NonNull<u8>,
+    entry: &'static ChunkEntry,
+    header: NonNull<HeapHeader>,
     layout: Layout,
 ) {
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
         let (strategy, extent) = (strategy_of::<Bump<true>>(header), extent_of(entry));
         if strategy.take_back(block, layout) {
-            strategy.rewind_where_idle(extent);
+            strategy.rewind_where_idle(extent, block);
         } else if strategy.free_small(extent, block, layout) {
             bump_page_emptied(header, entry);
         }

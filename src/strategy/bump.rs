@@ -94,6 +94,7 @@ impl<const COUNTED: bool> Bump<COUNTED> {
         if COUNTED && (layout.size() > PAGE_BYTES || layout.align() > PAGE_BYTES) {
             return None; // It does not fit, and the sums below must not overflow.
         }
+        debug_assert!(layout.size() != 0, "a block without bytes would be counted for ever");
         let address = self.cursor.address();
         let padding = if layout.align() <= MIN_BLOCK_BYTES {
             0 // By the invariant the cursor is aligned already.
@@ -124,20 +125,34 @@ impl<const COUNTED: bool> Bump<COUNTED> {
     /// where the window stands a page further.
     #[inline]
     pub fn take_back(&mut self, block: NonNull<u8>, layout: Layout) -> bool {
-        if block.addr().get() < self.limit.address().wrapping_sub(PAGE_BYTES) {
+        let limit = self.limit.address();
+        if block.addr().get() < limit.wrapping_sub(PAGE_BYTES) {
             return false;
         }
-        self.clean_from = self.clean_from.max(self.cursor.address());
+        if self.clean_from < limit {
+            // What lies between cursor and limit may be clean: that is not told apart.
+            self.clean_from = limit;
+        }
         self.cursor = self.cursor.before_block(length_of(layout.size()));
         true
     }
 
-    /// Goes back to the start of its extent, which a block that was [taken back](Self::take_back)
-    /// is of, if that holds none.
-    pub fn rewind_where_idle(&mut self, extent: &Extent) {
-        let cursor = self.cursor.address();
-        let is_at_start = cursor == extent.start().addr().get();
-        if !is_at_start && self.number_with_window(extent, cursor) == 0 {
+    /// Goes back to the start of its extent, if that holds no block: where the one that was just
+    /// [taken back](Self::take_back) was its last.
+    #[inline]
+    pub fn rewind_where_idle(&mut self, extent: &Extent, taken_back: NonNull<u8>) {
+        let place = taken_back.addr().get();
+        // Where each block is taken back no other was freed in its page: nothing to do, as at the
+        // extent's start.
+        if taken_back != extent.start() && pages::page(extent, place).get() != 0 {
+            self.rewind_where_page_is_idle(extent, place);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rewind_where_page_is_idle(&mut self, extent: &Extent, place: usize) {
+        if self.number_with_window(extent, place) == 0 {
             self.rewind(extent);
         }
     }

@@ -100,11 +100,13 @@ impl Extent {
         self.length_and_state & !IS_ZEROED
     }
 
-    /// The strategy's own memory about this extent. Not for a strategy that asks for none.
+    /// The strategy's own memory about this extent.
+    ///
+    /// # Safety
+    /// The strategy asks for some: one that does not may keep something else in its place.
     #[inline]
-    pub fn metadata(&self) -> NonNull<u8> {
-        // SAFETY: it is not null when the record is made, and who overwrites it does not ask for
-        // it.
+    pub unsafe fn metadata(&self) -> NonNull<u8> {
+        // SAFETY: by the caller's contract nobody changed it, and the record was made with one.
         unsafe { NonNull::new_unchecked(self.metadata.get()) }
     }
 

@@ -111,10 +111,11 @@ impl<'a> Runs<'a> {
     /// [`start`](Self::start) was called for the extent, which is still the strategy's.
     #[inline]
     pub(super) unsafe fn of(extent: &'a Extent) -> Self {
-        let metadata = extent.metadata();
-        // SAFETY: `start` wrote a header there, and zeroed cells stood behind it, as many as
-        // `metadata_bytes` asked for. All that changes later is in cells, on one thread.
+        // SAFETY: the strategy asks for metadata. `start` wrote a header there, and zeroed cells
+        // stood behind it, as many as `metadata_bytes` asked for. All that changes later is in
+        // cells, on one thread.
         unsafe {
+            let metadata = extent.metadata();
             let header = metadata.cast::<Header>().as_ref();
             let cells = pointers::forward(metadata, size_of::<Header>()).cast::<Cell<u64>>();
             let cells = NonNull::slice_from_raw_parts(cells, header.shape.cells).as_ref();

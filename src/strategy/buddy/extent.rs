@@ -35,9 +35,9 @@ impl Record {
     /// The extent upholds its type's invariants, its metadata is as long as [`metadata_bytes`]
     /// says; `first` is the first record in the list.
     pub(super) unsafe fn write(extent: &Extent, first: Option<NonNull<Self>>) -> NonNull<Self> {
-        let record = extent.metadata().cast::<Self>();
         // SAFETY: the metadata has room for the record and the words behind it.
         unsafe {
+            let record = extent.metadata().cast::<Self>();
             let words = pointers::forward(extent.metadata(), size_of::<Self>()).cast();
             let usable_bytes = extent.length() & !((1 << MIN_ORDER) - 1);
             let start = extent.start();
@@ -45,8 +45,8 @@ impl Record {
             if let Some(first) = first {
                 (*first.as_ptr()).previous = Some(record);
             }
+            record
         }
-        record
     }
 
     /// Takes a record out of the list whose first is in `first`.

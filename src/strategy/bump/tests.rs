@@ -68,7 +68,7 @@ impl Model {
         // SAFETY: the block is allocated with this layout, in this extent.
         unsafe {
             if self.bump.ends_at_cursor(start, layout) && self.bump.take_back(start, layout) {
-                self.bump.rewind_where_idle(extent);
+                self.bump.rewind_where_idle(extent, start);
             } else if layout.size() <= SMALL_BYTES && layout.align() <= 16 {
                 self.bump.free_small(extent, start, layout);
             } else {

@@ -239,9 +239,9 @@ impl Header {
     /// The extent upholds its type's invariants, its metadata is as long as [`metadata_bytes`]
     /// says; `first` is the first header in the list.
     pub(super) unsafe fn write(extent: &Extent, first: Option<NonNull<Self>>) -> NonNull<Self> {
-        let header = extent.metadata().cast::<Self>();
         // SAFETY: the metadata has room for the header and the records behind it.
         unsafe {
+            let header = extent.metadata().cast::<Self>();
             let records = pointers::forward(extent.metadata(), size_of::<Self>()).cast();
             let cells = usable_cells(extent.length());
             header.write(Self {
@@ -254,8 +254,8 @@ impl Header {
             if let Some(first) = first {
                 (*first.as_ptr()).previous = Some(header);
             }
+            header
         }
-        header
     }
 
     /// Takes a header out of the list whose first is in `first`.

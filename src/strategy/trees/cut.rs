@@ -109,7 +109,8 @@ impl MultipleBinarySearchTree {
     /// allocated; `start` has the provenance of the extent.
     #[inline]
     pub(super) unsafe fn free(&mut self, extent: &Extent, start: NonNull<u8>, length: usize) {
-        let record = extent.metadata().cast::<Record>();
+        // SAFETY: trees ask for metadata, and the extent is theirs.
+        let record = unsafe { extent.metadata() }.cast::<Record>();
         // SAFETY: the contract is the same but for the top, and the extent's record is valid. What
         // was cut last is given back to the top at once, unless a free block lies before it.
         unsafe {

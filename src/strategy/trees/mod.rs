@@ -145,7 +145,8 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     ) -> Option<usize> {
         let (old_length, new_length) = (rounded(old.size()), rounded(new.size()));
         let more = new_length - old_length;
-        let record = extent.metadata().cast::<Record>();
+        // SAFETY: trees ask for metadata, and the extent is theirs.
+        let record = unsafe { extent.metadata() }.cast::<Record>();
         if more == 0 {
             return Some(new_length);
         }
@@ -210,7 +211,8 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
-        let record = extent.metadata().cast::<Record>();
+        // SAFETY: trees ask for metadata, and the extent is theirs.
+        let record = unsafe { extent.metadata() }.cast::<Record>();
         if self.top.is_in(record) {
             self.release_top();
         }
@@ -239,7 +241,8 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     }
 
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
-        let record = extent.metadata().cast::<Record>();
+        // SAFETY: trees ask for metadata, and the extent is theirs.
+        let record = unsafe { extent.metadata() }.cast::<Record>();
         let mut visit_pages = |start: NonNull<u8>, length: usize| {
             let into_page = start.addr().get().wrapping_neg() % PAGE_BYTES;
             let pages = round_down(length.saturating_sub(into_page), PAGE_BYTES);
@@ -264,7 +267,8 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     }
 
     fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
-        let record = extent.metadata().cast::<Record>();
+        // SAFETY: trees ask for metadata, and the extent is theirs.
+        let record = unsafe { extent.metadata() }.cast::<Record>();
         // SAFETY: the record is valid where the extent was added. A block is read before it is
         // visited, and no other's memory is read to find it.
         unsafe {

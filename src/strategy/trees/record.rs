@@ -86,10 +86,10 @@ impl Record {
     /// The extent upholds its type's invariants, and its metadata is as long as [`metadata_bytes`]
     /// says.
     pub(super) unsafe fn write(extent: &Extent) -> NonNull<Self> {
-        let record = extent.metadata().cast::<Self>();
         // SAFETY: the metadata holds a record and at least one word more, is aligned to 16 and
         // nobody else's.
         unsafe {
+            let record = extent.metadata().cast::<Self>();
             let first_word = forward(extent.metadata(), size_of::<Self>());
             record.write(Self {
                 map: Map::new(first_word.cast(), extent.start()),
@@ -97,8 +97,8 @@ impl Record {
                 previous: ptr::null_mut(),
                 extent,
             });
+            record
         }
-        record
     }
 }
 
