@@ -7,7 +7,6 @@
 //! version, so that two versions in one program keep two states.
 
 use core::cell::Cell;
-use core::mem::offset_of;
 use core::ptr::NonNull;
 
 use super::life::Suspended;
@@ -222,7 +221,7 @@ pub fn inline() -> Inline {
     #[cfg(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through)))]
     // SAFETY: it is a pointer in a cell.
     return unsafe {
-        Inline::of_word(storage::pointer_at::<{ offset_of!(ThreadState, inline) }>())
+        Inline::of_word(storage::pointer_at::<{ core::mem::offset_of!(ThreadState, inline) }>())
     };
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through))))]
     state().inline.get()
@@ -233,7 +232,9 @@ pub fn inline() -> Inline {
 pub fn own_slab() -> Option<NonNull<HeapHeader>> {
     #[cfg(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through)))]
     // SAFETY: it is a pointer in a cell, or null.
-    return NonNull::new(unsafe { storage::pointer_at::<{ offset_of!(ThreadState, own_slab) }>() });
+    return NonNull::new(unsafe {
+        storage::pointer_at::<{ core::mem::offset_of!(ThreadState, own_slab) }>()
+    });
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through))))]
     state().own_slab.get()
 }
