@@ -41,7 +41,7 @@ use crate::units::{MIN_BLOCK_BYTES, PAGE_BYTES, PAGE_SHIFT, round_up};
 pub type BumpAllocator<M> = SourcedAllocator<Bump<false>, M>;
 
 /// In a counted extent, blocks of at most so many bytes lie in one page, so that a free need not
-/// ask. It costs at most a fifth of a page, and half of a block on average.
+/// ask. It costs less than a block at a page's end, and half of one on average.
 pub const SMALL_BYTES: usize = 1024;
 
 /// A cursor that goes forward.
@@ -335,7 +335,8 @@ impl<const COUNTED: bool> Bump<COUNTED> {
 
 // SAFETY: blocks lie between the extent's start and the cursor, which only goes back over a freed
 // last block or over an extent without blocks; lengths are rounded to 8 by a monotonic function
-// that maps its values to themselves; only `words` are written beside the blocks.
+// that maps its values to themselves; only `words` are written beside the blocks, and the place of
+// the metadata, which bump does not ask for.
 unsafe impl<const COUNTED: bool> Strategy for Bump<COUNTED> {
     type Settings = ();
 

@@ -5,24 +5,14 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::*;
-use crate::strategy::model::{Memory, layout};
+use crate::strategy::model::{Memory, Sequence, layout};
 use crate::units::CHUNK_BYTES;
 
-/// A sequence that is the same on every run.
-struct Sequence(u64);
-
-impl Sequence {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % limit
-    }
-
-    /// Mostly small, at times several pages, at times with a large alignment.
-    fn layout(&mut self) -> Layout {
-        let most = [24, 24, 100, 1024, 1024, 3000, 20_000][self.below(7)];
-        let shift = if self.below(8) == 0 { self.below(13) } else { self.below(4) };
-        layout(1 + self.below(most), 1 << shift)
-    }
+/// Mostly small, at times several pages, at times with a large alignment.
+fn random_layout(sequence: &mut Sequence) -> Layout {
+    let most = [24, 24, 100, 1024, 1024, 3000, 20_000][sequence.below(7)];
+    let shift = if sequence.below(8) == 0 { sequence.below(13) } else { sequence.below(4) };
+    layout(1 + sequence.below(most), 1 << shift)
 }
 
 struct Live {
@@ -152,7 +142,7 @@ fn blocks_and_bytes_are_exact_at_every_step() {
         for _ in 0..400 {
             let (choice, blocks) = (sequence.below(20), model.live.len());
             match choice {
-                0..10 => model.allocate(sequence.layout()),
+                0..10 => model.allocate(random_layout(&mut sequence)),
                 10..15 if blocks != 0 => model.free(sequence.below(blocks)),
                 15..17 if blocks != 0 => model.free(blocks - 1),
                 17 if blocks != 0 => {
