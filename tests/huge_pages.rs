@@ -73,6 +73,7 @@ fn small_blocks_lie_in_huge_pages() {
     drop(blocks);
     small_pages_are_collapsed();
     the_first_mebibytes_have_small_pages_where_the_rest_has_huge_ones();
+    sparse_memory_has_small_pages_until_it_is_filled();
 }
 
 fn small_pages_are_collapsed() {
@@ -134,4 +135,32 @@ fn huge_pages_are_for_growth(heap: &heapswitch::Heap, mut blocks: Vec<Vec<u8>>, 
     assert!(!is_advised(address));
     let _more = heap.run(|| vec![1_u8; 4 << 20]).unwrap();
     assert!(is_advised(address));
+}
+
+/// A page of each chunk, as many threads' heaps touch them: huge pages would make all resident.
+fn sparse_memory_has_small_pages_until_it_is_filled() {
+    const CHUNK: usize = 64 << 10;
+    let settings =
+        KindSettings { huge_pages: RegionHugePages::Grown, ..KindSettings::new(c"sparse") };
+    let source: &'static RegionMapSource =
+        Box::leak(Box::new(RegionMapSource::new(settings).unwrap()));
+    let heap = heapswitch::Heap::builder().source(source).build().unwrap();
+    let take = |chunks: usize, touched: usize| -> Vec<Vec<u8>> {
+        let chunk = || {
+            let mut block = Vec::with_capacity(CHUNK);
+            block.resize(touched, 1);
+            block
+        };
+        (0..chunks).map(|_| heap.run(chunk).unwrap()).collect()
+    };
+    let highest = |blocks: &[Vec<u8>]| blocks.iter().map(|block| block.as_ptr().addr()).max();
+    // Nearly three times what is always small.
+    let sparse = take(44 << 4, 1);
+    let address = highest(&sparse).unwrap();
+    assert!(!is_advised(address));
+    assert!(smaps_bytes(address, "Rss:") <= 8 << 20);
+    // The last part that is looked at is filled now, and what follows has huge pages.
+    let filled = take(24 << 4, CHUNK);
+    assert!(is_advised(highest(&filled).unwrap()));
+    assert!(!is_advised(address));
 }

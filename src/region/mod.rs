@@ -433,9 +433,11 @@ pub fn segments_of(kind: SegmentKind) -> impl Iterator<Item = MemorySpan> {
     })
 }
 
-/// Asks for huge pages in a kind's memory again, if it does and the wish was withdrawn.
+/// Asks for huge pages in a kind's memory, if it does and the wish was withdrawn, or not made yet.
 pub fn ask_for_huge_pages(kind: SegmentKind) {
-    lock_of(kind).lock().ask_for_huge_pages(kind);
+    let mut runs = lock_of(kind).lock();
+    kind.call_grown();
+    runs.ask_for_huge_pages(kind);
 }
 
 /// A part of the region.

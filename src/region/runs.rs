@@ -27,8 +27,8 @@
 
 use super::bins::{BINS, Bins, CLEAN, DIRTY, RESERVED, bin_of, entry};
 use super::{
-    ChunkEntry, RegionUsage, SegmentKind, at, commit_again, commit_segments, is_commit_charged,
-    kind_of_chunk, period_milliseconds,
+    ChunkEntry, RegionUsage, SegmentKind, at, base, commit_again, commit_segments,
+    is_commit_charged, kind_of_chunk, period_milliseconds,
 };
 use crate::sys::{self, memory};
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, HUGE_PAGE_BYTES, SEGMENT_CHUNKS};
@@ -188,7 +188,8 @@ pub(crate) struct Runs {
     tick_milliseconds: u64,
     /// The fewest dirty chunks since the last tick.
     low_water: usize,
-    /// Whether the wish for huge pages is withdrawn, and how many chunks it grew by since.
+    /// Whether the wish for huge pages is withdrawn, or was not made yet, and how many chunks the kind
+    /// grew by since.
     is_shrinking: bool,
     chunks_since: usize,
 }
@@ -246,7 +247,7 @@ impl Runs {
             None => (self.clean.find(wanted)?, true),
         };
         if is_zeroed && self.is_shrinking {
-            self.note_growth(first, chunks);
+            self.note_growth(first, chunks, chunks);
         }
         let edge = if is_zeroed { CLEAN } else { DIRTY };
         let bins = self.bins_of(edge);
@@ -265,13 +266,14 @@ impl Runs {
         Some(Run { first: start, chunks, is_zeroed })
     }
 
-    /// Asks for huge pages again once the kind has grown.
+    /// Asks for huge pages, once the kind has grown: by clean chunks from `first` on, of a run that
+    /// is so long.
     #[cold]
-    fn note_growth(&mut self, chunk: u32, chunks: u32) {
+    fn note_growth(&mut self, first: u32, chunks: u32, run_chunks: u32) {
         self.chunks_since += chunks as usize;
-        if self.chunks_since >= GROWTH_CHUNKS
-            && let Some(kind) = kind_of_chunk(chunk as usize)
-        {
+        let Some(kind) = kind_of_chunk(first as usize) else { return };
+        let end = base().addr().get() + (((first + chunks) as usize) << CHUNK_SHIFT);
+        if self.chunks_since >= GROWTH_CHUNKS && kind.has_grown_by(end, run_chunks) {
             self.ask_for_huge_pages(kind);
         }
     }
@@ -366,7 +368,7 @@ impl Runs {
             found += entry(next).run_chunks.get();
         }
         if self.is_shrinking {
-            self.note_growth(end, extra);
+            self.note_growth(end, extra, chunks as u32);
         }
         let mut taken = 0;
         while taken < extra {
@@ -400,8 +402,12 @@ impl Runs {
             },
         };
         self.committed_segments += count;
-        // The new memory wishes for huge pages, and the rest with it.
-        self.ask_for_huge_pages(kind);
+        if kind.is_small() {
+            self.is_shrinking = true;
+        } else {
+            // The new memory wishes for huge pages, and the rest with it.
+            self.ask_for_huge_pages(kind);
+        }
         let skipped = u32::from(first == 0);
         let chunks = (count * SEGMENT_CHUNKS) as u32 - skipped;
         self.insert_merged(first as u32 + skipped, chunks, CLEAN);
