@@ -123,8 +123,8 @@ impl SegmentKind {
 }
 
 impl SegmentKind {
-    /// Whether the kind's memory is not small any more, where a run of so many chunks was taken that
-    /// ends at this address. The caller holds the kind's lock.
+    /// Whether the kind's memory is not small any more, where a run of so many chunks was taken
+    /// that ends at this address. The caller holds the kind's lock.
     pub(super) fn has_grown_by(self, end: usize, chunks: u32) -> bool {
         figures_of(self).has_grown_by(end, chunks)
     }
@@ -257,8 +257,8 @@ impl Figures {
         self.small_end.load(Ordering::Relaxed).saturating_sub(start.addr().get())
     }
 
-    /// Whether more than the first memory is used, and that well: see [`HugePages::Grown`]. If it is
-    /// sparse, more of the memory is the first.
+    /// Whether more than the first memory is used, and that well: see [`HugePages::Grown`]. If it
+    /// is sparse, more of the memory is the first.
     fn has_grown_by(&self, end: usize, chunks: u32) -> bool {
         if !self.is_small.load(Ordering::Relaxed) {
             return true;

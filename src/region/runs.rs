@@ -188,8 +188,8 @@ pub(crate) struct Runs {
     tick_milliseconds: u64,
     /// The fewest dirty chunks since the last tick.
     low_water: usize,
-    /// Whether the wish for huge pages is withdrawn, or was not made yet, and how many chunks the kind
-    /// grew by since.
+    /// Whether the wish for huge pages is withdrawn, or was not made yet, and how many chunks the
+    /// kind grew by since.
     is_shrinking: bool,
     chunks_since: usize,
 }
