@@ -135,29 +135,51 @@ impl Chain {
         (BATCH_BLOCKS - self.room.get() - unused).unsigned_abs()
     }
 
-    /// The blocks, from the first holder to the last, ready to be pushed.
+    /// Pushes the blocks.
     ///
     /// # Safety
-    /// There are some, and they are pushed next: the chain has none then.
-    unsafe fn take(&self) -> (BlockId, BlockId) {
-        let (first, places, names) = (self.first.get(), self.places.get(), self.names.get());
-        // SAFETY: the holder is this thread's.
-        if !unsafe { foreign::keep_names(first, u32::from(places), u32::from(names)) } {
-            corrupted();
+    /// There are some, of this owner, and none wait afterwards.
+    #[inline]
+    unsafe fn push(&self, owner: NonNull<HeapHeader>) {
+        let (first, last) = (self.first.get(), self.last.get());
+        let (places, names) = (self.places.get(), self.names.get());
+        // SAFETY: the holder is this thread's, and so are the chain's blocks; they are freed, and
+        // pin the header.
+        unsafe {
+            let Some(sealed) = foreign::seal(first, u32::from(places), u32::from(names)) else {
+                corrupted()
+            };
+            if first != last {
+                sealed.write(first);
+                push(owner, first, last);
+            } else if !owner.as_ref().foreign.push(first, last, &sealed) {
+                // Nothing was written.
+                sealed.write(first);
+                count_off_all(owner, first, last);
+            }
         }
-        (first, self.last.get())
     }
 }
 
 /// A thread's chains. All zero bytes are a valid, empty value.
+///
+/// # Invariants
+/// - A bit of `pending` is set if and only if its chain has blocks.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Batches {
     chains: [Chain; SLOTS],
+    /// A bit for each chain.
     pending: Cell<u32>,
     /// For the decay's clock.
-    pushes: Cell<u32>,
+    pushes: Apart<Cell<u32>>,
 }
+
+/// Not beside the field before it: both are stored by themselves, and where the compiler loads the
+/// two at once, the load waits until the stores have left the processor.
+#[derive(Debug)]
+#[repr(align(8))]
+struct Apart<T>(T);
 
 impl Batches {
     /// No chains.
@@ -165,29 +187,29 @@ impl Batches {
         Self {
             chains: [const { Chain::new() }; SLOTS],
             pending: Cell::new(0),
-            pushes: Cell::new(0),
+            pushes: Apart(Cell::new(0)),
         }
     }
 
     /// Whether blocks wait.
     #[inline]
     pub fn is_pending(&self) -> bool {
-        self.pending() != 0
+        self.pending.get() != 0
     }
 
-    /// How many chains of blocks wait.
+    /// A bit for each chain of blocks that waits.
     #[inline]
     pub fn pending(&self) -> u32 {
         self.pending.get()
     }
 
-    /// The only chain where blocks of an owner wait.
+    /// Where blocks of an owner wait, and nowhere else.
     #[inline]
-    fn chain_of(&self, owner: NonNull<HeapHeader>) -> &Chain {
+    fn slot_of(owner: NonNull<HeapHeader>) -> usize {
         // Headers lie at multiples of their length, so the bits that tell them apart are in the
         // middle; the product has something of all of them at its top.
         let mixed = (owner.addr().get() as u32).wrapping_mul(0x9E37_79B1);
-        &self.chains[(mixed >> (u32::BITS - SLOTS.ilog2())) as usize]
+        (mixed >> (u32::BITS - SLOTS.ilog2())) as usize
     }
 
     /// Frees a block of an open heap that the caller does not run, if others of that heap wait
@@ -204,7 +226,7 @@ impl Batches {
         block: NonNull<u8>,
         layout: Layout,
     ) -> bool {
-        let chain = self.chain_of(owner);
+        let chain = &self.chains[Self::slot_of(owner)];
         if chain.owner.get() != Some(owner) || is_long(layout) {
             return false;
         }
@@ -225,7 +247,8 @@ impl Batches {
         block: NonNull<u8>,
         layout: Layout,
     ) -> bool {
-        let chain = self.chain_of(owner);
+        let slot = Self::slot_of(owner);
+        let chain = &self.chains[slot];
         // SAFETY: the block pins the header.
         let is_closed = unsafe { owner.as_ref() }.runner.is_closed();
         if chain.owner.get().is_some() || is_closed || is_long(layout) {
@@ -233,7 +256,7 @@ impl Batches {
         }
         // SAFETY: the caller's contract; no block waits there.
         unsafe { chain.open(owner, block, layout) };
-        self.pending.set(self.pending.get() + 1);
+        self.pending.set(self.pending.get() | 1 << slot);
         true
     }
 
@@ -257,9 +280,10 @@ impl Batches {
             return;
         }
         // What waits there is of another owner, or as much as may wait.
-        let chain = self.chain_of(owner);
+        let slot = Self::slot_of(owner);
+        let chain = &self.chains[slot];
         if !is_long(layout) && chain.owner.get().is_some() {
-            self.push_chain(chain);
+            self.push_chain(slot, chain);
         }
         // SAFETY: the caller's contract. The heap may have been closed meanwhile.
         unsafe {
@@ -270,25 +294,34 @@ impl Batches {
     }
 
     /// Pushes every chain.
-    #[cold]
+    #[inline]
     pub fn flush(&self) {
-        for chain in &self.chains {
-            if chain.owner.get().is_some() {
-                self.push_chain(chain);
-            }
+        if self.is_pending() {
+            self.flush_all();
         }
     }
 
     #[inline(never)]
-    fn push_chain(&self, chain: &Chain) {
+    fn flush_all(&self) {
+        let mut pending = self.pending.get();
+        while pending != 0 {
+            let slot = pending.trailing_zeros() as usize;
+            if let Some(chain) = self.chains.get(slot) {
+                self.push_chain(slot, chain);
+            }
+            pending &= pending - 1;
+        }
+    }
+
+    #[inline(always)] // measured: a flush of one block takes a seventh less
+    fn push_chain(&self, slot: usize, chain: &Chain) {
         let Some(owner) = chain.owner.take() else { return };
-        self.pending.set(self.pending.get() - 1);
-        decay::step_of(&self.pushes);
+        self.pending.set(self.pending.get() & !(1 << slot));
+        decay::step_of(&self.pushes.0);
         // SAFETY: the chain's blocks are freed, this thread's alone, and pin the header.
         unsafe {
-            lost::count(owner, chain.blocks());
-            let (first, last) = chain.take();
-            push(owner, first, last);
+            lost::count(owner, || chain.blocks());
+            chain.push(owner);
         }
     }
 }
@@ -306,7 +339,7 @@ impl Default for Batches {
 pub unsafe fn free_at_once(owner: NonNull<HeapHeader>, block: NonNull<u8>, layout: Layout) {
     // SAFETY: the block is freed by this call; it pins the header.
     unsafe {
-        lost::count(owner, 1);
+        lost::count(owner, || 1);
         let id = foreign::make_only(block, layout);
         push(owner, id, id);
     }

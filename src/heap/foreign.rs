@@ -161,22 +161,46 @@ pub unsafe fn write_name(holder: BlockId, before: usize, block: NonNull<u8>, lay
     }
 }
 
-/// Leaves a holder so many of the names that it was made for, the first ones. False, and nothing is
-/// done, if it was not made for as many: the program has written to it since it was freed.
+/// A holder's first word that is still to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Sealed(u64);
+
+/// Leaves a holder so many of the names that it was made for, the first ones: the word that says
+/// so. `None` if it was not made for as many: the program has written to it since it was freed.
 ///
 /// # Safety
 /// The block is a holder that nobody else reaches.
 #[inline]
 #[must_use]
-pub unsafe fn keep_names(holder: BlockId, made_for: u32, kept: u32) -> bool {
+pub unsafe fn seal(holder: BlockId, made_for: u32, kept: u32) -> Option<Sealed> {
     // SAFETY: the caller's contract.
-    unsafe {
-        let word = address_of(holder).cast::<u64>();
-        let is_whole = word.read() & NAMES_MASK == u64::from(made_for);
-        if is_whole {
-            word.write(word.read() & !NAMES_MASK | u64::from(kept));
-        }
-        is_whole
+    let word = unsafe { address_of(holder).cast::<u64>().read() };
+    if word & NAMES_MASK != u64::from(made_for) {
+        return None;
+    }
+    Some(Sealed(word & !NAMES_MASK | u64::from(kept)))
+}
+
+impl Sealed {
+    /// Writes it, with the link that the holder had.
+    ///
+    /// # Safety
+    /// It is of this holder, which nobody else reaches.
+    #[inline]
+    pub unsafe fn write(self, holder: BlockId) {
+        // SAFETY: the caller's contract.
+        unsafe { address_of(holder).cast::<u64>().write(self.0) };
+    }
+}
+
+// SAFETY: the link is read through `find`, from the same word, which is the one that was sealed;
+// nothing else is touched.
+unsafe impl Links for Sealed {
+    #[inline]
+    unsafe fn set_next(&self, block: BlockId, next: BlockId) {
+        // SAFETY: by the contract the block is freed memory of the region that the caller alone
+        // reaches. One store, and no load of what was just stored.
+        unsafe { address_of(block).cast::<u64>().write((self.0 & !LINK_MASK) | next) };
     }
 }
 

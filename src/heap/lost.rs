@@ -28,7 +28,7 @@ pub fn lose_threads(next: Token, kept: Token) {
 /// # Safety
 /// The heap is valid.
 #[inline]
-pub unsafe fn count(owner: NonNull<HeapHeader>, blocks: u32) {
+pub unsafe fn count(owner: NonNull<HeapHeader>, blocks: impl FnOnce() -> u32) {
     // Relaxed, here and above: stored by the child's only thread.
     let first_own = FIRST_OWN.load(Ordering::Relaxed);
     if first_own == 0 {
@@ -36,7 +36,7 @@ pub unsafe fn count(owner: NonNull<HeapHeader>, blocks: u32) {
     }
     // SAFETY: the caller's contract.
     if is_run_before(unsafe { owner.as_ref() }, first_own) {
-        BLOCKS.fetch_add(u64::from(blocks), Ordering::Relaxed);
+        BLOCKS.fetch_add(u64::from(blocks()), Ordering::Relaxed);
     }
 }
 
