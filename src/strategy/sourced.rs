@@ -65,8 +65,9 @@ struct State<S> {
     records: Records,
     found: Found,
     parked: Parked,
-    /// The one extent without a block that is kept, if there is one.
+    /// The one extent that is kept though it had no block, if there is one; it may have one again.
     spare: Option<NonNull<Record>>,
+    /// What is allocated without what the strategy itself counts, and what is held.
     usage: MemoryUsage,
 }
 
@@ -233,8 +234,10 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         if let Some(sites) = state.strategy.sites() {
             sites.resized(block, length);
         }
-        let allocated = state.usage.allocated_bytes;
-        state.usage.allocated_bytes = allocated.wrapping_add(length).wrapping_sub(had);
+        if !S::COUNTS_ON_SOURCES || state.is_direct(old) {
+            let allocated = state.usage.allocated_bytes;
+            state.usage.allocated_bytes = allocated.wrapping_add(length).wrapping_sub(had);
+        }
         Some(pointers::block(block, length))
     }
 }
@@ -259,18 +262,32 @@ impl<S: Strategy> State<S> {
         Some(found)
     }
 
+    /// Counts a block that the strategy allocated, if that does not do so itself.
     #[inline]
     fn count_new(&mut self, block: NonNull<[u8]>) {
+        if S::COUNTS_ON_SOURCES {
+            return;
+        }
         self.usage.allocated_bytes += block.len();
         self.usage.allocated_blocks += 1;
-        let Some(pointer) = self.record_of(block.cast()) else { return };
+        let Some(record) = self.record_of(block.cast()) else { return };
         // SAFETY: the extent is held, so its record is valid.
-        let record = unsafe { pointer.as_ref() };
-        let live = record.live_blocks.get();
-        record.live_blocks.set(live + 1);
-        if live == 0 && self.spare == Some(pointer) {
+        let live = unsafe { &record.as_ref().live_blocks };
+        live.set(live.get() + 1);
+    }
+
+    /// The spare, if it still has no block.
+    fn unused_spare(&mut self) -> Option<NonNull<Record>> {
+        // SAFETY: the spare is held, so its record is valid.
+        let record = unsafe { self.spare?.as_ref() };
+        let live = match S::COUNTS_ON_SOURCES {
+            true => self.strategy.live_blocks(&record.extent) as usize,
+            false => record.live_blocks.get(),
+        };
+        if live != 0 {
             self.spare = None;
         }
+        self.spare
     }
 
     /// Makes room from which `layout` can surely be served: in the spare, or a new range.
@@ -302,7 +319,7 @@ impl<S: Strategy> State<S> {
     /// find room in an extent without a block had gone past it (bump), or had it for another size
     /// (slab). Whether it did.
     fn renew_spare(&mut self, needed: usize) -> bool {
-        let Some(pointer) = self.spare else { return false };
+        let Some(pointer) = self.unused_spare() else { return false };
         // SAFETY: the spare is held, so its record is valid, and no block in it is allocated; the
         // record is read for the last time before it is written anew, at the same place.
         unsafe {
@@ -320,7 +337,8 @@ impl<S: Strategy> State<S> {
 
     /// Gives the spare back to the source. Whether there was one.
     fn release_spare(&mut self, source: &impl MemorySource) -> bool {
-        let Some(spare) = self.spare.take() else { return false };
+        let Some(spare) = self.unused_spare() else { return false };
+        self.spare = None;
         // SAFETY: the spare is held and has no block, and it is the spare no more.
         unsafe { self.release(source, spare) };
         true
@@ -408,7 +426,9 @@ impl<S: Strategy> State<S> {
                 return self.release(source, emptied);
             }
             let length = |record: NonNull<Record>| record.as_ref().range.length;
-            match self.spare {
+            match self.unused_spare() {
+                // The spare itself had blocks meanwhile.
+                Some(spare) if spare == emptied => {}
                 Some(spare) if length(spare) >= length(emptied) => {
                     return self.release(source, emptied);
                 }

@@ -27,9 +27,11 @@ impl Scale {
         if granules < exact {
             return granules.saturating_sub(1);
         }
-        let octave = granules.ilog2();
-        let step = granules >> (octave - self.steps_shift) & ((1 << self.steps_shift) - 1);
-        exact - 1 + (((octave - self.exact_shift) as usize) << self.steps_shift) + step
+        // A floating point number has octave and step side by side in its upper bits, and none of
+        // a number of granules is lost: half of the instructions that shifts take.
+        let octave_and_step = (granules as i64 as f64).to_bits() >> (52 - self.steps_shift);
+        let of_exact = (1023 + self.exact_shift as usize) << self.steps_shift;
+        octave_and_step as usize - (of_exact - (exact - 1))
     }
 
     /// The length of a class in granules: the least that belongs to it.

@@ -39,17 +39,22 @@
 
 mod bins;
 mod class;
+mod edges;
+mod granule;
 mod holes;
 mod maxima;
 mod shelves;
+mod stretches;
 #[cfg(test)]
 mod tests;
 
 use core::alloc::Layout;
+use core::cell::Cell;
 use core::mem;
 use core::ptr::NonNull;
 
-use self::holes::{GRANULE, Holes, Request, granules_for};
+use self::granule::{GRANULE, granules_for};
+use self::holes::{Holes, Request};
 use self::shelves::{SHELVES, Shelves, shelf_of};
 use super::quick::{Quick, WAITING_BYTES};
 use super::sourced::SourcedAllocator;
@@ -111,12 +116,15 @@ const _: () = assert!(WAITING_BYTES <= GRANULE);
 /// - Each extent that was added and not removed is on a shelf, no lower than that of its longest
 ///   hole. `current` is one of them, or none.
 /// - A block that waits in a quick list is in no hole.
+/// - The first word of an extent [counts](Used) its blocks that are allocated and do not wait.
 #[derive(Debug)]
 pub struct FreeList {
     fit: Fit,
     current: Option<NonNull<Extent>>,
     quick: Quick<QUICK_LENGTHS>,
     shelves: Shelves,
+    /// Where the extent starts whose last block was freed, for its owner.
+    emptied: Option<NonNull<u8>>,
 }
 
 // SAFETY: the pointers lead to memory that is the strategy's alone.
@@ -125,29 +133,35 @@ unsafe impl Send for FreeList {}
 impl FreeList {
     /// Cuts a block.
     #[inline(never)]
-    fn cut(&mut self, request: Request) -> Option<NonNull<u8>> {
+    fn cut(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
+        let request = Request { granules, align, fit: self.fit };
         if let Some(extent) = self.current {
             // SAFETY: the current extent was added and not removed.
-            let extent = unsafe { extent.as_ref() };
-            if let Some(block) = Self::cut_from(extent, request) {
+            let (extent, holes) = unsafe { (extent.as_ref(), Holes::of(extent.as_ref())) };
+            if let Some(block) = holes.take_at_once(request) {
+                Used::of(extent).add(granules);
                 return Some(block);
             }
         }
-        self.cut_elsewhere(request)
+        self.cut_anywhere(granules, align)
     }
 
-    #[inline]
     fn cut_from(extent: &Extent, request: Request) -> Option<NonNull<u8>> {
         // SAFETY: callers pass extents that were added and not removed.
-        let first = unsafe { Holes::of(extent) }.take(request)?;
-        // SAFETY: the granules lie in the extent.
-        Some(unsafe { pointers::forward(extent.start(), first * GRANULE) })
+        let block = unsafe { Holes::of(extent) }.take(request)?;
+        Used::of(extent).add(request.granules);
+        Some(block)
     }
 
-    /// Looks in all extents; once more after the blocks that wait were joined to the holes.
-    #[cold]
-    fn cut_elsewhere(&mut self, request: Request) -> Option<NonNull<u8>> {
-        let block = self.cut_from_shelves(request);
+    /// Looks in the current extent, and in all; once more after the blocks that wait were joined
+    /// to the holes.
+    #[inline(never)]
+    fn cut_anywhere(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
+        let request = Request { granules, align, fit: self.fit };
+        // SAFETY: the current extent was added and not removed.
+        let current = self.current.map(|extent| unsafe { extent.as_ref() });
+        let block = current.and_then(|extent| Self::cut_from(extent, request));
+        let block = block.or_else(|| self.cut_from_shelves(request));
         if block.is_some() || self.quick.is_empty() {
             return block;
         }
@@ -162,10 +176,7 @@ impl FreeList {
         quick.drain(|extent, block, granules| {
             // SAFETY: a quick list's extents were added and not removed; for them the block is
             // allocated.
-            unsafe {
-                let first = Holes::of(extent).index_of(block);
-                self.give(extent, first, granules);
-            }
+            unsafe { self.give(extent, block, granules) };
         });
     }
 
@@ -213,16 +224,51 @@ impl FreeList {
     /// Frees granules of an extent into its holes.
     ///
     /// # Safety
-    /// They are allocated in the extent, or waited in a quick list.
+    /// They begin at `start`, are in no hole, and are not used any more.
     #[inline(never)]
-    unsafe fn give(&mut self, extent: &Extent, first: usize, granules: usize) {
-        // SAFETY: something is allocated in the extent, so that was added and not removed.
-        let holes = unsafe { Holes::of(extent) };
-        let shelf = shelf_of(holes.give(first, granules));
-        if shelf > holes.place.shelf.get() {
-            // SAFETY: the extent is on a shelf.
-            unsafe { self.shelves.put_on(extent, shelf) };
+    unsafe fn give(&mut self, extent: &Extent, start: NonNull<u8>, granules: usize) {
+        // SAFETY: something is allocated in the extent, so that was added and not removed; the rest
+        // is the caller's contract.
+        unsafe {
+            let holes = Holes::of(extent);
+            if let Some(length) = holes.give(holes.index_of(start), granules)
+                && shelf_of(length) > holes.place.shelf.get()
+            {
+                self.raise(extent, length);
+            }
         }
+    }
+
+    /// Puts an extent on the shelf of its longest hole.
+    ///
+    /// # Safety
+    /// It was added and not removed.
+    #[cold]
+    #[inline(never)]
+    unsafe fn raise(&mut self, extent: &Extent, longest: usize) {
+        // SAFETY: the extent is on a shelf.
+        unsafe { self.shelves.put_on(extent, shelf_of(longest)) };
+    }
+
+    /// Frees a block; whether its extent has none any more.
+    ///
+    /// # Safety
+    /// As [`Strategy::deallocate`].
+    #[inline]
+    unsafe fn free_block(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
+        let granules = granules_for(layout.size());
+        if cfg!(any(test, heapswitch_check)) {
+            self.check_is_taken(extent, block, granules);
+        }
+        Used::of(extent).subtract(granules);
+        // SAFETY: the block is allocated in the extent, and so long; where it waits, it stays taken
+        // for the holes.
+        unsafe {
+            if !self.quick.push(extent, block, granules) {
+                self.give(extent, block, granules);
+            }
+        }
+        Used::of(extent).is_none()
     }
 
     /// Aborts if granules that are being freed are free.
@@ -240,6 +286,52 @@ impl FreeList {
         if is_free {
             abort_with(&["FreeList: a block is freed that is free already"]);
         }
+    }
+}
+
+/// How many blocks of an extent are allocated, and how many granules they have.
+///
+/// Both in one word: the granules in its lower half, which has room for as many as an extent has.
+#[derive(Clone, Copy)]
+struct Used<'a>(&'a Cell<usize>);
+
+impl<'a> Used<'a> {
+    const BLOCK: usize = 1 << 32;
+
+    #[inline]
+    fn of(extent: &'a Extent) -> Self {
+        Self(&extent.words[0])
+    }
+
+    /// A block was allocated.
+    #[inline]
+    fn add(self, granules: usize) {
+        self.0.set(self.0.get() + (Self::BLOCK + granules));
+    }
+
+    /// A block was freed.
+    #[inline]
+    fn subtract(self, granules: usize) {
+        self.0.set(self.0.get().wrapping_sub(Self::BLOCK + granules));
+    }
+
+    /// Whether no block is allocated.
+    #[inline]
+    fn is_none(self) -> bool {
+        self.0.get() == 0
+    }
+
+    /// A block has another length.
+    fn resize(self, had: usize, has: usize) {
+        self.0.set(self.0.get().wrapping_sub(had).wrapping_add(has));
+    }
+
+    fn blocks(self) -> u32 {
+        (self.0.get() / Self::BLOCK) as u32
+    }
+
+    fn granules(self) -> usize {
+        self.0.get() % Self::BLOCK
     }
 }
 
@@ -261,6 +353,10 @@ unsafe impl Strategy for FreeList {
 
     const NAME: &'static str = "FreeList";
 
+    const COUNTS_BLOCKS: bool = true;
+
+    const COUNTS_ON_SOURCES: bool = true;
+
     const EXTENT_ALIGN: usize = 64;
 
     const DIRECT_BYTES: usize = 128 << 10;
@@ -270,6 +366,7 @@ unsafe impl Strategy for FreeList {
         current: None,
         quick: Quick::new(QUICK_ROOM),
         shelves: Shelves::new(),
+        emptied: None,
     };
 
     fn new(settings: Settings) -> Self {
@@ -303,25 +400,51 @@ unsafe impl Strategy for FreeList {
         let granules = granules_for(layout.size());
         let quick = if layout.align() <= GRANULE { self.quick.pop(granules) } else { None };
         let start = match quick {
-            Some(start) => start,
-            None => self.cut(Request::new(layout, self.fit))?,
+            Some((start, extent)) => {
+                // SAFETY: a quick list's extents were added and not removed.
+                Used::of(unsafe { extent.as_ref() }).add(granules);
+                start
+            }
+            None => self.cut(granules, layout.align())?,
         };
         Some(pointers::block(start, granules * GRANULE))
     }
 
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
-        let granules = granules_for(layout.size());
-        if cfg!(any(test, heapswitch_check)) {
-            self.check_is_taken(extent, block, granules);
+        // SAFETY: the caller's contract.
+        unsafe { self.free_block(extent, block, layout) };
+    }
+
+    #[inline]
+    unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
+        // SAFETY: the caller's contract.
+        let is_last = unsafe { self.free_block(extent, block, layout) };
+        if is_last {
+            self.emptied = Some(extent.start());
         }
-        // SAFETY: the block is allocated in the extent, and so long; where it waits, it stays taken
-        // for the holes.
-        unsafe {
-            if !self.quick.push(extent, block, granules) {
-                self.give(extent, Holes::of(extent).index_of(block), granules);
-            }
-        }
+        is_last
+    }
+
+    fn next_emptied(&mut self) -> Option<NonNull<u8>> {
+        self.emptied.take()
+    }
+
+    fn live_blocks(&mut self, extent: &Extent) -> u32 {
+        Used::of(extent).blocks()
+    }
+
+    fn used_bytes(&self, extent: &Extent) -> usize {
+        Used::of(extent).granules() * GRANULE
+    }
+
+    fn used(&self) -> (usize, usize) {
+        let (mut blocks, mut bytes) = (0, 0);
+        self.shelves.visit(|extent| {
+            blocks += Used::of(extent).blocks() as usize;
+            bytes += self.used_bytes(extent);
+        });
+        (blocks, bytes)
     }
 
     unsafe fn grow_in_place(
@@ -332,11 +455,16 @@ unsafe impl Strategy for FreeList {
         new: Layout,
     ) -> Option<usize> {
         let (had, wanted) = (granules_for(old.size()), granules_for(new.size()));
-        // SAFETY: the block is allocated in the extent, so that was added and not removed.
-        let holes = unsafe { Holes::of(extent) };
-        let end = holes.index_of(block) + had;
-        if wanted > had && !holes.take_at(end, wanted - had) {
-            return None;
+        if wanted > had {
+            // SAFETY: the block is allocated in the extent, so that was added and not removed, and
+            // ends there.
+            unsafe {
+                let holes = Holes::of(extent);
+                if !holes.take_at(holes.index_of(block) + had, wanted - had) {
+                    return None;
+                }
+            }
+            Used::of(extent).resize(had, wanted);
         }
         Some(rounded(new.size()))
     }
@@ -352,9 +480,10 @@ unsafe impl Strategy for FreeList {
         if wanted < had {
             // SAFETY: the block is allocated in the extent, and its tail is given up.
             unsafe {
-                let first = Holes::of(extent).index_of(block);
-                self.give(extent, first + wanted, had - wanted);
+                let tail = pointers::forward(block, wanted * GRANULE);
+                self.give(extent, tail, had - wanted);
             }
+            Used::of(extent).resize(had, wanted);
         }
         Some(rounded(new.size()))
     }
@@ -369,10 +498,12 @@ unsafe impl Strategy for FreeList {
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
-        // What waits of it is joined, so that it can be seen to be one hole.
-        self.flush();
         // SAFETY: the extent was added and not removed.
         unsafe {
+            if !Holes::of(extent).is_empty() {
+                // What waits of it is joined, so that it can be seen to be one hole.
+                self.flush();
+            }
             if !Holes::of(extent).is_empty() {
                 abort_with(&["FreeList: an extent is removed that is not one hole"]);
             }
