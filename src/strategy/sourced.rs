@@ -28,6 +28,7 @@ mod few;
 mod found;
 mod parked;
 mod records;
+mod spare;
 
 use core::alloc::Layout;
 use core::cell::UnsafeCell;
@@ -276,20 +277,6 @@ impl<S: Strategy> State<S> {
         live.set(live.get() + 1);
     }
 
-    /// The spare, if it still has no block.
-    fn unused_spare(&mut self) -> Option<NonNull<Record>> {
-        // SAFETY: the spare is held, so its record is valid.
-        let record = unsafe { self.spare?.as_ref() };
-        let live = match S::COUNTS_ON_SOURCES {
-            true => self.strategy.live_blocks(&record.extent) as usize,
-            false => record.live_blocks.get(),
-        };
-        if live != 0 {
-            self.spare = None;
-        }
-        self.spare
-    }
-
     /// Makes room from which `layout` can surely be served: in the spare, or a new range.
     #[cold]
     fn extend(&mut self, source: &impl MemorySource, layout: Layout) -> Result<(), AllocError> {
@@ -313,35 +300,6 @@ impl<S: Strategy> State<S> {
         usage.committed_bytes += bytes;
         usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
         self.found.fit(usage.committed_bytes);
-    }
-
-    /// Gives the spare to the strategy anew if it is `needed` bytes long. A strategy that did not
-    /// find room in an extent without a block had gone past it (bump), or had it for another size
-    /// (slab). Whether it did.
-    fn renew_spare(&mut self, needed: usize) -> bool {
-        let Some(pointer) = self.unused_spare() else { return false };
-        // SAFETY: the spare is held, so its record is valid, and no block in it is allocated; the
-        // record is read for the last time before it is written anew, at the same place.
-        unsafe {
-            let record = pointer.as_ref();
-            if record.extent.length() < needed {
-                return false;
-            }
-            let range = MemoryRange { is_zeroed: false, ..record.range };
-            self.records.remove(record);
-            self.strategy.remove_extent(&record.extent);
-            self.divide(range);
-        }
-        true
-    }
-
-    /// Gives the spare back to the source. Whether there was one.
-    fn release_spare(&mut self, source: &impl MemorySource) -> bool {
-        let Some(spare) = self.unused_spare() else { return false };
-        self.spare = None;
-        // SAFETY: the spare is held and has no block, and it is the spare no more.
-        unsafe { self.release(source, spare) };
-        true
     }
 
     /// Divides a range into extent, metadata and record, and gives the extent to the strategy.
@@ -414,30 +372,6 @@ impl<S: Strategy> State<S> {
     /// The metadata for the extent of a range, as if that were as long as the range.
     fn metadata_bytes(&self, range_bytes: usize) -> Option<usize> {
         round_up(self.strategy.metadata_bytes(range_bytes), ALIGN)
-    }
-
-    /// An extent's last block was freed: keeps it or the spare, the longer, and releases the other.
-    #[cold]
-    #[inline(never)]
-    fn became_empty(&mut self, source: &impl MemorySource, emptied: NonNull<Record>) {
-        // SAFETY: the extents are held, so their records are valid, and neither has a block.
-        unsafe {
-            if emptied.as_ref().is_direct {
-                return self.release(source, emptied);
-            }
-            let length = |record: NonNull<Record>| record.as_ref().range.length;
-            match self.unused_spare() {
-                // The spare itself had blocks meanwhile.
-                Some(spare) if spare == emptied => {}
-                Some(spare) if length(spare) >= length(emptied) => {
-                    return self.release(source, emptied);
-                }
-                Some(spare) => self.release(source, spare),
-                None => {}
-            }
-            self.spare = Some(emptied);
-            self.strategy.became_empty(&emptied.as_ref().extent);
-        }
     }
 
     /// Gives an extent back.

@@ -39,7 +39,7 @@ pub(super) const MAX_GRANULES: usize = FIRST_OF - 1;
 const MOST_ASKED: usize = isize::MAX.unsigned_abs() / GRANULE + 1;
 const _: () = assert!(FINE.class_of(MOST_ASKED) < WORDS * 64);
 
-/// Lists of holes: where the classes' bits are, and the heads behind them.
+/// Lists of holes: the classes' bits, and the heads behind them.
 ///
 /// # Invariants
 /// - A class's bit is set exactly where it has holes; its head is then the end of the first one,
@@ -47,8 +47,14 @@ const _: () = assert!(FINE.class_of(MOST_ASKED) < WORDS * 64);
 /// - Every hole of the extent is in the list of its length's class, linked both ways.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bins {
-    ground: Ground,
-    table: NonNull<u8>,
+    words: NonNull<Cell<u64>>,
+}
+
+/// The last granule of a hole in a list.
+#[inline]
+fn last_of<'a>(ground: Ground, end: usize) -> &'a Granule {
+    // SAFETY: only holes of the extent are put in, and they are taken out before they end.
+    unsafe { ground.last(end) }
 }
 
 const fn classes_for(granules: usize) -> usize {
@@ -64,25 +70,22 @@ impl Bins {
     /// No hole.
     ///
     /// # Safety
-    /// `table` leads to [`bytes_for`](Self::bytes_for) the granules of the ground's extent zeroed
-    /// bytes, aligned to 8, that are these bins' alone as long as they are used.
-    pub(super) const unsafe fn new(ground: Ground, table: NonNull<u8>) -> Self {
-        Self { ground, table }
-    }
-
-    /// The last granule of a hole in a list.
-    #[inline]
-    fn hole<'a>(self, end: usize) -> &'a Granule {
-        // SAFETY: only holes of the extent are put in, and they are taken out before they end.
-        unsafe { self.ground.last(end) }
+    /// `table` leads to [`bytes_for`](Self::bytes_for) so many zeroed bytes as the granules of the
+    /// extent need, aligned to 8, that are these bins' alone as long as they are used; the ground
+    /// that its functions get is that extent's.
+    pub(super) const unsafe fn new(table: NonNull<u8>) -> Self {
+        Self { words: table.cast() }
     }
 
     /// The head of a class that a hole of the extent may have.
     #[inline]
     fn head<'a>(self, class: usize) -> &'a Cell<u32> {
-        let at = WORDS_BYTES + class * size_of::<u32>();
-        // SAFETY: there is a head for each class up to that of the extent's length.
-        unsafe { pointers::forward(self.table, at).cast().as_ref() }
+        // SAFETY: behind the words there is a head for each class up to that of the extent's
+        // length.
+        unsafe {
+            let heads = pointers::element(self.words, WORDS).cast();
+            pointers::element(heads, class).as_ref()
+        }
     }
 
     #[inline]
@@ -93,51 +96,50 @@ impl Bins {
     /// The word that a class's bit is in.
     #[inline]
     fn word<'a>(self, class: usize) -> &'a Cell<u64> {
-        let at = class / 64 % WORDS * size_of::<u64>();
-        // SAFETY: the table begins with so many words.
-        unsafe { pointers::forward(self.table, at).cast().as_ref() }
+        // SAFETY: the table begins with the words of all classes that there are.
+        unsafe { pointers::element(self.words, class / 64).as_ref() }
     }
 
-    /// The least class from `class` on that has a hole.
+    /// The least class that has a hole, from `class` on, which is one of those of the words.
     #[inline]
     fn next_occupied(self, class: usize) -> Option<usize> {
         let mut from = class;
-        while from < WORDS * 64 {
+        loop {
             let rest = self.word(from).get() >> (from % 64);
             if rest != 0 {
                 return Some(from + rest.trailing_zeros() as usize);
             }
             from = (from / 64 + 1) * 64;
+            if from == WORDS * 64 {
+                return None;
+            }
         }
-        None
     }
 
     /// A hole of at least `granules`, the shortest or nearly, where a look at one class tells: its
     /// end. `None` where [`best`](Self::best) may know more.
     #[inline]
-    pub(super) fn best_at_once(self, granules: usize) -> Option<usize> {
+    pub(super) fn best_at_once(self, ground: Ground, granules: usize) -> Option<usize> {
         let own = FINE.class_of(granules);
-        let mut class = self.next_occupied(own)?;
-        if class == own && !FINE.is_exact(own) {
-            let end = self.first(own);
-            if self.hole(end).length.get() as usize >= granules {
-                return Some(end);
-            }
-            class = self.next_occupied(own + 1)?;
+        let mut end = self.first(self.next_occupied(own)?);
+        if (last_of(ground, end).length.get() as usize) < granules {
+            // That may be only in the request's own class.
+            end = self.first(self.next_occupied(own + 1)?);
         }
-        Some(self.first(class))
+        Some(end)
     }
 
     /// A hole of at least `granules`, the shortest or nearly: its end.
-    pub(super) fn best(self, granules: usize) -> Option<usize> {
-        let is_long = |end| self.hole(end).length.get() as usize >= granules;
+    pub(super) fn best(self, ground: Ground, granules: usize) -> Option<usize> {
         // Perhaps only one behind the first of its own class fits.
-        self.best_at_once(granules).or_else(|| self.first_that(granules, is_long))
+        let is_long = |end| last_of(ground, end).length.get() as usize >= granules;
+        self.best_at_once(ground, granules).or_else(|| self.first_that(ground, granules, is_long))
     }
 
     /// The end of the first hole that is right, from the class of `granules` on.
     pub(super) fn first_that(
         self,
+        ground: Ground,
         granules: usize,
         is_right: impl Fn(usize) -> bool,
     ) -> Option<usize> {
@@ -148,7 +150,7 @@ impl Bins {
                 if is_right(next) {
                     return Some(next);
                 }
-                next = self.hole(next).next.get() as usize;
+                next = last_of(ground, next).next.get() as usize;
             }
             from = class + 1;
         }
@@ -167,6 +169,7 @@ impl Bins {
     /// of one that ends at a place.
     pub(super) fn fault(
         self,
+        ground: Ground,
         granules: usize,
         holes: usize,
         length_of: impl Fn(usize) -> Option<usize>,
@@ -183,7 +186,7 @@ impl Bins {
                 if class_of != Some(class) || listed == holes {
                     return Some("a hole's links are wrong: freed memory was written to");
                 }
-                let hole = self.hole(next);
+                let hole = last_of(ground, next);
                 if hole.previous.get() as usize != previous {
                     return Some("a list of holes reads differently backwards");
                 }
@@ -195,15 +198,15 @@ impl Bins {
     }
 
     #[inline]
-    fn put_in(self, class: usize, end: usize) -> bool {
-        let hole = self.hole(end);
+    fn put_in(self, ground: Ground, class: usize, end: usize) -> bool {
+        let hole = last_of(ground, end);
         let next = self.first(class);
         hole.next.set(next as u32);
         hole.previous.set((FIRST_OF + class) as u32);
         // INVARIANT: the hole is the first of its class, which is occupied.
         self.head(class).set(end as u32);
         if next != NONE {
-            self.hole(next).previous.set(end as u32);
+            last_of(ground, next).previous.set(end as u32);
             return false;
         }
         let word = self.word(class);
@@ -214,22 +217,23 @@ impl Bins {
 
 impl Order for Bins {
     #[inline]
-    fn put(self, end: usize, granules: usize) -> bool {
-        self.put_in(FINE.class_of(granules), end)
+    fn put(self, ground: Ground, end: usize, granules: usize) -> bool {
+        self.put_in(ground, FINE.class_of(granules), end)
     }
 
     #[inline]
-    fn remove(self, end: usize) {
-        let hole = self.hole(end);
+    fn remove(self, ground: Ground, end: usize) {
+        let hole = last_of(ground, end);
         let (next, previous) = (hole.next.get() as usize, hole.previous.get() as usize);
         if next != NONE {
-            self.hole(next).previous.set(previous as u32);
+            last_of(ground, next).previous.set(previous as u32);
         }
         if previous < FIRST_OF {
-            self.hole(previous).next.set(next as u32);
+            last_of(ground, previous).next.set(next as u32);
             return;
         }
-        let class = previous - FIRST_OF;
+        // 32 bits: a compiler that sees more makes a constant of it that fits no instruction.
+        let class = (previous as u32).wrapping_sub(FIRST_OF as u32) as usize;
         self.head(class).set(next as u32);
         if next == NONE {
             // INVARIANT: the list is empty now.
@@ -239,11 +243,11 @@ impl Order for Bins {
     }
 
     #[inline]
-    fn shorten(self, end: usize, granules: usize) {
+    fn shorten(self, ground: Ground, end: usize, granules: usize) {
         let class = FINE.class_of(granules);
-        if self.hole(end).previous.get() as usize != FIRST_OF + class {
-            self.remove(end);
-            self.put_in(class, end);
+        if last_of(ground, end).previous.get() as usize != FIRST_OF + class {
+            self.remove(ground, end);
+            self.put_in(ground, class, end);
         }
     }
 }

@@ -25,7 +25,7 @@ impl Scale {
     pub(super) const fn class_of(self, granules: usize) -> usize {
         let exact = 1_usize << self.exact_shift;
         if granules < exact {
-            return granules.saturating_sub(1);
+            return granules.wrapping_sub(1);
         }
         // A floating point number has octave and step side by side in its upper bits, and none of
         // a number of granules is lost: half of the instructions that shifts take.
@@ -44,12 +44,6 @@ impl Scale {
         let (above, steps) = (class - (exact - 1), 1_usize << self.steps_shift);
         (steps + above % steps) << (above / steps + (self.exact_shift - self.steps_shift) as usize)
     }
-
-    /// Whether all holes of a class have its length.
-    #[inline]
-    pub(super) const fn is_exact(self, class: usize) -> bool {
-        class < (1 << self.exact_shift) - 1
-    }
 }
 
 #[cfg(test)]
@@ -63,7 +57,8 @@ mod tests {
                 let class = scale.class_of(granules);
                 let (length, next) = (scale.length_of(class), scale.length_of(class + 1));
                 assert!(length <= granules && granules < next);
-                assert!(!scale.is_exact(class) || length + 1 == next);
+                let is_exact = granules < 1 << scale.exact_shift;
+                assert!(!is_exact || (length, next) == (granules, granules + 1));
             }
         }
     }

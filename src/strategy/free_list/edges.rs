@@ -44,7 +44,7 @@ impl Edges {
     #[inline]
     unsafe fn word<'a>(self, index: usize) -> &'a Cell<u64> {
         // SAFETY: the word is one of those that `bytes_for` counts, and changed as a cell alone.
-        unsafe { pointers::forward(self.words.cast(), index * size_of::<u64>()).cast().as_ref() }
+        unsafe { pointers::element(self.words, index).as_ref() }
     }
 
     /// Changes the bit of a place; whether it was set.

@@ -43,13 +43,13 @@ pub(super) const fn granules_for(bytes: usize) -> usize {
 
 /// The memory of an extent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ground(NonNull<u8>);
+pub(super) struct Ground(NonNull<Granule>);
 
 impl Ground {
     /// # Safety
     /// `start` leads to an extent whose holes are the caller's, as long as this is used.
     pub(super) const unsafe fn new(start: NonNull<u8>) -> Self {
-        Self(start)
+        Self(start.cast())
     }
 
     /// Where a granule starts.
@@ -59,13 +59,13 @@ impl Ground {
     #[inline]
     pub(super) unsafe fn address(self, index: usize) -> NonNull<u8> {
         // SAFETY: the caller's contract.
-        unsafe { pointers::forward(self.0, index << GRANULE_SHIFT) }
+        unsafe { pointers::element(self.0, index) }.cast()
     }
 
     /// The granule that an address lies in.
     #[inline]
     pub(super) fn index_of(self, address: NonNull<u8>) -> usize {
-        pointers::distance(self.0, address) >> GRANULE_SHIFT
+        pointers::distance(self.0.cast(), address) >> GRANULE_SHIFT
     }
 
     /// The granule before `end`, as the last one of a hole.

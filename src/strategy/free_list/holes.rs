@@ -31,13 +31,13 @@ const _: () = assert!(COARSE.class_of(MAX_GRANULES) < MAX_VALUE as usize);
 /// What tells where holes are that are long enough. A hole is known by its end.
 pub(super) trait Order: Copy {
     /// Notes a hole whose length is written. Whether it may be longer than all that were noted.
-    fn put(self, end: usize, granules: usize) -> bool;
+    fn put(self, ground: Ground, end: usize, granules: usize) -> bool;
 
     /// Forgets a hole.
-    fn remove(self, end: usize);
+    fn remove(self, ground: Ground, end: usize);
 
     /// Notes that a hole is only so long any more.
-    fn shorten(self, end: usize, granules: usize);
+    fn shorten(self, ground: Ground, end: usize, granules: usize);
 }
 
 /// How a hole for a request is found.
@@ -115,8 +115,8 @@ impl Holes {
             let words = pointers::forward(extent.metadata(), size_of::<Self>());
             let bytes = pointers::forward(words, Edges::bytes_for(granules));
             let index = match fit {
-                Fit::First | Fit::Next => Index::ByAddress(Stretches::new(ground, bytes, granules)),
-                Fit::Best => Index::ByLength(Bins::new(ground, bytes)),
+                Fit::First | Fit::Next => Index::ByAddress(Stretches::new(bytes, granules)),
+                Fit::Best => Index::ByLength(Bins::new(bytes)),
             };
             let edges = Edges::new(words, granules);
             extent.metadata().cast::<Self>().write(Self {
@@ -179,7 +179,7 @@ impl Holes {
     pub(super) fn take_at_once(&self, request: Request) -> Option<NonNull<u8>> {
         match self.index {
             Index::ByLength(bins) if request.align <= GRANULE => {
-                let end = bins.best_at_once(request.granules)?;
+                let end = bins.best_at_once(self.ground, request.granules)?;
                 Some(self.cut(bins, end, 0, request.granules))
             }
             _ => None,
@@ -197,7 +197,7 @@ impl Holes {
             Index::ByAddress(stretches) => {
                 let goes_on = request.fit == Fit::Next;
                 let fits = |end| self.fits(end, request);
-                let end = stretches.first_that(request.granules, goes_on, fits)?;
+                let end = stretches.first_that(self.ground, request.granules, goes_on, fits)?;
                 Some(self.cut(stretches, end, front_for(end), request.granules))
             }
         }
@@ -207,11 +207,11 @@ impl Holes {
     /// that fits as it lies.
     fn best(&self, bins: Bins, request: Request) -> Option<usize> {
         let surely = request.granules + (request.align / GRANULE).saturating_sub(1);
-        let sure = bins.best(surely);
+        let sure = bins.best(self.ground, surely);
         if sure.is_some() || request.align <= GRANULE {
             return sure;
         }
-        bins.first_that(request.granules, |end| self.fits(end, request))
+        bins.first_that(self.ground, request.granules, |end| self.fits(end, request))
     }
 
     /// Takes granules from a hole, behind those of its front that alignment takes; where they start.
@@ -222,20 +222,20 @@ impl Holes {
         unsafe {
             let start = end - ground.last(end).length.get() as usize;
             let first = start + front;
-            let rest = end - first - granules;
-            if rest == 0 {
-                order.remove(end);
-            } else {
-                ground.write_length(end, rest);
-                order.shorten(end, rest);
-            }
-            if front != 0 {
-                ground.write_length(first, front);
-                order.put(first, front);
-            }
-            // INVARIANT: what is taken is in no hole, and holes begin or end beside it.
+            // INVARIANT: what is taken will be in no hole, and holes begin or end beside it.
             edges.toggle(first);
             edges.toggle(first + granules);
+            let rest = end - first - granules;
+            if front != 0 {
+                ground.write_length(first, front);
+                order.put(ground, first, front);
+            }
+            if rest == 0 {
+                order.remove(ground, end);
+            } else {
+                ground.write_length(end, rest);
+                order.shorten(ground, end, rest);
+            }
             ground.address(first)
         }
     }
@@ -266,15 +266,15 @@ impl Holes {
         unsafe {
             if edges.toggle(first) {
                 start -= ground.last(first).length.get() as usize;
-                order.remove(first);
+                order.remove(ground, first);
             }
             if edges.toggle(end) {
                 end += ground.first(end).front.get() as usize;
-                order.remove(end);
+                order.remove(ground, end);
             }
             let length = end - start;
             ground.write_length(end, length);
-            order.put(end, length).then_some(length)
+            order.put(ground, end, length).then_some(length)
         }
     }
 
@@ -362,7 +362,7 @@ impl Holes {
         match &self.index {
             Index::ByAddress(stretches) => (stretches.count(self.granules) != holes)
                 .then_some("a hole's end is noted where none is"),
-            Index::ByLength(bins) => bins.fault(self.granules, holes, |end| {
+            Index::ByLength(bins) => bins.fault(self.ground, self.granules, holes, |end| {
                 if end == 0 || !self.edges.is_set(end) {
                     return None;
                 }

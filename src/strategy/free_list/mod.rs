@@ -5,37 +5,41 @@
 //!
 //! ```text
 //!   extent      ████░░░░░░██████████░░████████████████░░░░░░░░░░░░░░░    █ block  ░ hole
-//!   out of line          ▲          ▲                               ▲    a bit at the end of each
+//!   out of line     │     │         │ │               │              │   a bit at each edge
 //!
 //!   shelf 6     extent ⇄ extent ⇄ ...       extents by the longest hole that they may have
 //!   shelf 3     extent
 //! ```
 //!
-//! - `holes` has the holes of one extent,
-//! - `maxima` says where in it a hole may be long enough, for first and next fit, and `bins` has
-//!   lists of holes by length, for best fit; both by the lengths' `class`es,
+//! - `holes` has the holes of one extent: `edges` says where they begin and end, `granule` what lies
+//!   there,
+//! - `bins` has lists of holes by length, for best fit; `stretches` has the holes by address, for
+//!   first and next fit, and `maxima` says where one may be long enough; both by the lengths'
+//!   `class`es,
 //! - `shelves` the extents that may serve a request.
 //!
 //! **Which fit?** Best fit leaves the least behind, and takes the fewest steps: the default. First
 //! fit keeps the upper end of memory free. Next fit goes on where the last search ended, so blocks
 //! of one time lie together, and it fragments most.
 //!
-//! **What was freed lately** and is up to 512 bytes long waits in a list of its length, at most 16
-//! of up to 64 bytes, 8 of up to 256, else 2, and serves the next request of that length before any
-//! hole does, whatever the fit. It joins its neighbours when a search finds no hole: before more
-//! memory is taken, and before a request is refused.
+//! **What was freed lately** and is up to 1 KiB long waits in a list of its length, at most 8 of up
+//! to 64 bytes, 6 of up to 256, 2 of up to 512, else one, and serves the next request of that length
+//! before any hole does, whatever the fit. It joins its neighbours when a search finds no hole:
+//! before more memory is taken, and before a request is refused.
 //!
 //! **Large requests** (above 128 KiB) get a range of their own from the memory source, which on a
 //! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small
 //! block never pins a large range. Inside heaps that begins at 32 KiB, as for every strategy.
+//! **Other ranges** are as long as all that is held, so that there are few, for no hole crosses from
+//! one to the next.
 //!
-//! Costs: a bit and some for each 16 bytes, and a byte for each KiB or 4 bytes for each class of
-//! lengths (together about 1 %). A block from the lists, or into them, takes some ten instructions.
-//! Best fit else takes O(1), above 1 KiB after a look at up to 8 holes, and freeing O(log64 n).
-//! First fit takes a few steps, which grow with the logarithm of the extent's length, and one more
-//! for each hole of nearly the size that does not fit. Not for: many threads' worth of objects of a
-//! few sizes, where a [slab](super::slab) is faster, or many large blocks of all sizes, where
-//! [buddies](super::buddy) are.
+//! Costs: a bit for each 16 bytes, and 4 bytes for each class of lengths, or, for first and next
+//! fit, another bit and a byte for each KiB (together about 1 or 2 %). A block from the lists, or
+//! into them, takes some ten instructions. Best fit else takes about a hundred, and freeing eighty,
+//! however many holes there are. First fit takes a few steps, which grow with the logarithm of the
+//! extent's length, and one more for each hole of nearly the size that does not fit. Not for: many
+//! threads' worth of objects of a few sizes, where a [slab](super::slab) is faster, or many large
+//! blocks of all sizes, where [buddies](super::buddy) are.
 
 mod bins;
 mod class;
@@ -89,20 +93,20 @@ pub struct Settings {
 /// How many extents of the request's own shelf are asked before better shelves are.
 const SHORT_LOOK: usize = 4;
 
-/// Blocks shorter than this, in granules, may wait in quick lists: up to 512 bytes.
-const QUICK_LENGTHS: usize = 33;
+/// Blocks shorter than this, in granules, may wait in quick lists: up to 1 KiB.
+const QUICK_LENGTHS: usize = 65;
 
-/// How many of each length may wait: together 31 KiB. Measured on the trace `cache`: with eight
-/// times as much the least memory that would do rose from 320 to 357 KiB; with none
-/// waiting it is 264.
+/// How many of each length may wait: together 50 KiB. Measured on the trace `cache`: with none
+/// waiting the least memory that would do is 269 KiB, with these 330, with two above 512 bytes 355.
 const QUICK_ROOM: [u8; QUICK_LENGTHS] = {
     let mut room = [0; QUICK_LENGTHS];
     let mut granules = 1;
     while granules < QUICK_LENGTHS {
         room[granules] = match granules {
-            ..5 => 16,
-            5..17 => 8,
-            _ => 2,
+            ..5 => 8,
+            5..17 => 6,
+            17..33 => 2,
+            _ => 1,
         };
         granules += 1;
     }
@@ -116,7 +120,7 @@ const _: () = assert!(WAITING_BYTES <= GRANULE);
 /// - Each extent that was added and not removed is on a shelf, no lower than that of its longest
 ///   hole. `current` is one of them, or none.
 /// - A block that waits in a quick list is in no hole.
-/// - The first word of an extent [counts](Used) its blocks that are allocated and do not wait.
+/// - The words of an extent [count](Used) its blocks that are allocated and do not wait.
 #[derive(Debug)]
 pub struct FreeList {
     fit: Fit,
@@ -268,7 +272,7 @@ impl FreeList {
                 self.give(extent, block, granules);
             }
         }
-        Used::of(extent).is_none()
+        Used::of(extent).blocks.get() == 0
     }
 
     /// Aborts if granules that are being freed are free.
@@ -289,49 +293,38 @@ impl FreeList {
     }
 }
 
-/// How many blocks of an extent are allocated, and how many granules they have.
-///
-/// Both in one word: the granules in its lower half, which has room for as many as an extent has.
+/// How many blocks of an extent are allocated, and how many granules they have: in its words, not
+/// side by side, where both would be added at once, which takes more instructions.
 #[derive(Clone, Copy)]
-struct Used<'a>(&'a Cell<usize>);
+struct Used<'a> {
+    blocks: &'a Cell<usize>,
+    granules: &'a Cell<usize>,
+}
 
 impl<'a> Used<'a> {
-    const BLOCK: usize = 1 << 32;
-
     #[inline]
     fn of(extent: &'a Extent) -> Self {
-        Self(&extent.words[0])
+        let [blocks, _, granules, ..] = &extent.words;
+        Self { blocks, granules }
     }
 
     /// A block was allocated.
     #[inline]
     fn add(self, granules: usize) {
-        self.0.set(self.0.get() + (Self::BLOCK + granules));
+        self.blocks.set(self.blocks.get() + 1);
+        self.granules.set(self.granules.get() + granules);
     }
 
     /// A block was freed.
     #[inline]
     fn subtract(self, granules: usize) {
-        self.0.set(self.0.get().wrapping_sub(Self::BLOCK + granules));
-    }
-
-    /// Whether no block is allocated.
-    #[inline]
-    fn is_none(self) -> bool {
-        self.0.get() == 0
+        self.blocks.set(self.blocks.get().wrapping_sub(1));
+        self.granules.set(self.granules.get().wrapping_sub(granules));
     }
 
     /// A block has another length.
     fn resize(self, had: usize, has: usize) {
-        self.0.set(self.0.get().wrapping_sub(had).wrapping_add(has));
-    }
-
-    fn blocks(self) -> u32 {
-        (self.0.get() / Self::BLOCK) as u32
-    }
-
-    fn granules(self) -> usize {
-        self.0.get() % Self::BLOCK
+        self.granules.set(self.granules.get().wrapping_sub(had).wrapping_add(has));
     }
 }
 
@@ -360,6 +353,8 @@ unsafe impl Strategy for FreeList {
     const EXTENT_ALIGN: usize = 64;
 
     const DIRECT_BYTES: usize = 128 << 10;
+
+    const EXTENT_DIVISOR: usize = 1;
 
     const DEFAULT: Self = Self {
         fit: Fit::Best,
@@ -431,17 +426,17 @@ unsafe impl Strategy for FreeList {
     }
 
     fn live_blocks(&mut self, extent: &Extent) -> u32 {
-        Used::of(extent).blocks()
+        Used::of(extent).blocks.get() as u32
     }
 
     fn used_bytes(&self, extent: &Extent) -> usize {
-        Used::of(extent).granules() * GRANULE
+        Used::of(extent).granules.get() * GRANULE
     }
 
     fn used(&self) -> (usize, usize) {
         let (mut blocks, mut bytes) = (0, 0);
         self.shelves.visit(|extent| {
-            blocks += Used::of(extent).blocks() as usize;
+            blocks += Used::of(extent).blocks.get();
             bytes += self.used_bytes(extent);
         });
         (blocks, bytes)

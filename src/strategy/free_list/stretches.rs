@@ -30,7 +30,6 @@ const STRETCH: usize = u64::BITS as usize;
 ///   length.
 #[derive(Debug)]
 pub(super) struct Stretches {
-    ground: Ground,
     ends: NonNull<Cell<u64>>,
     maxima: Maxima,
     /// Where the last search ended, for next fit.
@@ -53,24 +52,24 @@ impl Stretches {
     /// No hole.
     ///
     /// # Safety
-    /// The ground's extent has `granules`; `bytes` leads to [`bytes_for`](Self::bytes_for) zeroed
-    /// bytes, aligned to 8, that are these stretches' alone as long as they are used.
-    pub(super) unsafe fn new(ground: Ground, bytes: NonNull<u8>, granules: usize) -> Self {
+    /// `bytes` leads to [`bytes_for`](Self::bytes_for) zeroed bytes, aligned to 8, that are these
+    /// stretches' alone as long as they are used; the ground that its functions get is that of an
+    /// extent of `granules`.
+    pub(super) unsafe fn new(bytes: NonNull<u8>, granules: usize) -> Self {
         let stretches = granules.div_ceil(STRETCH);
         // SAFETY: the caller's contract; the ends lie behind the maxima, which are whole words.
         unsafe {
             let maxima = Maxima::new(bytes, stretches);
             let ends = pointers::forward(bytes, Maxima::bytes_for(stretches)).cast();
-            Self { ground, ends, maxima, rover: Cell::new(0) }
+            Self { ends, maxima, rover: Cell::new(0) }
         }
     }
 
     /// The bits of a stretch of the extent.
     #[inline]
     fn ends_in(&self, stretch: usize) -> &Cell<u64> {
-        let bytes = stretch * size_of::<u64>();
         // SAFETY: there is a word for each stretch, and it is changed as a cell alone.
-        unsafe { pointers::forward(self.ends.cast(), bytes).cast().as_ref() }
+        unsafe { pointers::element(self.ends, stretch).as_ref() }
     }
 
     /// The end of the first hole by address that is right, of those of at least `granules`; with
@@ -78,14 +77,15 @@ impl Stretches {
     #[inline]
     pub(super) fn first_that(
         &self,
+        ground: Ground,
         granules: usize,
         goes_on: bool,
         is_right: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let from = if goes_on { self.rover.get() } else { 0 };
-        let mut found = self.find_from(from, granules, &is_right);
+        let mut found = self.find_from(ground, from, granules, &is_right);
         if found.is_none() && from != 0 {
-            found = self.find_from(0, granules, &is_right);
+            found = self.find_from(ground, 0, granules, &is_right);
         }
         self.rover.set(found? - 1);
         found
@@ -95,6 +95,7 @@ impl Stretches {
     #[inline]
     fn find_from(
         &self,
+        ground: Ground,
         from: usize,
         granules: usize,
         is_right: &impl Fn(usize) -> bool,
@@ -112,7 +113,7 @@ impl Stretches {
             while rest != 0 {
                 let end = stretch * STRETCH + rest.trailing_zeros() as usize + 1;
                 // SAFETY: a hole ends there.
-                let length = unsafe { self.ground.last(end) }.length.get() as usize;
+                let length = unsafe { ground.last(end) }.length.get() as usize;
                 if length >= granules && is_right(end) {
                     return Some(end);
                 }
@@ -151,7 +152,7 @@ impl Stretches {
 
 impl Order for &Stretches {
     #[inline]
-    fn put(self, end: usize, granules: usize) -> bool {
+    fn put(self, _: Ground, end: usize, granules: usize) -> bool {
         let (stretch, bit) = ((end - 1) / STRETCH, 1 << ((end - 1) % STRETCH));
         let ends = self.ends_in(stretch);
         // INVARIANT: the end is noted, and so long a hole allowed.
@@ -161,14 +162,14 @@ impl Order for &Stretches {
     }
 
     #[inline]
-    fn remove(self, end: usize) {
+    fn remove(self, _: Ground, end: usize) {
         let ends = self.ends_in((end - 1) / STRETCH);
         // INVARIANT: the end is noted no more; the maxima may stay too high.
         ends.set(ends.get() & !(1 << ((end - 1) % STRETCH)));
     }
 
     #[inline]
-    fn shorten(self, _: usize, _: usize) {
+    fn shorten(self, _: Ground, _: usize, _: usize) {
         // The hole ends where it did, and what bounds a longer one bounds it.
     }
 }
