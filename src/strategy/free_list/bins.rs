@@ -37,7 +37,7 @@ pub(super) const MAX_GRANULES: usize = FIRST_OF - 1;
 
 /// No layout needs more granules.
 const MOST_ASKED: usize = isize::MAX.unsigned_abs() / GRANULE + 1;
-const _: () = assert!(FINE.class_of(MOST_ASKED) < WORDS * 64);
+const _: () = assert!(FINE.class_of(MOST_ASKED) + 1 < WORDS * 64);
 
 /// Lists of holes: the classes' bits, and the heads behind them.
 ///
@@ -58,7 +58,7 @@ fn last_of<'a>(ground: Ground, end: usize) -> &'a Granule {
 }
 
 const fn classes_for(granules: usize) -> usize {
-    FINE.class_of(granules) + 1
+    if granules == 0 { 0 } else { FINE.class_of(granules) + 1 }
 }
 
 impl Bins {

@@ -5,9 +5,9 @@
 //!   edges        0   0   0   1   0   1   1   1   0   0     before each granule, and at the end
 //! ```
 //!
-//! What lies outside counts as used. A block that is taken or given changes the bits at its two ends
-//! and no others, whatever lies beside it, and when it is given these bits say at once whether what
-//! lies before and behind it is free.
+//! What lies outside counts as used. A block that is taken or given changes the bits at its two
+//! ends and no others, whatever lies beside it, and when it is given these bits say at once whether
+//! what lies before and behind it is free.
 
 use core::cell::Cell;
 use core::ptr::NonNull;

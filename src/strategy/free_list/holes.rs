@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A block is cut from a hole's front, so the rest ends where the hole did: a hole is known by its
-//! **end**. What is freed learns from the [edges](Edges) whether holes lie beside it, and from their
-//! last and first granules how long they are: joining takes no search.
+//! **end**. What is freed learns from the [edges](Edges) whether holes lie beside it, and from
+//! their last and first granules how long they are: joining takes no search.
 //!
 //! What finds a hole is by the fit: best fit has [`Bins`], lists of holes by length, first and next
 //! fit have [`Stretches`], the holes by address.
@@ -214,7 +214,8 @@ impl Holes {
         bins.first_that(self.ground, request.granules, |end| self.fits(end, request))
     }
 
-    /// Takes granules from a hole, behind those of its front that alignment takes; where they start.
+    /// Takes granules from a hole, behind those of its front that alignment takes; where they
+    /// start.
     #[inline(always)] // measured: as `take_at_once`
     fn cut(&self, order: impl Order, end: usize, front: usize, granules: usize) -> NonNull<u8> {
         let (ground, edges) = (self.ground, self.edges);
@@ -262,7 +263,8 @@ impl Holes {
     unsafe fn join(&self, order: impl Order, first: usize, granules: usize) -> Option<usize> {
         let (ground, edges) = (self.ground, self.edges);
         let (mut start, mut end) = (first, first + granules);
-        // SAFETY: where an edge is, beside what is no hole, is one; its granules are the strategy's.
+        // SAFETY: where an edge is, beside what is in no hole, a hole is; its granules are the
+        // strategy's.
         unsafe {
             if edges.toggle(first) {
                 start -= ground.last(first).length.get() as usize;

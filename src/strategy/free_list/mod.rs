@@ -11,8 +11,8 @@
 //!   shelf 3     extent
 //! ```
 //!
-//! - `holes` has the holes of one extent: `edges` says where they begin and end, `granule` what lies
-//!   there,
+//! - `holes` has the holes of one extent: `edges` says where they begin and end, `granule` what
+//!   lies there,
 //! - `bins` has lists of holes by length, for best fit; `stretches` has the holes by address, for
 //!   first and next fit, and `maxima` says where one may be long enough; both by the lengths'
 //!   `class`es,
@@ -23,14 +23,14 @@
 //! of one time lie together, and it fragments most.
 //!
 //! **What was freed lately** and is up to 1 KiB long waits in a list of its length, at most 8 of up
-//! to 64 bytes, 6 of up to 256, 2 of up to 512, else one, and serves the next request of that length
-//! before any hole does, whatever the fit. It joins its neighbours when a search finds no hole:
-//! before more memory is taken, and before a request is refused.
+//! to 64 bytes, 6 of up to 256, 2 of up to 512, else one, and serves the next request of that
+//! length before any hole does, whatever the fit. It joins its neighbours when a search finds no
+//! hole: before more memory is taken, and before a request is refused.
 //!
 //! **Large requests** (above 128 KiB) get a range of their own from the memory source, which on a
 //! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small
 //! block never pins a large range. Inside heaps that begins at 32 KiB, as for every strategy.
-//! **Other ranges** are as long as all that is held, so that there are few, for no hole crosses from
+//! **Other ranges** are as long as all that is held, so that there are few: no hole crosses from
 //! one to the next.
 //!
 //! Costs: a bit for each 16 bytes, and 4 bytes for each class of lengths, or, for first and next
@@ -120,7 +120,7 @@ const _: () = assert!(WAITING_BYTES <= GRANULE);
 /// - Each extent that was added and not removed is on a shelf, no lower than that of its longest
 ///   hole. `current` is one of them, or none.
 /// - A block that waits in a quick list is in no hole.
-/// - The words of an extent [count](Used) its blocks that are allocated and do not wait.
+/// - The words of an extent count its blocks that are allocated and do not wait.
 #[derive(Debug)]
 pub struct FreeList {
     fit: Fit,
@@ -143,7 +143,7 @@ impl FreeList {
             // SAFETY: the current extent was added and not removed.
             let (extent, holes) = unsafe { (extent.as_ref(), Holes::of(extent.as_ref())) };
             if let Some(block) = holes.take_at_once(request) {
-                Used::of(extent).add(granules);
+                Used::of(extent).count_new(granules);
                 return Some(block);
             }
         }
@@ -153,7 +153,7 @@ impl FreeList {
     fn cut_from(extent: &Extent, request: Request) -> Option<NonNull<u8>> {
         // SAFETY: callers pass extents that were added and not removed.
         let block = unsafe { Holes::of(extent) }.take(request)?;
-        Used::of(extent).add(request.granules);
+        Used::of(extent).count_new(request.granules);
         Some(block)
     }
 
@@ -264,7 +264,7 @@ impl FreeList {
         if cfg!(any(test, heapswitch_check)) {
             self.check_is_taken(extent, block, granules);
         }
-        Used::of(extent).subtract(granules);
+        Used::of(extent).count_freed(granules);
         // SAFETY: the block is allocated in the extent, and so long; where it waits, it stays taken
         // for the holes.
         unsafe {
@@ -310,14 +310,14 @@ impl<'a> Used<'a> {
 
     /// A block was allocated.
     #[inline]
-    fn add(self, granules: usize) {
+    fn count_new(self, granules: usize) {
         self.blocks.set(self.blocks.get() + 1);
         self.granules.set(self.granules.get() + granules);
     }
 
     /// A block was freed.
     #[inline]
-    fn subtract(self, granules: usize) {
+    fn count_freed(self, granules: usize) {
         self.blocks.set(self.blocks.get().wrapping_sub(1));
         self.granules.set(self.granules.get().wrapping_sub(granules));
     }
@@ -397,7 +397,7 @@ unsafe impl Strategy for FreeList {
         let start = match quick {
             Some((start, extent)) => {
                 // SAFETY: a quick list's extents were added and not removed.
-                Used::of(unsafe { extent.as_ref() }).add(granules);
+                Used::of(unsafe { extent.as_ref() }).count_new(granules);
                 start
             }
             None => self.cut(granules, layout.align())?,
