@@ -23,6 +23,16 @@ pub unsafe fn backward(pointer: NonNull<u8>, bytes: usize) -> NonNull<u8> {
     unsafe { pointer.sub(bytes) }
 }
 
+/// The `index`-th element of a row that starts at `first`.
+///
+/// # Safety
+/// It lies in the allocation that `first` points into.
+#[inline]
+pub unsafe fn element<T>(first: NonNull<T>, index: usize) -> NonNull<T> {
+    // SAFETY: the caller's contract.
+    unsafe { first.add(index) }
+}
+
 /// Lets [`of_exposed`] reach the allocation that `pointer` points into, which must be known beyond
 /// the compiled code in any case: mapped by the kernel, say, or stored where others read.
 pub fn expose(pointer: NonNull<u8>) {

@@ -20,7 +20,6 @@
 //! ```
 
 pub mod bit_set;
-mod bit_tree;
 pub mod buddy;
 pub mod bump;
 pub mod context;
@@ -180,6 +179,12 @@ pub unsafe trait Strategy: Sized {
     /// owner; [`free`](Self::free) and [`live_blocks`](Self::live_blocks) then mean something.
     const COUNTS_BLOCKS: bool = false;
 
+    /// Whether it does so outside a heap too, for its owner there: a
+    /// [`SourcedAllocator`](sourced::SourcedAllocator) else counts itself, for which it looks the
+    /// extent of each new block up. Each extent is then given back when `free` says that it is
+    /// empty; the owner does not ask for `next_emptied`.
+    const COUNTS_ON_SOURCES: bool = false;
+
     /// Whether its owner should keep a few extents that became empty, because they come and go
     /// often.
     const KEEPS_SPARES: bool = false;
@@ -322,6 +327,12 @@ pub unsafe trait Strategy: Sized {
     /// The bytes of an extent that are in blocks, where it [counts them](Self::COUNTS_BLOCKS).
     fn used_bytes(&self, extent: &Extent) -> usize {
         extent.length()
+    }
+
+    /// The blocks that are allocated in all extents, and their bytes, where it
+    /// [counts them outside a heap](Self::COUNTS_ON_SOURCES). O(extents).
+    fn used(&self) -> (usize, usize) {
+        (0, 0)
     }
 
     /// Makes a block fit `new` where it stands, larger; gives its new length,

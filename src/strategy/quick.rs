@@ -41,17 +41,18 @@ impl<const LENGTHS: usize> Quick<LENGTHS> {
         Self { heads: [None; LENGTHS], room }
     }
 
-    /// Takes a block of `blocks` out.
+    /// Takes a block of `blocks` out, and tells its extent.
     #[inline]
-    pub(super) fn pop(&mut self, blocks: usize) -> Option<NonNull<u8>> {
+    pub(super) fn pop(&mut self, blocks: usize) -> Option<(NonNull<u8>, NonNull<Extent>)> {
         let head = self.heads.get_mut(blocks)?;
         let block = (*head)?;
         // SAFETY: by the type's invariant the block is the strategy's, and `push` wrote its link.
-        *head = unsafe { block.as_ref() }.next;
+        let waiting = unsafe { block.as_ref() };
+        *head = waiting.next;
         if let Some(room) = self.room.get_mut(blocks) {
             *room = room.wrapping_add(1);
         }
-        Some(block.cast())
+        Some((block.cast(), waiting.extent))
     }
 
     /// Lets a block wait if fewer than the most of its length do; whether it does.
@@ -85,12 +86,9 @@ impl<const LENGTHS: usize> Quick<LENGTHS> {
     /// Takes all blocks out, and calls `visit(extent, block, blocks)` for each.
     pub(super) fn drain(&mut self, mut visit: impl FnMut(&Extent, NonNull<u8>, usize)) {
         for blocks in 0..LENGTHS {
-            while let Some(head) = self.heads.get(blocks).copied().flatten() {
-                // SAFETY: as in `pop`; the extent was added and not removed.
-                let extent = unsafe { head.as_ref().extent.as_ref() };
-                if let Some(block) = self.pop(blocks) {
-                    visit(extent, block, blocks);
-                }
+            while let Some((block, extent)) = self.pop(blocks) {
+                // SAFETY: the extent was added and not removed.
+                visit(unsafe { extent.as_ref() }, block, blocks);
             }
         }
     }

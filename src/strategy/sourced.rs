@@ -11,11 +11,12 @@
 //!
 //! # When ranges come and go
 //! A range is at least half as long as all that is held (a slab's 1/64: each size class has ranges
-//! of its own), so n bytes are held in O(log n) ranges and the source is asked rarely; where the
-//! source has less, half of that is asked for, down to what the request needs. One range without a
-//! block is kept, the longest met, so that a program that frees its last block and allocates again
-//! does not go to the source each time; [`release_unused`](LocalAllocator::release_unused) gives
-//! that back too, as does a request that the source refuses.
+//! of its own; a free list's as long), so n bytes are held in O(log n) ranges and the source is
+//! asked rarely; where the source has less, half of that is asked for, down to what the request
+//! needs. One range without a block is kept, the longest met, so that a program that frees its last
+//! block and allocates again does not go to the source each time;
+//! [`release_unused`](LocalAllocator::release_unused) gives that back too, as does a request that
+//! the source refuses.
 //!
 //! # Costs
 //! Beside the strategy's: the counts, and finding the block's extent. That is one compare if the
@@ -28,6 +29,7 @@ mod few;
 mod found;
 mod parked;
 mod records;
+mod spare;
 
 use core::alloc::Layout;
 use core::cell::UnsafeCell;
@@ -65,8 +67,9 @@ struct State<S> {
     records: Records,
     found: Found,
     parked: Parked,
-    /// The one extent without a block that is kept, if there is one.
+    /// The one extent that is kept though it had no block, if there is one; it may have one again.
     spare: Option<NonNull<Record>>,
+    /// What is allocated without what the strategy itself counts, and what is held.
     usage: MemoryUsage,
 }
 
@@ -233,8 +236,10 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         if let Some(sites) = state.strategy.sites() {
             sites.resized(block, length);
         }
-        let allocated = state.usage.allocated_bytes;
-        state.usage.allocated_bytes = allocated.wrapping_add(length).wrapping_sub(had);
+        if !S::COUNTS_ON_SOURCES || state.is_direct(old) {
+            let allocated = state.usage.allocated_bytes;
+            state.usage.allocated_bytes = allocated.wrapping_add(length).wrapping_sub(had);
+        }
         Some(pointers::block(block, length))
     }
 }
@@ -259,18 +264,18 @@ impl<S: Strategy> State<S> {
         Some(found)
     }
 
+    /// Counts a block that the strategy allocated, if that does not do so itself.
     #[inline]
     fn count_new(&mut self, block: NonNull<[u8]>) {
+        if S::COUNTS_ON_SOURCES {
+            return;
+        }
         self.usage.allocated_bytes += block.len();
         self.usage.allocated_blocks += 1;
-        let Some(pointer) = self.record_of(block.cast()) else { return };
+        let Some(record) = self.record_of(block.cast()) else { return };
         // SAFETY: the extent is held, so its record is valid.
-        let record = unsafe { pointer.as_ref() };
-        let live = record.live_blocks.get();
-        record.live_blocks.set(live + 1);
-        if live == 0 && self.spare == Some(pointer) {
-            self.spare = None;
-        }
+        let live = unsafe { &record.as_ref().live_blocks };
+        live.set(live.get() + 1);
     }
 
     /// Makes room from which `layout` can surely be served: in the spare, or a new range.
@@ -296,34 +301,6 @@ impl<S: Strategy> State<S> {
         usage.committed_bytes += bytes;
         usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
         self.found.fit(usage.committed_bytes);
-    }
-
-    /// Gives the spare to the strategy anew if it is `needed` bytes long. A strategy that did not
-    /// find room in an extent without a block had gone past it (bump), or had it for another size
-    /// (slab). Whether it did.
-    fn renew_spare(&mut self, needed: usize) -> bool {
-        let Some(pointer) = self.spare else { return false };
-        // SAFETY: the spare is held, so its record is valid, and no block in it is allocated; the
-        // record is read for the last time before it is written anew, at the same place.
-        unsafe {
-            let record = pointer.as_ref();
-            if record.extent.length() < needed {
-                return false;
-            }
-            let range = MemoryRange { is_zeroed: false, ..record.range };
-            self.records.remove(record);
-            self.strategy.remove_extent(&record.extent);
-            self.divide(range);
-        }
-        true
-    }
-
-    /// Gives the spare back to the source. Whether there was one.
-    fn release_spare(&mut self, source: &impl MemorySource) -> bool {
-        let Some(spare) = self.spare.take() else { return false };
-        // SAFETY: the spare is held and has no block, and it is the spare no more.
-        unsafe { self.release(source, spare) };
-        true
     }
 
     /// Divides a range into extent, metadata and record, and gives the extent to the strategy.
@@ -396,28 +373,6 @@ impl<S: Strategy> State<S> {
     /// The metadata for the extent of a range, as if that were as long as the range.
     fn metadata_bytes(&self, range_bytes: usize) -> Option<usize> {
         round_up(self.strategy.metadata_bytes(range_bytes), ALIGN)
-    }
-
-    /// An extent's last block was freed: keeps it or the spare, the longer, and releases the other.
-    #[cold]
-    #[inline(never)]
-    fn became_empty(&mut self, source: &impl MemorySource, emptied: NonNull<Record>) {
-        // SAFETY: the extents are held, so their records are valid, and neither has a block.
-        unsafe {
-            if emptied.as_ref().is_direct {
-                return self.release(source, emptied);
-            }
-            let length = |record: NonNull<Record>| record.as_ref().range.length;
-            match self.spare {
-                Some(spare) if length(spare) >= length(emptied) => {
-                    return self.release(source, emptied);
-                }
-                Some(spare) => self.release(source, spare),
-                None => {}
-            }
-            self.spare = Some(emptied);
-            self.strategy.became_empty(&emptied.as_ref().extent);
-        }
     }
 
     /// Gives an extent back.

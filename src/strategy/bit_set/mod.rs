@@ -166,7 +166,7 @@ impl BitSet {
     fn cut(&mut self, layout: Layout) -> Option<Cut> {
         let blocks = self.blocks_for(layout.size());
         if layout.align() <= self.block_bytes()
-            && let Some(start) = self.quick.pop(blocks)
+            && let Some((start, _)) = self.quick.pop(blocks)
         {
             return Some((start, usize::MAX));
         }

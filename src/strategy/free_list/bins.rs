@@ -8,257 +8,246 @@
 //! ```
 //!
 //! Up to 63 granules a class is one length, so the first hole of the first class that has one is
-//! the shortest that fits. Above, the shortest of the first few of a class is taken, which is
-//! nearly that.
+//! the shortest that fits. Above, the first of the request's own class is taken if it fits, or else
+//! the first of a longer one, which is nearly that.
+//!
+//! A hole is known by its end. Where the first of a list would have the one before it, it has its
+//! class, so that taking a hole out needs no other look at its length.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::class::FINE;
+use super::granule::{GRANULE, Granule, Ground};
+use super::holes::Order;
 use crate::pointers;
 
-/// Classes up to 2^32 granules, and the words of their bits.
-const MAX_CLASSES: usize = FINE.class_of(u32::MAX as usize) + 1;
-const WORDS: usize = MAX_CLASSES.div_ceil(64);
+/// Words of the classes' bits.
+const WORDS: usize = 8;
+const WORDS_BYTES: usize = WORDS * size_of::<u64>();
 
-/// No hole: no granule has this number.
-const NONE: u32 = u32::MAX;
+/// No hole: none ends where the extent starts.
+const NONE: usize = 0;
 
-/// Holes of one class that are looked at.
-const LOOKS: usize = 8;
+/// Where a hole's `previous` is that and more, it is the first of the class that is the rest.
+const FIRST_OF: usize = u32::MAX as usize - (WORDS * 64 - 1);
 
-/// What lies in a hole's last granule.
-#[repr(C)]
-#[derive(Debug)]
-pub(super) struct Node {
-    /// The hole's, in granules.
-    pub(super) length: u32,
-    next: u32,
-    previous: u32,
-    /// Of the list that it is in.
-    class: u32,
-}
+/// The most granules of an extent.
+pub(super) const MAX_GRANULES: usize = FIRST_OF - 1;
 
-/// Lists of holes, each known by the number of its last granule.
+/// No layout needs more granules.
+const MOST_ASKED: usize = isize::MAX.unsigned_abs() / GRANULE + 1;
+const _: () = assert!(FINE.class_of(MOST_ASKED) + 1 < WORDS * 64);
+
+/// Lists of holes: the classes' bits, and the heads behind them.
 ///
 /// # Invariants
-/// - A bit of `occupied` is set exactly where the class has holes, and its head is then the first.
+/// - A class's bit is set exactly where it has holes; its head is then the end of the first one,
+///   and else [`NONE`].
 /// - Every hole of the extent is in the list of its length's class, linked both ways.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Bins {
-    base: NonNull<Node>,
-    heads: NonNull<Cell<u32>>,
-    classes: usize,
-    occupied: [Cell<u64>; WORDS],
+    words: NonNull<Cell<u64>>,
+}
+
+/// The last granule of a hole in a list.
+#[inline]
+fn last_of<'a>(ground: Ground, end: usize) -> &'a Granule {
+    // SAFETY: only holes of the extent are put in, and they are taken out before they end.
+    unsafe { ground.last(end) }
 }
 
 const fn classes_for(granules: usize) -> usize {
-    FINE.class_of(granules) + 1
+    if granules == 0 { 0 } else { FINE.class_of(granules) + 1 }
 }
 
 impl Bins {
-    /// The bytes of heads for an extent of `granules`.
+    /// The bytes of the table for an extent of `granules`.
     pub(super) const fn bytes_for(granules: usize) -> usize {
-        (classes_for(granules) * size_of::<u32>()).next_multiple_of(8)
+        WORDS_BYTES + (classes_for(granules) * size_of::<u32>()).next_multiple_of(8)
     }
 
     /// No hole.
     ///
     /// # Safety
-    /// `base` leads to an extent of `granules`, at most 2^32 - 1, whose holes are the caller's;
-    /// `heads` to [`bytes_for`](Self::bytes_for) zeroed bytes, aligned to 4. Both are these bins'
-    /// alone as long as they are used.
-    pub(super) const unsafe fn new(base: NonNull<u8>, heads: NonNull<u8>, granules: usize) -> Self {
-        Self {
-            base: base.cast(),
-            heads: heads.cast(),
-            classes: classes_for(granules),
-            occupied: [const { Cell::new(0) }; WORDS],
-        }
+    /// `table` leads to [`bytes_for`](Self::bytes_for) so many zeroed bytes as the granules of the
+    /// extent need, aligned to 8, that are these bins' alone as long as they are used; the ground
+    /// that its functions get is that extent's.
+    pub(super) const unsafe fn new(table: NonNull<u8>) -> Self {
+        Self { words: table.cast() }
     }
 
-    /// The node of the hole that ends there.
+    /// The head of a class that a hole of the extent may have.
     #[inline]
-    fn node(&self, end: u32) -> *mut Node {
-        // SAFETY: the holes that are put in lie in the extent.
-        unsafe { pointers::forward(self.base.cast(), end as usize * super::GRANULE) }
-            .cast()
-            .as_ptr()
-    }
-
-    #[inline]
-    fn head(&self, class: usize) -> Option<&Cell<u32>> {
-        if class >= self.classes {
-            return None;
-        }
-        // SAFETY: there are as many heads as classes.
-        Some(unsafe { pointers::forward(self.heads.cast(), class * 4).cast().as_ref() })
-    }
-
-    #[inline]
-    fn is_occupied(&self, class: usize) -> bool {
-        self.occupied.get(class / 64).is_some_and(|word| word.get() >> (class % 64) & 1 != 0)
-    }
-
-    /// Puts a hole in whose length is written.
-    #[inline]
-    pub(super) fn put(&self, end: usize, granules: usize) {
-        self.put_in(FINE.class_of(granules), end);
-    }
-
-    #[inline]
-    fn put_in(&self, class: usize, end: usize) {
-        let (Some(head), Some(word)) = (self.head(class), self.occupied.get(class / 64)) else {
-            return;
-        };
-        let (end, bit) = (end as u32, 1 << (class % 64));
-        let next = if word.get() & bit != 0 { head.get() } else { NONE };
-        // SAFETY: both granules are holes', and so the strategy's alone.
+    fn head<'a>(self, class: usize) -> &'a Cell<u32> {
+        // SAFETY: behind the words there is a head for each class up to that of the extent's
+        // length.
         unsafe {
-            (*self.node(end)).next = next;
-            (*self.node(end)).previous = NONE;
-            (*self.node(end)).class = class as u32;
-            if next != NONE {
-                (*self.node(next)).previous = end;
-            }
-        }
-        // INVARIANT: the hole is the first of its class, which is occupied.
-        head.set(end);
-        word.set(word.get() | bit);
-    }
-
-    /// Takes a hole out.
-    #[inline]
-    pub(super) fn remove(&self, end: usize) {
-        // SAFETY: the hole is in the list, and so are those that it links.
-        unsafe {
-            let Node { next, previous, class, .. } = *self.node(end as u32);
-            let class = class as usize;
-            if next != NONE {
-                (*self.node(next)).previous = previous;
-            }
-            if previous != NONE {
-                (*self.node(previous)).next = next;
-                return;
-            }
-            let Some(head) = self.head(class) else { return };
-            head.set(next);
-            if next == NONE
-                && let Some(word) = self.occupied.get(class / 64)
-            {
-                // INVARIANT: the list is empty now.
-                word.set(word.get() & !(1 << (class % 64)));
-            }
+            let heads = pointers::element(self.words, WORDS).cast();
+            pointers::element(heads, class).as_ref()
         }
     }
 
-    /// Moves a hole to the list of its new length.
     #[inline]
-    pub(super) fn resize(&self, end: usize, granules: usize) {
-        let class = FINE.class_of(granules);
-        // SAFETY: the hole is in a list.
-        if unsafe { (*self.node(end as u32)).class } as usize != class {
-            self.remove(end);
-            self.put_in(class, end);
-        }
+    fn first(self, class: usize) -> usize {
+        self.head(class).get() as usize
     }
 
-    /// The least class from `class` on that has a hole.
+    /// The word that a class's bit is in.
     #[inline]
-    fn next_occupied(&self, class: usize) -> Option<usize> {
-        let mut mask = u64::MAX << (class % 64);
-        for (index, word) in self.occupied.iter().enumerate().skip(class / 64) {
-            let rest = word.get() & mask;
+    fn word<'a>(self, class: usize) -> &'a Cell<u64> {
+        // SAFETY: the table begins with the words of all classes that there are.
+        unsafe { pointers::element(self.words, class / 64).as_ref() }
+    }
+
+    /// The least class that has a hole, from `class` on, which is one of those of the words.
+    #[inline]
+    fn next_occupied(self, class: usize) -> Option<usize> {
+        let mut from = class;
+        loop {
+            let rest = self.word(from).get() >> (from % 64);
             if rest != 0 {
-                return Some(index * 64 + rest.trailing_zeros() as usize);
+                return Some(from + rest.trailing_zeros() as usize);
             }
-            mask = u64::MAX;
+            from = (from / 64 + 1) * 64;
+            if from == WORDS * 64 {
+                return None;
+            }
+        }
+    }
+
+    /// A hole of at least `granules`, the shortest or nearly, where a look at one class tells: its
+    /// end. `None` where [`best`](Self::best) may know more.
+    #[inline]
+    pub(super) fn best_at_once(self, ground: Ground, granules: usize) -> Option<usize> {
+        let own = FINE.class_of(granules);
+        let mut end = self.first(self.next_occupied(own)?);
+        if (last_of(ground, end).length.get() as usize) < granules {
+            // That may be only in the request's own class.
+            end = self.first(self.next_occupied(own + 1)?);
+        }
+        Some(end)
+    }
+
+    /// A hole of at least `granules`, the shortest or nearly: its end.
+    pub(super) fn best(self, ground: Ground, granules: usize) -> Option<usize> {
+        // Perhaps only one behind the first of its own class fits.
+        let is_long = |end| last_of(ground, end).length.get() as usize >= granules;
+        self.best_at_once(ground, granules).or_else(|| self.first_that(ground, granules, is_long))
+    }
+
+    /// The end of the first hole that is right, from the class of `granules` on.
+    pub(super) fn first_that(
+        self,
+        ground: Ground,
+        granules: usize,
+        is_right: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let mut from = FINE.class_of(granules);
+        while let Some(class) = self.next_occupied(from) {
+            let mut next = self.first(class);
+            while next != NONE {
+                if is_right(next) {
+                    return Some(next);
+                }
+                next = last_of(ground, next).next.get() as usize;
+            }
+            from = class + 1;
         }
         None
     }
 
-    /// The shortest of the first `looks` holes of a class that has any, if it is long enough: its
-    /// last granule and its length.
-    fn shortest_of(&self, class: usize, granules: usize, looks: usize) -> Option<(usize, usize)> {
-        let mut best: Option<(usize, usize)> = None;
-        let mut next = self.head(class)?.get();
-        for _ in 0..looks {
-            if next == NONE {
-                break;
-            }
-            // SAFETY: the hole is in the list.
-            let (length, end) = unsafe { ((*self.node(next)).length as usize, next as usize) };
-            if length >= granules && best.is_none_or(|(_, shortest)| length < shortest) {
-                best = Some((end, length));
-            }
-            // SAFETY: as above.
-            next = unsafe { (*self.node(next)).next };
-        }
-        best
-    }
-
-    /// A hole of at least `granules`, the shortest or nearly: its last granule and its length.
-    #[inline]
-    pub(super) fn best(&self, granules: usize) -> Option<(usize, usize)> {
-        let own = FINE.class_of(granules);
-        let class = self.next_occupied(own);
-        if let Some(class) = class
-            && FINE.is_exact(class)
-        {
-            return Some((self.head(class)?.get() as usize, class + 1));
-        }
-        self.best_of_long(class?, own, granules)
-    }
-
-    #[inline(never)]
-    fn best_of_long(&self, first: usize, own: usize, granules: usize) -> Option<(usize, usize)> {
-        let mut class = Some(first);
-        while let Some(occupied) = class {
-            let found = self.shortest_of(occupied, granules, LOOKS);
-            if found.is_some() {
-                return found;
-            }
-            class = self.next_occupied(occupied + 1);
-        }
-        // Only in the request's own class are holes too short for it, and perhaps others behind.
-        if self.is_occupied(own) { self.shortest_of(own, granules, usize::MAX) } else { None }
-    }
-
-    /// A class that no hole's exceeds.
-    pub(super) fn longest_class(&self) -> Option<usize> {
-        let last = self.occupied.iter().enumerate().rev().find(|(_, word)| word.get() != 0);
-        last.map(|(index, word)| index * 64 + word.get().ilog2() as usize)
+    /// A length that no hole exceeds, in granules, if there are holes.
+    pub(super) fn longest(self) -> Option<usize> {
+        let is_occupied = |word: &usize| self.word(word * 64).get() != 0;
+        let word = (0..WORDS).rev().find(is_occupied)?;
+        let class = word * 64 + self.word(word * 64).get().ilog2() as usize;
+        Some(FINE.length_of(class + 1) - 1)
     }
 
     /// What is wrong, if anything is; `holes` is how many there are, `length_of` tells the length
-    /// of one that ends at a granule.
+    /// of one that ends at a place.
     pub(super) fn fault(
-        &self,
+        self,
+        ground: Ground,
+        granules: usize,
         holes: usize,
         length_of: impl Fn(usize) -> Option<usize>,
     ) -> Option<&'static str> {
         let mut listed = 0;
-        for class in 0..self.classes {
-            let is_occupied = self.is_occupied(class);
-            let (mut previous, mut next) = (NONE, self.head(class)?.get());
-            if is_occupied && next == NONE {
+        for class in 0..classes_for(granules) {
+            let (mut previous, mut next) = (FIRST_OF + class, self.first(class));
+            if (self.word(class).get() >> (class % 64) & 1 != 0) != (next != NONE) {
                 return Some("a class's bit disagrees with its list");
             }
-            while is_occupied && next != NONE {
+            while next != NONE {
                 // Where freed memory was written to, the links lead anywhere.
-                let class_of = length_of(next as usize).map(|length| FINE.class_of(length));
+                let class_of = length_of(next).map(|length| FINE.class_of(length));
                 if class_of != Some(class) || listed == holes {
                     return Some("a hole's links are wrong: freed memory was written to");
                 }
-                // SAFETY: a hole ends there.
-                let node = unsafe { &*self.node(next) };
-                if node.previous != previous || node.class as usize != class {
+                let hole = last_of(ground, next);
+                if hole.previous.get() as usize != previous {
                     return Some("a list of holes reads differently backwards");
                 }
-                (previous, next) = (next, node.next);
+                (previous, next) = (next, hole.next.get() as usize);
                 listed += 1;
             }
         }
         (listed != holes).then_some("a hole is in no list")
+    }
+
+    #[inline]
+    fn put_in(self, ground: Ground, class: usize, end: usize) -> bool {
+        let hole = last_of(ground, end);
+        let next = self.first(class);
+        hole.next.set(next as u32);
+        hole.previous.set((FIRST_OF + class) as u32);
+        // INVARIANT: the hole is the first of its class, which is occupied.
+        self.head(class).set(end as u32);
+        if next != NONE {
+            last_of(ground, next).previous.set(end as u32);
+            return false;
+        }
+        let word = self.word(class);
+        word.set(word.get() | 1 << (class % 64));
+        true
+    }
+}
+
+impl Order for Bins {
+    #[inline]
+    fn put(self, ground: Ground, end: usize, granules: usize) -> bool {
+        self.put_in(ground, FINE.class_of(granules), end)
+    }
+
+    #[inline]
+    fn remove(self, ground: Ground, end: usize) {
+        let hole = last_of(ground, end);
+        let (next, previous) = (hole.next.get() as usize, hole.previous.get() as usize);
+        if next != NONE {
+            last_of(ground, next).previous.set(previous as u32);
+        }
+        if previous < FIRST_OF {
+            last_of(ground, previous).next.set(next as u32);
+            return;
+        }
+        // 32 bits: a compiler that sees more makes a constant of it that fits no instruction.
+        let class = (previous as u32).wrapping_sub(FIRST_OF as u32) as usize;
+        self.head(class).set(next as u32);
+        if next == NONE {
+            // INVARIANT: the list is empty now.
+            let word = self.word(class);
+            word.set(word.get() & !(1 << (class % 64)));
+        }
+    }
+
+    #[inline]
+    fn shorten(self, ground: Ground, end: usize, granules: usize) {
+        let class = FINE.class_of(granules);
+        if last_of(ground, end).previous.get() as usize != FIRST_OF + class {
+            self.remove(ground, end);
+            self.put_in(ground, class, end);
+        }
     }
 }

@@ -1,75 +1,68 @@
-//! The holes of one extent, in order of address.
+//! The holes of one extent.
 //!
 //! ```text
-//!   extent     ████░░░░░░██████████░░████████████████░░░░░░░░░░░░░░░
-//!                       ▲          ▲                               ▲
-//!   ends                │          │                               │     a bit each, out of line
-//!                     length     length                          length  the last granule's
+//!   extent     ████░░░░░░██████████░░████████████████░░░░░░░░░░░░░░░     █ block  ░ hole
+//!   edges          │     │         │ │               │              │    a bit each, out of line
+//!   lengths        4▒▒▒▒▒4         1 1               7▒▒▒▒▒▒▒▒▒▒▒▒▒▒7    in first and last granule
 //! ```
 //!
-//! A hole is known by its **last** granule. A block is cut from a hole's front, so the rest stays
-//! known by the same bit, and its length is all that changes. The same holds where the block before
-//! a hole is freed. What ends just before a block is one bit away; what begins behind it is the
-//! next hole's business: its length says where it begins.
+//! A block is cut from a hole's front, so the rest ends where the hole did: a hole is known by its
+//! **end**. What is freed learns from the [edges](Edges) whether holes lie beside it, and from
+//! their last and first granules how long they are: joining takes no search.
 //!
-//! What finds a hole beside that is by the fit. First and next fit have [`Maxima`]: for each 64
-//! granules, and for each 64 times as many, a byte that says how long a hole that ends there may
-//! be, so that a search passes over what is too short and stays exactly first fit. Best fit has
-//! [`Bins`]: lists of holes by length.
+//! What finds a hole is by the fit: best fit has [`Bins`], lists of holes by length, first and next
+//! fit have [`Stretches`], the holes by address.
 
-use core::alloc::Layout;
-use core::cell::Cell;
 use core::ptr::NonNull;
 
-use super::Fit;
-use super::bins::{Bins, Node};
-use super::class::{COARSE, FINE};
-use super::maxima::Maxima;
+use super::bins::{Bins, MAX_GRANULES};
+use super::class::COARSE;
+use super::edges::Edges;
+use super::granule::{GRANULE, Ground};
 use super::shelves::{Place, shelf_of};
+use super::stretches::Stretches;
+use super::{Fit, maxima::MAX_VALUE};
 use crate::pointers;
 use crate::strategy::Extent;
-use crate::strategy::bit_tree::{BitTree, MAX_NUMBERS};
 use crate::units::PAGE_BYTES;
 
-/// log2 of [`GRANULE`].
-const GRANULE_SHIFT: u32 = 4;
+const _: () = assert!(COARSE.class_of(MAX_GRANULES) < MAX_VALUE as usize);
 
-/// What blocks are multiples of, and aligned to: the least hole has room for its length.
-pub(super) const GRANULE: usize = 1 << GRANULE_SHIFT;
+/// What tells where holes are that are long enough. A hole is known by its end.
+pub(super) trait Order: Copy {
+    /// Notes a hole whose length is written. Whether it may be longer than all that were noted.
+    fn put(self, ground: Ground, end: usize, granules: usize) -> bool;
 
-/// The most granules that are used of an extent: 64 GiB.
-const MAX_GRANULES: usize = u32::MAX as usize;
-const _: () = assert!(MAX_GRANULES <= MAX_NUMBERS && COARSE.class_of(MAX_GRANULES) < 127);
+    /// Forgets a hole.
+    fn remove(self, ground: Ground, end: usize);
 
-/// Granules for which one byte bounds the lengths of holes: a word of the tree.
-const STRETCH: usize = u64::BITS as usize;
+    /// Notes that a hole is only so long any more.
+    fn shorten(self, ground: Ground, end: usize, granules: usize);
+}
 
 /// How a hole for a request is found.
 #[derive(Debug)]
 enum Index {
     /// For first and next fit.
-    ByAddress(Maxima),
+    ByAddress(Stretches),
     /// For best fit.
     ByLength(Bins),
 }
 
-/// What is kept about an extent, at the start of its metadata. The index' bytes and the tree's
-/// words follow.
+/// What is kept about an extent, at the start of its metadata. The edges' words and the index'
+/// bytes follow.
 ///
 /// # Invariants
-/// 1. `ends` has the last granule of each hole, which begins with a [`Node`] that has the hole's
-///    length. Holes neither overlap nor touch.
-/// 2. The maxima of the stretch that a hole ends in are at least the [value](value_of) of its
-///    length; or every hole is in the bins.
+/// - No two holes touch, and the edges are where they begin and end.
+/// - A hole's last granule has its length, and its first one has it as the length of its front.
+/// - The index has every hole.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Holes {
-    ends: BitTree,
+    ground: Ground,
+    edges: Edges,
     index: Index,
-    base: NonNull<u8>,
     granules: usize,
-    /// Where the last search of next fit ended.
-    rover: Cell<usize>,
     /// Which list of extents this one is in.
     pub(super) place: Place,
 }
@@ -83,49 +76,19 @@ pub(super) struct Request {
     pub(super) fit: Fit,
 }
 
-impl Request {
-    #[inline]
-    pub(super) fn new(layout: Layout, fit: Fit) -> Self {
-        Self { granules: granules_for(layout.size()), align: layout.align(), fit }
-    }
-}
-
-/// A hole that fits, and how many granules of its front alignment takes.
-struct Found {
-    end: usize,
-    length: usize,
-    front: usize,
-}
-
-/// The granules of a block of `bytes`.
-#[inline]
-pub(super) const fn granules_for(bytes: usize) -> usize {
-    // A layout's size is at most isize::MAX, so the sum does not overflow.
-    (bytes + (GRANULE - 1)) >> GRANULE_SHIFT
-}
-
 const fn usable_granules(extent_bytes: usize) -> usize {
-    let granules = extent_bytes >> GRANULE_SHIFT;
+    let granules = extent_bytes / GRANULE;
     if granules < MAX_GRANULES { granules } else { MAX_GRANULES }
-}
-
-/// What a hole's length is in the maxima: its class and one, so that none is zero.
-#[inline]
-const fn value_of(granules: usize) -> u8 {
-    COARSE.class_of(granules) as u8 + 1
-}
-
-const fn index_bytes(granules: usize, fit: Fit) -> usize {
-    match fit {
-        Fit::First | Fit::Next => Maxima::bytes_for(granules.div_ceil(STRETCH)),
-        Fit::Best => Bins::bytes_for(granules),
-    }
 }
 
 /// The metadata bytes for an extent.
 pub(super) const fn metadata_bytes(extent_bytes: usize, fit: Fit) -> usize {
     let granules = usable_granules(extent_bytes);
-    size_of::<Holes>() + index_bytes(granules, fit) + BitTree::bytes_for(granules)
+    let index_bytes = match fit {
+        Fit::First | Fit::Next => Stretches::bytes_for(granules),
+        Fit::Best => Bins::bytes_for(granules),
+    };
+    size_of::<Holes>() + Edges::bytes_for(granules) + index_bytes
 }
 
 impl Holes {
@@ -146,254 +109,216 @@ impl Holes {
     /// says for the fit.
     pub(super) unsafe fn start(extent: &Extent, fit: Fit) -> &Self {
         let granules = usable_granules(extent.length());
-        // SAFETY: record, bytes and words lie in the metadata, in this order, and each is aligned.
+        // SAFETY: record, words and bytes lie in the metadata, in this order, and each is aligned.
         let holes = unsafe {
-            let bytes = pointers::forward(extent.metadata(), size_of::<Self>());
-            let words = pointers::forward(bytes, index_bytes(granules, fit)).cast();
+            let ground = Ground::new(extent.start());
+            let words = pointers::forward(extent.metadata(), size_of::<Self>());
+            let bytes = pointers::forward(words, Edges::bytes_for(granules));
             let index = match fit {
-                Fit::First | Fit::Next => {
-                    Index::ByAddress(Maxima::new(bytes, granules.div_ceil(STRETCH)))
-                }
-                Fit::Best => Index::ByLength(Bins::new(extent.start(), bytes, granules)),
+                Fit::First | Fit::Next => Index::ByAddress(Stretches::new(bytes, granules)),
+                Fit::Best => Index::ByLength(Bins::new(bytes)),
             };
+            let edges = Edges::new(words, granules);
             extent.metadata().cast::<Self>().write(Self {
-                ends: BitTree::new(words, granules),
+                ground,
+                edges,
                 index,
-                base: extent.start(),
                 granules,
-                rover: Cell::new(0),
                 place: Place::new(),
             });
             Self::of(extent)
         };
         if granules != 0 {
-            holes.appear(granules - 1, granules);
+            // SAFETY: all granules are the strategy's, and in no hole yet.
+            unsafe { holes.give(0, granules) };
         }
         holes
     }
 
-    #[inline]
-    fn granule(&self, index: usize) -> NonNull<u8> {
-        // SAFETY: callers pass granules of the extent, or its end.
-        unsafe { pointers::forward(self.base, index << GRANULE_SHIFT) }
-    }
-
-    #[inline]
-    fn length(&self, end: usize) -> usize {
-        // SAFETY: a hole's last granule begins with its node.
-        unsafe { (*self.granule(end).cast::<Node>().as_ptr()).length as usize }
-    }
-
-    #[inline]
-    fn set_length(&self, end: usize, granules: usize) {
-        // SAFETY: the granule is in a hole, and so the strategy's alone.
-        unsafe { (*self.granule(end).cast::<Node>().as_ptr()).length = granules as u32 };
-    }
-
-    /// Notes a new hole.
-    #[inline]
-    fn appear(&self, end: usize, granules: usize) {
-        self.set_length(end, granules);
-        match &self.index {
-            Index::ByAddress(maxima) => maxima.raise(end / STRETCH, value_of(granules)),
-            Index::ByLength(bins) => bins.put(end, granules),
-        }
-        self.ends.insert(end);
-    }
-
-    /// Notes that a hole is none any more.
-    #[inline]
-    fn vanish(&self, end: usize) {
-        if let Index::ByLength(bins) = &self.index {
-            bins.remove(end);
-        }
-        self.ends.remove(end);
-    }
-
-    /// Notes that a hole begins elsewhere.
-    #[inline]
-    fn resize(&self, end: usize, old: usize, new: usize) {
-        self.set_length(end, new);
-        match &self.index {
-            Index::ByAddress(maxima) if new > old => maxima.raise(end / STRETCH, value_of(new)),
-            Index::ByAddress(_) => {}
-            Index::ByLength(bins) => bins.resize(end, new),
-        }
-    }
-
-    /// The index of the granule that a block starts at.
+    /// The granule that a block starts with.
     #[inline]
     pub(super) fn index_of(&self, block: NonNull<u8>) -> usize {
-        pointers::distance(self.base, block) >> GRANULE_SHIFT
+        self.ground.index_of(block)
     }
 
     /// The shelf of the longest hole that the index allows.
     pub(super) fn longest(&self) -> usize {
-        // Such a hole is shorter than the next class, which may be on the next shelf.
-        let next = match &self.index {
-            Index::ByAddress(maxima) => {
-                usize::from(maxima.most()).checked_sub(1).map(|class| COARSE.length_of(class + 1))
-            }
-            Index::ByLength(bins) => bins.longest_class().map(|class| FINE.length_of(class + 1)),
+        let longest = match &self.index {
+            Index::ByAddress(stretches) => stretches.longest(),
+            Index::ByLength(bins) => bins.longest(),
         };
-        next.map_or(0, |next| shelf_of(next - 1))
-    }
-
-    /// What alignment takes of a hole's front, if the request then fits.
-    #[inline]
-    fn front_of(&self, end: usize, length: usize, request: Request) -> Option<usize> {
-        if length < request.granules {
-            return None;
-        }
-        if request.align <= GRANULE {
-            return Some(0);
-        }
-        let start = self.granule(end + 1 - length);
-        let front = pointers::padding(start, request.align) >> GRANULE_SHIFT;
-        (length - request.granules >= front).then_some(front)
-    }
-
-    /// Takes granules for a request; the first one's index.
-    #[inline]
-    pub(super) fn take(&self, request: Request) -> Option<usize> {
-        let found = self.find(request)?;
-        let start = found.end + 1 - found.length;
-        let rest = found.length - found.front - request.granules;
-        if rest == 0 {
-            self.vanish(found.end);
-        } else {
-            self.resize(found.end, found.length, rest);
-        }
-        if found.front != 0 {
-            self.appear(start + found.front - 1, found.front);
-        }
-        Some(start + found.front)
+        longest.map_or(0, shelf_of)
     }
 
     #[inline]
-    fn find(&self, request: Request) -> Option<Found> {
+    fn length(&self, end: usize) -> usize {
+        // SAFETY: callers pass ends of holes.
+        unsafe { self.ground.last(end) }.length.get() as usize
+    }
+
+    /// The granules that alignment takes of a hole's front.
+    #[inline]
+    fn front_for(&self, end: usize, align: usize) -> usize {
+        if align <= GRANULE {
+            return 0;
+        }
+        // SAFETY: the hole lies in the extent.
+        let start = unsafe { self.ground.address(end - self.length(end)) };
+        pointers::padding(start, align) / GRANULE
+    }
+
+    /// Whether a hole fits as it lies.
+    #[inline]
+    fn fits(&self, end: usize, request: Request) -> bool {
+        // Neither is more than the granules of a layout, so the sum does not overflow.
+        self.length(end) >= request.granules + self.front_for(end, request.align)
+    }
+
+    /// Takes granules for a request, where one look at the bins finds a hole; where they start.
+    #[inline(always)] // measured: with it all is one function that saves no registers
+    pub(super) fn take_at_once(&self, request: Request) -> Option<NonNull<u8>> {
+        match self.index {
+            Index::ByLength(bins) if request.align <= GRANULE => {
+                let end = bins.best_at_once(self.ground, request.granules)?;
+                Some(self.cut(bins, end, 0, request.granules))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes granules for a request; where they start.
+    pub(super) fn take(&self, request: Request) -> Option<NonNull<u8>> {
+        let front_for = |end| self.front_for(end, request.align);
         match &self.index {
             Index::ByLength(bins) => {
-                if request.align > GRANULE {
-                    return self.find_aligned(bins, request);
-                }
-                let (end, length) = bins.best(request.granules)?;
-                Some(Found { end, length, front: 0 })
+                let end = self.best(*bins, request)?;
+                Some(self.cut(*bins, end, front_for(end), request.granules))
             }
-            Index::ByAddress(maxima) => {
-                let from = if request.fit == Fit::Next { self.rover.get() } else { 0 };
-                let mut found = self.find_from(maxima, from, request);
-                if found.is_none() && from != 0 {
-                    found = self.find_from(maxima, 0, request);
-                }
-                self.rover.set(found.as_ref()?.end);
-                found
+            Index::ByAddress(stretches) => {
+                let goes_on = request.fit == Fit::Next;
+                let fits = |end| self.fits(end, request);
+                let end = stretches.first_that(self.ground, request.granules, goes_on, fits)?;
+                Some(self.cut(stretches, end, front_for(end), request.granules))
             }
         }
     }
 
-    /// The hole that fits best among those that fit wherever they begin; if there are none, the
-    /// first of all.
-    #[cold]
-    fn find_aligned(&self, bins: &Bins, request: Request) -> Option<Found> {
-        let surely = request.granules + (request.align >> GRANULE_SHIFT) - 1;
-        let mut next = bins.best(surely).map(|(end, _)| end);
-        let is_sure = next.is_some();
-        if next.is_none() {
-            next = self.ends.next_from(0);
+    /// The hole that fits best among those that fit wherever they begin; if there are none, one
+    /// that fits as it lies.
+    fn best(&self, bins: Bins, request: Request) -> Option<usize> {
+        let surely = request.granules + (request.align / GRANULE).saturating_sub(1);
+        let sure = bins.best(self.ground, surely);
+        if sure.is_some() || request.align <= GRANULE {
+            return sure;
         }
-        while let Some(end) = next {
-            let length = self.length(end);
-            if let Some(front) = self.front_of(end, length, request) {
-                return Some(Found { end, length, front });
-            }
-            next = if is_sure { None } else { self.ends.next_from(end + 1) };
-        }
-        None
+        bins.first_that(self.ground, request.granules, |end| self.fits(end, request))
     }
 
-    /// The first hole, in order of address, that fits and ends at `from` or behind.
-    #[inline]
-    fn find_from(&self, maxima: &Maxima, from: usize, request: Request) -> Option<Found> {
-        let value = value_of(request.granules);
-        let mut mask = u64::MAX << (from % STRETCH);
-        let mut stretch = from / STRETCH;
-        loop {
-            let next = maxima.next_at_least(stretch, value)?;
-            if next != stretch {
-                (stretch, mask) = (next, u64::MAX);
+    /// Takes granules from a hole, behind those of its front that alignment takes; where they
+    /// start.
+    #[inline(always)] // measured: as `take_at_once`
+    fn cut(&self, order: impl Order, end: usize, front: usize, granules: usize) -> NonNull<u8> {
+        let (ground, edges) = (self.ground, self.edges);
+        // SAFETY: all granules lie in the hole, so they are the strategy's, and end in the extent.
+        unsafe {
+            let start = end - ground.last(end).length.get() as usize;
+            let first = start + front;
+            // INVARIANT: what is taken will be in no hole, and holes begin or end beside it.
+            edges.toggle(first);
+            edges.toggle(first + granules);
+            let rest = end - first - granules;
+            if front != 0 {
+                ground.write_length(first, front);
+                order.put(ground, first, front);
             }
-            let mut rest = self.ends.word_at(stretch) & mask;
-            let mut longest = 0;
-            while rest != 0 {
-                let end = stretch * STRETCH + rest.trailing_zeros() as usize;
-                let length = self.length(end);
-                if let Some(front) = self.front_of(end, length, request) {
-                    return Some(Found { end, length, front });
-                }
-                longest = longest.max(value_of(length));
-                rest &= rest - 1;
+            if rest == 0 {
+                order.remove(ground, end);
+            } else {
+                ground.write_length(end, rest);
+                order.shorten(ground, end, rest);
             }
-            if mask == u64::MAX {
-                maxima.lower(stretch, longest);
-            }
-            (stretch, mask) = (stretch + 1, u64::MAX);
+            ground.address(first)
         }
     }
 
     /// Puts granules back, and joins what touches them; the length of the hole that they are in
-    /// now.
-    #[inline]
-    pub(super) fn give(&self, first: usize, granules: usize) -> usize {
-        let last = first + granules - 1;
-        let mut length = granules;
-        if first != 0 && self.ends.contains(first - 1) {
-            let before = self.length(first - 1);
-            self.vanish(first - 1);
-            length += before;
+    /// now, if it may be longer than all others.
+    ///
+    /// # Safety
+    /// They lie in the extent, in no hole, and are not used any more.
+    #[inline(always)] // measured: as `take_at_once`
+    pub(super) unsafe fn give(&self, first: usize, granules: usize) -> Option<usize> {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match &self.index {
+                Index::ByLength(bins) => self.join(*bins, first, granules),
+                Index::ByAddress(stretches) => self.join(stretches, first, granules),
+            }
         }
-        // The hole behind, if it begins right there, keeps its end.
-        if let Some(end) = self.ends.next_from(last + 1)
-            && let behind = self.length(end)
-            && end - behind == last
-        {
-            self.resize(end, behind, behind + length);
-            return behind + length;
-        }
-        self.appear(last, length);
-        length
     }
 
-    /// Takes `granules` that begin at `first`, if they are free. Whether they were.
-    pub(super) fn take_at(&self, first: usize, granules: usize) -> bool {
-        let Some(end) = self.ends.next_from(first) else { return false };
-        let length = self.length(end);
-        if end + 1 - length != first || length < granules {
+    /// # Safety
+    /// As [`give`](Self::give).
+    #[inline(always)] // measured: as `take_at_once`
+    unsafe fn join(&self, order: impl Order, first: usize, granules: usize) -> Option<usize> {
+        let (ground, edges) = (self.ground, self.edges);
+        let (mut start, mut end) = (first, first + granules);
+        // SAFETY: where an edge is, beside what is in no hole, a hole is; its granules are the
+        // strategy's.
+        unsafe {
+            if edges.toggle(first) {
+                start -= ground.last(first).length.get() as usize;
+                order.remove(ground, first);
+            }
+            if edges.toggle(end) {
+                end += ground.first(end).front.get() as usize;
+                order.remove(ground, end);
+            }
+            let length = end - start;
+            ground.write_length(end, length);
+            order.put(ground, end, length).then_some(length)
+        }
+    }
+
+    /// Takes `granules` that begin at `first`, right behind a block, if they are free. Whether they
+    /// were.
+    ///
+    /// # Safety
+    /// A block ends there.
+    pub(super) unsafe fn take_at(&self, first: usize, granules: usize) -> bool {
+        if first == self.granules || !self.edges.is_set(first) {
             return false;
         }
-        if length == granules {
-            self.vanish(end);
-        } else {
-            self.resize(end, length, length - granules);
+        // SAFETY: the granule before is a block's, so where the edge is a hole begins.
+        let length = unsafe { self.ground.first(first) }.front.get() as usize;
+        if length < granules {
+            return false;
         }
+        match &self.index {
+            Index::ByLength(bins) => self.cut(*bins, first + length, 0, granules),
+            Index::ByAddress(stretches) => self.cut(stretches, first + length, 0, granules),
+        };
         true
     }
 
     /// Calls `visit` with each hole, in order of address.
     pub(super) fn visit(&self, visit: &mut dyn FnMut(NonNull<[u8]>)) {
-        let mut next = self.ends.next_from(0);
-        while let Some(end) = next {
-            let length = self.length(end);
-            // The next one is found out of line: what is visited may be lost.
-            next = self.ends.next_from(end + 1);
-            visit(pointers::block(self.granule(end + 1 - length), length << GRANULE_SHIFT));
+        let mut from = 0;
+        // Found out of line: what is visited may be lost.
+        while let Some((start, end)) = self.edges.next_hole(from) {
+            // SAFETY: the hole lies in the extent.
+            let first = unsafe { self.ground.address(start) };
+            visit(pointers::block(first, (end - start) * GRANULE));
+            from = end + 1;
         }
     }
 
-    /// Calls `visit` with the whole pages of holes, but the last granules.
+    /// Calls `visit` with the whole pages of holes, but the first and the last granules.
     pub(super) fn visit_pages(&self, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         self.visit(&mut |hole| {
-            let skipped = pointers::padding(hole.cast(), PAGE_BYTES);
+            // SAFETY: a hole has a granule.
+            let second = unsafe { pointers::forward(hole.cast(), GRANULE) };
+            let skipped = GRANULE + pointers::padding(second, PAGE_BYTES);
             let pages = (hole.len() - GRANULE).saturating_sub(skipped) & !(PAGE_BYTES - 1);
             if pages != 0 {
                 // SAFETY: the skipped bytes lie in the hole, which is longer.
@@ -402,46 +327,52 @@ impl Holes {
         });
     }
 
-    /// Whether `granules` from `first` on touch no hole, so that they may be allocated.
+    /// Whether `granules` from `first` on touch no hole, so that they may be allocated. Takes a
+    /// look at every word of the edges.
     pub(super) fn is_taken(&self, first: usize, granules: usize) -> bool {
-        self.ends.next_from(first).is_none_or(|end| end + 1 - self.length(end) >= first + granules)
+        self.edges.are_used(first, first + granules)
     }
 
     /// Whether the extent is one hole.
     pub(super) fn is_empty(&self) -> bool {
-        self.granules == 0
-            || self.ends.next_from(0) == Some(self.granules - 1)
-                && self.length(self.granules - 1) == self.granules
+        // SAFETY: the granule is in a hole where an edge is before it.
+        let has_front = || unsafe { self.ground.first(0) }.front.get() as usize == self.granules;
+        self.granules == 0 || self.edges.is_set(0) && has_front()
     }
 
     /// What is wrong, if anything is.
     pub(super) fn fault(&self) -> Option<&'static str> {
-        if !self.ends.is_sound() {
-            return Some("the levels of a map disagree");
-        }
-        // Where the next hole may begin at the earliest: not where the one before ends.
         let (mut from, mut holes) = (0, 0);
-        let mut next = self.ends.next_from(0);
-        while let Some(end) = next {
-            let length = self.length(end);
-            if length == 0 || length > end + 1 {
+        while let Some((start, end)) = self.edges.next_hole(from) {
+            // SAFETY: a hole lies there.
+            let (last, first) = unsafe { (self.ground.last(end), self.ground.first(start)) };
+            let length = end - start;
+            if last.length.get() as usize != length || first.front.get() as usize != length {
                 return Some("a hole's length is wrong: freed memory was written to");
             }
-            if end + 1 - length < from {
-                return Some("two holes touch, or freed memory was written to");
+            if let Index::ByAddress(stretches) = &self.index {
+                let fault = stretches.fault(end, length);
+                if fault.is_some() {
+                    return fault;
+                }
             }
-            if let Index::ByAddress(maxima) = &self.index
-                && !maxima.allows(end / STRETCH, value_of(length))
-            {
-                return Some("a hole is longer than its stretch's bound");
-            }
-            (from, holes) = (end + 2, holes + 1);
-            next = self.ends.next_from(end + 1);
+            (from, holes) = (end + 1, holes + 1);
+        }
+        if self.edges.next_from(from).is_some() {
+            return Some("a hole has no end");
         }
         match &self.index {
-            Index::ByAddress(_) => None,
-            Index::ByLength(bins) => bins.fault(holes, |end| {
-                (end < self.granules && self.ends.contains(end)).then(|| self.length(end))
+            Index::ByAddress(stretches) => (stretches.count(self.granules) != holes)
+                .then_some("a hole's end is noted where none is"),
+            Index::ByLength(bins) => bins.fault(self.ground, self.granules, holes, |end| {
+                if end == 0 || !self.edges.is_set(end) {
+                    return None;
+                }
+                // SAFETY: the granule lies in the extent. Only where a list was written over, and
+                // leads to where a hole begins, is it a block's.
+                let length = unsafe { self.ground.last(end) }.length.get() as usize;
+                let start = end.checked_sub(length)?;
+                (self.edges.next_hole(start) == Some((start, end))).then_some(length)
             }),
         }
     }

@@ -18,6 +18,9 @@ use crate::pointers;
 const FAN_SHIFT: u32 = 6;
 const FAN: usize = 1 << FAN_SHIFT;
 
+/// No value is higher: a byte's top bit is for comparing eight at a time.
+pub(super) const MAX_VALUE: u8 = 127;
+
 /// Levels for 2^26 stretches of 64 granules: 64 GiB.
 const MAX_LEVELS: usize = 5;
 

@@ -5,51 +5,60 @@
 //!
 //! ```text
 //!   extent      ████░░░░░░██████████░░████████████████░░░░░░░░░░░░░░░    █ block  ░ hole
-//!   out of line          ▲          ▲                               ▲    a bit at the end of each
+//!   out of line     │     │         │ │               │              │   a bit at each edge
 //!
 //!   shelf 6     extent ⇄ extent ⇄ ...       extents by the longest hole that they may have
 //!   shelf 3     extent
 //! ```
 //!
-//! - `holes` has the holes of one extent,
-//! - `maxima` says where in it a hole may be long enough, for first and next fit, and `bins` has
-//!   lists of holes by length, for best fit; both by the lengths' `class`es,
+//! - `holes` has the holes of one extent: `edges` says where they begin and end, `granule` what
+//!   lies there,
+//! - `bins` has lists of holes by length, for best fit; `stretches` has the holes by address, for
+//!   first and next fit, and `maxima` says where one may be long enough; both by the lengths'
+//!   `class`es,
 //! - `shelves` the extents that may serve a request.
 //!
 //! **Which fit?** Best fit leaves the least behind, and takes the fewest steps: the default. First
 //! fit keeps the upper end of memory free. Next fit goes on where the last search ended, so blocks
 //! of one time lie together, and it fragments most.
 //!
-//! **What was freed lately** and is up to 512 bytes long waits in a list of its length, at most 16
-//! of up to 64 bytes, 8 of up to 256, else 2, and serves the next request of that length before any
-//! hole does, whatever the fit. It joins its neighbours when a search finds no hole: before more
-//! memory is taken, and before a request is refused.
+//! **What was freed lately** and is up to 1 KiB long waits in a list of its length, at most 8 of up
+//! to 64 bytes, 6 of up to 256, 2 of up to 512, else one, and serves the next request of that
+//! length before any hole does, whatever the fit. It joins its neighbours when a search finds no
+//! hole: before more memory is taken, and before a request is refused.
 //!
 //! **Large requests** (above 128 KiB) get a range of their own from the memory source, which on a
 //! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small
 //! block never pins a large range. Inside heaps that begins at 32 KiB, as for every strategy.
+//! **Other ranges** are as long as all that is held, so that there are few: no hole crosses from
+//! one to the next.
 //!
-//! Costs: a bit and some for each 16 bytes, and a byte for each KiB or 4 bytes for each class of
-//! lengths (together about 1 %). A block from the lists, or into them, takes some ten instructions.
-//! Best fit else takes O(1), above 1 KiB after a look at up to 8 holes, and freeing O(log64 n).
-//! First fit takes a few steps, which grow with the logarithm of the extent's length, and one more
-//! for each hole of nearly the size that does not fit. Not for: many threads' worth of objects of a
-//! few sizes, where a [slab](super::slab) is faster, or many large blocks of all sizes, where
-//! [buddies](super::buddy) are.
+//! Costs: a bit for each 16 bytes, and 4 bytes for each class of lengths, or, for first and next
+//! fit, another bit and a byte for each KiB (together about 1 or 2 %). A block from the lists, or
+//! into them, takes some ten instructions. Best fit else takes about a hundred, and freeing eighty,
+//! however many holes there are. First fit takes a few steps, which grow with the logarithm of the
+//! extent's length, and one more for each hole of nearly the size that does not fit. Not for: many
+//! threads' worth of objects of a few sizes, where a [slab](super::slab) is faster, or many large
+//! blocks of all sizes, where [buddies](super::buddy) are.
 
 mod bins;
 mod class;
+mod edges;
+mod granule;
 mod holes;
 mod maxima;
 mod shelves;
+mod stretches;
 #[cfg(test)]
 mod tests;
 
 use core::alloc::Layout;
+use core::cell::Cell;
 use core::mem;
 use core::ptr::NonNull;
 
-use self::holes::{GRANULE, Holes, Request, granules_for};
+use self::granule::{GRANULE, granules_for};
+use self::holes::{Holes, Request};
 use self::shelves::{SHELVES, Shelves, shelf_of};
 use super::quick::{Quick, WAITING_BYTES};
 use super::sourced::SourcedAllocator;
@@ -84,20 +93,20 @@ pub struct Settings {
 /// How many extents of the request's own shelf are asked before better shelves are.
 const SHORT_LOOK: usize = 4;
 
-/// Blocks shorter than this, in granules, may wait in quick lists: up to 512 bytes.
-const QUICK_LENGTHS: usize = 33;
+/// Blocks shorter than this, in granules, may wait in quick lists: up to 1 KiB.
+const QUICK_LENGTHS: usize = 65;
 
-/// How many of each length may wait: together 31 KiB. Measured on the trace `cache`: with eight
-/// times as much the least memory that would do rose from 320 to 357 KiB; with none
-/// waiting it is 264.
+/// How many of each length may wait: together 50 KiB. Measured on the trace `cache`: with none
+/// waiting the least memory that would do is 269 KiB, with these 330, with two above 512 bytes 355.
 const QUICK_ROOM: [u8; QUICK_LENGTHS] = {
     let mut room = [0; QUICK_LENGTHS];
     let mut granules = 1;
     while granules < QUICK_LENGTHS {
         room[granules] = match granules {
-            ..5 => 16,
-            5..17 => 8,
-            _ => 2,
+            ..5 => 8,
+            5..17 => 6,
+            17..33 => 2,
+            _ => 1,
         };
         granules += 1;
     }
@@ -111,12 +120,15 @@ const _: () = assert!(WAITING_BYTES <= GRANULE);
 /// - Each extent that was added and not removed is on a shelf, no lower than that of its longest
 ///   hole. `current` is one of them, or none.
 /// - A block that waits in a quick list is in no hole.
+/// - The words of an extent count its blocks that are allocated and do not wait.
 #[derive(Debug)]
 pub struct FreeList {
     fit: Fit,
     current: Option<NonNull<Extent>>,
     quick: Quick<QUICK_LENGTHS>,
     shelves: Shelves,
+    /// Where the extent starts whose last block was freed, for its owner.
+    emptied: Option<NonNull<u8>>,
 }
 
 // SAFETY: the pointers lead to memory that is the strategy's alone.
@@ -125,29 +137,35 @@ unsafe impl Send for FreeList {}
 impl FreeList {
     /// Cuts a block.
     #[inline(never)]
-    fn cut(&mut self, request: Request) -> Option<NonNull<u8>> {
+    fn cut(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
+        let request = Request { granules, align, fit: self.fit };
         if let Some(extent) = self.current {
             // SAFETY: the current extent was added and not removed.
-            let extent = unsafe { extent.as_ref() };
-            if let Some(block) = Self::cut_from(extent, request) {
+            let (extent, holes) = unsafe { (extent.as_ref(), Holes::of(extent.as_ref())) };
+            if let Some(block) = holes.take_at_once(request) {
+                Used::of(extent).count_new(granules);
                 return Some(block);
             }
         }
-        self.cut_elsewhere(request)
+        self.cut_anywhere(granules, align)
     }
 
-    #[inline]
     fn cut_from(extent: &Extent, request: Request) -> Option<NonNull<u8>> {
         // SAFETY: callers pass extents that were added and not removed.
-        let first = unsafe { Holes::of(extent) }.take(request)?;
-        // SAFETY: the granules lie in the extent.
-        Some(unsafe { pointers::forward(extent.start(), first * GRANULE) })
+        let block = unsafe { Holes::of(extent) }.take(request)?;
+        Used::of(extent).count_new(request.granules);
+        Some(block)
     }
 
-    /// Looks in all extents; once more after the blocks that wait were joined to the holes.
-    #[cold]
-    fn cut_elsewhere(&mut self, request: Request) -> Option<NonNull<u8>> {
-        let block = self.cut_from_shelves(request);
+    /// Looks in the current extent, and in all; once more after the blocks that wait were joined
+    /// to the holes.
+    #[inline(never)]
+    fn cut_anywhere(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
+        let request = Request { granules, align, fit: self.fit };
+        // SAFETY: the current extent was added and not removed.
+        let current = self.current.map(|extent| unsafe { extent.as_ref() });
+        let block = current.and_then(|extent| Self::cut_from(extent, request));
+        let block = block.or_else(|| self.cut_from_shelves(request));
         if block.is_some() || self.quick.is_empty() {
             return block;
         }
@@ -162,10 +180,7 @@ impl FreeList {
         quick.drain(|extent, block, granules| {
             // SAFETY: a quick list's extents were added and not removed; for them the block is
             // allocated.
-            unsafe {
-                let first = Holes::of(extent).index_of(block);
-                self.give(extent, first, granules);
-            }
+            unsafe { self.give(extent, block, granules) };
         });
     }
 
@@ -213,16 +228,51 @@ impl FreeList {
     /// Frees granules of an extent into its holes.
     ///
     /// # Safety
-    /// They are allocated in the extent, or waited in a quick list.
+    /// They begin at `start`, are in no hole, and are not used any more.
     #[inline(never)]
-    unsafe fn give(&mut self, extent: &Extent, first: usize, granules: usize) {
-        // SAFETY: something is allocated in the extent, so that was added and not removed.
-        let holes = unsafe { Holes::of(extent) };
-        let shelf = shelf_of(holes.give(first, granules));
-        if shelf > holes.place.shelf.get() {
-            // SAFETY: the extent is on a shelf.
-            unsafe { self.shelves.put_on(extent, shelf) };
+    unsafe fn give(&mut self, extent: &Extent, start: NonNull<u8>, granules: usize) {
+        // SAFETY: something is allocated in the extent, so that was added and not removed; the rest
+        // is the caller's contract.
+        unsafe {
+            let holes = Holes::of(extent);
+            if let Some(length) = holes.give(holes.index_of(start), granules)
+                && shelf_of(length) > holes.place.shelf.get()
+            {
+                self.raise(extent, length);
+            }
         }
+    }
+
+    /// Puts an extent on the shelf of its longest hole.
+    ///
+    /// # Safety
+    /// It was added and not removed.
+    #[cold]
+    #[inline(never)]
+    unsafe fn raise(&mut self, extent: &Extent, longest: usize) {
+        // SAFETY: the extent is on a shelf.
+        unsafe { self.shelves.put_on(extent, shelf_of(longest)) };
+    }
+
+    /// Frees a block; whether its extent has none any more.
+    ///
+    /// # Safety
+    /// As [`Strategy::deallocate`].
+    #[inline]
+    unsafe fn free_block(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
+        let granules = granules_for(layout.size());
+        if cfg!(any(test, heapswitch_check)) {
+            self.check_is_taken(extent, block, granules);
+        }
+        Used::of(extent).count_freed(granules);
+        // SAFETY: the block is allocated in the extent, and so long; where it waits, it stays taken
+        // for the holes.
+        unsafe {
+            if !self.quick.push(extent, block, granules) {
+                self.give(extent, block, granules);
+            }
+        }
+        Used::of(extent).blocks.get() == 0
     }
 
     /// Aborts if granules that are being freed are free.
@@ -240,6 +290,41 @@ impl FreeList {
         if is_free {
             abort_with(&["FreeList: a block is freed that is free already"]);
         }
+    }
+}
+
+/// How many blocks of an extent are allocated, and how many granules they have: in its words, not
+/// side by side, where both would be added at once, which takes more instructions.
+#[derive(Clone, Copy)]
+struct Used<'a> {
+    blocks: &'a Cell<usize>,
+    granules: &'a Cell<usize>,
+}
+
+impl<'a> Used<'a> {
+    #[inline]
+    fn of(extent: &'a Extent) -> Self {
+        let [blocks, _, granules, ..] = &extent.words;
+        Self { blocks, granules }
+    }
+
+    /// A block was allocated.
+    #[inline]
+    fn count_new(self, granules: usize) {
+        self.blocks.set(self.blocks.get() + 1);
+        self.granules.set(self.granules.get() + granules);
+    }
+
+    /// A block was freed.
+    #[inline]
+    fn count_freed(self, granules: usize) {
+        self.blocks.set(self.blocks.get().wrapping_sub(1));
+        self.granules.set(self.granules.get().wrapping_sub(granules));
+    }
+
+    /// A block has another length.
+    fn resize(self, had: usize, has: usize) {
+        self.granules.set(self.granules.get().wrapping_sub(had).wrapping_add(has));
     }
 }
 
@@ -261,15 +346,22 @@ unsafe impl Strategy for FreeList {
 
     const NAME: &'static str = "FreeList";
 
+    const COUNTS_BLOCKS: bool = true;
+
+    const COUNTS_ON_SOURCES: bool = true;
+
     const EXTENT_ALIGN: usize = 64;
 
     const DIRECT_BYTES: usize = 128 << 10;
+
+    const EXTENT_DIVISOR: usize = 1;
 
     const DEFAULT: Self = Self {
         fit: Fit::Best,
         current: None,
         quick: Quick::new(QUICK_ROOM),
         shelves: Shelves::new(),
+        emptied: None,
     };
 
     fn new(settings: Settings) -> Self {
@@ -303,25 +395,51 @@ unsafe impl Strategy for FreeList {
         let granules = granules_for(layout.size());
         let quick = if layout.align() <= GRANULE { self.quick.pop(granules) } else { None };
         let start = match quick {
-            Some(start) => start,
-            None => self.cut(Request::new(layout, self.fit))?,
+            Some((start, extent)) => {
+                // SAFETY: a quick list's extents were added and not removed.
+                Used::of(unsafe { extent.as_ref() }).count_new(granules);
+                start
+            }
+            None => self.cut(granules, layout.align())?,
         };
         Some(pointers::block(start, granules * GRANULE))
     }
 
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
-        let granules = granules_for(layout.size());
-        if cfg!(any(test, heapswitch_check)) {
-            self.check_is_taken(extent, block, granules);
+        // SAFETY: the caller's contract.
+        unsafe { self.free_block(extent, block, layout) };
+    }
+
+    #[inline]
+    unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
+        // SAFETY: the caller's contract.
+        let is_last = unsafe { self.free_block(extent, block, layout) };
+        if is_last {
+            self.emptied = Some(extent.start());
         }
-        // SAFETY: the block is allocated in the extent, and so long; where it waits, it stays taken
-        // for the holes.
-        unsafe {
-            if !self.quick.push(extent, block, granules) {
-                self.give(extent, Holes::of(extent).index_of(block), granules);
-            }
-        }
+        is_last
+    }
+
+    fn next_emptied(&mut self) -> Option<NonNull<u8>> {
+        self.emptied.take()
+    }
+
+    fn live_blocks(&mut self, extent: &Extent) -> u32 {
+        Used::of(extent).blocks.get() as u32
+    }
+
+    fn used_bytes(&self, extent: &Extent) -> usize {
+        Used::of(extent).granules.get() * GRANULE
+    }
+
+    fn used(&self) -> (usize, usize) {
+        let (mut blocks, mut bytes) = (0, 0);
+        self.shelves.visit(|extent| {
+            blocks += Used::of(extent).blocks.get();
+            bytes += self.used_bytes(extent);
+        });
+        (blocks, bytes)
     }
 
     unsafe fn grow_in_place(
@@ -332,11 +450,16 @@ unsafe impl Strategy for FreeList {
         new: Layout,
     ) -> Option<usize> {
         let (had, wanted) = (granules_for(old.size()), granules_for(new.size()));
-        // SAFETY: the block is allocated in the extent, so that was added and not removed.
-        let holes = unsafe { Holes::of(extent) };
-        let end = holes.index_of(block) + had;
-        if wanted > had && !holes.take_at(end, wanted - had) {
-            return None;
+        if wanted > had {
+            // SAFETY: the block is allocated in the extent, so that was added and not removed, and
+            // ends there.
+            unsafe {
+                let holes = Holes::of(extent);
+                if !holes.take_at(holes.index_of(block) + had, wanted - had) {
+                    return None;
+                }
+            }
+            Used::of(extent).resize(had, wanted);
         }
         Some(rounded(new.size()))
     }
@@ -352,9 +475,10 @@ unsafe impl Strategy for FreeList {
         if wanted < had {
             // SAFETY: the block is allocated in the extent, and its tail is given up.
             unsafe {
-                let first = Holes::of(extent).index_of(block);
-                self.give(extent, first + wanted, had - wanted);
+                let tail = pointers::forward(block, wanted * GRANULE);
+                self.give(extent, tail, had - wanted);
             }
+            Used::of(extent).resize(had, wanted);
         }
         Some(rounded(new.size()))
     }
@@ -369,10 +493,12 @@ unsafe impl Strategy for FreeList {
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
-        // What waits of it is joined, so that it can be seen to be one hole.
-        self.flush();
         // SAFETY: the extent was added and not removed.
         unsafe {
+            if !Holes::of(extent).is_empty() {
+                // What waits of it is joined, so that it can be seen to be one hole.
+                self.flush();
+            }
             if !Holes::of(extent).is_empty() {
                 abort_with(&["FreeList: an extent is removed that is not one hole"]);
             }

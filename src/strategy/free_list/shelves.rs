@@ -131,19 +131,24 @@ impl Shelves {
         }
     }
 
+    /// Calls `visit` with each extent.
+    pub(super) fn visit(&self, mut visit: impl FnMut(&Extent)) {
+        for &head in &self.heads {
+            let mut next = head;
+            while let Some(extent) = next {
+                // SAFETY: the extent is on a shelf.
+                let (extent, holes) = unsafe { (extent.as_ref(), holes(extent)) };
+                next = holes.place.next.get();
+                visit(extent);
+            }
+        }
+    }
+
     /// Whether an extent is on a shelf. O(extents).
     pub(super) fn have(&self, extent: NonNull<Extent>) -> bool {
-        self.heads.iter().any(|&head| {
-            let mut next = head;
-            while let Some(other) = next {
-                if other == extent {
-                    return true;
-                }
-                // SAFETY: the extent is on a shelf.
-                next = unsafe { holes(other) }.place.next.get();
-            }
-            false
-        })
+        let mut have = false;
+        self.visit(|other| have |= extent == other.into());
+        have
     }
 
     /// Checks each extent and each link; what is wrong, if anything is.

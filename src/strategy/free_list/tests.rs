@@ -148,3 +148,28 @@ fn best_fit_finds_the_only_long_one_of_a_class() {
     assert!(list.allocate(layout(16 * 66, 8)).is_none());
     assert!(list.allocate(layout(16 * 65, 8)).is_some());
 }
+
+/// What waits does not count, and the last block's end is told once.
+#[test]
+fn it_counts_what_is_allocated() {
+    let mut list = FreeList::new(Settings::default());
+    let memory = Memory::new(&list, 64 << 10);
+    memory.add_to(&mut list);
+    let sizes = [10, 100, 2000];
+    let blocks = sizes.map(|size| list.allocate(layout(size, 8)).unwrap());
+    assert_eq!((list.live_blocks(&memory.extent), list.used_bytes(&memory.extent)), (3, 2128));
+    let grown = layout(3000, 8);
+    // SAFETY: each is allocated, and freed with its layout.
+    unsafe {
+        let length = list.grow_in_place(&memory.extent, blocks[2].cast(), layout(2000, 8), grown);
+        assert_eq!(length, Some(3008));
+        assert_eq!(list.used(), (3, 16 + 112 + 3008));
+        assert!(!list.free(&memory.extent, blocks[2].cast(), grown));
+        assert!(!list.free(&memory.extent, blocks[0].cast(), layout(10, 8)));
+        assert_eq!(list.used(), (1, 112));
+        assert!(list.free(&memory.extent, blocks[1].cast(), layout(100, 8)));
+        assert_eq!(list.next_emptied(), Some(memory.extent.start()));
+        assert_eq!((list.next_emptied(), list.used()), (None, (0, 0)));
+        list.remove_extent(&memory.extent);
+    }
+}

@@ -202,6 +202,7 @@ unsafe impl<S: Strategy> Strategy for WithSites<S> {
         }
     };
     const COUNTS_BLOCKS: bool = S::COUNTS_BLOCKS;
+    const COUNTS_ON_SOURCES: bool = S::COUNTS_ON_SOURCES;
     const KEEPS_SPARES: bool = S::KEEPS_SPARES;
     const PARKS_LAST: bool = S::PARKS_LAST;
     const EXTENT_ALIGN: usize = S::EXTENT_ALIGN;
@@ -270,6 +271,10 @@ unsafe impl<S: Strategy> Strategy for WithSites<S> {
 
     fn used_bytes(&self, extent: &Extent) -> usize {
         self.strategy.used_bytes(extent)
+    }
+
+    fn used(&self) -> (usize, usize) {
+        self.strategy.used()
     }
 
     unsafe fn grow_in_place(

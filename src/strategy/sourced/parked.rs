@@ -101,7 +101,7 @@ impl<S: Strategy> State<S> {
         }
         // SAFETY: the record is of an extent that is held.
         let is_alone = unsafe { record.as_ref() }.live_blocks.get() == 1;
-        if is_alone && self.spare.is_some() {
+        if is_alone && self.unused_spare().is_some() {
             return false;
         }
         self.parked = Parked { size: layout.size(), align: layout.align(), block };
@@ -139,8 +139,16 @@ impl<S: Strategy> State<S> {
         layout: Layout,
         pointer: NonNull<Record>,
     ) {
+        if S::COUNTS_ON_SOURCES && !self.is_direct(layout) {
+            // SAFETY: the record is of an extent that is held, the block is in it, and the layout
+            // fits.
+            if unsafe { self.strategy.free(&pointer.as_ref().extent, block, layout) } {
+                self.became_empty(source, pointer);
+            }
+            return;
+        }
         let length = self.strategy.length_of_block(layout);
-        // SAFETY: the record is of an extent that is held, the block is in it, and the layout fits.
+        // SAFETY: as above.
         let record = unsafe {
             let record = pointer.as_ref();
             if !self.is_direct(layout) {
@@ -172,9 +180,14 @@ impl<S: Strategy> State<S> {
         }
     }
 
-    /// What is in use: without the block that is parked.
+    /// What is in use: with what the strategy counted, without the block that is parked.
     pub(super) fn usage_now(&self) -> MemoryUsage {
         let mut usage = self.usage;
+        if S::COUNTS_ON_SOURCES {
+            let (blocks, bytes) = self.strategy.used();
+            usage.allocated_blocks += blocks;
+            usage.allocated_bytes += bytes;
+        }
         if !self.parked.is_none() {
             usage.allocated_bytes -= self.strategy.length_of_block(self.parked.layout());
             usage.allocated_blocks -= 1;
