@@ -197,6 +197,11 @@ pub unsafe trait Strategy: Sized {
     /// request of the same layout: where it costs much more to tell the strategy.
     const PARKS_LAST: bool = false;
 
+    /// Whether it knows, for less than its owner, when an extent has lost its last block. Then
+    /// [`free`](Self::free) says so of the block's extent, [`is_empty`](Self::is_empty) of any, and
+    /// its owner, outside a heap, neither looks for a new block's extent nor counts the blocks.
+    const TELLS_EMPTY: bool = false;
+
     /// The alignment that an extent's start must have, a power of two of at most
     /// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES).
     const EXTENT_ALIGN: usize = 16;
@@ -281,12 +286,20 @@ pub unsafe trait Strategy: Sized {
     /// the owner then takes those by [`next_emptied`](Self::next_emptied) and `remove_extent` which
     /// the strategy does not [keep](Self::kept_extents).
     ///
+    /// Where it [tells](Self::TELLS_EMPTY) instead: whether no block is allocated in the extent now.
+    ///
     /// # Safety
     /// As [`deallocate`](Self::deallocate).
     #[inline]
     unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
         // SAFETY: the caller's contract.
         unsafe { self.deallocate(extent, block, layout) };
+        false
+    }
+
+    /// Whether no block of an extent is allocated, where it [tells](Self::TELLS_EMPTY).
+    fn is_empty(&self, extent: &Extent) -> bool {
+        let _ = extent;
         false
     }
 

@@ -28,6 +28,7 @@ mod few;
 mod found;
 mod parked;
 mod records;
+mod spare;
 
 use core::alloc::Layout;
 use core::cell::UnsafeCell;
@@ -65,9 +66,14 @@ struct State<S> {
     records: Records,
     found: Found,
     parked: Parked,
-    /// The one extent without a block that is kept, if there is one.
+    /// The one extent without a block that is kept, if there is one. Where the strategy tells which
+    /// are empty, blocks may have been cut from it since: see [`empty_spare`](Self::empty_spare).
     spare: Option<NonNull<Record>>,
+    /// But for the count of blocks, which stays zero here.
     usage: MemoryUsage,
+    /// Blocks that are currently allocated. Apart, so that two additions are two instructions: of
+    /// two counts side by side the compiler makes one vector, which takes six.
+    allocated_blocks: usize,
 }
 
 // SAFETY: the records and extents that the state points to belong to it alone. The source's memory
@@ -93,6 +99,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
 
     /// A strategy without extents on `source`.
     pub(super) const fn of(strategy: S, source: M) -> Self {
+        const { assert!(!(S::TELLS_EMPTY && S::PARKS_LAST), "what is parked is not told of") }
         let state = State {
             strategy,
             records: Records::new(),
@@ -100,6 +107,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
             parked: Parked::none(),
             spare: None,
             usage: MemoryUsage::NONE,
+            allocated_blocks: 0,
         };
         Self { state: UnsafeCell::new(state), source }
     }
@@ -262,7 +270,10 @@ impl<S: Strategy> State<S> {
     #[inline]
     fn count_new(&mut self, block: NonNull<[u8]>) {
         self.usage.allocated_bytes += block.len();
-        self.usage.allocated_blocks += 1;
+        self.allocated_blocks += 1;
+        if S::TELLS_EMPTY {
+            return;
+        }
         let Some(pointer) = self.record_of(block.cast()) else { return };
         // SAFETY: the extent is held, so its record is valid.
         let record = unsafe { pointer.as_ref() };
@@ -296,34 +307,6 @@ impl<S: Strategy> State<S> {
         usage.committed_bytes += bytes;
         usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
         self.found.fit(usage.committed_bytes);
-    }
-
-    /// Gives the spare to the strategy anew if it is `needed` bytes long. A strategy that did not
-    /// find room in an extent without a block had gone past it (bump), or had it for another size
-    /// (slab). Whether it did.
-    fn renew_spare(&mut self, needed: usize) -> bool {
-        let Some(pointer) = self.spare else { return false };
-        // SAFETY: the spare is held, so its record is valid, and no block in it is allocated; the
-        // record is read for the last time before it is written anew, at the same place.
-        unsafe {
-            let record = pointer.as_ref();
-            if record.extent.length() < needed {
-                return false;
-            }
-            let range = MemoryRange { is_zeroed: false, ..record.range };
-            self.records.remove(record);
-            self.strategy.remove_extent(&record.extent);
-            self.divide(range);
-        }
-        true
-    }
-
-    /// Gives the spare back to the source. Whether there was one.
-    fn release_spare(&mut self, source: &impl MemorySource) -> bool {
-        let Some(spare) = self.spare.take() else { return false };
-        // SAFETY: the spare is held and has no block, and it is the spare no more.
-        unsafe { self.release(source, spare) };
-        true
     }
 
     /// Divides a range into extent, metadata and record, and gives the extent to the strategy.
@@ -396,28 +379,6 @@ impl<S: Strategy> State<S> {
     /// The metadata for the extent of a range, as if that were as long as the range.
     fn metadata_bytes(&self, range_bytes: usize) -> Option<usize> {
         round_up(self.strategy.metadata_bytes(range_bytes), ALIGN)
-    }
-
-    /// An extent's last block was freed: keeps it or the spare, the longer, and releases the other.
-    #[cold]
-    #[inline(never)]
-    fn became_empty(&mut self, source: &impl MemorySource, emptied: NonNull<Record>) {
-        // SAFETY: the extents are held, so their records are valid, and neither has a block.
-        unsafe {
-            if emptied.as_ref().is_direct {
-                return self.release(source, emptied);
-            }
-            let length = |record: NonNull<Record>| record.as_ref().range.length;
-            match self.spare {
-                Some(spare) if length(spare) >= length(emptied) => {
-                    return self.release(source, emptied);
-                }
-                Some(spare) => self.release(source, spare),
-                None => {}
-            }
-            self.spare = Some(emptied);
-            self.strategy.became_empty(&emptied.as_ref().extent);
-        }
     }
 
     /// Gives an extent back.

@@ -1,0 +1,77 @@
+//! The spare: one extent without a block, kept so that a program that frees its last block and
+//! allocates again does not go to the source each time.
+//!
+//! A strategy that [tells](Strategy::TELLS_EMPTY) which extents are empty is asked whether the
+//! spare still is, when that matters: so nobody looks, at each new block, whether it is cut from
+//! the spare.
+
+use core::ptr::NonNull;
+
+use super::State;
+use super::records::Record;
+use crate::allocator::{MemoryRange, MemorySource};
+use crate::strategy::Strategy;
+
+impl<S: Strategy> State<S> {
+    /// The spare, if there is one and it has no block.
+    fn empty_spare(&self) -> Option<NonNull<Record>> {
+        let spare = self.spare?;
+        // SAFETY: the spare is held, so its record is valid.
+        let is_empty = !S::TELLS_EMPTY || self.strategy.is_empty(unsafe { &spare.as_ref().extent });
+        is_empty.then_some(spare)
+    }
+
+    /// Gives the spare to the strategy anew if it is `needed` bytes long. A strategy that did not
+    /// find room in an extent without a block had gone past it (bump), or had it for another size
+    /// (slab). Whether it did.
+    pub(super) fn renew_spare(&mut self, needed: usize) -> bool {
+        let Some(pointer) = self.empty_spare() else { return false };
+        // SAFETY: the spare is held, so its record is valid, and no block in it is allocated; the
+        // record is read for the last time before it is written anew, at the same place.
+        unsafe {
+            let record = pointer.as_ref();
+            if record.extent.length() < needed {
+                return false;
+            }
+            let range = MemoryRange { is_zeroed: false, ..record.range };
+            self.records.remove(record);
+            self.strategy.remove_extent(&record.extent);
+            self.divide(range);
+        }
+        true
+    }
+
+    /// Gives the spare back to the source. Whether there was one.
+    pub(super) fn release_spare(&mut self, source: &impl MemorySource) -> bool {
+        let Some(spare) = self.empty_spare() else { return false };
+        self.spare = None;
+        // SAFETY: the spare is held and has no block, and it is the spare no more.
+        unsafe { self.release(source, spare) };
+        true
+    }
+
+    /// An extent's last block was freed: keeps it or the spare, the longer, and releases the other.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn became_empty(&mut self, source: &impl MemorySource, emptied: NonNull<Record>) {
+        // SAFETY: the extents are held, so their records are valid, and neither has a block.
+        unsafe {
+            if emptied.as_ref().is_direct {
+                return self.release(source, emptied);
+            }
+            if self.spare == Some(emptied) {
+                return self.strategy.became_empty(&emptied.as_ref().extent);
+            }
+            let length = |record: NonNull<Record>| record.as_ref().range.length;
+            match self.empty_spare() {
+                Some(spare) if length(spare) >= length(emptied) => {
+                    return self.release(source, emptied);
+                }
+                Some(spare) => self.release(source, spare),
+                None => {}
+            }
+            self.spare = Some(emptied);
+            self.strategy.became_empty(&emptied.as_ref().extent);
+        }
+    }
+}
