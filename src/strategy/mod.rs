@@ -286,7 +286,7 @@ pub unsafe trait Strategy: Sized {
     /// the owner then takes those by [`next_emptied`](Self::next_emptied) and `remove_extent` which
     /// the strategy does not [keep](Self::kept_extents).
     ///
-    /// Where it [tells](Self::TELLS_EMPTY) instead: whether no block is allocated in the extent now.
+    /// Where it [tells](Self::TELLS_EMPTY) instead: whether no block of the extent is left.
     ///
     /// # Safety
     /// As [`deallocate`](Self::deallocate).

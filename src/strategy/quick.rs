@@ -44,14 +44,24 @@ impl<const LENGTHS: usize> Quick<LENGTHS> {
     /// Takes a block of `blocks` out.
     #[inline]
     pub(super) fn pop(&mut self, blocks: usize) -> Option<NonNull<u8>> {
+        self.pop_with_extent(blocks).map(|(block, _)| block)
+    }
+
+    /// Takes a block of `blocks` out, and tells its extent.
+    #[inline]
+    pub(super) fn pop_with_extent(
+        &mut self,
+        blocks: usize,
+    ) -> Option<(NonNull<u8>, NonNull<Extent>)> {
         let head = self.heads.get_mut(blocks)?;
         let block = (*head)?;
         // SAFETY: by the type's invariant the block is the strategy's, and `push` wrote its link.
-        *head = unsafe { block.as_ref() }.next;
+        let Waiting { next, extent } = *unsafe { block.as_ref() };
+        *head = next;
         if let Some(room) = self.room.get_mut(blocks) {
             *room = room.wrapping_add(1);
         }
-        Some(block.cast())
+        Some((block.cast(), extent))
     }
 
     /// Lets a block wait if fewer than the most of its length do; whether it does.

@@ -75,3 +75,66 @@ impl<S: Strategy> State<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::alloc::Layout;
+    use core::mem::MaybeUninit;
+
+    use crate::allocator::{Allocator, LocalAllocator};
+    use crate::source::BorrowedSliceSource;
+    use crate::strategy::Strategy;
+    use crate::strategy::bit_set::BitSet;
+    use crate::strategy::sourced::SourcedAllocator;
+    use crate::strategy::trees::MultipleBinarySearchTree;
+
+    /// Blocks are cut from the spare without anybody being told.
+    fn what_is_cut_from_the_spare_keeps_it<S: Strategy>() {
+        let mut memory = vec![MaybeUninit::new(0xa5); 8 << 20];
+        let allocator = SourcedAllocator::<S, _>::new(BorrowedSliceSource::new(&mut memory));
+        let layout = Layout::from_size_align(1024, 8).unwrap();
+        let committed = || allocator.memory_usage().committed_bytes;
+        let new = || allocator.allocate(layout).unwrap().cast::<u8>();
+        // SAFETY: those below are allocated with that layout.
+        let free = |block| unsafe { allocator.deallocate(block, layout) };
+        let mut blocks = vec![new()];
+        let first_range = committed();
+        while committed() == first_range {
+            blocks.push(new());
+        }
+        let both_ranges = committed();
+        let last = blocks.pop().unwrap();
+        // The second range is the spare, and a block is cut from it again.
+        free(last);
+        let mut again = new();
+        allocator.release_unused();
+        assert_eq!(committed(), both_ranges, "none is without a block");
+        // SAFETY: the block is allocated.
+        unsafe { again.write_bytes(7, 1024) };
+        // The first range is emptied, and kept; the second is, and the longer stays.
+        blocks.drain(..).for_each(free);
+        assert_eq!(committed(), both_ranges);
+        // SAFETY: as above.
+        assert!((0..1024).all(|at| unsafe { again.add(at).read() } == 7));
+        free(again);
+        let longest = first_range.max(both_ranges - first_range);
+        assert_eq!(committed(), longest);
+        // The spare is emptied again and again.
+        for _ in 0..3 {
+            again = new();
+            free(again);
+            assert_eq!(committed(), longest);
+        }
+        allocator.verify();
+        allocator.release_unused();
+        let usage = allocator.memory_usage();
+        assert_eq!((usage.committed_bytes, usage.allocated_blocks), (0, 0));
+    }
+
+    #[test]
+    fn blocks_in_the_spare_keep_it() {
+        what_is_cut_from_the_spare_keeps_it::<MultipleBinarySearchTree>();
+        what_is_cut_from_the_spare_keeps_it::<BitSet>();
+        what_is_cut_from_the_spare_keeps_it::<crate::strategy::free_list::FreeList>();
+    }
+}

@@ -102,8 +102,8 @@ impl MultipleBinarySearchTree {
         block(start, length)
     }
 
-    /// Frees `start..start + length`, and coalesces it with what is free on either side. Whether all
-    /// of the extent is free now.
+    /// Frees `start..start + length`, and coalesces it with what is free on either side. Whether
+    /// all of the extent is free now.
     ///
     /// # Safety
     /// These are whole granules of the extent, at least one, no part of a free block and no longer
@@ -164,8 +164,7 @@ impl MultipleBinarySearchTree {
         }
     }
 
-    /// Ends a [`release`](Self::release) before which a block that is sorted lies behind, and perhaps a
-    /// block ahead.
+    /// Ends a [`release`](Self::release) where a sorted block lies behind, and perhaps any ahead.
     ///
     /// # Safety
     /// As there; the map is done.
@@ -213,8 +212,8 @@ impl MultipleBinarySearchTree {
         }
     }
 
-    /// [`release`](Self::release) of what touches the top, or the top of the extent next to its own. What
-    /// was cut last is given back to the top at once, unless a free block lies before it.
+    /// [`release`](Self::release) of what touches the top, or the top of the extent next to its
+    /// own.
     ///
     /// # Safety
     /// As there.
