@@ -311,7 +311,8 @@ impl BitSet {
 // - `block_length` rounds the size up to whole blocks: monotone, the same for all sizes up to it.
 // - Only the metadata and the links in free runs are written.
 // - `extent_bytes` leaves room to align both block 0 and the request.
-// - Nothing here allocates or unwinds: no indexing, no arithmetic that can overflow.
+// - Nothing here allocates or unwinds: no index that could be out of range, no arithmetic that can
+//   overflow.
 unsafe impl Strategy for BitSet {
     type Settings = Settings;
 
