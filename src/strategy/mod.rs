@@ -179,10 +179,8 @@ pub unsafe trait Strategy: Sized {
     /// owner; [`free`](Self::free) and [`live_blocks`](Self::live_blocks) then mean something.
     const COUNTS_BLOCKS: bool = false;
 
-    /// Whether it does so outside a heap too, for its owner there: a
-    /// [`SourcedAllocator`](sourced::SourcedAllocator) else counts itself, for which it looks the
-    /// extent of each new block up. Each extent is then given back when `free` says that it is
-    /// empty; the owner does not ask for `next_emptied`.
+    /// Whether it does so outside a heap too, for its owner there, which else counts itself. It
+    /// then also [tells](Self::TELLS_EMPTY) which extents are empty.
     const COUNTS_ON_SOURCES: bool = false;
 
     /// Whether its owner should keep a few extents that became empty, because they come and go
@@ -201,6 +199,11 @@ pub unsafe trait Strategy: Sized {
     /// Whether its owner, outside a heap, should keep the block that was freed last for the next
     /// request of the same layout: where it costs much more to tell the strategy.
     const PARKS_LAST: bool = false;
+
+    /// Whether it knows, for less than its owner, when an extent has lost its last block. Then
+    /// [`free`](Self::free) says so of the block's extent, [`is_empty`](Self::is_empty) of any, and
+    /// its owner, outside a heap, neither looks for a new block's extent nor counts the blocks.
+    const TELLS_EMPTY: bool = false;
 
     /// The alignment that an extent's start must have, a power of two of at most
     /// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES).
@@ -286,12 +289,20 @@ pub unsafe trait Strategy: Sized {
     /// the owner then takes those by [`next_emptied`](Self::next_emptied) and `remove_extent` which
     /// the strategy does not [keep](Self::kept_extents).
     ///
+    /// Where it [tells](Self::TELLS_EMPTY) instead: whether no block of the extent is left.
+    ///
     /// # Safety
     /// As [`deallocate`](Self::deallocate).
     #[inline]
     unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
         // SAFETY: the caller's contract.
         unsafe { self.deallocate(extent, block, layout) };
+        false
+    }
+
+    /// Whether no block of an extent is allocated, where it [tells](Self::TELLS_EMPTY).
+    fn is_empty(&self, extent: &Extent) -> bool {
+        let _ = extent;
         false
     }
 

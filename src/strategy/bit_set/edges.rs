@@ -15,8 +15,10 @@
 //! What is lost is to read off a single block's state, which takes the parity of all edges up to
 //! it: only [`is_free`](Edges::is_free) needs that, in checks.
 //!
-//! Edges are sought 64 bits at a time. Two levels above the words say which words, and which groups
-//! of 64 words, have an edge, so that one step passes 4,096 or 262,144 blocks without one.
+//! Where all runs are asked for, edges are sought 64 bits at a time. Nobody seeks a single run's
+//! end: a run has its length in its own memory, see [`runs`](super::runs). (Rejected: levels above
+//! the words that say which have an edge, and a search up and down these. For blocks of
+//! some KiB the levels change at most calls: search and levels took 55 of 300 instructions a call.)
 #![forbid(unsafe_code)]
 
 use core::cell::Cell;
@@ -24,166 +26,50 @@ use core::cell::Cell;
 /// Bits in a word.
 const WORD: usize = 64;
 
-/// How many cells the levels for some number of blocks take, and where they start.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    /// The first cell of the second level: one bit a word.
-    words_at: usize,
-    /// The first cell of the third level: one bit a cell of the second.
-    groups_at: usize,
-    /// All cells.
-    pub(super) cells: usize,
-}
-
-impl Shape {
-    /// The shape for `blocks`: there is one edge more than blocks.
-    pub(super) const fn of(blocks: usize) -> Self {
-        let words = blocks / WORD + 1;
-        let groups = words.div_ceil(WORD);
-        Self {
-            words_at: words,
-            groups_at: words + groups,
-            cells: words + groups + groups.div_ceil(WORD),
-        }
-    }
+/// The words that the edges of `blocks` take: there is one edge more than blocks.
+pub(super) const fn words_for(blocks: usize) -> usize {
+    blocks / WORD + 1
 }
 
 /// The edges of one extent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Edges<'a> {
-    cells: &'a [Cell<u64>],
-    shape: &'a Shape,
+    words: &'a [Cell<u64>],
 }
 
 impl<'a> Edges<'a> {
-    /// The edges of that shape in `cells`: all zero, or as others of that shape left them.
+    /// The edges in `words`, all zero or as others left them.
     #[inline]
-    pub(super) const fn new(cells: &'a [Cell<u64>], shape: &'a Shape) -> Self {
-        Self { cells, shape }
+    pub(super) const fn new(words: &'a [Cell<u64>]) -> Self {
+        Self { words }
     }
 
     /// Flips an edge: marks all from here to the next flipped one as the opposite. Whether there is
     /// an edge now.
     #[inline]
-    pub(super) fn flip(&self, index: usize) -> bool {
-        let (word, bit) = (index / WORD, 1 << (index % WORD));
-        let bits = self.cell(word) ^ bit;
-        self.set_cell(word, bits);
-        if bits & !bit == 0 {
-            self.note(word, bits != 0);
-        }
+    fn flip(&self, index: usize) -> bool {
+        let bit = 1 << (index % WORD);
+        let bits = self.word(index / WORD) ^ bit;
+        self.set_word(index / WORD, bits);
         bits & bit != 0
     }
 
     /// Flips two different edges; whether there is an edge now at each.
-    // Measured: see `BitSet::cut_from`.
-    #[inline(always)]
+    #[inline]
     pub(super) fn flip_both(&self, first: usize, second: usize) -> (bool, bool) {
-        let word = first / WORD;
-        if word != second / WORD {
-            return (self.flip(first), self.flip(second));
-        }
-        let (first, second) = (1 << (first % WORD), 1 << (second % WORD));
-        let bits = self.cell(word) ^ (first | second);
-        self.set_cell(word, bits);
-        if bits & !(first | second) == 0 {
-            self.note(word, bits != 0);
-        }
-        (bits & first != 0, bits & second != 0)
-    }
-
-    /// Notes in the upper levels whether a word has edges.
-    #[inline(never)]
-    fn note(&self, word: usize, has_edges: bool) {
-        let cell = self.shape.words_at + word / WORD;
-        let words = with_bit(self.cell(cell), word % WORD, has_edges);
-        self.set_cell(cell, words);
-        if words & !(1 << (word % WORD)) == 0 {
-            let group = word / WORD;
-            let cell = self.shape.groups_at + group / WORD;
-            self.set_cell(cell, with_bit(self.cell(cell), group % WORD, has_edges));
-        }
+        (self.flip(first), self.flip(second))
     }
 
     /// Whether there is an edge.
     #[inline]
     pub(super) fn has(&self, index: usize) -> bool {
-        self.cell(index / WORD) >> (index % WORD) & 1 != 0
-    }
-
-    /// The first edge after `index`. There is one: asked only where a block is free.
-    #[inline]
-    pub(super) fn after(&self, index: usize) -> usize {
-        let from = index + 1;
-        let bits = self.cell(from / WORD) >> (from % WORD);
-        if bits != 0 {
-            return from + bits.trailing_zeros() as usize;
-        }
-        self.after_word(from / WORD + 1)
-    }
-
-    #[inline(never)]
-    fn after_word(&self, from: usize) -> usize {
-        let words = self.cell(self.shape.words_at + from / WORD) >> (from % WORD);
-        let word = if words != 0 {
-            from + words.trailing_zeros() as usize
-        } else {
-            self.after_group(from / WORD + 1)
-        };
-        word * WORD + self.cell(word).trailing_zeros() as usize
-    }
-
-    #[inline(never)]
-    fn after_group(&self, from: usize) -> usize {
-        let mut cell = self.shape.groups_at + from / WORD;
-        let mut groups = self.cell(cell) & (u64::MAX << (from % WORD));
-        while groups == 0 && cell < self.shape.cells {
-            cell += 1;
-            groups = self.cell(cell);
-        }
-        let group = (cell - self.shape.groups_at) * WORD + groups.trailing_zeros() as usize;
-        let words = self.cell(self.shape.words_at + group);
-        group * WORD + words.trailing_zeros() as usize
-    }
-
-    /// The last edge before `index`. There is one: asked only where the block before is free.
-    #[inline]
-    pub(super) fn before(&self, index: usize) -> usize {
-        let to = index.wrapping_sub(1);
-        let bits = self.cell(to / WORD) << (63 - to % WORD);
-        if bits != 0 {
-            return to.wrapping_sub(bits.leading_zeros() as usize);
-        }
-        self.before_word((to / WORD).wrapping_sub(1))
-    }
-
-    #[inline(never)]
-    fn before_word(&self, to: usize) -> usize {
-        let words = self.cell(self.shape.words_at.wrapping_add(to / WORD)) << (63 - to % WORD);
-        let word = if words != 0 {
-            to.wrapping_sub(words.leading_zeros() as usize)
-        } else {
-            self.before_group((to / WORD).wrapping_sub(1))
-        };
-        word.wrapping_mul(WORD).wrapping_add(last_bit(self.cell(word)))
-    }
-
-    #[inline(never)]
-    fn before_group(&self, to: usize) -> usize {
-        let mut cell = self.shape.groups_at.wrapping_add(to / WORD);
-        let mut groups = self.cell(cell) & (u64::MAX >> (63 - to % WORD));
-        while groups == 0 && cell > self.shape.groups_at {
-            cell -= 1;
-            groups = self.cell(cell);
-        }
-        let group = (cell.wrapping_sub(self.shape.groups_at)) * WORD + last_bit(groups);
-        group * WORD + last_bit(self.cell(self.shape.words_at + group))
+        self.word(index / WORD) >> (index % WORD) & 1 != 0
     }
 
     /// Whether a block is free. Counts all edges up to it: for checks.
     pub(super) fn is_free(&self, index: usize) -> bool {
-        let below = (0..index / WORD).map(|word| self.cell(word).count_ones()).sum::<u32>();
-        let here = self.cell(index / WORD) << (63 - index % WORD);
+        let below = (0..index / WORD).map(|word| self.word(word).count_ones()).sum::<u32>();
+        let here = self.word(index / WORD) << (63 - index % WORD);
         !(below + here.count_ones()).is_multiple_of(2)
     }
 
@@ -195,8 +81,8 @@ impl<'a> Edges<'a> {
     /// Calls `visit(first, blocks)` for each run of free blocks among the first `blocks`.
     pub(super) fn visit_runs(&self, blocks: usize, mut visit: impl FnMut(usize, usize)) {
         let mut start = None;
-        for word in 0..self.shape.words_at {
-            let mut bits = self.cell(word);
+        for word in 0..self.words.len() {
+            let mut bits = self.word(word);
             while bits != 0 {
                 let edge = word * WORD + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
@@ -210,50 +96,23 @@ impl<'a> Edges<'a> {
 
     /// What is wrong with the edges of `blocks`, if anything is.
     pub(super) fn fault(&self, blocks: usize) -> Option<&'static str> {
-        let edges = (0..self.shape.words_at).map(|word| self.cell(word).count_ones()).sum::<u32>();
-        let past = self.cell(blocks / WORD) & (u64::MAX << (blocks % WORD) << 1);
-        if !edges.is_multiple_of(2) || past != 0 {
-            return Some("a block past the extent's end is free");
-        }
-        for word in 0..self.shape.groups_at {
-            let noted = self.cell(self.shape.words_at + word);
-            let (cell, bit) = (word / WORD, word % WORD);
-            let is_noted = |level: usize| self.cell(level + cell) >> bit & 1 != 0;
-            if word < self.shape.words_at && is_noted(self.shape.words_at) != (self.cell(word) != 0)
-            {
-                return Some("the second level disagrees with a word's edges");
-            }
-            if word < self.shape.groups_at - self.shape.words_at
-                && is_noted(self.shape.groups_at) != (noted != 0)
-            {
-                return Some("the third level disagrees with a group's edges");
-            }
-        }
-        None
+        let edges = self.words.iter().map(|word| word.get().count_ones()).sum::<u32>();
+        let past = self.word(blocks / WORD) & (u64::MAX << (blocks % WORD) << 1);
+        let is_past = !edges.is_multiple_of(2) || past != 0;
+        is_past.then_some("a block past the extent's end is free")
     }
 
     #[inline]
-    fn cell(&self, index: usize) -> u64 {
-        self.cells.get(index).map_or(0, Cell::get)
+    fn word(&self, index: usize) -> u64 {
+        self.words.get(index).map_or(0, Cell::get)
     }
 
     #[inline]
-    fn set_cell(&self, index: usize, value: u64) {
-        if let Some(cell) = self.cells.get(index) {
-            cell.set(value);
+    fn set_word(&self, index: usize, value: u64) {
+        if let Some(word) = self.words.get(index) {
+            word.set(value);
         }
     }
-}
-
-#[inline]
-const fn with_bit(bits: u64, index: usize, value: bool) -> u64 {
-    bits & !(1 << index) | (value as u64) << index
-}
-
-/// The index of the highest set bit; 0 if none is.
-#[inline]
-const fn last_bit(bits: u64) -> usize {
-    (63 - (bits | 1).leading_zeros()) as usize
 }
 
 #[cfg(test)]
@@ -264,9 +123,8 @@ mod tests {
     #[test]
     fn agrees_with_a_plain_model() {
         for blocks in [1, 2, 63, 64, 65, 4095, 4096, 4097, 262_143, 262_144, 300_000] {
-            let shape = Shape::of(blocks);
-            let cells: Vec<Cell<u64>> = (0..shape.cells).map(|_| Cell::new(0)).collect();
-            let edges = Edges::new(&cells, &shape);
+            let words: Vec<Cell<u64>> = (0..words_for(blocks)).map(|_| Cell::new(0)).collect();
+            let edges = Edges::new(&words);
             let mut model = vec![false; blocks];
             let mut seed = 7usize;
             let mut random = |limit: usize| {
@@ -286,7 +144,6 @@ mod tests {
                 let mut seen = vec![false; blocks];
                 for &(first, end) in &runs {
                     seen[first..end].fill(true);
-                    assert_eq!((edges.after(first), edges.before(end)), (end, first));
                     assert!(edges.is_free(first) && edges.is_free(end - 1));
                     assert!(edges.has(first) && edges.has(end));
                 }

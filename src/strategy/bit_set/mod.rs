@@ -1,22 +1,23 @@
-//! `BitSet`: a bit set of free blocks, searched 64 bits at a time.
+//! `BitSet`: a bit set of free blocks, and lists of their runs.
 //!
 //! Each extent is cut into blocks of one size, a power of two. A bit set, out of line, says which
 //! are free; a request takes as many adjacent blocks as its size needs. Neighbours that are free
 //! are one run at once, and any block may be freed with any size that rounds to the same number of
 //! blocks: no header stands before a block.
 //!
-//! - `edges` is the bit set: two bits are flipped for a block of any length;
+//! - `edges` is the bit set: two bits are flipped for a block of any length, and tell which of its
+//!   neighbours are free;
 //! - `bins` maps lengths to 64 bins, and `runs` lists one extent's free runs in them;
 //! - quick lists keep a few blocks that were freed lately out of the bits, to be handed out again;
-//! - this file keeps the extents on **shelves** by their longest run, and does the arithmetic
-//!   between layouts, addresses and indices.
+//! - `shelves` keep the extents by their longest run;
+//! - this file does the arithmetic between layouts, addresses and indices.
 //!
 //! # Costs
-//! Allocating and freeing are O(1) but for runs of more than 262,144 blocks (8 MiB at the default
-//! size), where they step over 262,144 blocks at a time, and for requests of more than 114,688,
-//! which look at each run as long. Good fit: the first run of the request's own bin if that is long
-//! enough, else one of the next bin above that has any, else the start of the run at the end.
-//! The metadata is 352 bytes an extent and 1.02 bits a block: 1 % of a chunk at 32-byte blocks.
+//! Allocating and freeing are O(1) but for requests of more than 114,688 blocks (3.5 MiB at the
+//! default size), which look at each run as long. Good fit: the first run of the request's own bin
+//! if that is long enough, else one of the next bin above that has any, else the start of the run
+//! at the end. The metadata is 336 bytes an extent and one bit a block: 1 % of a chunk at 32-byte
+//! blocks.
 //!
 //! # Not for
 //! Requests far smaller than a block, which a slab packs tighter, and memory freed all at once, for
@@ -25,14 +26,17 @@
 mod bins;
 mod edges;
 mod runs;
+mod shelves;
 #[cfg(test)]
 mod tests;
 
 use core::alloc::Layout;
+use core::cell::Cell;
 use core::mem;
 use core::ptr::NonNull;
 
-use self::runs::{Alignment, LINK_BYTES, MAX_BLOCKS, Runs};
+use self::runs::{Alignment, HEAD_BYTES, MAX_BLOCKS, Runs, TAIL_BYTES};
+use self::shelves::{SHELVES, shelf_of};
 use super::quick::{Quick, WAITING_BYTES};
 use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
@@ -74,12 +78,6 @@ impl Default for Settings {
 /// The largest block size.
 const MAX_BLOCK_BYTES: usize = 1 << 30;
 
-/// Shelves: one for full extents, and one for each doubling of the longest run.
-const SHELVES: usize = 1 + bins::LAST.div_ceil(4);
-
-/// Extents looked at on the one shelf where a look may be in vain, before better shelves are tried.
-const SHORT_LOOK: usize = 4;
-
 /// A bit set of free blocks.
 ///
 /// # Invariants
@@ -101,13 +99,13 @@ pub struct BitSet {
 unsafe impl Send for BitSet {}
 
 /// A block as it was cut, and how many of its leading bytes may not be zero; more than it has for
-/// all. A pair, so that it is returned in registers.
+/// all, also where nobody wants to know. A pair, so that it is returned in registers.
 type Cut = (NonNull<u8>, usize);
 
-/// The shelf for extents whose longest run is in that bin. Does not fall as the bin grows.
+/// How many blocks are allocated in an extent.
 #[inline]
-const fn shelf_of(bin: usize) -> usize {
-    bin.div_ceil(4)
+fn live_blocks(extent: &Extent) -> &Cell<usize> {
+    &extent.words[0]
 }
 
 /// Blocks shorter than this, in blocks, may wait in quick lists.
@@ -162,34 +160,36 @@ impl BitSet {
         (bytes.wrapping_sub(1) >> self.block_shift) + 1
     }
 
+    /// Cuts a block; where the caller asks, it is told how much of it may not be zero.
     #[inline]
-    fn cut(&mut self, layout: Layout) -> Option<Cut> {
+    fn cut<const MUST_TELL: bool>(&mut self, layout: Layout) -> Option<Cut> {
         let blocks = self.blocks_for(layout.size());
         if layout.align() <= self.block_bytes()
-            && let Some((start, _)) = self.quick.pop(blocks)
+            && let Some((start, extent)) = self.quick.pop(blocks)
         {
+            // SAFETY: a quick list's extents were added and not removed.
+            let live = live_blocks(unsafe { extent.as_ref() });
+            live.set(live.get() + 1);
             return Some((start, usize::MAX));
         }
-        self.cut_from_runs(blocks, layout.align())
+        self.cut_from_runs::<MUST_TELL>(blocks, layout.align())
     }
 
     #[inline(never)]
-    fn cut_from_runs(&mut self, blocks: usize, align: usize) -> Option<Cut> {
+    fn cut_from_runs<const MUST_TELL: bool>(&mut self, blocks: usize, align: usize) -> Option<Cut> {
         if let Some(current) = self.current {
             // SAFETY: by the type's invariant the extent was added and not removed.
             let (extent, runs) = unsafe { (current.as_ref(), Runs::of(current.as_ref())) };
-            let cut = self.cut_from(extent, runs, blocks, align);
+            let cut = self.cut_from::<MUST_TELL>(extent, runs, blocks, align);
             if cut.is_some() {
                 return cut;
             }
         }
-        self.cut_elsewhere(blocks, align)
+        self.cut_elsewhere::<MUST_TELL>(blocks, align)
     }
 
-    // Measured: this, `Runs::take`, `Runs::give` and `Edges::flip_both` always inlined, and `Cut` a
-    // pair, took 30 instructions of about 220 off each call with random sizes.
-    #[inline(always)]
-    fn cut_from(
+    #[inline(always)] // measured: with `Runs::take`, a tenth of a call with random sizes
+    fn cut_from<const MUST_TELL: bool>(
         &self,
         extent: &Extent,
         runs: Runs<'_>,
@@ -198,11 +198,15 @@ impl BitSet {
     ) -> Option<Cut> {
         let fresh = runs.header.fresh.get();
         let index = if align <= self.block_bytes() {
-            runs.take(blocks)
+            match runs.take(blocks) {
+                None => take_from_bin(extent, blocks),
+                index => index,
+            }
         } else {
-            runs.take_aligned(blocks, self.alignment_in(runs, align))
+            self.take_aligned(extent, blocks, align)
         }?;
-        let used_bytes = match extent.is_zeroed() {
+        live_blocks(extent).set(live_blocks(extent).get() + 1);
+        let used_bytes = match MUST_TELL && extent.is_zeroed() {
             true => fresh.saturating_sub(index) << self.block_shift,
             false => usize::MAX,
         };
@@ -213,127 +217,36 @@ impl BitSet {
 
     /// Frees the blocks in the quick lists.
     fn flush(&mut self) {
-        // The lists are emptied by a copy, for `give` needs the strategy.
+        // The lists are emptied by a copy, for giving a block to its run needs the strategy.
         let mut quick = mem::replace(&mut self.quick, Quick::new(quick_room(self.block_shift)));
         quick.drain(|extent, block, blocks| {
-            // SAFETY: a quick list's extents were added and not removed.
-            let runs = unsafe { Runs::of(extent) };
-            self.give(extent, runs, self.index_of(runs, block), blocks);
+            // SAFETY: a block that waits is marked as taken, in an extent that was added and not
+            // removed, and was freed.
+            unsafe { self.release_to_run(extent, block, blocks) };
         });
     }
 
     /// Looks in all extents; once more after the quick lists were flushed if blocks wait in them.
     #[cold]
-    fn cut_elsewhere(&mut self, blocks: usize, align: usize) -> Option<Cut> {
-        let cut = self.cut_from_shelves(blocks, align);
+    fn cut_elsewhere<const MUST_TELL: bool>(&mut self, blocks: usize, align: usize) -> Option<Cut> {
+        let cut = self.cut_from_shelves::<MUST_TELL>(blocks, align);
         if cut.is_some() || self.quick.is_empty() {
             return cut;
         }
         self.flush();
-        self.cut_from_shelves(blocks, align)
+        self.cut_from_shelves::<MUST_TELL>(blocks, align)
     }
 
-    /// Looks first in a few of the extents that perhaps have room, then in those that surely had
-    /// when they were put on their shelf, last in all that perhaps have.
-    fn cut_from_shelves(&mut self, blocks: usize, align: usize) -> Option<Cut> {
-        let shelf = shelf_of(bins::of(blocks));
-        if let Some(cut) = self.cut_from_shelf(shelf, SHORT_LOOK, blocks, align) {
-            return Some(cut);
-        }
-        for better in shelf + 1..SHELVES {
-            if self.occupied >> better & 1 != 0
-                && let Some(cut) = self.cut_from_shelf(better, usize::MAX, blocks, align)
-            {
-                return Some(cut);
-            }
-        }
-        self.cut_from_shelf(shelf, usize::MAX, blocks, align)
-    }
-
-    fn cut_from_shelf(
-        &mut self,
-        shelf: usize,
-        mut looks: usize,
-        blocks: usize,
-        align: usize,
-    ) -> Option<Cut> {
-        let mut next = *self.shelves.get(shelf)?;
-        while let Some(pointer) = next
-            && looks > 0
-        {
-            looks -= 1;
-            // SAFETY: every extent in a shelf's list was added and not removed.
-            let (extent, runs) = unsafe { (pointer.as_ref(), Runs::of(pointer.as_ref())) };
-            next = runs.header.next.get();
-            let cut = self.cut_from(extent, runs, blocks, align);
-            if cut.is_some() {
-                self.current = Some(pointer);
-                return cut;
-            }
-            self.set_shelf(extent, runs, shelf_of(runs.top_bin()));
-        }
-        None
-    }
-
-    /// Which indices have an alignment above that of the blocks.
-    fn alignment_in(&self, runs: Runs<'_>, align: usize) -> Alignment {
-        Alignment {
+    /// Takes blocks of an alignment above theirs.
+    #[inline(never)]
+    fn take_aligned(&self, extent: &Extent, blocks: usize, align: usize) -> Option<usize> {
+        // SAFETY: only asked of extents that were added and not removed.
+        let runs = unsafe { Runs::of(extent) };
+        let alignment = Alignment {
             stride: align >> self.block_shift,
             phase: pointers::padding(runs.header.base, align) >> self.block_shift,
-        }
-    }
-
-    /// Moves an extent to a shelf.
-    fn set_shelf(&mut self, extent: &Extent, runs: Runs<'_>, shelf: usize) {
-        if runs.header.shelf.get() != shelf {
-            self.unshelve(runs);
-            self.shelve(extent, runs, shelf);
-        }
-    }
-
-    /// Puts an extent that is in no list into that of a shelf.
-    fn shelve(&mut self, extent: &Extent, runs: Runs<'_>, shelf: usize) {
-        let Some(head) = self.shelves.get_mut(shelf) else { return };
-        if let Some(next) = *head {
-            // SAFETY: every extent in a shelf's list was added and not removed.
-            unsafe { Runs::of(next.as_ref()) }.header.previous.set(Some(extent.into()));
-        }
-        runs.header.shelf.set(shelf);
-        runs.header.previous.set(None);
-        runs.header.next.set(*head);
-        // INVARIANT: the extent is in this list now, and its shelf is occupied.
-        *head = Some(extent.into());
-        self.occupied |= 1 << shelf;
-    }
-
-    /// Takes an extent out of its list.
-    fn unshelve(&mut self, runs: Runs<'_>) {
-        let shelf = runs.header.shelf.get();
-        let (next, previous) = (runs.header.next.get(), runs.header.previous.get());
-        if let Some(next) = next {
-            // SAFETY: every extent in a shelf's list was added and not removed.
-            unsafe { Runs::of(next.as_ref()) }.header.previous.set(previous);
-        }
-        if let Some(previous) = previous {
-            // SAFETY: as above.
-            unsafe { Runs::of(previous.as_ref()) }.header.next.set(next);
-        } else if let Some(head) = self.shelves.get_mut(shelf) {
-            *head = next;
-            if next.is_none() {
-                // INVARIANT: the list is empty now.
-                self.occupied &= !(1 << shelf);
-            }
-        }
-    }
-
-    /// Whether that is one of the extents, found without reading it.
-    fn is_shelved(&self, extent: NonNull<Extent>) -> bool {
-        self.shelves.iter().any(|&head| {
-            // SAFETY: every extent in a shelf's list was added and not removed.
-            let next =
-                |pointer: &NonNull<Extent>| unsafe { Runs::of(pointer.as_ref()).header.next.get() };
-            core::iter::successors(head, next).any(|shelved| shelved == extent)
-        })
+        };
+        runs.take_aligned(blocks, alignment)
     }
 
     /// The index of a block.
@@ -369,7 +282,10 @@ impl BitSet {
     unsafe fn release_to_run(&mut self, extent: &Extent, block: NonNull<u8>, blocks: usize) {
         // SAFETY: a block is allocated in the extent, so that was added and not removed.
         let runs = unsafe { Runs::of(extent) };
-        self.give(extent, runs, self.index_of(runs, block), blocks);
+        let shelf = shelf_of(runs.give(self.index_of(runs, block), blocks));
+        if shelf > runs.header.shelf.get() {
+            self.raise(extent, shelf);
+        }
     }
 
     /// Aborts if a block that is being freed is free.
@@ -386,15 +302,6 @@ impl BitSet {
             abort_with(&["BitSet: a block is freed that is free already"]);
         }
     }
-
-    /// Frees blocks of an extent into their run.
-    #[inline]
-    fn give(&mut self, extent: &Extent, runs: Runs<'_>, index: usize, blocks: usize) {
-        let shelf = shelf_of(runs.give(index, blocks));
-        if shelf > runs.header.shelf.get() {
-            self.set_shelf(extent, runs, shelf);
-        }
-    }
 }
 
 // SAFETY:
@@ -404,7 +311,8 @@ impl BitSet {
 // - `block_length` rounds the size up to whole blocks: monotone, the same for all sizes up to it.
 // - Only the metadata and the links in free runs are written.
 // - `extent_bytes` leaves room to align both block 0 and the request.
-// - Nothing here allocates or unwinds: no indexing, no arithmetic that can overflow.
+// - Nothing here allocates or unwinds: no index that could be out of range, no arithmetic that can
+//   overflow.
 unsafe impl Strategy for BitSet {
     type Settings = Settings;
 
@@ -413,6 +321,9 @@ unsafe impl Strategy for BitSet {
     /// A cache line: then blocks of up to 64 bytes, and requests aligned to as much, need no room
     /// for alignment, and a request of a whole chunk fits into one.
     const EXTENT_ALIGN: usize = 64;
+
+    /// A count beside the extent's address: which extent it is, its owner would have to find.
+    const TELLS_EMPTY: bool = true;
 
     const DEFAULT: Self = Self::of(Settings::DEFAULT);
 
@@ -441,14 +352,19 @@ unsafe impl Strategy for BitSet {
     }
 
     #[inline]
+    fn length_of_block(&self, layout: Layout) -> usize {
+        self.blocks_for(layout.size()) << self.block_shift
+    }
+
+    #[inline]
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let length = self.blocks_for(layout.size()) << self.block_shift;
-        self.cut(layout).map(|(start, _)| pointers::block(start, length))
+        self.cut::<false>(layout).map(|(start, _)| pointers::block(start, length))
     }
 
     fn allocate_zeroed(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let length = self.blocks_for(layout.size()) << self.block_shift;
-        let (start, used_bytes) = self.cut(layout)?;
+        let (start, used_bytes) = self.cut::<true>(layout)?;
         // SAFETY: at most the length of the block, which is the caller's alone now.
         unsafe { start.write_bytes(0, used_bytes.min(length)) };
         Some(pointers::block(start, length))
@@ -456,8 +372,21 @@ unsafe impl Strategy for BitSet {
 
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's contract.
+        let _ = unsafe { self.free(extent, block, layout) };
+    }
+
+    #[inline]
+    unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
+        let live = live_blocks(extent).get().wrapping_sub(1);
+        live_blocks(extent).set(live);
         // SAFETY: the block is allocated in the extent, so that was added and not removed.
-        unsafe { self.release(extent, block, self.blocks_for(layout.size())) }
+        unsafe { self.release(extent, block, self.blocks_for(layout.size())) };
+        live == 0
+    }
+
+    fn is_empty(&self, extent: &Extent) -> bool {
+        live_blocks(extent).get() == 0
     }
 
     unsafe fn grow_in_place(
@@ -486,9 +415,11 @@ unsafe impl Strategy for BitSet {
     ) -> Option<usize> {
         let (had, wanted) = (self.blocks_for(old.size()), self.blocks_for(new.size()));
         if wanted < had {
-            // SAFETY: the block is allocated in the extent, so that was added and not removed.
-            let runs = unsafe { Runs::of(extent) };
-            self.give(extent, runs, self.index_of(runs, block) + wanted, had - wanted);
+            // SAFETY: the end of the block, which the caller gives up.
+            unsafe {
+                let end = pointers::forward(block, wanted << self.block_shift);
+                self.release_to_run(extent, end, had - wanted);
+            }
         }
         Some(wanted << self.block_shift)
     }
@@ -512,10 +443,12 @@ unsafe impl Strategy for BitSet {
         // SAFETY: owners ask only about extents that they added and did not remove.
         let runs = unsafe { Runs::of(extent) };
         runs.edges.visit_runs(runs.header.blocks, |first, blocks| {
-            let length = (blocks << self.block_shift) - LINK_BYTES;
-            // SAFETY: the run lies between the base and the extent's end; its link is skipped.
+            let length = blocks << self.block_shift;
+            let Some(length) = length.checked_sub(HEAD_BYTES + TAIL_BYTES) else { return };
+            // SAFETY: the run lies between the base and the extent's end; what is written at its
+            // ends is skipped.
             let start = unsafe {
-                pointers::forward(runs.header.base, (first << self.block_shift) + LINK_BYTES)
+                pointers::forward(runs.header.base, (first << self.block_shift) + HEAD_BYTES)
             };
             let skipped = pointers::padding(start, PAGE_BYTES);
             let pages = length.saturating_sub(skipped) & !(PAGE_BYTES - 1);
@@ -579,6 +512,14 @@ unsafe impl Strategy for BitSet {
             abort_with(&["BitSet: the current extent is on no shelf"]);
         }
     }
+}
+
+/// [`Runs::take_from_bin`] in an extent that was added and not removed. Apart, so that the runs
+/// stay in registers where it is not called.
+#[inline(never)]
+fn take_from_bin(extent: &Extent, blocks: usize) -> Option<usize> {
+    // SAFETY: as above.
+    unsafe { Runs::of(extent) }.take_from_bin(blocks)
 }
 
 /// Aborts with a fault of an extent's runs, under the strategy's name.

@@ -1,11 +1,11 @@
 //! The free runs of one extent: found by length through bins, by address through the edges.
 //!
 //! ```text
-//!   Extent::metadata                               the extent
-//!   ┌───────────────────┬────────────────────┐     ┌───────┬────────────┬───────┬────────────┬──
-//!   │ Header: heads ... │ cells of the Edges │     │ taken │ Link, free │ taken │ Link, free │ ...
-//!   └───────────────────┴────────────────────┘     └───────┴────────────┴───────┴────────────┴──
-//!                 └───────────────────────────────────────────↑─── a bin's list ───↑
+//!   Extent::metadata                        the extent
+//!   ┌───────────────────┬────────────────┐  ┌───────┬────────────────────────┬───────┬──────────
+//!   │ Header: heads ... │ words of Edges │  │ taken │ Link, length .. length │ taken │ Link ...
+//!   └───────────────────┴────────────────┘  └───────┴────────────────────────┴───────┴──────────
+//!                 └───────────────────────────────────↑───────── a bin's list ─────────↑
 //! ```
 //!
 //! The run that reaches the extent's end, the **tail**, is in no list: blocks are cut from its
@@ -13,18 +13,19 @@
 //! other runs blocks are cut at the end, and freed blocks mostly join a run behind its start: as
 //! long as its bin stays the same, neither moves a link.
 //!
-//! The lists' links are the only thing in free memory: 8 bytes at a run's start, two indices of 32
-//! bits, so that they fit the smallest block. A run's length is not stored: it is the distance to
-//! the next edge; storing it as well was tried and saved 2 % of the instructions. Links out of line
-//! would cost 8 bytes a block, a quarter of the memory; searching the bits alone (by ranks of each
-//! word's longest run) was tried and took twice the time.
+//! In the memory of a listed run stand its links, two indices of 32 bits, so that they fit the
+//! smallest block, and its length at either end. A run of 8 bytes has no room for lengths; that it
+//! is so short the edges say, and only where blocks are of 8 bytes are they asked. Links out of
+//! line would cost 8 bytes a block, a quarter of the memory; searching the bits alone (by ranks of
+//! each word's longest run) was tried and took twice the time.
 
 use core::cell::Cell;
+use core::hint::select_unpredictable;
 use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::bins::{self, BINS};
-use super::edges::{Edges, Shape};
+use super::edges::{self, Edges};
 use crate::pointers;
 use crate::strategy::Extent;
 
@@ -35,13 +36,24 @@ const NONE: u32 = u32::MAX;
 /// beyond in a longer extent is not used.
 pub(super) const MAX_BLOCKS: usize = NONE as usize - 1;
 
-/// Bytes at the start of a free run that are written.
-pub(super) const LINK_BYTES: usize = size_of::<Link>();
+/// Bytes at the start of a free run that are written, if it is as long.
+pub(super) const HEAD_BYTES: usize = size_of::<Link>() + LENGTH_BYTES;
+
+/// Bytes at its end.
+pub(super) const TAIL_BYTES: usize = LENGTH_BYTES;
+
+/// A run's length, in blocks.
+type Length = u32;
+
+const LENGTH_BYTES: usize = size_of::<Length>();
+
+/// Runs of blocks of `1 << BARE_SHIFT` bytes may have no room for lengths: those of one block.
+const BARE_SHIFT: u32 = 3;
 
 /// The neighbours in the list of a bin, at the start of a free run.
 ///
 /// # Invariants
-/// `previous` is right but in the first of a list, where it is anything.
+/// Both are indices of blocks, or `next` is `NONE`. `previous` is right but in the first of a list.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug)]
 struct Link {
@@ -54,6 +66,7 @@ struct Link {
 /// # Invariants
 /// - Every free run but the tail is in the list of its length's bin, and nothing else is in any.
 /// - `occupied` has the bits of the bins whose list is not empty.
+/// - Every run in a list has its length at both ends, unless it is of 8 bytes.
 #[repr(C, align(16))]
 #[derive(Debug)]
 pub(super) struct Header {
@@ -71,7 +84,8 @@ pub(super) struct Header {
     /// The neighbours in the list of the shelf.
     pub(super) next: Cell<Option<NonNull<Extent>>>,
     pub(super) previous: Cell<Option<NonNull<Extent>>>,
-    shape: Shape,
+    /// The words of the edges, behind the header.
+    words: usize,
     occupied: Cell<u64>,
     heads: [Cell<u32>; BINS],
 }
@@ -97,11 +111,14 @@ impl Alignment {
 pub(super) struct Runs<'a> {
     pub(super) header: &'a Header,
     pub(super) edges: Edges<'a>,
+    /// The header's, which the compiler would read anew after each write to a run.
+    base: NonNull<u8>,
+    block_shift: u32,
 }
 
 /// The bytes of metadata for `blocks`.
 pub(super) const fn metadata_bytes(blocks: usize) -> usize {
-    size_of::<Header>() + Shape::of(blocks).cells * size_of::<u64>()
+    size_of::<Header>() + edges::words_for(blocks) * size_of::<u64>()
 }
 
 impl<'a> Runs<'a> {
@@ -111,15 +128,16 @@ impl<'a> Runs<'a> {
     /// [`start`](Self::start) was called for the extent, which is still the strategy's.
     #[inline]
     pub(super) unsafe fn of(extent: &'a Extent) -> Self {
-        // SAFETY: the strategy asks for metadata. `start` wrote a header there, and zeroed cells
+        // SAFETY: the strategy asks for metadata. `start` wrote a header there, and zeroed words
         // stood behind it, as many as `metadata_bytes` asked for. All that changes later is in
         // cells, on one thread.
         unsafe {
             let metadata = extent.metadata();
             let header = metadata.cast::<Header>().as_ref();
-            let cells = pointers::forward(metadata, size_of::<Header>()).cast::<Cell<u64>>();
-            let cells = NonNull::slice_from_raw_parts(cells, header.shape.cells).as_ref();
-            Self { header, edges: Edges::new(cells, &header.shape) }
+            let words = pointers::forward(metadata, size_of::<Header>()).cast::<Cell<u64>>();
+            let words = NonNull::slice_from_raw_parts(words, header.words).as_ref();
+            let Header { base, block_shift, .. } = *header;
+            Self { header, edges: Edges::new(words), base, block_shift }
         }
     }
 
@@ -141,7 +159,7 @@ impl<'a> Runs<'a> {
             fresh: Cell::new(0),
             next: Cell::new(None),
             previous: Cell::new(None),
-            shape: Shape::of(blocks),
+            words: edges::words_for(blocks),
             occupied: Cell::new(0),
             heads: [const { Cell::new(NONE) }; BINS],
         };
@@ -162,39 +180,52 @@ impl<'a> Runs<'a> {
         listed.max(bins::of(self.header.blocks - self.header.tail.get()))
     }
 
-    /// Takes `blocks` adjacent free blocks; their first index.
-    // Measured: see `BitSet::cut_from`.
-    #[inline(always)]
+    /// Takes `blocks` adjacent free blocks; their first index. `None` also where only
+    /// [`take_from_bin`](Self::take_from_bin) finds some.
+    #[inline(always)] // measured: see `BitSet::cut_from`
     pub(super) fn take(&self, blocks: usize) -> Option<usize> {
-        let bin = bins::of(blocks);
-        let start = self.head(bin);
-        if start != NONE as usize {
-            let end = self.edges.after(start);
-            if end - start >= blocks {
-                return Some(self.cut_end(start, blocks, end));
+        let own = bins::of(blocks);
+        let mut fitting = self.header.occupied.get() >> own;
+        let mut bin = own + fitting.trailing_zeros() as usize;
+        if fitting != 0 {
+            let mut start = self.head(bin);
+            let mut length = self.length(start);
+            if length < blocks {
+                // Only in the request's own bin: all in the bins above are long enough.
+                fitting &= fitting - 1;
+                bin = own + fitting.trailing_zeros() as usize;
+                if fitting == 0 {
+                    return self.take_from_tail(blocks);
+                }
+                start = self.head(bin);
+                length = self.length(start);
             }
+            return Some(self.cut_end(bin, start, length, blocks));
         }
-        let above = self.header.occupied.get() & (u64::MAX << bin << 1);
-        if above != 0 {
-            let start = self.head(above.trailing_zeros() as usize);
-            return Some(self.cut_end(start, blocks, self.edges.after(start)));
-        }
-        let tail = self.header.tail.get();
-        if self.header.blocks - tail >= blocks {
-            self.cut_tail(tail, blocks);
-            return Some(tail);
-        }
-        self.take_from_bin(blocks)
+        self.take_from_tail(blocks)
     }
 
-    /// Takes from the one bin that holds both shorter and longer runs.
-    #[cold]
-    fn take_from_bin(&self, blocks: usize) -> Option<usize> {
+    #[inline]
+    fn take_from_tail(&self, blocks: usize) -> Option<usize> {
+        let tail = self.header.tail.get();
+        let fits = self.header.blocks - tail >= blocks;
+        if fits {
+            self.cut_tail(tail, blocks);
+        }
+        fits.then_some(tail)
+    }
+
+    /// Takes from the one bin that holds both shorter and longer runs, which [`take`](Self::take)
+    /// looked at the first of.
+    pub(super) fn take_from_bin(&self, blocks: usize) -> Option<usize> {
         let mut start = self.head(bins::of(blocks));
         while start != NONE as usize {
-            let end = self.edges.after(start);
-            if end - start >= blocks {
-                return Some(self.cut_end(start, blocks, end));
+            let length = self.length(start);
+            if length >= blocks {
+                let index = start + length - blocks;
+                let _ = self.edges.flip_both(index, start + length);
+                self.shorten(start, length, length - blocks);
+                return Some(index);
             }
             start = self.link(start).next as usize;
         }
@@ -222,7 +253,7 @@ impl<'a> Runs<'a> {
         bins.find_map(|bin| {
             let mut start = self.head(bin);
             while start != NONE as usize {
-                let end = self.edges.after(start);
+                let end = start + self.length(start);
                 let index = alignment.first_from(start);
                 if index < end && end - index >= blocks {
                     let _ = self.edges.flip_both(index, index + blocks);
@@ -264,7 +295,7 @@ impl<'a> Runs<'a> {
         if !self.edges.has(index) {
             return false;
         }
-        let end = self.edges.after(index);
+        let end = index + self.length(index);
         if end - index < blocks {
             return false;
         }
@@ -276,12 +307,22 @@ impl<'a> Runs<'a> {
         true
     }
 
-    /// Marks the last `blocks` of a listed run as taken; where they start.
-    #[inline]
-    fn cut_end(&self, start: usize, blocks: usize, end: usize) -> usize {
-        let index = end - blocks;
-        let _ = self.edges.flip_both(index, end);
-        self.shorten(start, end - start, index - start);
+    /// Marks the last `blocks` of the first run in a bin as taken; where they start.
+    #[inline(always)] // measured: see `BitSet::cut_from`
+    fn cut_end(&self, bin: usize, start: usize, length: usize, blocks: usize) -> usize {
+        let rest = length - blocks;
+        let index = start + rest;
+        let _ = self.edges.flip_both(index, start + length);
+        if bins::of(rest) == bin {
+            self.write_length(start, rest);
+            return index;
+        }
+        let next = self.link(start).next;
+        self.set_head(bin, next);
+        self.clear_if(bin, next == NONE);
+        if rest != 0 {
+            self.push(start, rest);
+        }
         index
     }
 
@@ -297,49 +338,47 @@ impl<'a> Runs<'a> {
     }
 
     /// Lists a run as one of `now` blocks that is listed as one of `before`; 0 for not at all.
-    #[inline]
     fn shorten(&self, start: usize, before: usize, now: usize) {
-        let (before, bin) = (bins::of(before), bins::of(now));
-        if before != bin {
-            self.unlink(start, before);
-            if now != 0 {
-                self.push(start, now);
-            }
+        self.unlink(start, bins::of(before));
+        if now != 0 {
+            self.push(start, now);
         }
     }
 
     /// Frees blocks; the bin of the run that they are in now.
-    // Measured: see `BitSet::cut_from`.
-    #[inline(always)]
+    #[inline(always)] // measured: see `BitSet::cut_from`
     pub(super) fn give(&self, index: usize, blocks: usize) -> usize {
         let end = index + blocks;
         let (is_start, is_end) = self.edges.flip_both(index, end);
         if end == self.header.tail.get() {
             return self.give_to_tail(index, is_start);
         }
-        let mut run_end = end;
+        let (mut start, mut length) = (index, blocks);
         if !is_end {
-            run_end = self.edges.after(end);
-            self.unlink(end, bins::of(run_end - end));
+            let behind = self.length(end);
+            self.unlink(end, bins::of(behind));
+            length += behind;
         }
-        if is_start {
-            return self.push(index, run_end - index);
+        if !is_start {
+            let ahead = self.length_before(index);
+            start -= ahead;
+            length += ahead;
+            let bin = bins::of(ahead);
+            if bins::of(length) == bin {
+                self.write_length(start, length);
+                return bin;
+            }
+            self.unlink(start, bin);
         }
-        let start = self.edges.before(index);
-        let (before, bin) = (bins::of(index - start), bins::of(run_end - start));
-        if before != bin {
-            self.unlink(start, before);
-            self.push(start, run_end - start);
-        }
-        bin
+        self.push(start, length)
     }
 
     /// Lets the tail start at `index`, or where the run before starts; the tail's bin.
-    #[inline(never)]
+    #[inline]
     fn give_to_tail(&self, index: usize, is_start: bool) -> usize {
         let mut start = index;
         if !is_start {
-            start = self.edges.before(index);
+            start -= self.length_before(index);
             self.unlink(start, bins::of(index - start));
         }
         // INVARIANT: the tail starts there now, and is in no list.
@@ -352,50 +391,113 @@ impl<'a> Runs<'a> {
     fn push(&self, start: usize, blocks: usize) -> usize {
         let bin = bins::of(blocks);
         let next = self.head(bin) as u32;
-        self.set_link(start, Link { next, previous: NONE });
-        if next != NONE {
-            self.set_previous(next as usize, start as u32);
-        }
+        self.write_length(start, blocks);
+        self.set_link(start, Link { next, previous: start as u32 });
+        // Where there is no next, what is written again is what was just written.
+        self.set_previous(self.or_self(next, start), start as u32);
         // INVARIANT: the run is in the list, and its bin is occupied.
         self.set_head(bin, start as u32);
         self.header.occupied.set(self.header.occupied.get() | 1 << bin);
         bin
     }
 
-    /// Takes a run out of its bin's list.
+    /// Takes a run out of its bin's list. Whether it is the first, or the last, nobody can foresee,
+    /// so it is done without a branch.
     #[inline]
     fn unlink(&self, start: usize, bin: usize) {
+        let head = &self.header.heads[bin % BINS];
         let link = self.link(start);
-        if self.head(bin) == start {
-            self.set_head(bin, link.next);
-            if link.next == NONE {
-                // INVARIANT: the list is empty now.
-                self.header.occupied.set(self.header.occupied.get() & !(1 << bin));
+        let is_first = head.get() as usize == start;
+        let before = self.link_at(link.previous as usize).cast();
+        let slot: NonNull<u32> = select_unpredictable(is_first, NonNull::from(head).cast(), before);
+        // SAFETY: the bin's head, or the link of the run before, which begins with its next.
+        unsafe { slot.write(link.next) };
+        // Where there is no next, the run's own link is written, which is none any more.
+        self.set_previous(self.or_self(link.next, start), link.previous);
+        // INVARIANT: where it was both the first and the last, the list is empty now.
+        self.clear_if(bin, is_first & (link.next == NONE));
+    }
+
+    /// The index, or the run itself where there is none.
+    #[inline]
+    fn or_self(&self, index: u32, start: usize) -> usize {
+        select_unpredictable(index == NONE, start, index as usize)
+    }
+
+    /// Notes that a bin has become empty.
+    #[inline]
+    fn clear_if(&self, bin: usize, is_empty: bool) {
+        let occupied = &self.header.occupied;
+        occupied.set(occupied.get() & !(u64::from(is_empty) << bin));
+    }
+
+    /// The length of a listed run, in blocks.
+    #[inline]
+    fn length(&self, start: usize) -> usize {
+        if self.block_shift == BARE_SHIFT && self.edges.has(start + 1) {
+            return 1;
+        }
+        // SAFETY: a listed run starts there, and is longer than 8 bytes.
+        unsafe { self.length_at(start).read() as usize }
+    }
+
+    /// The length of the listed run that ends before `end`, in blocks.
+    #[inline]
+    fn length_before(&self, end: usize) -> usize {
+        if self.block_shift == BARE_SHIFT && self.edges.has(end - 1) {
+            return 1;
+        }
+        // SAFETY: a listed run ends there, and is longer than 8 bytes.
+        unsafe { self.last_length_at(end).read() as usize }
+    }
+
+    /// Writes the length of a run to both its ends, if there is room.
+    #[inline]
+    fn write_length(&self, start: usize, blocks: usize) {
+        if blocks << self.block_shift > size_of::<Link>() {
+            // SAFETY: the run is free, and as long.
+            unsafe {
+                self.length_at(start).write(blocks as Length);
+                self.last_length_at(start + blocks).write(blocks as Length);
             }
-            return;
         }
-        self.set_next(link.previous as usize, link.next);
-        if link.next != NONE {
-            self.set_previous(link.next as usize, link.previous);
-        }
+    }
+
+    /// Where a run has its length first.
+    ///
+    /// # Safety
+    /// A run of more than 8 bytes starts there.
+    #[inline]
+    unsafe fn length_at(&self, start: usize) -> NonNull<Length> {
+        // SAFETY: by the contract that lies in the run.
+        unsafe { pointers::forward(self.link_at(start).cast(), size_of::<Link>()).cast() }
+    }
+
+    /// Where it has it last.
+    ///
+    /// # Safety
+    /// A run of more than 8 bytes ends there.
+    #[inline]
+    unsafe fn last_length_at(&self, end: usize) -> NonNull<Length> {
+        let offset = (end << self.block_shift) - LENGTH_BYTES;
+        // SAFETY: by the contract that lies in the run.
+        unsafe { pointers::forward(self.base, offset).cast() }
     }
 
     #[inline]
     fn head(&self, bin: usize) -> usize {
-        self.header.heads.get(bin).map_or(NONE, Cell::get) as usize
+        self.header.heads[bin % BINS].get() as usize
     }
 
     #[inline]
     fn set_head(&self, bin: usize, start: u32) {
-        if let Some(head) = self.header.heads.get(bin) {
-            head.set(start);
-        }
+        self.header.heads[bin % BINS].set(start);
     }
 
     #[inline]
     fn link_at(&self, start: usize) -> NonNull<Link> {
         // SAFETY: runs start at indices below the extent's count of blocks, so within the extent.
-        unsafe { pointers::forward(self.header.base, start << self.header.block_shift) }.cast()
+        unsafe { pointers::forward(self.base, start << self.block_shift) }.cast()
     }
 
     #[inline]
@@ -412,12 +514,6 @@ impl<'a> Runs<'a> {
     }
 
     #[inline]
-    fn set_next(&self, start: usize, next: u32) {
-        // SAFETY: as in `link`.
-        unsafe { (*self.link_at(start).as_ptr()).next = next }
-    }
-
-    #[inline]
     fn set_previous(&self, start: usize, previous: u32) {
         // SAFETY: as in `link`.
         unsafe { (*self.link_at(start).as_ptr()).previous = previous }
@@ -430,8 +526,11 @@ impl<'a> Runs<'a> {
         let mut tail = self.header.blocks;
         self.edges.visit_runs(self.header.blocks, |start, blocks| {
             runs += 1;
-            if start + blocks == self.header.blocks {
+            let end = start + blocks;
+            if end == self.header.blocks {
                 tail = start;
+            } else if self.length(start) != blocks || self.length_before(end) != blocks {
+                fault = Some("a run's lengths differ from the edges");
             }
         });
         if tail != self.header.tail.get() {
@@ -447,7 +546,7 @@ impl<'a> Runs<'a> {
                 if start >= self.header.blocks || !self.edges.has(start) || runs == 0 {
                     return Some("a bin lists something other than free runs");
                 }
-                if !self.edges.is_free(start) || bins::of(self.edges.after(start) - start) != bin {
+                if !self.edges.is_free(start) || bins::of(self.length(start)) != bin {
                     fault = Some("a run is in another bin than its length's");
                 }
                 let link = self.link(start);

@@ -349,6 +349,7 @@ unsafe impl Strategy for FreeList {
     const COUNTS_BLOCKS: bool = true;
 
     const COUNTS_ON_SOURCES: bool = true;
+    const TELLS_EMPTY: bool = true;
 
     const EXTENT_ALIGN: usize = 64;
 
@@ -423,6 +424,10 @@ unsafe impl Strategy for FreeList {
 
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {
         self.emptied.take()
+    }
+
+    fn is_empty(&self, extent: &Extent) -> bool {
+        Used::of(extent).blocks.get() == 0
     }
 
     fn live_blocks(&mut self, extent: &Extent) -> u32 {

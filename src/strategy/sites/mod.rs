@@ -205,6 +205,7 @@ unsafe impl<S: Strategy> Strategy for WithSites<S> {
     const COUNTS_ON_SOURCES: bool = S::COUNTS_ON_SOURCES;
     const KEEPS_SPARES: bool = S::KEEPS_SPARES;
     const PARKS_LAST: bool = S::PARKS_LAST;
+    const TELLS_EMPTY: bool = S::TELLS_EMPTY;
     const EXTENT_ALIGN: usize = S::EXTENT_ALIGN;
     const EXTENT_DIVISOR: usize = S::EXTENT_DIVISOR;
     const DEFAULT: Self = Self { strategy: S::DEFAULT, notes: SiteNotes::new(SiteSampling::All) };
@@ -255,6 +256,10 @@ unsafe impl<S: Strategy> Strategy for WithSites<S> {
     unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
         // SAFETY: the caller's contract.
         unsafe { self.strategy.free(extent, block, layout) }
+    }
+
+    fn is_empty(&self, extent: &Extent) -> bool {
+        self.strategy.is_empty(extent)
     }
 
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {

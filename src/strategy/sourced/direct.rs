@@ -45,7 +45,7 @@ impl<S: Strategy> State<S> {
         unsafe { self.record_direct(range) };
         self.count_taken(range.length);
         self.usage.allocated_bytes += length;
-        self.usage.allocated_blocks += 1;
+        self.allocated_blocks += 1;
         if must_be_zeroed && !range.is_zeroed {
             // SAFETY: the block is as long, and nobody else's.
             unsafe { range.start.write_bytes(0, length) };

@@ -101,7 +101,7 @@ impl<S: Strategy> State<S> {
         }
         // SAFETY: the record is of an extent that is held.
         let is_alone = unsafe { record.as_ref() }.live_blocks.get() == 1;
-        if is_alone && self.unused_spare().is_some() {
+        if is_alone && self.spare.is_some() {
             return false;
         }
         self.parked = Parked { size: layout.size(), align: layout.align(), block };
@@ -149,18 +149,22 @@ impl<S: Strategy> State<S> {
         }
         let length = self.strategy.length_of_block(layout);
         // SAFETY: as above.
-        let record = unsafe {
+        let has_few_left = unsafe {
             let record = pointer.as_ref();
-            if !self.is_direct(layout) {
-                self.strategy.deallocate(&record.extent, block, layout);
+            if S::TELLS_EMPTY && !self.is_direct(layout) {
+                self.strategy.free(&record.extent, block, layout)
+            } else {
+                if !self.is_direct(layout) {
+                    self.strategy.deallocate(&record.extent, block, layout);
+                }
+                let live = record.live_blocks.get().wrapping_sub(1);
+                record.live_blocks.set(live);
+                live <= usize::from(S::PARKS_LAST)
             }
-            record
         };
         self.usage.allocated_bytes = self.usage.allocated_bytes.wrapping_sub(length);
-        self.usage.allocated_blocks = self.usage.allocated_blocks.wrapping_sub(1);
-        let live = record.live_blocks.get().wrapping_sub(1);
-        record.live_blocks.set(live);
-        if live <= usize::from(S::PARKS_LAST) {
+        self.allocated_blocks = self.allocated_blocks.wrapping_sub(1);
+        if has_few_left {
             self.became_almost_empty(source, pointer);
         }
     }
@@ -182,7 +186,7 @@ impl<S: Strategy> State<S> {
 
     /// What is in use: with what the strategy counted, without the block that is parked.
     pub(super) fn usage_now(&self) -> MemoryUsage {
-        let mut usage = self.usage;
+        let mut usage = MemoryUsage { allocated_blocks: self.allocated_blocks, ..self.usage };
         if S::COUNTS_ON_SOURCES {
             let (blocks, bytes) = self.strategy.used();
             usage.allocated_blocks += blocks;

@@ -27,7 +27,7 @@ type Link = Option<NonNull<Record>>;
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Record {
-    /// Blocks that are currently allocated in it.
+    /// Blocks that are currently allocated in it; zero where the strategy tells which are empty.
     pub(super) live_blocks: Cell<usize>,
     /// What the strategy sees.
     pub(super) extent: Extent,

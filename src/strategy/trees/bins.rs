@@ -17,7 +17,7 @@ use core::hint::select_unpredictable;
 use core::ptr::{self, NonNull};
 
 use super::free_block::{
-    self, FreeBlock, bin_if_first, first_of_bin, is_sorted, mark_sorted, write_ends,
+    self, FreeBlock, bin_if_first, first_of_bin, flagged_length, is_sorted, mark_sorted, write_ends,
 };
 use super::record::Record;
 use super::size_class::{BINS, FIRST_RANGE, LARGE, TREES, bin_of, tree_of};
@@ -91,17 +91,29 @@ impl Bins {
         }
     }
 
-    /// Takes a block out of its list.
+    /// Takes a block out of its list, and out of its tree if it is in one.
     ///
     /// # Safety
     /// `block` is listed.
     #[inline]
     pub(super) unsafe fn remove(&mut self, block: NonNull<FreeBlock>) {
-        // SAFETY: the block is listed, and so are its neighbours in the list.
+        // SAFETY: the block is listed.
         unsafe {
             if is_sorted(block) {
                 self.unsort(block);
             }
+            self.unlink(block);
+        }
+    }
+
+    /// Takes a block that is in no tree out of its list.
+    ///
+    /// # Safety
+    /// `block` is listed and not sorted.
+    #[inline]
+    pub(super) unsafe fn unlink(&mut self, block: NonNull<FreeBlock>) {
+        // SAFETY: the block is listed, and so are its neighbours in the list.
+        unsafe {
             let FreeBlock { next, previous, .. } = *block.as_ptr();
             let bin = bin_if_first(previous);
             let head = &raw mut self.heads[bin.unwrap_or(0)];
@@ -116,13 +128,13 @@ impl Bins {
     /// seldom.
     ///
     /// # Safety
-    /// `block` is listed and in the extent of its record; `block..block + length` is free and no
-    /// other block listed begins in it.
+    /// `block` is listed, not sorted, and in the extent of its record; `block..block + length` is
+    /// free and no other block listed begins in it.
     #[inline]
     pub(super) unsafe fn lengthen(&mut self, block: NonNull<FreeBlock>, length: usize) -> bool {
         // SAFETY: the block is listed, and free as long as it becomes.
         unsafe {
-            if bin_of(free_block::length(block)) != bin_of(length) || is_sorted(block) {
+            if bin_of(flagged_length(block)) != bin_of(length) {
                 return false;
             }
             write_ends(block, length, (*block.as_ptr()).record);
@@ -134,31 +146,66 @@ impl Bins {
     /// of the large ones, and none that only a search would find.
     #[inline]
     pub(super) fn take(&mut self, length: usize) -> Option<Taken> {
-        let mut fitting = self.occupied & NOT_LARGE & (u64::MAX << bin_of(length));
-        if fitting == 0 {
+        let own = bin_of(length) % BINS;
+        let fitting = self.occupied >> own;
+        let mut bin = own + fitting.trailing_zeros() as usize;
+        if fitting == 0 || bin == LARGE {
             return None;
         }
-        let mut bin = fitting.trailing_zeros() as usize % BINS;
-        let mut block = NonNull::new(self.heads[bin])?;
-        // SAFETY: the head of a list is listed, and so is the next.
-        unsafe {
+        // SAFETY: the bin is occupied, so its head is listed.
+        let mut block = unsafe { NonNull::new_unchecked(self.heads[bin % BINS]) };
+        // SAFETY: the block is listed.
+        if unsafe { flagged_length(block) } < length {
             // Only in the request's own bin.
-            if free_block::length(block) < length {
-                fitting &= fitting - 1;
-                if fitting == 0 {
-                    return None;
-                }
-                bin = fitting.trailing_zeros() as usize % BINS;
-                block = NonNull::new(self.heads[bin])?;
-            }
+            bin = self.bin_above(own)?;
+            // SAFETY: as above.
+            block = unsafe { NonNull::new_unchecked(self.heads[bin % BINS]) };
+        }
+        // SAFETY: the block is the first of the bin.
+        unsafe {
             if is_sorted(block) {
-                self.unsort(block);
+                return Some(self.take_first_sorted(block));
             }
+            Some(self.take_first(block, bin))
+        }
+    }
+
+    /// The first bin above one, but for that of the large blocks, that holds a block.
+    #[inline]
+    fn bin_above(&self, bin: usize) -> Option<usize> {
+        let above = self.occupied & NOT_LARGE & (u64::MAX << bin << 1);
+        (above != 0).then_some(above.trailing_zeros() as usize)
+    }
+
+    /// Takes out the first block of a bin.
+    ///
+    /// # Safety
+    /// The block is that, and not sorted.
+    #[inline]
+    unsafe fn take_first(&mut self, block: NonNull<FreeBlock>, bin: usize) -> Taken {
+        // SAFETY: the block is listed, and so is the next.
+        unsafe {
+            let length = flagged_length(block);
             let FreeBlock { next, record, .. } = *block.as_ptr();
-            self.heads[bin] = next;
+            self.heads[bin % BINS] = next;
             (*self.or_sink(next)).previous = first_of_bin(bin);
             self.clear_if(bin, next.is_null());
-            Some(Taken { block, length: free_block::length(block), record })
+            Taken { block, length, record }
+        }
+    }
+
+    /// Takes out a block that is sorted.
+    ///
+    /// # Safety
+    /// It is listed and sorted.
+    #[cold]
+    #[inline(never)]
+    unsafe fn take_first_sorted(&mut self, block: NonNull<FreeBlock>) -> Taken {
+        // SAFETY: the block is listed.
+        unsafe {
+            self.remove(block);
+            let record = (*block.as_ptr()).record;
+            Taken { block, length: free_block::length(block), record }
         }
     }
 

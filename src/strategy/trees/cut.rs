@@ -2,12 +2,12 @@
 
 use core::ptr::NonNull;
 
-use super::MultipleBinarySearchTree;
 use super::bins::Taken;
-use super::free_block::{self, before};
+use super::free_block::{self, before, flagged_length, is_sorted};
 use super::record::Record;
 use super::size_class::GRANULE;
 use super::top::Top;
+use super::{MultipleBinarySearchTree, usable_length};
 use crate::pointers::{block, forward, padding};
 use crate::strategy::Extent;
 
@@ -102,79 +102,148 @@ impl MultipleBinarySearchTree {
         block(start, length)
     }
 
-    /// Frees `start..start + length`, and coalesces it with what is free on either side.
+    /// Frees `start..start + length`, and coalesces it with what is free on either side. Whether
+    /// all of the extent is free now.
     ///
     /// # Safety
     /// These are whole granules of the extent, at least one, no part of a free block and no longer
     /// allocated; `start` has the provenance of the extent.
     #[inline]
-    pub(super) unsafe fn free(&mut self, extent: &Extent, start: NonNull<u8>, length: usize) {
-        // SAFETY: trees ask for metadata, and the extent is theirs.
-        let record = unsafe { extent.metadata() }.cast::<Record>();
-        // SAFETY: the contract is the same but for the top, and the extent's record is valid. What
-        // was cut last is given back to the top at once, unless a free block lies before it.
+    pub(super) unsafe fn release(
+        &mut self,
+        extent: &Extent,
+        start: NonNull<u8>,
+        length: usize,
+    ) -> bool {
+        // SAFETY: the contract is the same but for the top; the block's end lies in the extent, or
+        // at its end.
         unsafe {
             if self.top.touches(start, forward(start, length)) {
-                let is_newest = self.top.starts_at(forward(start, length), record);
-                if is_newest && !record.as_ref().map().is_set(start.addr().get()) {
-                    return self.top.lower(start);
-                }
-                return self.free_beside_top(record, start, length);
+                return self.free_beside_top(extent, start, length);
             }
-            self.free_apart(record, start, length);
+            self.free_apart(extent, start, length)
         }
     }
 
-    /// [`free`](Self::free) of what does not touch the top.
+    /// [`release`](Self::release) of what does not touch the top.
     ///
     /// # Safety
-    /// As there, with the extent's record.
+    /// As there.
     #[inline]
-    unsafe fn free_apart(&mut self, record: NonNull<Record>, start: NonNull<u8>, length: usize) {
+    unsafe fn free_apart(&mut self, extent: &Extent, start: NonNull<u8>, length: usize) -> bool {
         // SAFETY: the extent was added, so its record is valid. Where a bit of the map was set, a
         // free block of the extent lies beyond, and is listed.
         unsafe {
+            let record = record_of(extent);
             let map = record.as_ref().map();
             let end = forward(start, length);
-            let (mut first, mut length) = (start.cast(), length);
-            if map.flip(end.addr().get()) {
-                length += free_block::length(end.cast());
-                self.bins.remove(end.cast());
+            let has_behind = map.flip(end.addr().get());
+            let has_ahead = map.flip(start.addr().get());
+            let (mut first, mut total) = (start.cast(), length);
+            if has_behind {
+                if is_sorted(end.cast()) {
+                    return self.coalesce_sorted(extent, start, length, has_ahead);
+                }
+                total += flagged_length(end.cast());
+                self.bins.unlink(end.cast());
             }
-            if map.flip(start.addr().get()) {
+            if has_ahead {
                 let ahead;
                 (first, ahead) = before(start);
-                length += ahead;
-                if self.bins.lengthen(first, length) {
-                    return;
+                if is_sorted(first) {
+                    return self.coalesce_sorted_ahead(extent, start, total);
                 }
-                self.bins.remove(first);
+                total += ahead;
+                if self.bins.lengthen(first, total) {
+                    return total == usable_length(extent);
+                }
+                self.bins.unlink(first);
             }
-            self.bins.insert(first, length, record);
+            self.bins.insert(first, total, record);
+            total == usable_length(extent)
         }
     }
 
-    /// [`free`](Self::free) of what touches the top, or the top of the extent next to its own.
+    /// Ends a [`release`](Self::release) where a sorted block lies behind, and perhaps any ahead.
     ///
     /// # Safety
-    /// As there, with the extent's record.
+    /// As there; the map is done.
+    #[cold]
+    #[inline(never)]
+    unsafe fn coalesce_sorted(
+        &mut self,
+        extent: &Extent,
+        start: NonNull<u8>,
+        length: usize,
+        has_ahead: bool,
+    ) -> bool {
+        // SAFETY: as in `free_apart`.
+        unsafe {
+            let behind = forward(start, length).cast();
+            let total = length + free_block::length(behind);
+            self.bins.remove(behind);
+            if has_ahead {
+                return self.coalesce_sorted_ahead(extent, start, total);
+            }
+            self.bins.insert(start.cast(), total, record_of(extent));
+            total == usable_length(extent)
+        }
+    }
+
+    /// Ends a [`release`](Self::release) where a block lies ahead that may be sorted.
+    ///
+    /// # Safety
+    /// As there; the map is done, and `start..start + length` is all else that is free.
+    #[cold]
+    #[inline(never)]
+    unsafe fn coalesce_sorted_ahead(
+        &mut self,
+        extent: &Extent,
+        start: NonNull<u8>,
+        length: usize,
+    ) -> bool {
+        // SAFETY: as in `free_apart`.
+        unsafe {
+            let (first, ahead) = before(start);
+            let total = length + ahead;
+            self.bins.remove(first);
+            self.bins.insert(first, total, record_of(extent));
+            total == usable_length(extent)
+        }
+    }
+
+    /// [`release`](Self::release) of what touches the top, or the top of the extent next to its
+    /// own.
+    ///
+    /// # Safety
+    /// As there.
     #[inline(never)]
     unsafe fn free_beside_top(
         &mut self,
-        record: NonNull<Record>,
+        extent: &Extent,
         start: NonNull<u8>,
         length: usize,
-    ) {
+    ) -> bool {
         // SAFETY: as in `free_apart`; what joins the top is allocated as far as the map says, by
         // the flips, also the free block on the side away from the top. On the top's side is none,
         // for the top is coalesced.
         unsafe {
+            let record = record_of(extent);
             if !self.top.is_in(record) {
-                return self.free_apart(record, start, length);
+                return self.free_apart(extent, start, length);
             }
             let map = record.as_ref().map();
             let end = forward(start, length);
-            if end != self.top.start() {
+            if end == self.top.start() {
+                let mut first = start;
+                if map.is_set(first.addr().get()) {
+                    let (block, length) = before(first);
+                    self.bins.remove(block);
+                    flip_ends(Taken { block, length, record });
+                    first = block.cast();
+                }
+                self.top.lower(first);
+            } else {
                 let mut end = end;
                 if map.is_set(end.addr().get()) {
                     let (block, length) = (end.cast(), free_block::length(end.cast()));
@@ -182,16 +251,9 @@ impl MultipleBinarySearchTree {
                     flip_ends(Taken { block, length, record });
                     end = forward(end, length);
                 }
-                return self.top.lengthen(end);
+                self.top.lengthen(end);
             }
-            let mut first = start;
-            if map.is_set(first.addr().get()) {
-                let (block, length) = before(first);
-                self.bins.remove(block);
-                flip_ends(Taken { block, length, record });
-                first = block.cast();
-            }
-            self.top.lower(first);
+            self.top.length() == usable_length(extent)
         }
     }
 
@@ -205,6 +267,13 @@ impl MultipleBinarySearchTree {
             self.bins.insert(taken.block, taken.length, taken.record);
         }
     }
+}
+
+/// The record of an extent that was added and not removed.
+#[inline]
+pub(super) fn record_of(extent: &Extent) -> NonNull<Record> {
+    // SAFETY: trees ask for metadata, and the extent is theirs.
+    unsafe { extent.metadata() }.cast()
 }
 
 /// Has the map say of a block, which is not next to a free one, that it is free instead of

@@ -57,6 +57,7 @@ use crate::strategy::sourced::SourcedAllocator;
 use crate::strategy::{Extent, Strategy};
 use crate::units::{PAGE_BYTES, round_down};
 use bins::{Bins, Taken};
+use cut::record_of;
 use free_block::{HEAD_BYTES, TAIL_BYTES};
 use record::Record;
 use size_class::GRANULE;
@@ -94,6 +95,9 @@ unsafe impl Strategy for MultipleBinarySearchTree {
 
     const NAME: &'static str = "MultipleBinarySearchTree";
 
+    /// All of an extent is then one free block, or the top.
+    const TELLS_EMPTY: bool = true;
+
     const EXTENT_ALIGN: usize = GRANULE;
 
     const DEFAULT: Self = Self { bins: Bins::new(), top: Top::new(), records: ptr::null_mut() };
@@ -121,6 +125,11 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     }
 
     #[inline]
+    fn length_of_block(&self, layout: Layout) -> usize {
+        rounded(layout.size())
+    }
+
+    #[inline]
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let length = rounded(layout.size());
         if layout.align() > GRANULE {
@@ -131,9 +140,28 @@ unsafe impl Strategy for MultipleBinarySearchTree {
 
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's contract.
+        let _ = unsafe { <Self as Strategy>::free(self, extent, block, layout) };
+    }
+
+    #[inline]
+    unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
         // SAFETY: the block is allocated, in the extent, and as long as any layout rounds to that
         // fits.
-        unsafe { self.free(extent, in_extent(extent, block), rounded(layout.size())) }
+        unsafe { self.release(extent, in_extent(extent, block), rounded(layout.size())) }
+    }
+
+    fn is_empty(&self, extent: &Extent) -> bool {
+        let (record, length) = (record_of(extent), usable_length(extent));
+        if self.top.is_in(record) && self.top.length() == length {
+            return true;
+        }
+        // SAFETY: the extent was added, so its record is valid; where the map says so, a free block
+        // begins there.
+        unsafe {
+            let starts_free = record.as_ref().map().is_set(extent.start().addr().get());
+            starts_free && free_block::length(extent.start().cast()) == length
+        }
     }
 
     unsafe fn grow_in_place(
@@ -145,8 +173,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     ) -> Option<usize> {
         let (old_length, new_length) = (rounded(old.size()), rounded(new.size()));
         let more = new_length - old_length;
-        // SAFETY: trees ask for metadata, and the extent is theirs.
-        let record = unsafe { extent.metadata() }.cast::<Record>();
+        let record = record_of(extent);
         if more == 0 {
             return Some(new_length);
         }
@@ -183,7 +210,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
             // SAFETY: the tail is whole granules of the block, which the caller gives up.
             unsafe {
                 let tail = forward(in_extent(extent, block), new_length);
-                self.free(extent, tail, old_length - new_length);
+                self.release(extent, tail, old_length - new_length);
             }
         }
         Some(new_length)
@@ -205,14 +232,13 @@ unsafe impl Strategy for MultipleBinarySearchTree {
                 self.release_top();
                 self.top = Top::of(Taken { block: extent.start().cast(), length, record });
             } else if length != 0 {
-                self.free(extent, extent.start(), length);
+                self.release(extent, extent.start(), length);
             }
         }
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
-        // SAFETY: trees ask for metadata, and the extent is theirs.
-        let record = unsafe { extent.metadata() }.cast::<Record>();
+        let record = record_of(extent);
         if self.top.is_in(record) {
             self.release_top();
         }
@@ -241,8 +267,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     }
 
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
-        // SAFETY: trees ask for metadata, and the extent is theirs.
-        let record = unsafe { extent.metadata() }.cast::<Record>();
+        let record = record_of(extent);
         let mut visit_pages = |start: NonNull<u8>, length: usize| {
             let into_page = start.addr().get().wrapping_neg() % PAGE_BYTES;
             let pages = round_down(length.saturating_sub(into_page), PAGE_BYTES);
@@ -267,8 +292,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     }
 
     fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
-        // SAFETY: trees ask for metadata, and the extent is theirs.
-        let record = unsafe { extent.metadata() }.cast::<Record>();
+        let record = record_of(extent);
         // SAFETY: the record is valid where the extent was added. A block is read before it is
         // visited, and no other's memory is read to find it.
         unsafe {

@@ -13,14 +13,14 @@ use table::Row;
 type Run<'a> = (&'static str, Box<dyn Fn(&mut Buffer) -> f64 + 'a>);
 
 /// Whether the command line leaves a peer's run of a workload in: `--row TEXT` leaves in those
-/// whose name has the text, `--peer NAME` one peer.
+/// whose name has the text, `--peer NAMES` the named peers, with commas between.
 fn is_wanted(row: &str, peer: &str) -> bool {
     let following = |option: &str| {
         let mut arguments = std::env::args().skip_while(|argument| argument != option).skip(1);
         arguments.next()
     };
     following("--row").is_none_or(|text| row.contains(&text))
-        && following("--peer").is_none_or(|name| name == peer)
+        && following("--peer").is_none_or(|names| names.split(',').any(|name| name == peer))
 }
 
 /// Runs each in turn, in turning order, so that what else the machine does hits them alike.
