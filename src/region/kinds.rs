@@ -271,7 +271,9 @@ impl Figures {
         if is_grown {
             self.is_small.store(false, Ordering::Relaxed);
         } else {
-            self.small_end.store(end.max(small_end + SMALL_BYTES), Ordering::Relaxed);
+            // Behind a gap, which is other kinds' memory, what is looked at begins anew.
+            let looked_at_from = if end - small_end > SMALL_BYTES { end } else { small_end };
+            self.small_end.store(looked_at_from + SMALL_BYTES, Ordering::Relaxed);
         }
         is_grown
     }

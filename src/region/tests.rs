@@ -119,6 +119,7 @@ fn nothing_of_a_huge_page_stays_when_its_chunks_were_given_back() {
     let kind = kind_with(HugePages::Grown, c"all-of-it");
     let page_chunks = HUGE_PAGE_BYTES / CHUNK_BYTES;
     let first = take_run(kind, SEGMENT_CHUNKS / 2, 1).unwrap();
+    ask_for_huge_pages(kind);
     let touch = |run: Run| {
         // SAFETY: the run is the test's.
         unsafe { run.start().write(1) };

@@ -309,7 +309,7 @@ impl BitSet {
 //   the quick lists hand blocks out only while they are marked and freed. `take_aligned` takes only
 //   aligned indices; the rest is only for alignments that every index has.
 // - `block_length` rounds the size up to whole blocks: monotone, the same for all sizes up to it.
-// - Only the metadata and the links in free runs are written.
+// - Only the metadata, the extents' words, both ends of free runs and what waits are written.
 // - `extent_bytes` leaves room to align both block 0 and the request.
 // - Nothing here allocates or unwinds: no index that could be out of range, no arithmetic that can
 //   overflow.

@@ -338,7 +338,8 @@ const fn rounded(size: usize) -> usize {
 // - A block is cut from a hole, which then is shorter or gone, and is aligned as its front was.
 // - `block_length` rounds the size up to granules whatever the alignment: monotone, the same for
 //   all sizes up to it.
-// - Only the metadata and the last granules of holes are written.
+// - Only the metadata, the extents' words, the first and last granules of holes and what waits are
+//   written.
 // - `extent_bytes` leaves room to align the request; a new extent is one hole, on its shelf.
 // - Nothing here allocates or unwinds.
 unsafe impl Strategy for FreeList {

@@ -82,7 +82,7 @@ mod tests {
     use core::mem::MaybeUninit;
 
     use crate::allocator::{Allocator, LocalAllocator};
-    use crate::source::{BorrowedSliceSource, MemoryMapSource};
+    use crate::source::BorrowedSliceSource;
     use crate::strategy::Strategy;
     use crate::strategy::bit_set::BitSet;
     use crate::strategy::buddy::Buddy;
@@ -143,7 +143,8 @@ mod tests {
 
     /// The range that is kept is given back only while it has no block.
     fn is_kept_while_used<S: Strategy>() {
-        let allocator = SourcedAllocator::<S, _>::new(MemoryMapSource::new());
+        let mut memory = vec![MaybeUninit::new(0xa5); 8 << 20];
+        let allocator = SourcedAllocator::<S, _>::new(BorrowedSliceSource::new(&mut memory));
         let layout = Layout::from_size_align(100, 8).unwrap();
         let usage = || allocator.memory_usage();
         for _ in 0..3 {
