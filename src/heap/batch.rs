@@ -153,7 +153,7 @@ impl Chain {
                 sealed.write(first);
                 push(owner, first, last);
             } else if !owner.as_ref().foreign.push(first, last, &sealed) {
-                // Nothing was written.
+                // The word may not have been written.
                 sealed.write(first);
                 count_off_all(owner, first, last);
             }

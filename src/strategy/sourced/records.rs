@@ -27,7 +27,7 @@ type Link = Option<NonNull<Record>>;
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Record {
-    /// Blocks that are currently allocated in it; zero where the strategy tells which are empty.
+    /// Blocks that are currently allocated in it; one of a direct one; else zero where the strategy tells.
     pub(super) live_blocks: Cell<usize>,
     /// What the strategy sees.
     pub(super) extent: Extent,
