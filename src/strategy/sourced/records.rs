@@ -27,7 +27,8 @@ type Link = Option<NonNull<Record>>;
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Record {
-    /// Blocks that are currently allocated in it; one of a direct one; else zero where the strategy tells.
+    /// Blocks that are currently allocated in it: one in a direct one, else none where the strategy
+    /// tells which are empty.
     pub(super) live_blocks: Cell<usize>,
     /// What the strategy sees.
     pub(super) extent: Extent,
