@@ -7,7 +7,9 @@ mod child;
 use std::alloc::{Layout, alloc, dealloc};
 
 use heapswitch::strategy::slab::Slab;
-use heapswitch::{Allocator, Heap, HeapSwitch, flush_foreign_frees, purge};
+use heapswitch::{
+    Allocator, Heap, HeapSwitch, MemoryMapSource, SlabAllocator, flush_foreign_frees, purge,
+};
 
 #[global_allocator]
 static GLOBAL: HeapSwitch = HeapSwitch;
@@ -27,6 +29,81 @@ fn a_block_that_goes_back_twice_ends_the_process() {
             dealloc(block, layout);
         }
         purge();
+    });
+}
+
+/// Blocks of one length, so many that their chunks go back when all are freed.
+fn blocks_of(layout: Layout) -> Vec<*mut u8> {
+    // SAFETY: the layout is not empty.
+    (0..1000).map(|_| unsafe { alloc(layout) }).collect()
+}
+
+/// The chunk is nobody's by then, or another length's, or another heap's: nothing that is not this
+/// slab's is written to.
+#[test]
+fn a_block_whose_chunk_went_back_ends_the_process() {
+    let test = "a_block_whose_chunk_went_back_ends_the_process";
+    let ended = "slab: a block was freed twice";
+    let layout = Layout::from_size_align(BYTES, 8).unwrap();
+    let free_all = |blocks: &[*mut u8]| {
+        // SAFETY: each is freed once here.
+        blocks.iter().for_each(|&block| unsafe { dealloc(block, layout) });
+    };
+    // SAFETY: it is not, which is what is tested.
+    let free_again = |block: *mut u8, layout| unsafe { dealloc(block, layout) };
+
+    // Its owner is read through a null pointer, so that the kernel ends it.
+    child::failing(test, "nobody's", || {
+        let blocks = blocks_of(layout);
+        free_all(&blocks);
+        purge();
+        free_again(blocks[500], layout);
+        purge();
+    });
+    child::fails_with(test, "another length's", ended, || {
+        let blocks = blocks_of(layout);
+        free_all(&blocks);
+        purge();
+        let others = blocks_of(Layout::from_size_align(900, 8).unwrap());
+        let is_there =
+            |block: &&*mut u8| others.iter().any(|other| other.addr() >> 16 == block.addr() >> 16);
+        let again = blocks.iter().find(is_there).expect("no chunk was used again");
+        free_again(*again, layout);
+        purge();
+        drop(others);
+    });
+    child::fails_with(test, "not of that length", ended, || {
+        // SAFETY: the layout is not empty; the free is wrong, which is what is tested.
+        unsafe { dealloc(alloc(layout), Layout::from_size_align(900, 8).unwrap()) };
+        purge();
+    });
+}
+
+/// Used by itself, a slab links its free blocks through themselves.
+#[test]
+fn a_link_that_leads_out_of_its_extent_ends_the_process() {
+    let test = "a_link_that_leads_out_of_its_extent_ends_the_process";
+    child::fails_with(test, "a link", "a block was written to after it was freed", || {
+        let slab = SlabAllocator::new(MemoryMapSource::new());
+        let layout = Layout::from_size_align(64, 8).unwrap();
+        let block = slab.allocate(layout).unwrap().cast::<u8>();
+        // SAFETY: the block is allocated; the write comes too late, which is what is tested.
+        unsafe {
+            slab.deallocate(block, layout);
+            block.write_bytes(0x41, 8);
+        }
+        let _ = slab.allocate(layout);
+        let _ = slab.allocate(layout);
+    });
+    child::fails_with(test, "twice", "slab: a block was freed twice", || {
+        let slab = SlabAllocator::new(MemoryMapSource::new());
+        let layout = Layout::from_size_align(64, 8).unwrap();
+        let block = slab.allocate(layout).unwrap().cast::<u8>();
+        // SAFETY: it is not, which is what is tested.
+        unsafe {
+            slab.deallocate(block, layout);
+            slab.deallocate(block, layout);
+        }
     });
 }
 

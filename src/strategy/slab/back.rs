@@ -9,7 +9,10 @@ use core::ptr::NonNull;
 
 use super::class::{CLASSES, block_bytes};
 use super::front::{MIN_MAGAZINE, capacity};
-use super::partial::{Partials, carved, class_of_extent, free, note_drop, used, used_bytes};
+use super::partial::{
+    Partials, carved, class_of_extent, free, freed_twice, note_drop, owner, set_owner, used,
+    used_bytes,
+};
 use super::{Slab, bits};
 use crate::allocator::AllocError;
 use crate::pointers;
@@ -38,6 +41,7 @@ impl Back {
     /// Gives the class an extent that has none yet, if there is one.
     pub(super) fn assign(&mut self, class: usize) -> Option<&'static Extent> {
         let extent = self.partials.assign(class)?;
+        set_owner(extent, self.mark(class));
         self.counts.get_mut(class)?.extents += 1;
         Some(extent)
     }
@@ -64,9 +68,29 @@ impl Back {
         self.counts.iter().enumerate().map(blocks_of).fold((0, 0), add)
     }
 
+    /// What the extents of a class of this back have as their owner: an address within it, so that
+    /// no other's are the same. It does not move while it has any: a heap's strategy lies in its
+    /// header.
+    #[inline]
+    fn mark(&self, class: usize) -> usize {
+        const { assert!(CLASSES < size_of::<Self>()) };
+        core::ptr::from_ref(self).addr() + class
+    }
+
+    /// Ends the process where a block of the class goes back whose chunk is no extent of this slab
+    /// and class: it went back before, for the block was freed twice, or the block was freed by a
+    /// layout that does not fit it. Nothing was written to yet.
+    #[inline]
+    pub(super) fn check_owner(&self, extent: &Extent, class: usize) {
+        if owner(extent) != self.mark(class) {
+            freed_twice();
+        }
+    }
+
     /// Takes a block back. Whether extents became empty.
     pub(super) fn put_back(&mut self, extent: &Extent, block: NonNull<u8>) -> bool {
         let class = class_of_extent(extent);
+        self.check_owner(extent, class);
         bits::put_back(extent, block, class);
         self.count_in(class, 1);
         self.partials.count_back(extent, 1)

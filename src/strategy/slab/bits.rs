@@ -11,10 +11,9 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use super::class::{CLASSES, block_bytes};
-use super::partial::{HEAD, carved, class_of_extent, count_carved, count_taken, free};
+use super::partial::{HEAD, carved, class_of_extent, count_carved, count_taken, free, freed_twice};
 use crate::pointers;
 use crate::strategy::Extent;
-use crate::sys::abort_with;
 use crate::units::CHUNK_BYTES;
 
 /// The most blocks that an extent holds: one of 8-byte blocks uses its first half, so that the bits
@@ -101,7 +100,7 @@ pub(super) fn put_back(extent: &Extent, block: NonNull<u8>, class: usize) {
     let before = words[at].get();
     let after = before | 1 << (index % 64);
     if after == before {
-        broken();
+        freed_twice();
     }
     words[at].set(after);
     let head = &extent.words[HEAD];
@@ -157,7 +156,7 @@ fn mark_singles(extent: &Extent, blocks: &[NonNull<u8>], class: usize) -> usize 
         let before = bits;
         bits |= 1 << (index % 64);
         if bits == before {
-            broken();
+            freed_twice();
         }
         count += 1;
     }
@@ -201,6 +200,9 @@ fn mark_row(extent: &Extent, first: NonNull<u8>, row: Row, class: usize) -> usiz
         let length = row.length.min(index + 1);
         (index + 1 - length, length)
     };
+    if lowest + length > carved(extent) {
+        freed_twice();
+    }
     mark(words(extent), lowest, length);
     extent.words[HEAD].set(extent.words[HEAD].get().min(lowest / 64));
     length
@@ -216,17 +218,11 @@ fn mark(words: &[Cell<u64>; BITS_BYTES / 8], lowest: usize, length: usize) {
         let marked = (end - index).min(64 - index % 64);
         let bits = (u64::MAX >> (64 - marked)) << (index % 64);
         if word.get() & bits != 0 {
-            broken();
+            freed_twice();
         }
         word.set(word.get() | bits);
         index += marked;
     }
-}
-
-#[cold]
-#[inline(never)]
-fn broken() -> ! {
-    abort_with(&["slab: a block was freed twice, or the bits of free blocks are corrupted"])
 }
 
 /// Takes free blocks, those at the lowest addresses first, into the slots from the last one down;
@@ -245,7 +241,7 @@ pub(super) fn take(extent: &Extent, class: usize, slots: &mut [MaybeUninit<NonNu
             at += 1;
             match words.get(at) {
                 Some(word) => bits = word.get(),
-                None => broken(),
+                None => freed_twice(),
             }
         }
         // SAFETY: the word has blocks that were carved from the extent.

@@ -124,6 +124,7 @@ impl Slab {
         while let Some(&block) = rest.first() {
             // SAFETY: the block is free and of this slab.
             let extent = unsafe { extent_of_block(block) };
+            self.back.check_owner(extent, class);
             // Neighbours in the magazine that share an extent are counted in one step.
             let count = match rest.get(1) {
                 Some(&next) if bits::are_of_one_extent(block, next) => {

@@ -16,6 +16,7 @@
 
 use super::class::{CLASSES, block_bytes};
 use crate::strategy::Extent;
+use crate::sys::abort_with;
 
 /// Extents without blocks that stay with their classes.
 const MOST_KEPT: usize = 4;
@@ -28,6 +29,9 @@ const PREVIOUS: usize = 3;
 /// Class in the low 8 bits, whether it is listed by its class in bit 8; from bit 32 on one more
 /// than the count of free blocks when the pages between blocks were dropped last.
 const STATE: usize = 4;
+/// Whose extent it is, and of which class: see [`Back::mark`](super::Back::mark). 0 for an extent
+/// without a class, and for those of a slab for use on its own.
+const OWNER: usize = 5;
 
 const IS_LISTED: usize = 1 << 8;
 const DROPPED_SHIFT: u32 = 32;
@@ -36,6 +40,16 @@ const FREE_MASK: usize = (1 << CARVED_SHIFT) - 1;
 
 pub(super) fn class_of_extent(extent: &Extent) -> usize {
     extent.words[STATE].get() & 0xFF
+}
+
+/// Whose extent it is.
+#[inline]
+pub(super) fn owner(extent: &Extent) -> usize {
+    extent.words[OWNER].get()
+}
+
+pub(super) fn set_owner(extent: &Extent, owner: usize) {
+    extent.words[OWNER].set(owner);
 }
 
 fn is_listed(extent: &Extent) -> bool {
@@ -86,6 +100,13 @@ pub(super) fn note_drop(extent: &Extent) -> bool {
 
 pub(super) fn used_bytes(extent: &Extent) -> usize {
     used(extent) * block_bytes(class_of_extent(extent))
+}
+
+/// Ends the process where a block goes back that is not out.
+#[cold]
+#[inline(never)]
+pub(super) fn freed_twice() -> ! {
+    abort_with(&["slab: a block was freed twice, or the records of free blocks are corrupted"])
 }
 
 /// The record behind a pointer that a slab keeps.
@@ -193,11 +214,12 @@ impl Partials {
     /// before, set aside as emptied, or kept with their class.
     #[inline]
     pub(super) fn count_back(&mut self, extent: &Extent, blocks: usize) -> bool {
+        let Some(used) = used(extent).checked_sub(blocks) else { freed_twice() };
         extent.words[COUNTS].set(extent.words[COUNTS].get() + blocks);
         if !is_listed(extent) {
             self.list(extent);
         }
-        used(extent) == 0 && self.note_emptied(extent)
+        used == 0 && self.note_emptied(extent)
     }
 
     /// As [`count_back`](Self::count_back), of an extent that has lost its last block.

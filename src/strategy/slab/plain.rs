@@ -38,6 +38,10 @@ fn has_uncarved(extent: &Extent, class: usize) -> bool {
     (carved(extent) + 1) * block_bytes(class) <= extent.length()
 }
 
+fn distance(extent: &Extent, block: NonNull<u8>) -> usize {
+    pointers::distance(extent.start(), block)
+}
+
 impl PlainSlab {
     fn take(&mut self, class: usize) -> Option<NonNull<u8>> {
         let extent = match self.partials.first(class) {
@@ -47,7 +51,12 @@ impl PlainSlab {
         let block = match free_head(extent) {
             Some(block) => {
                 // SAFETY: a free block holds a link in its first word.
-                set_free_head(extent, unsafe { block.cast::<Link>().read() });
+                let link = unsafe { block.cast::<Link>().read() };
+                let carved_bytes = carved(extent) * block_bytes(class);
+                if link.is_some_and(|next| distance(extent, next) >= carved_bytes) {
+                    broken("a block was written to after it was freed");
+                }
+                set_free_head(extent, link);
                 count_taken(extent, 1);
                 block
             }
@@ -75,7 +84,7 @@ fn verify_extent(extent: &Extent) {
     let bytes = block_bytes(class_of_extent(extent));
     let (mut length, mut next) = (0, free_head(extent));
     while let Some(block) = next {
-        let offset = pointers::distance(extent.start(), block);
+        let offset = distance(extent, block);
         if offset >= carved(extent) * bytes || !offset.is_multiple_of(bytes) {
             broken("a list of free blocks leads astray: one was written to after it was freed");
         }
