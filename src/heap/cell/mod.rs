@@ -71,6 +71,12 @@ pub const fn is_direct(layout: Layout) -> bool {
     layout.size() > MAX_STRATEGY_BYTES || layout.align() > MAX_STRATEGY_ALIGN
 }
 
+/// Whether a heap of strategy `S` serves a layout by a run of its own.
+#[inline]
+const fn is_direct_in<S: Strategy>(layout: Layout) -> bool {
+    S::HAS_NO_EXTENTS || is_direct(layout)
+}
+
 /// What was still allocated when a heap was closed. All of it stays valid until it is freed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
