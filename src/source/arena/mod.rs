@@ -153,6 +153,12 @@ impl<S: MemorySource> ArenaMemorySource<S> {
         self.fork.register(self.source.raw(), Rank::Source)
     }
 
+    /// Whether a taken range of chunks is a block of this arena.
+    #[cfg(not(loom))]
+    pub(crate) fn is_block(&self, start: NonNull<u8>) -> bool {
+        self.table().is_some_and(|table| table.number(start).is_some())
+    }
+
     /// The tables; `None` before the first range.
     #[inline]
     fn table(&self) -> Option<Table<'_>> {
@@ -311,6 +317,10 @@ unsafe impl<S: MemorySource> MemorySource for ArenaMemorySource<S> {
 
     fn placement(&self) -> Placement {
         self.source.lock().placement()
+    }
+
+    fn protect_fork(&'static self) -> Result<(), SystemError> {
+        ArenaMemorySource::protect_fork(self)
     }
 }
 
