@@ -86,6 +86,7 @@ pub use heapswitch_macros::global_thread_and_coroutine_switchable_allocator;
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::allocator::RegionSource;
     pub use crate::heap::HeapKind;
     pub use crate::region::HugePages;
     pub use crate::strategy::context::LifetimeHint;
@@ -118,6 +119,11 @@ pub mod __private {
         pub const SAMPLED: Option<SiteSampling> = Some(SiteSampling::SAMPLED);
     }
 
+    /// The sources that the macro makes.
+    pub mod sources {
+        pub use crate::switch::sources::{Arena, arena};
+    }
+
     /// The settings of a kind of heap.
     pub type StrategySettings<K> = <K as HeapKind>::Settings;
 
@@ -127,6 +133,7 @@ pub mod __private {
         pub use crate::strategy::bit_set::BitSet;
         pub use crate::strategy::buddy::Buddy;
         pub use crate::strategy::free_list::FreeList;
+        pub use crate::strategy::memory_map::MemoryMap;
         pub use crate::strategy::stripes::Stripes;
         pub use crate::strategy::trees::MultipleBinarySearchTree;
         /// The bump strategy as heaps use it.
@@ -152,6 +159,9 @@ pub mod __private {
 
         /// Of the stripes.
         pub const fn stripes() {}
+
+        /// Of the memory map.
+        pub const fn memory_map() {}
 
         /// Of the free list.
         pub const fn free_list(fit: Fit) -> free_list::Settings {

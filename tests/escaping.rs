@@ -2,6 +2,8 @@
 //! runs, is suspended, is closed, and after its thread has ended.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
+#[path = "escaping/bytes.rs"]
+mod bytes;
 #[path = "support/hints.rs"]
 mod hints;
 #[path = "escaping/sites.rs"]

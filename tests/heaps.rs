@@ -19,13 +19,14 @@ use heapswitch::source::region_map::CONTEXT_SOURCE;
 use heapswitch::strategy::bit_set::{BitSet, Settings};
 use heapswitch::strategy::buddy::Buddy;
 use heapswitch::strategy::free_list::{self, Fit, FreeList};
+use heapswitch::strategy::memory_map::MemoryMap;
 use heapswitch::strategy::sites::{self, WithSites};
 use heapswitch::strategy::slab::Slab;
 use heapswitch::strategy::stripes::Stripes;
 use heapswitch::{
     AllocError, Allocator, ArenaMemorySource, ArenaSettings, ArenaSizes,
     GlobalAllocToAllocatorAdaptor, Heap, HeapBuilder, HeapSwitch, LifetimeHint, MemoryRange,
-    MemorySource, RegionMapSource, RegionSource, SiteSampling, flush_foreign_frees,
+    MemorySource, RegionMapSource, RegionSource, SiteSampling, flush_foreign_frees, usable_size,
 };
 
 #[global_allocator]
@@ -309,6 +310,11 @@ fn stripes(source: TestSource, way: Way) -> Tested {
     Tested::new(source, way, |builder| builder.build_kind::<Stripes>(()).unwrap())
 }
 
+fn memory_map(source: TestSource, way: Way) -> Tested {
+    let source = source.times(8);
+    Tested::new(source, way, |builder| builder.build_kind::<MemoryMap>(()).unwrap())
+}
+
 /// A strategy of its own, that records where some blocks are asked for.
 fn with_sites(source: TestSource) -> Tested {
     let settings = sites::Settings { strategy: (), sampling: SiteSampling::EveryNth(61) };
@@ -391,17 +397,48 @@ battery!(with_sites_foreign, with_sites, of_plenty());
 battery!(stripes_entered, |source| stripes(source, Way::Entered));
 battery!(stripes_foreign, |source| stripes(source, Way::Foreign), of_plenty());
 
+battery!(memory_map_apart, |source| memory_map(source, Way::Apart));
+battery!(memory_map_entered, |source| memory_map(source, Way::Entered));
+battery!(memory_map_routed, |source| memory_map(source, Way::Routed), of_plenty());
+battery!(memory_map_foreign, |source| memory_map(source, Way::Foreign), of_plenty());
+
+/// Each block is a run of chunks, which goes back at once, and grows where nothing is behind it.
+#[test]
+fn a_memory_map_holds_its_blocks_and_nothing_else() {
+    let heap = Heap::builder().build_kind::<MemoryMap>(()).unwrap();
+    assert_eq!(heap.strategy(), "memory map");
+    let held = || heap.memory_usage().unwrap().committed_bytes;
+    let small = heap.run(|| Box::new(7_u8)).unwrap();
+    let address: *const u8 = &raw const *small;
+    assert_eq!((address.addr() % (64 << 10), held()), (0, 64 << 10));
+    // SAFETY: the block is allocated, of that layout.
+    let usable = unsafe { usable_size(NonNull::from(&*small), Layout::new::<u8>()) };
+    assert_eq!(usable, 64 << 10);
+    let mut large = heap.run(|| vec![1_u8; 100_000]).unwrap();
+    assert_eq!(held(), 192 << 10);
+    let before = large.as_ptr();
+    heap.run(|| large.resize(10 << 20, 2)).unwrap();
+    assert_eq!((held(), large[99_999], large[100_000]), (64 << 10 | 10 << 20, 1, 2));
+    assert_eq!(large.as_ptr(), before, "nothing is behind it");
+    heap.run(|| drop(large)).unwrap();
+    assert_eq!(held(), 64 << 10);
+    let report = heap.close();
+    assert_eq!((report.blocks, report.bytes, report.kept_bytes), (1, 64 << 10, 64 << 10));
+    assert_eq!(*small, 7);
+}
+
 /// Of blocks that wait in a batch some hold the names of others, by their lengths. None is lost,
 /// whatever comes after what, in batches of any length: not of those that are collected, nor of
 /// those that still wait when the heap is closed, nor of those that are freed later.
 #[test]
 fn no_block_of_a_batch_is_lost() {
     const SIZES: [usize; 7] = [8, 4096, 16, 24, 100, 64, 40];
-    let build: [fn(HeapBuilder<'static>) -> Heap; 4] = [
+    let build: [fn(HeapBuilder<'static>) -> Heap; 5] = [
         |builder| builder.hint(LifetimeHint::Short).build().unwrap(),
         |builder| builder.hint(LifetimeHint::Medium).build().unwrap(),
         |builder| builder.hint(LifetimeHint::Long).build().unwrap(),
         |builder| builder.build_kind::<Slab>(()).unwrap(),
+        |builder| builder.build_kind::<MemoryMap>(()).unwrap(),
     ];
     for (build, part) in
         build.iter().flat_map(|build| [1, 2, 8, 9, 31, 32, 33, 70].map(|n| (build, n)))

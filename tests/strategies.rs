@@ -3,6 +3,8 @@
 #[macro_use]
 #[expect(dead_code, reason = "nothing here needs ranges of another source")]
 mod battery;
+#[path = "strategies/verified.rs"]
+mod verified;
 
 use std::alloc::Layout;
 
@@ -21,6 +23,7 @@ use heapswitch::strategy::slab::SlabAllocator;
 use heapswitch::strategy::sourced::SourcedAllocator;
 use heapswitch::strategy::stripes::StripeAllocator;
 use heapswitch::strategy::trees::MultipleBinarySearchTreeAllocator;
+use verified::Verified;
 
 fn bit_set(source: TestSource, block_bytes: usize) -> BitSetAllocator<TestSource> {
     BitSetAllocator::with_settings(Settings { block_bytes }, source)
@@ -41,27 +44,49 @@ fn of_slab() -> Limits {
     Limits { max_align: 32 << 10, max_size: 32 << 10, ..Limits::default() }
 }
 
-battery!(bump, BumpAllocator::<TestSource>::new);
-battery!(bump_of_zeroed_memory, |source| BumpAllocator::new(source.zeroed()));
-battery!(bit_set_default, BitSetAllocator::<TestSource>::new);
-battery!(bit_set_of_8, |source| bit_set(source, 8));
-battery!(bit_set_of_16, |source| bit_set(source, 16));
-battery!(bit_set_of_256, |source| bit_set(source, 256));
-battery!(bit_set_of_zeroed_memory, |source| bit_set(source.zeroed(), 32));
-battery!(bit_set_of_4096, |source| bit_set(source, 4096));
-battery!(trees, MultipleBinarySearchTreeAllocator::<TestSource>::new);
-battery!(slab, SlabAllocator::<TestSource>::new, of_slab());
-battery!(free_list_first_fit, |source| free_list(source, Fit::First));
-battery!(free_list_next_fit, |source| free_list(source, Fit::Next));
-battery!(free_list_best_fit, |source| free_list(source, Fit::Best));
-battery!(free_list_of_zeroed_memory, |source| free_list(source.zeroed(), Fit::First));
-battery!(buddy, BuddyAllocator::<TestSource>::new);
+/// The battery, with the allocator's structures checked after each step.
+macro_rules! verified_battery {
+    ($name:ident, $make:expr) => {
+        verified_battery!($name, $make, Limits::default());
+    };
+    ($name:ident, $make:expr, $limits:expr) => {
+        battery!($name, |source| Verified::new($make(source)), $limits);
+    };
+}
+
+verified_battery!(bump, BumpAllocator::<TestSource>::new);
+verified_battery!(bump_of_zeroed_memory, |source: TestSource| BumpAllocator::new(source.zeroed()));
+verified_battery!(bit_set_default, BitSetAllocator::<TestSource>::new);
+verified_battery!(bit_set_of_8, |source: TestSource| bit_set(source, 8));
+verified_battery!(bit_set_of_16, |source: TestSource| bit_set(source, 16));
+verified_battery!(bit_set_of_256, |source: TestSource| bit_set(source, 256));
+verified_battery!(bit_set_of_zeroed_memory, |source: TestSource| bit_set(source.zeroed(), 32));
+verified_battery!(bit_set_of_4096, |source: TestSource| bit_set(source, 4096));
+verified_battery!(trees, MultipleBinarySearchTreeAllocator::<TestSource>::new);
+verified_battery!(slab, SlabAllocator::<TestSource>::new, of_slab());
+verified_battery!(free_list_first_fit, |source: TestSource| free_list(source, Fit::First));
+verified_battery!(free_list_next_fit, |source: TestSource| free_list(source, Fit::Next));
+verified_battery!(free_list_best_fit, |source: TestSource| free_list(source, Fit::Best));
+verified_battery!(free_list_of_zeroed_memory, |source: TestSource| free_list(
+    source.zeroed(),
+    Fit::First
+));
+verified_battery!(buddy, BuddyAllocator::<TestSource>::new);
 battery!(buddy_locked, |source| LockedBuddyAllocator::new(BuddyAllocator::new(source)));
-battery!(stripes, StripeAllocator::<TestSource>::new);
-battery!(context_short, |source| ContextAllocator::new(LifetimeHint::Short, source));
-battery!(context_medium, |source| ContextAllocator::new(LifetimeHint::Medium, source));
-battery!(context_long, |source| ContextAllocator::new(LifetimeHint::Long, source));
-battery!(with_sites, with_sites);
+verified_battery!(stripes, StripeAllocator::<TestSource>::new);
+verified_battery!(context_short, |source: TestSource| ContextAllocator::new(
+    LifetimeHint::Short,
+    source
+));
+verified_battery!(context_medium, |source: TestSource| ContextAllocator::new(
+    LifetimeHint::Medium,
+    source
+));
+verified_battery!(context_long, |source: TestSource| ContextAllocator::new(
+    LifetimeHint::Long,
+    source
+));
+verified_battery!(with_sites, with_sites);
 battery!(locked, |source| Locked::new(MultipleBinarySearchTreeAllocator::new(source)));
 
 /// What `SourcedAllocator` promises beyond the trait; one strategy stands for all.

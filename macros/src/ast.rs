@@ -4,7 +4,7 @@ use proc_macro2::{Group, TokenStream};
 use quote::ToTokens;
 use syn::{Attribute, Expr, Ident, Lit, LitInt, Path, Type, Visibility};
 
-use crate::table::StrategyPaths;
+use crate::table::{Paths, SourceOf};
 
 /// `/// docs` `pub struct Name;`
 pub(crate) struct Declaration {
@@ -75,6 +75,8 @@ pub(crate) struct Configuration {
     pub(crate) coroutine: ChosenStrategy,
     pub(crate) thread: ChosenStrategy,
     pub(crate) global: GlobalAllocator,
+    /// Only those that are not the runtime's default.
+    pub(crate) sources: Vec<Source>,
     /// The allocator that is current when a thread starts.
     pub(crate) default: Scalar,
     pub(crate) install: Scalar,
@@ -84,8 +86,22 @@ pub(crate) struct Configuration {
 
 /// A strategy and the value of each of its settings, in the table's order.
 pub(crate) struct ChosenStrategy {
-    pub(crate) paths: &'static StrategyPaths,
+    pub(crate) paths: &'static Paths,
     pub(crate) settings: Vec<Scalar>,
+}
+
+/// A source, and whose heaps it is for.
+pub(crate) struct Source {
+    pub(crate) of: &'static SourceOf,
+    pub(crate) chosen: ChosenSource,
+}
+
+/// A source of chunks.
+pub(crate) enum ChosenSource {
+    /// The path of the program's own static.
+    Static(syn::Path),
+    /// One that the macro makes, and the value of each of its settings, in the table's order.
+    Made { paths: &'static Paths, settings: Vec<Scalar> },
 }
 
 /// The type and the initial value of a static.

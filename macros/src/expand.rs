@@ -1,10 +1,14 @@
 //! Generates the items. Every path into the runtime goes through its one hidden module.
 
 use proc_macro2::{Literal, Span, TokenStream};
-use quote::{ToTokens, format_ident, quote};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::Ident;
+use syn::spanned::Spanned;
 
-use crate::ast::{ChosenStrategy, Configuration, Declaration, GlobalAllocator, Scalar, Setting};
+use crate::ast::{
+    ChosenSource, ChosenStrategy, Configuration, Declaration, GlobalAllocator, Scalar, Setting,
+    Source,
+};
 
 /// The type, its two implementations and, if wanted, its installation.
 pub(crate) fn expand(configuration: &Configuration) -> TokenStream {
@@ -58,6 +62,7 @@ fn configuration_impl(configuration: &Configuration, runtime: &TokenStream) -> T
         let (method, value) = (format_ident!("{method}"), scalar(*value, runtime));
         quote!(.#method(#value))
     });
+    let sources = configuration.sources.iter().map(|chosen| source(chosen, runtime));
     // The static's name is unlikely because `global` may name anything of its scope.
     quote! {
         unsafe impl #runtime::Configuration for #name {
@@ -73,6 +78,34 @@ fn configuration_impl(configuration: &Configuration, runtime: &TokenStream) -> T
                 static HEAPSWITCH_GLOBAL: #global_type = #global;
                 &HEAPSWITCH_GLOBAL
             }
+            #(#sources)*
+        }
+    }
+}
+
+/// The function that gives a source. The compiler tells whether the program's own is one.
+fn source(source: &Source, runtime: &TokenStream) -> TokenStream {
+    let function = format_ident!("{}", source.of.function);
+    let body = match &source.chosen {
+        ChosenSource::Static(path) => quote_spanned! { path.span() =>
+            ::core::option::Option::Some(&#path)
+        },
+        ChosenSource::Made { paths, settings } => {
+            let in_use = scalar(Scalar::Constant(source.of.in_use), runtime);
+            let settings = settings.iter().map(|setting| scalar(*setting, runtime));
+            let source_type = format_ident!("{}", paths.type_name);
+            let constructor = format_ident!("{}", paths.constructor);
+            quote! {
+                static HEAPSWITCH_SOURCE: #runtime::sources::#source_type =
+                    #runtime::sources::#constructor(#in_use, #(#settings),*);
+                ::core::option::Option::Some(&HEAPSWITCH_SOURCE)
+            }
+        }
+    };
+    quote! {
+        #[inline]
+        fn #function() -> ::core::option::Option<&'static dyn #runtime::RegionSource> {
+            #body
         }
     }
 }
@@ -170,6 +203,8 @@ mod tests {
             thread = context(hint = long),
             global: Counting<System> = Counting::new(System),
             default = global,
+            coroutine_source = arena(maximum_bytes = 1 GiB),
+            thread_source = arena(range_bytes = 2 MiB),
             install = false,
             region_bytes = 1 GiB,
             coroutine_huge_pages = transparent,
@@ -183,6 +218,12 @@ mod tests {
             crate = ::renamed,
         };
         assert_generates(input, include_str!("../tests/expansion/every_key.rs"));
+    }
+
+    #[test]
+    fn a_source_of_the_programs_own() {
+        let generated = generate(quote!(thread_source = crate::own::ARENA)).to_string();
+        assert!(generated.contains("Option :: Some (& crate :: own :: ARENA)"), "{generated}");
     }
 
     #[test]

@@ -98,8 +98,30 @@ use proc_macro::TokenStream;
 ///
 #[doc = include_str!("strategies.md")]
 ///
-/// `memory_map`, which makes a mapping of each allocation, cannot be local: a process may have only
-/// some 65,530 mappings.
+/// `memory_map` is for coroutines only: nearly all blocks of a thread's heap are small.
+///
+/// # Sources
+///
+/// Where local heaps take their memory from, in chunks of 64 KiB or more.
+///
+#[doc = include_str!("sources.md")]
+///
+/// ```standalone_crate
+/// # extern crate self as heapswitch;
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in/mod.rs"));
+/// # pub use heapswitch_macros::global_thread_and_coroutine_switchable_allocator;
+/// heapswitch::global_thread_and_coroutine_switchable_allocator! {
+///     coroutine_source = arena(maximum_bytes = 1 GiB),
+/// }
+/// # fn main() {}
+/// ```
+///
+/// Where a source has no more, the global allocator serves, and counts it. Only memory of the
+/// region may back a heap, for there an address tells its owner: the type system refuses other
+/// sources.
+/// A static with another granule than 64 KiB ends the program at its first allocation, with a
+/// message. What a heap gives back to a source is the source's: decay and purges do not reach what
+/// an arena keeps.
 ///
 /// # Several allocators in one program
 ///

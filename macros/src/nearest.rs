@@ -11,8 +11,7 @@ pub(crate) fn unknown(
     let candidates: Vec<_> = candidates.collect();
     let near = nearest(word, &candidates);
     if near.is_empty() {
-        let all: Vec<_> = candidates.iter().map(|name| format!("`{name}`")).collect();
-        return format!("unknown {what} `{word}`; {list} {}", all.join(", "));
+        return format!("unknown {what} `{word}`; {list} {}", listed(candidates.into_iter()));
     }
     format!("unknown {what} `{word}`; did you mean {}?", either(near.into_iter()))
 }
@@ -66,6 +65,11 @@ pub(crate) fn either(names: impl Iterator<Item = &'static str>) -> String {
         (Some(last), false) => format!("{} or {last}", quoted.join(", ")),
         (None, _) => String::new(),
     }
+}
+
+/// "`a`, `b`", for a list that goes on.
+pub(crate) fn listed(names: impl Iterator<Item = &'static str>) -> String {
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

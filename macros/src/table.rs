@@ -3,7 +3,7 @@
 //! Parsing, checking, messages and expansion all read these rows, and a test compares the macro's
 //! documentation with them, so a row is the only thing to write (and its line of documentation).
 
-use crate::nearest::{either, unknown};
+use crate::nearest::{either, listed, unknown};
 
 /// One key of the macro.
 pub(crate) struct Key {
@@ -26,12 +26,24 @@ pub(crate) enum Role {
     Thread,
     /// The allocator below both.
     Global,
+    /// Where the heaps of one of them take their chunks from.
+    Source(&'static SourceOf),
     /// What is current when a thread starts.
     Default(Takes),
     /// Whether it becomes the program's allocator.
     Install(Takes),
     /// A call of this method of the runtime's settings, made only if the key is written.
     Setting(&'static str, Takes),
+}
+
+/// Whose heaps a source is for.
+pub(crate) struct SourceOf {
+    /// The function of the runtime's configuration.
+    pub(crate) function: &'static str,
+    /// The constant of the runtime's hidden module.
+    pub(crate) in_use: &'static str,
+    /// The keys that have no say over a source that the program names.
+    pub(crate) overrules: &'static [&'static str],
 }
 
 /// The values of a key, or of a strategy's setting, that are neither a type nor a strategy.
@@ -59,21 +71,33 @@ pub(crate) struct Strategy {
     pub(crate) name: &'static str,
     /// Its longer name.
     pub(crate) alias: Option<&'static str>,
-    pub(crate) stands_for: Result<StrategyPaths, Refusal>,
+    pub(crate) stands_for: Paths,
+    /// Why threads cannot have it, and what to write instead.
+    pub(crate) refused_to_threads: Option<Refusal>,
     /// In the order of the constructor's parameters.
-    pub(crate) settings: &'static [StrategySetting],
+    pub(crate) settings: &'static [NamedSetting],
 }
 
-/// Where the runtime's hidden module has a strategy.
-pub(crate) struct StrategyPaths {
-    /// In its module `strategy`.
+/// One source of chunks that has a name.
+pub(crate) struct Source {
+    pub(crate) name: &'static str,
+    /// In the runtime's module `sources`: a type and its constructor. Without them it is the
+    /// runtime's default.
+    pub(crate) stands_for: Option<Paths>,
+    /// In the order of the constructor's parameters, behind whose heaps it is for.
+    pub(crate) settings: &'static [NamedSetting],
+}
+
+/// Where the runtime's hidden module has a strategy, or a source.
+pub(crate) struct Paths {
+    /// In its module `strategy`, or `sources`.
     pub(crate) type_name: &'static str,
-    /// In its module `settings`.
+    /// In its module `settings`, or `sources`.
     pub(crate) constructor: &'static str,
 }
 
-/// One `name = value` in a strategy's parentheses.
-pub(crate) struct StrategySetting {
+/// One `name = value` in parentheses.
+pub(crate) struct NamedSetting {
     pub(crate) name: &'static str,
     pub(crate) takes: Takes,
     pub(crate) default: &'static str,
@@ -155,6 +179,26 @@ pub(crate) const KEYS: &[Key] = &[
         default: "thread",
         example: "global",
     },
+    Key {
+        name: "coroutine_source",
+        role: Role::Source(&SourceOf {
+            function: "coroutine_source",
+            in_use: "CurrentAllocatorInUse::CoroutineLocal",
+            overrules: &["coroutine_huge_pages", "coroutine_placement"],
+        }),
+        default: "memory_map",
+        example: "arena",
+    },
+    Key {
+        name: "thread_source",
+        role: Role::Source(&SourceOf {
+            function: "thread_source",
+            in_use: "CurrentAllocatorInUse::ThreadLocal",
+            overrules: &["thread_huge_pages", "thread_placement"],
+        }),
+        default: "memory_map",
+        example: "arena",
+    },
     Key { name: "install", role: Role::Install(Takes::Flag), default: "true", example: "false" },
     Key {
         name: "region_bytes",
@@ -225,15 +269,17 @@ pub(crate) const STRATEGIES: &[Strategy] = &[
     Strategy {
         name: "bump",
         alias: None,
-        stands_for: Ok(StrategyPaths { type_name: "Bump", constructor: "bump" }),
+        stands_for: Paths { type_name: "Bump", constructor: "bump" },
+        refused_to_threads: None,
         settings: &[],
     },
     Strategy {
         name: "bit_set",
         alias: None,
-        stands_for: Ok(StrategyPaths { type_name: "BitSet", constructor: "bit_set" }),
+        stands_for: Paths { type_name: "BitSet", constructor: "bit_set" },
+        refused_to_threads: None,
         // At least 8: a freed block holds a link.
-        settings: &[StrategySetting {
+        settings: &[NamedSetting {
             name: "block_bytes",
             takes: Takes::Size(8, 4 * KIB),
             default: "32",
@@ -242,17 +288,16 @@ pub(crate) const STRATEGIES: &[Strategy] = &[
     Strategy {
         name: "trees",
         alias: Some("multiple_binary_search_tree"),
-        stands_for: Ok(StrategyPaths {
-            type_name: "MultipleBinarySearchTree",
-            constructor: "trees",
-        }),
+        stands_for: Paths { type_name: "MultipleBinarySearchTree", constructor: "trees" },
+        refused_to_threads: None,
         settings: &[],
     },
     Strategy {
         name: "context",
         alias: None,
-        stands_for: Ok(StrategyPaths { type_name: "ContextChoice", constructor: "context" }),
-        settings: &[StrategySetting {
+        stands_for: Paths { type_name: "ContextChoice", constructor: "context" },
+        refused_to_threads: None,
+        settings: &[NamedSetting {
             name: "hint",
             takes: Takes::Word(LIFETIME_HINTS),
             default: "short",
@@ -261,34 +306,62 @@ pub(crate) const STRATEGIES: &[Strategy] = &[
     Strategy {
         name: "slab",
         alias: None,
-        stands_for: Ok(StrategyPaths { type_name: "Slab", constructor: "slab" }),
+        stands_for: Paths { type_name: "Slab", constructor: "slab" },
+        refused_to_threads: None,
         settings: &[],
     },
     Strategy {
         name: "free_list",
         alias: None,
-        stands_for: Ok(StrategyPaths { type_name: "FreeList", constructor: "free_list" }),
-        settings: &[StrategySetting { name: "fit", takes: Takes::Word(FITS), default: "best" }],
+        stands_for: Paths { type_name: "FreeList", constructor: "free_list" },
+        refused_to_threads: None,
+        settings: &[NamedSetting { name: "fit", takes: Takes::Word(FITS), default: "best" }],
     },
     Strategy {
         name: "buddy",
         alias: None,
-        stands_for: Ok(StrategyPaths { type_name: "Buddy", constructor: "buddy" }),
+        stands_for: Paths { type_name: "Buddy", constructor: "buddy" },
+        refused_to_threads: None,
         settings: &[],
     },
     Strategy {
         name: "stripes",
         alias: None,
-        stands_for: Ok(StrategyPaths { type_name: "Stripes", constructor: "stripes" }),
+        stands_for: Paths { type_name: "Stripes", constructor: "stripes" },
+        refused_to_threads: None,
         settings: &[],
     },
     Strategy {
         name: "memory_map",
         alias: None,
-        stands_for: Err("it makes a mapping of each allocation, and a process may have only \
-                         some 65,530; write `slab`, or use a `MemoryMapAllocator` as `global` \
-                         through an adaptor"),
+        stands_for: Paths { type_name: "MemoryMap", constructor: "memory_map" },
+        refused_to_threads: Some(
+            "each block takes 64 KiB or more, and most blocks of a thread are small; write `slab`",
+        ),
         settings: &[],
+    },
+];
+
+/// The sources, in the order in which they are documented.
+pub(crate) const SOURCES: &[Source] = &[
+    Source { name: "memory_map", stands_for: None, settings: &[] },
+    Source {
+        name: "arena",
+        stands_for: Some(Paths { type_name: "Arena", constructor: "arena" }),
+        // Any two of these go together: a range is at most the bound, and no bound has more blocks
+        // than an arena can number.
+        settings: &[
+            NamedSetting {
+                name: "range_bytes",
+                takes: Takes::Size(64 * KIB, 16 * MIB),
+                default: "1 MiB",
+            },
+            NamedSetting {
+                name: "maximum_bytes",
+                takes: Takes::Size(16 * MIB, 512 * GIB),
+                default: "16 GiB",
+            },
+        ],
     },
 ];
 
@@ -306,38 +379,69 @@ impl Key {
         match self.role {
             Role::Runtime => "the path of a crate".to_owned(),
             Role::Coroutine | Role::Thread => {
-                format!("a strategy: {}", either(local_strategies()))
+                format!("a strategy: {}", either(self.strategies()))
             }
             Role::Global => {
                 "a unit struct that implements `GlobalAlloc`, or `global: Type = expression`"
                     .to_owned()
+            }
+            Role::Source(_) => {
+                let names = SOURCES.iter().map(|source| source.name);
+                format!("{} or the path of a static `RegionSource`", listed(names))
             }
             Role::Default(takes) | Role::Install(takes) | Role::Setting(_, takes) => {
                 takes.describe()
             }
         }
     }
+
+    /// The names of the strategies that it takes.
+    pub(crate) fn strategies(&self) -> impl Iterator<Item = &'static str> {
+        let is_thread = matches!(self.role, Role::Thread);
+        let taken = move |row: &&Strategy| !is_thread || row.refused_to_threads.is_none();
+        STRATEGIES.iter().filter(taken).map(|row| row.name)
+    }
 }
 
 impl Strategy {
-    /// The strategy of that name or alias, or the message that there is none.
-    pub(crate) fn named(name: &str) -> Result<&'static Self, String> {
-        let found = STRATEGIES.iter().find(|row| row.name == name || row.alias == Some(name));
-        // The longer names are no candidates of their own: a near miss of one names the strategy.
-        found.ok_or_else(|| unknown("strategy", name, "the strategies are", local_strategies()))
+    /// The strategy of that name or alias, if there is one.
+    pub(crate) fn find(name: &str) -> Option<&'static Self> {
+        STRATEGIES.iter().find(|row| row.name == name || row.alias == Some(name))
     }
 
-    /// The setting of that name, or the message that there is none.
-    pub(crate) fn setting(&self, name: &str) -> Result<&'static StrategySetting, String> {
-        if self.settings.is_empty() {
-            return Err(format!("`{0}` has no settings; write `{0}`", self.name));
-        }
-        let names = || self.settings.iter().map(|setting| setting.name);
-        self.settings.iter().find(|setting| setting.name == name).ok_or_else(|| {
-            let list = format!("`{}` has", self.name);
-            unknown("setting", name, &list, names())
-        })
+    /// The strategy of that name or alias, or the message that the key takes none such.
+    pub(crate) fn named(name: &str, key: &Key) -> Result<&'static Self, String> {
+        // The longer names are no candidates of their own: a near miss of one names the strategy.
+        let message = || unknown("strategy", name, "the strategies are", key.strategies());
+        Self::find(name).ok_or_else(message)
     }
+}
+
+impl Source {
+    /// The source of that name, or the message that there is none.
+    pub(crate) fn named(name: &str) -> Result<&'static Self, String> {
+        let list = "write a static's path, such as `crate::ARENA`, or one of";
+        let names = || SOURCES.iter().map(|row| row.name);
+        SOURCES
+            .iter()
+            .find(|row| row.name == name)
+            .ok_or_else(|| unknown("source", name, list, names()))
+    }
+}
+
+/// The setting of that name among those of `owner`, or the message that there is none.
+pub(crate) fn setting_named(
+    owner: &str,
+    settings: &'static [NamedSetting],
+    name: &str,
+) -> Result<&'static NamedSetting, String> {
+    if settings.is_empty() {
+        return Err(format!("`{owner}` has no settings; write `{owner}`"));
+    }
+    settings.iter().find(|setting| setting.name == name).ok_or_else(|| {
+        let names = settings.iter().map(|setting| setting.name);
+        unknown("setting", name, &format!("`{owner}` has"), names)
+    })
 }
 
 impl Takes {
@@ -352,11 +456,6 @@ impl Takes {
             }
         }
     }
-}
-
-/// The names of the strategies that a coroutine or a thread can have.
-fn local_strategies() -> impl Iterator<Item = &'static str> {
-    STRATEGIES.iter().filter(|row| row.stands_for.is_ok()).map(|row| row.name)
 }
 
 /// The words that are not refused.
@@ -403,19 +502,35 @@ mod tests {
     #[test]
     fn every_strategy_is_documented() {
         let documented = cells(include_str!("strategies.md"));
-        let local = STRATEGIES.iter().filter(|strategy| strategy.stands_for.is_ok());
-        assert_eq!(documented.len(), local.clone().count());
-        for (row, strategy) in documented.iter().zip(local) {
+        assert_eq!(documented.len(), STRATEGIES.len());
+        for (row, strategy) in documented.iter().zip(STRATEGIES) {
             let names = either([strategy.name].into_iter().chain(strategy.alias));
-            let settings = strategy.settings.iter().map(|setting| {
-                let takes = setting.takes.describe();
-                format!("`{}`: {takes}, by default `{}`", setting.name, setting.default)
-            });
-            let settings = settings.collect::<Vec<_>>().join("; ");
-            let settings = if settings.is_empty() { "none".to_owned() } else { settings };
+            let settings = described(strategy.settings);
             assert_eq!(row[..2], [names, settings], "the row of strategies.md, not of the code");
             assert!(row[2].ends_with('.'), "{row:?}");
         }
+    }
+
+    #[test]
+    fn every_source_is_documented() {
+        let documented = cells(include_str!("sources.md"));
+        // The last row is of the program's own.
+        assert_eq!(documented.len(), SOURCES.len() + 1);
+        for (row, source) in documented.iter().zip(SOURCES) {
+            let cells = [format!("`{}`", source.name), described(source.settings)];
+            assert_eq!(row[..2], cells, "the row of sources.md, not of the code");
+            assert!(row[2].ends_with('.'), "{row:?}");
+        }
+    }
+
+    /// What stands in a table of settings.
+    fn described(settings: &[NamedSetting]) -> String {
+        let settings = settings.iter().map(|setting| {
+            let takes = setting.takes.describe();
+            format!("`{}`: {takes}, by default `{}`", setting.name, setting.default)
+        });
+        let settings = settings.collect::<Vec<_>>().join("; ");
+        if settings.is_empty() { "none".to_owned() } else { settings }
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! Checks each value against its key's row, and fills in the defaults.
 
-use proc_macro2::Span;
+use proc_macro2::{Group, Span};
 use quote::ToTokens;
 use syn::parse::Parser;
 use syn::{Expr, Ident, Lit, LitInt, Result};
 
 use crate::args::{self, Declared, Errors, Expected, Input};
 use crate::ast::{
-    ChosenStrategy, Configuration, Declaration, Entry, GlobalAllocator, Scalar, Setting, Value,
+    ChosenSource, ChosenStrategy, Configuration, Declaration, Entry, GlobalAllocator, Scalar,
+    Setting, Source, Value,
 };
 use crate::nearest;
-use crate::table::{self, KEYS, Key, Role, Strategy, StrategySetting, Takes, UNITS, Word};
+use crate::table::{self, KEYS, Key, NamedSetting, Role, Strategy, Takes, UNITS, Word};
 
 /// The type's name if none is declared.
 pub(crate) const DEFAULT_NAME: &str = "GlobalThreadAndCoroutineSwitchableAllocator";
@@ -29,6 +30,7 @@ struct Values {
     coroutine: Option<ChosenStrategy>,
     thread: Option<ChosenStrategy>,
     global: Option<GlobalAllocator>,
+    sources: Vec<Source>,
     default: Option<Scalar>,
     install: Option<Scalar>,
     settings: Vec<Setting>,
@@ -42,6 +44,7 @@ pub(crate) fn check(input: Input) -> std::result::Result<Configuration, Invalid>
         let written = entries.iter().find(|entry| entry.key == key.name);
         values.read(key, written, &mut errors);
     }
+    values.refuse_overruled(&entries, &mut errors);
     let declaration = match declared {
         Declared::Yes(declaration) => Some(declaration),
         Declared::No => Some(default_declaration()),
@@ -62,7 +65,7 @@ impl Values {
     /// Reads the value of one key, or its default.
     fn read(&mut self, key: &'static Key, written: Option<&Entry>, errors: &mut Errors) {
         // The runtime knows the defaults of its own settings.
-        if written.is_none() && matches!(key.role, Role::Setting(..)) {
+        if written.is_none() && matches!(key.role, Role::Setting(..) | Role::Source(_)) {
             return;
         }
         let default;
@@ -85,11 +88,31 @@ impl Values {
                 let value_type = written.and_then(|entry| entry.value_type.as_ref());
                 self.global = errors.keep(global(value, value_type, key));
             }
+            Role::Source(of) => {
+                let chosen = errors.keep(source(value, key)).flatten();
+                self.sources.extend(chosen.map(|chosen| Source { of, chosen }));
+            }
             Role::Default(takes) => self.default = errors.keep(scalar(takes)),
             Role::Install(takes) => self.install = errors.keep(scalar(takes)),
             Role::Setting(method, takes) => {
                 let value = errors.keep(scalar(takes));
                 self.settings.extend(value.map(|value| Setting { method, value }));
+            }
+        }
+    }
+
+    /// Refuses settings that would have no effect.
+    fn refuse_overruled(&self, entries: &[Entry], errors: &mut Errors) {
+        for Source { of, chosen } in &self.sources {
+            let ChosenSource::Static(path) = chosen else { continue };
+            let is_overruled = |entry: &&Entry| of.overrules.iter().any(|key| entry.key == key);
+            for Entry { key, .. } in entries.iter().filter(is_overruled) {
+                let path = path.to_token_stream().to_string().replace(" :: ", "::");
+                let message = format!(
+                    "`{key}` has no say over `{path}`, which is made with its own; remove one of \
+                     the two"
+                );
+                errors.push(syn::Error::new(key.span(), message));
             }
         }
     }
@@ -101,6 +124,7 @@ impl Values {
             coroutine: self.coroutine?,
             thread: self.thread?,
             global: self.global?,
+            sources: self.sources,
             default: self.default?,
             install: self.install?,
             settings: self.settings,
@@ -136,7 +160,7 @@ fn global(value: &Value, value_type: Option<&syn::Type>, key: &Key) -> Result<Gl
         return Ok(GlobalAllocator { value_type: value_type.to_token_stream(), value });
     }
     if let Value::Word(word) | Value::Call(word, _) = value
-        && let Ok(strategy) = Strategy::named(&word.to_string())
+        && let Some(strategy) = Strategy::find(&word.to_string())
     {
         let name = strategy.name;
         return error(
@@ -183,41 +207,70 @@ fn strategy(value: &Value, key: &Key) -> Result<ChosenStrategy> {
             return error(other, message);
         }
     };
-    let strategy = match Strategy::named(&word.to_string()) {
+    let strategy = match Strategy::named(&word.to_string(), key) {
         Ok(strategy) => strategy,
         Err(message) => return error(word, message),
     };
-    let paths = match &strategy.stands_for {
-        Ok(paths) => paths,
-        Err(reason) => {
-            let name = key.name;
-            return error(word, format!("`{word}` cannot be local to a {name}: {reason}"));
-        }
+    if let (Role::Thread, Some(reason)) = (key.role, strategy.refused_to_threads) {
+        return error(word, format!("`{word}` cannot be local to a thread: {reason}"));
+    }
+    let settings = settings(strategy.name, strategy.settings, arguments)?;
+    Ok(ChosenStrategy { paths: &strategy.stands_for, settings })
+}
+
+/// A source of chunks; none for the runtime's default.
+fn source(value: &Value, key: &Key) -> Result<Option<ChosenSource>> {
+    let (word, arguments) = match value {
+        // Statics have names in capitals, and sources do not.
+        Value::Word(word) if !word.to_string().starts_with(char::is_uppercase) => (word, None),
+        Value::Call(word, arguments) => (word, Some(arguments)),
+        other => match other.as_path() {
+            Some(path) => return Ok(Some(ChosenSource::Static(path))),
+            None => {
+                let Key { name, example, .. } = key;
+                let takes = key.takes();
+                return error(other, format!("`{name}` takes {takes}; write `{name} = {example}`"));
+            }
+        },
     };
+    let source = match table::Source::named(&word.to_string()) {
+        Ok(source) => source,
+        Err(message) => return error(word, message),
+    };
+    let settings = settings(source.name, source.settings, arguments)?;
+    Ok(source.stands_for.as_ref().map(|paths| ChosenSource::Made { paths, settings }))
+}
+
+/// What stands in the parentheses behind `name`, and the defaults of the rest.
+fn settings(
+    name: &str,
+    rows: &'static [NamedSetting],
+    arguments: Option<&Group>,
+) -> Result<Vec<Scalar>> {
     let mut errors = Errors::default();
     let entries = arguments.map_or_else(Vec::new, |arguments| {
-        let example = match strategy.settings.first() {
-            Some(row) => format!("`{}({} = {})`", strategy.name, row.name, row.default),
-            None => format!("`{}` without parentheses", strategy.name),
+        let example = match rows.first() {
+            Some(row) => format!("`{name}({} = {})`", row.name, row.default),
+            None => format!("`{name}` without parentheses"),
         };
         let read = |input: syn::parse::ParseStream<'_>| {
-            let expected = |key: &Ident| setting_expected(strategy, key);
+            let expected = |key: &Ident| setting_expected(name, rows, key);
             Ok(args::list(input, &example, expected, &mut errors))
         };
         read.parse2(arguments.stream()).unwrap_or_default()
     });
-    let settings = strategy.settings.iter().filter_map(|row| {
+    let settings = rows.iter().filter_map(|row| {
         errors.keep(setting(row, entries.iter().find(|entry| entry.key == row.name)))
     });
     let settings = settings.collect();
     match errors.into_error() {
         Some(error) => Err(error),
-        None => Ok(ChosenStrategy { paths, settings }),
+        None => Ok(settings),
     }
 }
 
-fn setting_expected(strategy: &Strategy, key: &Ident) -> Result<Expected> {
-    match strategy.setting(&key.to_string()) {
+fn setting_expected(name: &str, rows: &'static [NamedSetting], key: &Ident) -> Result<Expected> {
+    match table::setting_named(name, rows, &key.to_string()) {
         Ok(row) => Ok(Expected {
             takes: row.takes.describe(),
             example: format!("`{} = {}`", row.name, row.default),
@@ -227,7 +280,7 @@ fn setting_expected(strategy: &Strategy, key: &Ident) -> Result<Expected> {
     }
 }
 
-fn setting(row: &StrategySetting, written: Option<&Entry>) -> Result<Scalar> {
+fn setting(row: &NamedSetting, written: Option<&Entry>) -> Result<Scalar> {
     let default;
     let value = match written {
         Some(entry) => &entry.value,
@@ -354,17 +407,44 @@ mod tests {
         for strategy in table::STRATEGIES {
             for name in [strategy.name].into_iter().chain(strategy.alias) {
                 let word = Ident::new(name, Span::call_site());
-                for key in [quote!(coroutine), quote!(thread)] {
-                    match (check(args::read(quote!(#key = #word))), &strategy.stands_for) {
-                        (Ok(_), Ok(_)) => {}
-                        (Err(invalid), Err(reason)) => {
-                            assert!(invalid.error.to_string().contains(reason));
-                        }
-                        _ => panic!("{name}"),
+                assert!(check(args::read(quote!(coroutine = #word))).is_ok(), "{name}");
+                match (check(args::read(quote!(thread = #word))), strategy.refused_to_threads) {
+                    (Ok(_), None) => {}
+                    (Err(invalid), Some(reason)) => {
+                        assert!(invalid.error.to_string().contains(reason));
                     }
+                    _ => panic!("{name}"),
                 }
             }
         }
+    }
+
+    #[test]
+    fn any_two_settings_of_an_arena_go_together() {
+        let sizes = |value: &str| {
+            let input = format!("thread_source = {value}").parse().unwrap();
+            match check(args::read(input)).ok().unwrap().sources.pop() {
+                Some(Source { chosen: ChosenSource::Made { settings, .. }, .. }) => settings,
+                _ => panic!("no arena"),
+            }
+        };
+        let [Scalar::Bytes(range), Scalar::Bytes(most)] = sizes("arena")[..] else { panic!() };
+        assert_eq!((range, most), (1 << 20, 16 << 30));
+        let [Takes::Size(_, longest), Takes::Size(least, most)] =
+            [0, 1].map(|setting| table::SOURCES[1].settings[setting].takes)
+        else {
+            panic!()
+        };
+        // As `ArenaSettings` has it: blocks of 64 KiB, numbered twice over, in 25 bits.
+        assert!(longest <= least && 2 * (most >> 16) < (1 << 25) - 1);
+    }
+
+    #[test]
+    fn the_default_source_is_not_generated() {
+        let sources = |input| check(args::read(input)).ok().unwrap().sources.len();
+        assert_eq!(sources(quote!(coroutine_source = memory_map)), 0);
+        assert_eq!(sources(quote!(coroutine_source = memory_map(), thread_source = arena)), 1);
+        assert_eq!(sources(quote!(coroutine_source = MINE, thread_source = self::mine)), 2);
     }
 
     #[test]

@@ -8,12 +8,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::TypeId;
 
 use heapswitch_macros::global_thread_and_coroutine_switchable_allocator;
+use stand_in::__private::sources::Arena;
 use stand_in::__private::strategy::{
-    BitSet, Buddy, Bump, ContextChoice, FreeList, MultipleBinarySearchTree, Slab, Stripes,
+    BitSet, Buddy, Bump, ContextChoice, FreeList, MemoryMap, MultipleBinarySearchTree, Slab,
+    Stripes,
 };
 use stand_in::__private::{
     Configuration, CurrentAllocatorInUse, Fit, Given, HeapPlacement, HugePages, LifetimeHint,
-    Settings, call_sites,
+    RegionSource, Settings, call_sites,
 };
 
 /// An allocator with a state, which no path names as type and value at once.
@@ -44,6 +46,8 @@ global_thread_and_coroutine_switchable_allocator! {
     thread = multiple_binary_search_tree,
     global: Forwarding<System, { 1 + 1 }> = Forwarding::<_, 2>::new(System),
     default = global,
+    coroutine_source = arena(range_bytes = 64 KiB, maximum_bytes = 1 GiB),
+    thread_source = arena,
     install = true,
     region_bytes = 512 MiB,
     coroutine_huge_pages = transparent,
@@ -93,7 +97,27 @@ global_thread_and_coroutine_switchable_allocator! {
     struct Buddies;
     crate = crate::stand_in, install = false,
     coroutine = buddy, thread = free_list,
+    coroutine_source = memory_map, thread_source = self::own::SOURCE,
 }
+
+global_thread_and_coroutine_switchable_allocator! {
+    struct Maps;
+    crate = crate::stand_in, install = false,
+    coroutine = memory_map, coroutine_source = SOURCE,
+}
+
+/// A source that the program made.
+mod own {
+    use super::stand_in::__private::RegionSource;
+
+    pub(super) struct Own;
+
+    impl RegionSource for Own {}
+
+    pub(super) static SOURCE: Own = Own;
+}
+
+use own::SOURCE;
 
 type Defaults = GlobalThreadAndCoroutineSwitchableAllocator;
 
@@ -140,6 +164,22 @@ fn every_strategy_arrives() {
     assert!(is::<<Family as Configuration>::Thread, Stripes>());
     assert!(is::<<Buddies as Configuration>::Coroutine, Buddy>());
     assert_eq!(Buddies::THREAD.given, Given::Fit(Fit::Best));
+    assert!(is::<<Maps as Configuration>::Coroutine, MemoryMap>());
+}
+
+#[test]
+fn every_source_arrives() {
+    let made = |source: Option<&'static dyn RegionSource>| source.unwrap().made_of();
+    let [in_coroutines, in_threads] =
+        [CurrentAllocatorInUse::CoroutineLocal, CurrentAllocatorInUse::ThreadLocal];
+    let of_coroutines =
+        Arena { in_use: in_coroutines, range_bytes: 64 << 10, maximum_bytes: 1 << 30 };
+    assert_eq!(made(Everything::coroutine_source()), Some(of_coroutines));
+    let of_threads = Arena { in_use: in_threads, range_bytes: 1 << 20, maximum_bytes: 16 << 30 };
+    assert_eq!(made(Everything::thread_source()), Some(of_threads));
+    assert!(Buddies::coroutine_source().is_none() && made(Buddies::thread_source()).is_none());
+    assert!(made(Maps::coroutine_source()).is_none() && Maps::thread_source().is_none());
+    assert!(Defaults::coroutine_source().is_none() && Defaults::thread_source().is_none());
 }
 
 #[test]

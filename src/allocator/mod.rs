@@ -118,6 +118,16 @@ pub unsafe trait MemorySource {
         Placement::DEFAULT
     }
 
+    /// Takes its locks around every `fork` from now on, so that a child never finds one held by a
+    /// thread that it does not have. Called, once or more often, of the sources that the macro
+    /// names, before anything is taken from them; of others it is for whoever made them.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    fn protect_fork(&'static self) -> Result<(), SystemError> {
+        Ok(())
+    }
+
     /// On which NUMA nodes the pages of a range lie, as the kernel says, beside where the source
     /// wants them. For any range of memory; nothing is touched.
     ///
@@ -163,4 +173,10 @@ unsafe impl<S: MemorySource + ?Sized> MemorySource for &S {
 /// Every range lies in the region, starts at a chunk's start and is whole chunks long; it came from
 /// the region's runs, and any thread may give it back. Where the granule is one chunk, ranges are
 /// exactly as long as was asked, rounded up to chunks. Heaps are made on such sources only.
+#[diagnostic::on_unimplemented(
+    message = "heaps cannot be on `{Self}`: its memory lies outside the region",
+    label = "no `RegionSource`",
+    note = "write a `RegionMapSource`, or an `ArenaMemorySource` over one; in the macro also \
+            `memory_map` or `arena`"
+)]
 pub unsafe trait RegionSource: MemorySource + Sync + core::fmt::Debug {}

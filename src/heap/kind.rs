@@ -12,6 +12,7 @@ use crate::strategy::buddy::Buddy;
 use crate::strategy::bump::Bump;
 use crate::strategy::context::LifetimeHint;
 use crate::strategy::free_list::FreeList;
+use crate::strategy::memory_map::MemoryMap;
 use crate::strategy::sites::{self, SiteSampling, WithSites};
 use crate::strategy::slab::Slab;
 use crate::strategy::stripes::Stripes;
@@ -104,6 +105,7 @@ heap_kind!(MultipleBinarySearchTree, None);
 heap_kind!(FreeList, None);
 heap_kind!(Buddy, None);
 heap_kind!(Stripes, None);
+heap_kind!(MemoryMap, None);
 
 /// A heap for contexts whose strategy a [`LifetimeHint`] chooses.
 #[derive(Clone, Copy, Debug)]

@@ -105,6 +105,34 @@ impl<'a> BorrowedSliceSource<'a> {
         self.free_bytes.get()
     }
 
+    /// Checks that the free parts are aligned, ascend, do not touch, and are as long together as is
+    /// free; aborts if not. O(free parts).
+    pub fn verify(&self) {
+        if !self.is_sound() {
+            crate::sys::abort_with(&["the free parts of a borrowed slice are corrupted"]);
+        }
+    }
+
+    fn is_sound(&self) -> bool {
+        let (mut bytes, mut at, mut span) = (0, self.first.get(), 0);
+        let mut before: Option<NonNull<Free>> = None;
+        while let Some(part) = at {
+            let address = part.cast::<u8>();
+            let is_apart = before.is_none_or(|before| end(before) < address);
+            if !is_apart || !pointers::is_aligned(address, GRANULE) {
+                return false;
+            }
+            let Free { next, length } = read(part);
+            span += before.map_or(0, |before| pointers::distance(before.cast(), address));
+            bytes += length;
+            if length == 0 || !length.is_multiple_of(GRANULE) || span + length > self.usable_bytes {
+                return false;
+            }
+            (before, at) = (Some(part), next);
+        }
+        bytes == self.free_bytes.get()
+    }
+
     fn head(&self) -> Place {
         Place { before: None, part: self.first.get() }
     }
@@ -185,6 +213,8 @@ unsafe impl MemorySource for BorrowedSliceSource<'_> {
     }
 
     unsafe fn give_back(&self, range: MemoryRange) {
+        #[cfg(heapswitch_check)]
+        self.verify();
         let Place { before, part: after } = self.place_above(range.start);
         self.free_bytes.set(self.free_bytes.get() + range.length);
         let part = range.start.cast::<Free>();
@@ -295,6 +325,38 @@ mod tests {
         assert_eq!(source.free_bytes(), source.usable_bytes());
     }
 
+    #[test]
+    fn tells_whether_its_free_parts_are_sound() {
+        let mut memory = [MaybeUninit::uninit(); 1024];
+        let source = BorrowedSliceSource::new(&mut memory);
+        let ranges = [(); 4].map(|()| source.take(request(100, 1)).unwrap());
+        // SAFETY: taken above.
+        [0, 2].into_iter().for_each(|which| unsafe { source.give_back(ranges[which]) });
+        source.verify();
+        let first = source.first.get().unwrap();
+        let damaged = |damage: &dyn Fn()| {
+            let kept = (read(first), source.free_bytes.get());
+            damage();
+            let is_sound = source.is_sound();
+            // SAFETY: the first free part of the slice, here and below.
+            unsafe { first.write(kept.0) };
+            source.free_bytes.set(kept.1);
+            assert!(source.is_sound());
+            !is_sound
+        };
+        assert!(damaged(&|| source.free_bytes.set(source.free_bytes() + 16)));
+        // SAFETY: as above.
+        let write = |free: Free| unsafe { first.write(free) };
+        let Free { next, length } = read(first);
+        assert!(damaged(&|| write(Free { next, length: length - 8 })));
+        assert!(damaged(&|| write(Free { next, length: 0 })));
+        // They touch, and go round.
+        assert!(damaged(&|| write(Free { next, length: length + ranges[1].length })));
+        assert!(damaged(&|| write(Free { next: Some(first), length })));
+        // One is lost.
+        assert!(damaged(&|| write(Free { next: None, length })));
+    }
+
     #[derive(Clone, Debug)]
     enum Action {
         Take { bytes: usize, alignment_shift: u32 },
@@ -335,6 +397,7 @@ mod tests {
             let mut taken: Vec<(MemoryRange, u8)> = Vec::new();
             for (mark, action) in actions.into_iter().enumerate() {
                 let mark = mark as u8;
+                source.verify();
                 match action {
                     Action::Take { bytes, alignment_shift } => {
                         let layout = request(bytes, 1 << alignment_shift);

@@ -18,10 +18,10 @@ pub struct RegionMapSource {
 }
 
 /// The source of contexts on any node: never huge pages.
-pub static CONTEXT_SOURCE: RegionMapSource = RegionMapSource { kind: SegmentKind::CONTEXT };
+pub static CONTEXT_SOURCE: RegionMapSource = RegionMapSource::CONTEXTS;
 
 /// The source of thread heaps on any node: huge pages as the system is set.
-pub static THREAD_SOURCE: RegionMapSource = RegionMapSource { kind: SegmentKind::THREAD };
+pub static THREAD_SOURCE: RegionMapSource = RegionMapSource::THREADS;
 
 /// A source for each kind of segments, for whoever needs one that lives for ever.
 static SOURCES: [RegionMapSource; region::MAX_KINDS] = {
@@ -41,6 +41,12 @@ pub fn source_of(kind: SegmentKind) -> &'static RegionMapSource {
 }
 
 impl RegionMapSource {
+    /// That of contexts on any node, with no huge pages: for statics, such as an arena over it.
+    pub const CONTEXTS: Self = Self { kind: SegmentKind::CONTEXT };
+
+    /// That of threads' heaps on any node, with huge pages as the system is set.
+    pub const THREADS: Self = Self { kind: SegmentKind::THREAD };
+
     /// A source whose segments have these settings. `None` when the process has 128 kinds of
     /// segments.
     pub fn new(settings: KindSettings) -> Option<Self> {

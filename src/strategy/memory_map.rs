@@ -1,23 +1,32 @@
 //! A mapping for each block.
 //!
-//! Costs an `mmap` and a `munmap` a block, some microseconds and the faults of every page, and at
-//! least a page; what it gives is memory that goes back to the system the moment it is freed,
-//! zeroed blocks for free, and growth that moves page tables instead of bytes (`mremap`: 1 GiB
-//! grows as fast as 1 MiB). For few large blocks: buffers, tables, the stacks of an interpreter.
+//! [`MemoryMapAllocator`], through the allocator trait, costs an `mmap` and a `munmap` a block,
+//! some microseconds and the faults of every page, and at least a page; what it gives is memory
+//! that goes back to the system the moment it is freed, zeroed blocks for free, and growth that
+//! moves page tables instead of bytes (`mremap`: 1 GiB grows as fast as 1 MiB). For few large
+//! blocks: buffers, tables, the stacks of an interpreter.
 //!
-//! Its mappings lie outside the region, so it is used through the allocator trait, and backs no
-//! heap that may become current. It cannot tell whether an address is its own without asking the
-//! system, so it is no [`LocalAllocator`](crate::allocator::LocalAllocator).
+//! Its mappings lie outside the region, so it backs no heap that may become current. It cannot tell
+//! whether an address is its own without asking the system, so it is no
+//! [`LocalAllocator`](crate::allocator::LocalAllocator).
+//!
+//! [`MemoryMap`] is the same inside a heap, where only memory of the region may be: each block is a
+//! run of chunks of its own, and no mapping, so that the system's limit on mappings does not bound
+//! the blocks. It costs a lock or two a block, and the faults; at least 64 KiB of address space and
+//! a page of memory. A block that is freed leaves nothing behind: its run goes back at once, and
+//! its pages to the system when the region's decay comes to them. A block grows where it stands
+//! while what follows is free, and is copied otherwise.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
+use super::{Extent, Strategy};
 use crate::allocator::{AllocError, Allocator, MemoryRange, MemorySource};
 use crate::pointers;
 use crate::source::memory_map::{Refusal, Step};
 use crate::source::{MemoryMapSettings, MemoryMapSettingsError, MemoryMapSource};
 use crate::sys::page_bytes;
-use crate::units::PAGE_BYTES;
+use crate::units::{CHUNK_SHIFT, PAGE_BYTES, chunks_for};
 
 /// Serves each block with a mapping of its own. Any thread may use it at once.
 ///
@@ -212,6 +221,47 @@ unsafe impl Allocator for MemoryMapAllocator {
         // SAFETY: the caller's contract; `new` is not larger than `old`.
         unsafe { self.resize(block, old, new) }
     }
+}
+
+/// The strategy of heaps in which each block is a run of chunks of its own; see the
+/// [module](self).
+///
+/// It has no extent, and no request reaches it: its owner asks the source for each block.
+#[derive(Debug)]
+pub struct MemoryMap;
+
+// SAFETY: it cuts no block. The length of one is a function of its size alone, grows with it, and
+// is the same for every size up to it. No extent is long enough for a layout, so none is asked for.
+unsafe impl Strategy for MemoryMap {
+    type Settings = ();
+
+    const NAME: &'static str = "memory map";
+    const HAS_NO_EXTENTS: bool = true;
+    const DEFAULT: Self = Self;
+    const DIRECT_BYTES: usize = 0;
+
+    fn new((): ()) -> Self {
+        Self
+    }
+
+    fn extent_bytes(&self, _: Layout) -> Option<usize> {
+        None
+    }
+
+    fn block_length(&self, layout: Layout) -> Result<usize, AllocError> {
+        let chunks = chunks_for(layout.size()).ok_or(AllocError)?;
+        Ok(chunks << CHUNK_SHIFT)
+    }
+
+    fn allocate(&mut self, _: Layout) -> Option<NonNull<[u8]>> {
+        None
+    }
+
+    unsafe fn deallocate(&mut self, _: &Extent, _: NonNull<u8>, _: Layout) {}
+
+    unsafe fn add_extent(&mut self, _: &Extent) {}
+
+    unsafe fn remove_extent(&mut self, _: &Extent) {}
 }
 
 #[cfg(all(test, not(heapswitch_pass_through)))]

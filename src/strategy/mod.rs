@@ -200,6 +200,10 @@ pub unsafe trait Strategy: Sized {
     /// request of the same layout: where it costs much more to tell the strategy.
     const PARKS_LAST: bool = false;
 
+    /// Whether, inside a heap, each block is a run of chunks of its own, so that no request reaches
+    /// the strategy; outside a heap [`DIRECT_BYTES`](Self::DIRECT_BYTES) says that.
+    const HAS_NO_EXTENTS: bool = false;
+
     /// Whether it knows, for less than its owner, when an extent has lost its last block. Then
     /// [`free`](Self::free) says so of the block's extent, [`is_empty`](Self::is_empty) of any, and
     /// its owner, outside a heap, neither looks for a new block's extent nor counts the blocks.
@@ -218,7 +222,8 @@ pub unsafe trait Strategy: Sized {
     const DEFAULT: Self;
     /// Outside a heap, requests of more bytes get a range of their own from the memory source, and
     /// the strategy never sees them; it only says their [length](Self::block_length). Inside a heap
-    /// that is so above 32 KiB whatever this says.
+    /// that is so above 32 KiB whatever this says, and of a strategy that
+    /// [has no extents](Self::HAS_NO_EXTENTS) always.
     const DIRECT_BYTES: usize = usize::MAX;
 
     /// A strategy without extents.

@@ -31,6 +31,7 @@ mod found;
 mod parked;
 mod records;
 mod spare;
+mod verify;
 
 use core::alloc::Layout;
 use core::cell::UnsafeCell;
@@ -123,9 +124,12 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         &self.source
     }
 
-    /// Checks every equation of the strategy's data structure; aborts with its name if one fails.
+    /// Checks every equation of the strategy's data structure, and of what is kept beside it;
+    /// aborts with the strategy's name if one fails.
     pub fn verify(&self) {
-        self.state().strategy.verify();
+        let state = self.state();
+        state.strategy.verify();
+        state.verify();
     }
 
     /// Calls `visit` with ranges that hold no block and nothing that is needed, so that their pages
@@ -299,6 +303,8 @@ impl<S: Strategy> State<S> {
     /// Makes room from which `layout` can surely be served: in the spare, or a new range.
     #[cold]
     fn extend(&mut self, source: &impl MemorySource, layout: Layout) -> Result<(), AllocError> {
+        #[cfg(heapswitch_check)]
+        self.verify();
         let needed = self.strategy.extent_bytes(layout).ok_or(AllocError)?;
         if self.renew_spare(needed) {
             return Ok(());

@@ -76,6 +76,36 @@ impl<'a> HeapBuilder<'a> {
     /// static SOURCE: MemoryMapSource = MemoryMapSource::new();
     /// let heap = Heap::builder().source(&SOURCE).build();
     /// ```
+    ///
+    /// The macro's keys `coroutine_source` and `thread_source` name one for all contexts, or for
+    /// all threads' heaps:
+    ///
+    /// ```
+    /// use heapswitch::{ArenaMemorySource, ArenaSettings, Heap, RegionMapSource};
+    ///
+    /// static CHUNKS: ArenaMemorySource<RegionMapSource> =
+    ///     ArenaMemorySource::new(RegionMapSource::CONTEXTS, ArenaSettings::DEFAULT);
+    ///
+    /// heapswitch::global_thread_and_coroutine_switchable_allocator! {
+    ///     coroutine_source = CHUNKS,
+    ///     thread_source = arena(maximum_bytes = 4 GiB),
+    /// }
+    ///
+    /// # fn main() -> Result<(), heapswitch::HeapError> {
+    /// let heap = Heap::new()?;
+    /// let text = heap.run(|| String::from("in a chunk of the arena"))?;
+    /// # if heapswitch::sys::IS_PASS_THROUGH { return Ok(()); }
+    /// assert!(heap.contains(text.as_ptr()) && CHUNKS.held_bytes() > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// ```compile_fail,E0277
+    /// static MAPS: heapswitch::MemoryMapSource = heapswitch::MemoryMapSource::new();
+    ///
+    /// heapswitch::global_thread_and_coroutine_switchable_allocator! { thread_source = MAPS }
+    /// # fn main() {}
+    /// ```
     pub fn source(self, source: &'static dyn RegionSource) -> Self {
         Self { source: Some(source), ..self }
     }

@@ -45,6 +45,7 @@ pub(super) unsafe fn close(header: NonNull<HeapHeader>) -> EscapeReport {
     // sites.
     let (sites, closed) = unsafe { (call_sites::log_of(header), (this.operations.close)(header)) };
     report.blocks = closed.blocks;
+    report.bytes = closed.bytes;
     report.kept_bytes = closed.kept_bytes;
     report.returned_bytes = closed.returned_bytes;
     report.sites = call_sites::copy_of(sites);
@@ -254,6 +255,7 @@ impl Heap {
             self.replace_raw(successor);
             let (sites, closed) = (call_sites::log_of(header), (operations.close)(header));
             report.blocks = closed.blocks;
+            report.bytes = closed.bytes;
             report.kept_bytes = closed.kept_bytes;
             report.returned_bytes += closed.returned_bytes;
             report.sites = call_sites::copy_of(sites);

@@ -12,12 +12,14 @@ use crate::heap::kind::{ContextChoice, ContextChoiceWithSites};
 use crate::heap::{HeapKind, LifetimeHint, SiteSampling};
 use crate::numa::Node;
 use crate::region::{self, HugePages, KindSettings, SegmentKind};
-use crate::source::region_map::source_of;
+use crate::source::region_map::{RegionMapSource, source_of};
+use crate::sys;
+use crate::units::CHUNK_BYTES;
 
 /// What the macro generates.
 ///
 /// # Safety
-/// `global` always gives the same allocator.
+/// Each function always gives the same allocator or source.
 pub unsafe trait Configuration: 'static {
     /// The kind of heap that [`Heap::new`](crate::Heap::new) makes.
     type Coroutine: HeapKind;
@@ -37,6 +39,16 @@ pub unsafe trait Configuration: 'static {
 
     /// The locked global allocator.
     fn global() -> &'static Self::Global;
+
+    /// Where contexts' chunks come from: `None` for the region as the settings say.
+    fn coroutine_source() -> Option<&'static dyn RegionSource> {
+        None
+    }
+
+    /// The same of threads' heaps.
+    fn thread_source() -> Option<&'static dyn RegionSource> {
+        None
+    }
 }
 
 /// Settings that are not strategies.
@@ -179,6 +191,22 @@ pub struct Installed {
     pub default: CurrentAllocatorInUse,
     /// The settings.
     pub settings: Settings,
+    /// Where contexts' chunks come from, if not from the region as the settings say.
+    coroutine_source: ChosenSource,
+    /// The same of threads' heaps.
+    thread_source: ChosenSource,
+}
+
+type ChosenSource = fn() -> Option<&'static dyn RegionSource>;
+
+impl Installed {
+    /// The source that was chosen for contexts or for threads' heaps.
+    fn source_of(&self, in_use: CurrentAllocatorInUse) -> Option<&'static dyn RegionSource> {
+        match in_use {
+            CurrentAllocatorInUse::CoroutineLocal => (self.coroutine_source)(),
+            _ => (self.thread_source)(),
+        }
+    }
 }
 
 struct InstalledOf<C>(core::marker::PhantomData<C>);
@@ -204,6 +232,8 @@ impl<C: Configuration> InstalledOf<C> {
         },
         default: C::DEFAULT,
         settings: C::SETTINGS,
+        coroutine_source: C::coroutine_source,
+        thread_source: C::thread_source,
     };
 }
 
@@ -216,9 +246,36 @@ pub fn install<C: Configuration>() {
     // Release pairs with the Acquire in `installed`.
     let order = (Ordering::Release, Ordering::Relaxed);
     if INSTALLED.compare_exchange(core::ptr::null_mut(), table, order.0, order.1).is_ok() {
+        check_granule(C::coroutine_source(), "coroutine_source");
+        check_granule(C::thread_source(), "thread_source");
         region::limit_bytes(C::SETTINGS.region_bytes);
         environment::read();
         region::set_period_milliseconds(environment::over(C::SETTINGS).decay_milliseconds);
+    }
+}
+
+/// Of a source of longer granules most of each range would be wasted, or taken for one chunk; one
+/// of shorter ones never has a chunk.
+fn check_granule(source: Option<&'static dyn RegionSource>, key: &str) {
+    if source.is_some_and(|source| source.granule() != CHUNK_BYTES) {
+        let advice = " has another granule than 64 KiB; give its arena blocks of 64 KiB";
+        sys::abort_with(&["the source that the macro names as `", key, "`", advice]);
+    }
+}
+
+/// Takes the locks of the sources that were chosen around every fork.
+pub(super) fn protect_sources() {
+    static ARE_PROTECTED: AtomicBool = AtomicBool::new(false);
+    // Relaxed: to do it twice does no harm.
+    if let Some(installed) = installed()
+        && !ARE_PROTECTED.load(Ordering::Relaxed)
+    {
+        let chosen = [(installed.coroutine_source)(), (installed.thread_source)()];
+        for source in chosen.into_iter().flatten() {
+            // Without memory for the handlers, a child of a threaded process may find a lock held.
+            let _ = source.protect_fork();
+        }
+        ARE_PROTECTED.store(true, Ordering::Relaxed);
     }
 }
 
@@ -303,9 +360,21 @@ static KINDS: [[AtomicU8; HOMES]; 2] = [const { [const { AtomicU8::new(0) }; HOM
 /// Every node, and before them no node.
 const HOMES: usize = Node::LIMIT + 1;
 
-/// The source of contexts or of threads' heaps, with the huge pages and the placement that were
-/// configured, for a thread with this home.
+/// The source of contexts or of threads' heaps, for a thread with this home: that which was chosen,
+/// or the region.
 pub fn source_for(in_use: CurrentAllocatorInUse, home: Option<Node>) -> &'static dyn RegionSource {
+    match installed().and_then(|installed| installed.source_of(in_use)) {
+        Some(chosen) => chosen,
+        None => region_for(in_use, home),
+    }
+}
+
+/// Runs of the region with the huge pages and the placement that were configured, for a thread with
+/// this home.
+pub(super) fn region_for(
+    in_use: CurrentAllocatorInUse,
+    home: Option<Node>,
+) -> &'static RegionMapSource {
     let is_thread = in_use != CurrentAllocatorInUse::CoroutineLocal;
     let place = home.map_or(0, |node| node.number() + 1);
     let slot = KINDS.get(usize::from(is_thread)).and_then(|kinds| kinds.get(place));
@@ -343,6 +412,10 @@ fn make_kind(is_thread: bool, home: Option<Node>) -> SegmentKind {
 /// The home by which heaps of ended threads are kept apart for the next: a thread takes over none
 /// that is better on another node.
 pub(super) fn thread_heaps_kept_apart_by(home: Option<Node>) -> Option<Node> {
+    // A source that was chosen is one for all nodes.
+    if installed().is_some_and(|installed| (installed.thread_source)().is_some()) {
+        return None;
+    }
     home.and_then(|home| settings().thread_placement.kept_apart_by(Some(home)))
 }
 

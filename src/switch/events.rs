@@ -37,6 +37,7 @@ pub(super) fn escaped(account: &Account, report: &EscapeReport) {
             context = name.as_str(),
             id,
             blocks = report.blocks,
+            bytes = report.bytes,
             kept_bytes = report.kept_bytes,
             "blocks outlive their heap"
         );

@@ -54,6 +54,7 @@ pub fn arm_exit(state: &ThreadState) {
 pub fn start_thread<C: Configuration>(state: &ThreadState) {
     state.phase.set(Phase::Busy);
     configuration::install::<C>();
+    configuration::protect_sources();
     arm_exit(state);
 }
 

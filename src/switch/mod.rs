@@ -35,6 +35,7 @@ pub(crate) mod route;
 pub(crate) mod safe_point;
 pub(crate) mod saved;
 pub(crate) mod scope;
+pub(crate) mod sources;
 pub(crate) mod stack;
 #[cfg(feature = "corosensei")]
 pub(crate) mod stack_pool;

@@ -51,6 +51,12 @@ impl TestSource {
         self
     }
 
+    /// As this one, of so many times as much: for who serves each request with so much more.
+    pub(crate) fn times(self, factor: usize) -> Self {
+        self.0.left_bytes.set(self.0.left_bytes.get() * factor);
+        self
+    }
+
     /// As this one, but its ranges are another source's, and it allocates nothing from here on: so
     /// it may serve a heap that is current.
     pub(crate) fn on(self, inner: &'static dyn MemorySource) -> Self {

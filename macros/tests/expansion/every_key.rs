@@ -32,6 +32,30 @@ unsafe impl ::renamed::__private::Configuration for Mine {
         static HEAPSWITCH_GLOBAL: Counting<System> = Counting::new(System);
         &HEAPSWITCH_GLOBAL
     }
+    #[inline]
+    fn coroutine_source()
+        -> ::core::option::Option<&'static dyn ::renamed::__private::RegionSource>
+    {
+        static HEAPSWITCH_SOURCE: ::renamed::__private::sources::Arena =
+            ::renamed::__private::sources::arena(
+                ::renamed::__private::CurrentAllocatorInUse::CoroutineLocal,
+                1048576,
+                1073741824
+            );
+        ::core::option::Option::Some(&HEAPSWITCH_SOURCE)
+    }
+    #[inline]
+    fn thread_source()
+        -> ::core::option::Option<&'static dyn ::renamed::__private::RegionSource>
+    {
+        static HEAPSWITCH_SOURCE: ::renamed::__private::sources::Arena =
+            ::renamed::__private::sources::arena(
+                ::renamed::__private::CurrentAllocatorInUse::ThreadLocal,
+                2097152,
+                17179869184
+            );
+        ::core::option::Option::Some(&HEAPSWITCH_SOURCE)
+    }
 }
 
 unsafe impl ::core::alloc::GlobalAlloc for Mine {

@@ -21,6 +21,50 @@ pub mod __private {
         const DEFAULT: CurrentAllocatorInUse;
         const SETTINGS: Settings;
         fn global() -> &'static Self::Global;
+        fn coroutine_source() -> Option<&'static dyn RegionSource> {
+            None
+        }
+        fn thread_source() -> Option<&'static dyn RegionSource> {
+            None
+        }
+    }
+
+    #[diagnostic::on_unimplemented(
+        message = "heaps cannot be on `{Self}`: its memory lies outside the region",
+        label = "no `RegionSource`",
+        note = "write a `RegionMapSource`, or an `ArenaMemorySource` over one; in the macro also \
+                `memory_map` or `arena`"
+    )]
+    pub trait RegionSource: Sync {
+        /// Its sizes, where the macro made it.
+        fn made_of(&self) -> Option<sources::Arena> {
+            None
+        }
+    }
+
+    pub mod sources {
+        use super::{CurrentAllocatorInUse, RegionSource};
+
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub struct Arena {
+            pub in_use: CurrentAllocatorInUse,
+            pub range_bytes: usize,
+            pub maximum_bytes: usize,
+        }
+
+        impl RegionSource for Arena {
+            fn made_of(&self) -> Option<Arena> {
+                Some(*self)
+            }
+        }
+
+        pub const fn arena(
+            in_use: CurrentAllocatorInUse,
+            range_bytes: usize,
+            maximum_bytes: usize,
+        ) -> Arena {
+            Arena { in_use, range_bytes, maximum_bytes }
+        }
     }
 
     #[derive(Clone, Copy, Debug, PartialEq)]
@@ -157,7 +201,7 @@ pub mod __private {
             )*};
         }
         strategies!(
-            Bump BitSet MultipleBinarySearchTree ContextChoice Slab FreeList Buddy Stripes
+            Bump BitSet MultipleBinarySearchTree ContextChoice Slab FreeList Buddy Stripes MemoryMap
         );
     }
 
@@ -190,6 +234,9 @@ pub mod __private {
             given(Given::Nothing)
         }
         pub const fn stripes() -> StrategySettings<Stripes> {
+            given(Given::Nothing)
+        }
+        pub const fn memory_map() -> StrategySettings<MemoryMap> {
             given(Given::Nothing)
         }
     }

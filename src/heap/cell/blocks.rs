@@ -15,7 +15,7 @@ use super::collect::{collect, end_quarantine};
 use super::idle::{release_unused, retire, retire_emptied};
 use super::inspect::verify_sometimes;
 use super::runs::{add_extent, count_held, label, note, range_of, return_run, run_of, take_run};
-use super::{DIRECT, Guard, Header, HeapCell, header_of, is_direct, strategy_of};
+use super::{DIRECT, Guard, Header, HeapCell, header_of, is_direct_in, strategy_of};
 use crate::pointers::block;
 use crate::region::{self, ChunkEntry, Run};
 use crate::strategy::{Strategy, extent_of, sites};
@@ -41,7 +41,7 @@ pub(super) unsafe fn allocate_checked<S: Strategy>(
         // takes a look at each run, too much for each small request of a heap that stays full.
         let may_hold_more = || {
             let this = header_of(header);
-            is_direct(layout) || this.spares.get() != 0 || !this.foreign.is_empty()
+            is_direct_in::<S>(layout) || this.spares.get() != 0 || !this.foreign.is_empty()
         };
         if block.is_none() && may_hold_more() && release_unused::<S>(header, 0) != 0 {
             block = allocate::<S>(header, layout, is_zeroed);
@@ -89,7 +89,7 @@ unsafe fn allocate<S: Strategy>(
 ) -> Option<NonNull<[u8]>> {
     // SAFETY: the caller's contract holds for each call below.
     unsafe {
-        if is_direct(layout) {
+        if is_direct_in::<S>(layout) {
             return allocate_direct(header, layout, is_zeroed);
         }
         if S::COLLECTS_FIRST && !header_of(header).foreign.is_empty() {
@@ -236,9 +236,13 @@ unsafe fn resize_in_place<S: Strategy>(
     unsafe {
         if entry.tag.get() == DIRECT {
             let _guard = Guard::of::<S>(header);
-            return if is_direct(new) { resize_direct::<S>(header, entry, new) } else { None };
+            return if is_direct_in::<S>(new) {
+                resize_direct::<S>(header, entry, new)
+            } else {
+                None
+            };
         }
-        if is_direct(new) {
+        if is_direct_in::<S>(new) {
             return None;
         }
         let old_length = block_length::<S>(header, old)?;
@@ -314,7 +318,7 @@ unsafe fn resize_direct<S: Strategy>(
 /// # Safety
 /// The heap is valid and of strategy `S`.
 pub(super) unsafe fn block_length<S: Strategy>(header: Header, layout: Layout) -> Option<usize> {
-    if is_direct(layout) {
+    if is_direct_in::<S>(layout) {
         return Some(chunks_for(layout.size())? << CHUNK_SHIFT);
     }
     // SAFETY: the settings do not change, so anyone may read them.

@@ -36,6 +36,8 @@ pub(super) unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
         this.runner.close();
         free_chain::<S>(header, this.foreign.close());
         report.returned_bytes = release_empty::<S>(header, 0);
+        // Of a strategy that counts itself, those that are runs of their own.
+        report.bytes = this.allocated_bytes.get();
         let mut survivors = 1 + this.pins() as usize;
         for entry in runs(this) {
             survivors += 1;
@@ -44,6 +46,9 @@ pub(super) unsafe fn close<S: Strategy>(header: Header) -> EscapeReport {
             note_fill::<S>(header, entry);
             run_of(entry).entries().for_each(|entry| entry.label.set_orphan());
             if entry.tag.get() == EXTENT {
+                if S::COUNTS_BLOCKS {
+                    report.bytes += strategy_of::<S>(header).used_bytes(extent_of(entry));
+                }
                 drop_idle_pages(strategy_of::<S>(header), extent_of(entry));
             }
         }

@@ -71,14 +71,27 @@ pub const fn is_direct(layout: Layout) -> bool {
     layout.size() > MAX_STRATEGY_BYTES || layout.align() > MAX_STRATEGY_ALIGN
 }
 
+/// Whether a heap of strategy `S` serves a layout by a run of its own.
+#[inline]
+const fn is_direct_in<S: Strategy>(layout: Layout) -> bool {
+    S::HAS_NO_EXTENTS || is_direct(layout)
+}
+
 /// What was still allocated when a heap was closed. All of it stays valid until it is freed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EscapeReport {
     /// Blocks that were still allocated.
     pub blocks: usize,
-    /// At most so many bytes of them, rounded up to whole chunks: what stays charged to the
-    /// account.
+    /// Bytes of those blocks, as long as they were returned, with every strategy: exactly the sum
+    /// of their lengths. What was asked for is at most that, and no strategy keeps it. A length is
+    /// the size rounded up to 8 bytes in a bump heap, to 16 in a free list, to 32 in trees and
+    /// stripes (there to 512 above 4 KiB), to whole blocks in a bit set, to a size class in a slab,
+    /// to a power of two among buddies; above 32 KiB, and in a memory map always, to whole chunks.
+    /// Lengths by themselves, each with where it was asked for, are known only where that is
+    /// recorded: [`sites`](Self::sites).
+    pub bytes: usize,
+    /// Bytes in the chunks that those blocks keep: what stays charged to the account.
     pub kept_bytes: usize,
     /// Bytes that went back to the source.
     pub returned_bytes: usize,

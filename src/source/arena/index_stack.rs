@@ -182,6 +182,13 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// How many numbers it has, as the top's link tells.
+    pub fn depth(&self, links: &impl Links) -> usize {
+        // Relaxed: the chain is the caller's.
+        let link = |top| links.link(top).load(Ordering::Relaxed);
+        index_of(self.top).map_or(0, |top| (link(top) >> DEPTH_SHIFT) as usize)
+    }
+
     /// Splits the top off. Its link is read first: the caller may push it at once.
     pub fn next(&mut self, links: &impl Links) -> Option<Popped> {
         let index = index_of(self.top)?;

@@ -45,7 +45,7 @@ use crate::numa::{Placement, Residence};
 use crate::sys::SystemError;
 use crate::sys::fork::{ForkEntry, Rank};
 use crate::sys::lock::Lock;
-use index_stack::{IndexStack, Popped};
+use index_stack::{Chain, IndexStack, Popped};
 use table::Table;
 
 /// In a slot's count: the range goes back.
@@ -128,6 +128,48 @@ impl<S: MemorySource> ArenaMemorySource<S> {
         self.release(&source, 0) << self.settings.range_shift()
     }
 
+    /// Checks that its ranges are found and as many as are held, and that each free block is one of
+    /// theirs, free once; aborts if not. Under the arena's lock; who takes a block meanwhile waits.
+    pub fn verify(&self) {
+        let _source = self.source.lock();
+        let held = self.held_ranges.load(Ordering::Relaxed);
+        let is_table_sound = self.table().map_or(held == 0, |table| table.is_sound(held));
+        let broken = if is_table_sound { self.broken_blocks() } else { Some("its ranges") };
+        if let Some(broken) = broken {
+            crate::sys::abort_with(&["an arena is corrupted: ", broken]);
+        }
+    }
+
+    /// What is broken of the free blocks. Under the lock. Where something is, they stay taken.
+    fn broken_blocks(&self) -> Option<&'static str> {
+        let table = self.table()?;
+        let most = self.held_ranges.load(Ordering::Relaxed) << self.settings.range_blocks_shift();
+        let chain = self.free.take_all();
+        let (depth, mut walk, mut blocks) = (chain.depth(&table), chain.clone(), 0);
+        while let Some(free) = walk.next(&table) {
+            blocks += 1;
+            if blocks > most {
+                return Some("more blocks are free than it holds, or one twice");
+            }
+            if !table.is_entered(free.index) {
+                return Some("a block is free of a range that it does not hold");
+            }
+        }
+        if blocks != depth {
+            return Some("its free blocks are miscounted");
+        }
+        // Turned round twice, so that blocks are taken in the order in which they would have been.
+        let turned = IndexStack::new();
+        let push_all = |mut chain: Chain, stack: &IndexStack| {
+            while let Some(free) = chain.next(&table) {
+                stack.push(&table, free);
+            }
+        };
+        push_all(chain, &turned);
+        push_all(turned.take_all(), &self.free);
+        None
+    }
+
     /// On which NUMA nodes the pages of all its ranges lie, those of free blocks too, beside where
     /// the inner source wants them. Under the arena's lock.
     ///
@@ -151,6 +193,12 @@ impl<S: MemorySource> ArenaMemorySource<S> {
     /// `ENOMEM`.
     pub fn protect_fork(&'static self) -> Result<(), SystemError> {
         self.fork.register(self.source.raw(), Rank::Source)
+    }
+
+    /// Whether a taken range of chunks is a block of this arena.
+    #[cfg(not(loom))]
+    pub(crate) fn is_block(&self, start: NonNull<u8>) -> bool {
+        self.table().is_some_and(|table| table.number(start).is_some())
     }
 
     /// The tables; `None` before the first range.
@@ -236,6 +284,10 @@ impl<S: MemorySource> ArenaMemorySource<S> {
     /// takes one then waits for the lock, and looks again.
     fn release(&self, source: &S, kept: usize) -> usize {
         let Some(table) = self.table() else { return 0 };
+        #[cfg(heapswitch_check)]
+        if let Some(broken) = self.broken_blocks() {
+            crate::sys::abort_with(&["an arena is corrupted: ", broken]);
+        }
         let blocks = self.settings.range_blocks();
         let chain = self.free.take_all();
         let mut walk = chain.clone();
@@ -311,6 +363,10 @@ unsafe impl<S: MemorySource> MemorySource for ArenaMemorySource<S> {
 
     fn placement(&self) -> Placement {
         self.source.lock().placement()
+    }
+
+    fn protect_fork(&'static self) -> Result<(), SystemError> {
+        ArenaMemorySource::protect_fork(self)
     }
 }
 

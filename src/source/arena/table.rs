@@ -136,6 +136,33 @@ impl<'a> Table<'a> {
         Some(MemoryRange { start, length, is_zeroed: false })
     }
 
+    /// Whether so many ranges are entered, each aligned, long enough and found by its start, and no
+    /// release is under way. Under the arena's lock.
+    pub(super) fn is_sound(&self, ranges: usize) -> bool {
+        let mut entered = 0;
+        let is_each_sound = (0..self.settings.slots()).all(|slot| {
+            let base = self.base(slot).load(Ordering::Relaxed);
+            let is_idle = self.count(slot).load(Ordering::Relaxed) == 0;
+            let Some(start) = NonNull::new(base).filter(|_| base != REMOVED) else {
+                return is_idle;
+            };
+            entered += 1;
+            let first = (slot << self.settings.range_blocks_shift()) as u32;
+            is_idle
+                && pointers::is_aligned(start, self.settings.range_bytes())
+                && self.length(slot).load(Ordering::Relaxed) >= self.settings.range_bytes()
+                && self.number(start) == Some(first)
+        });
+        is_each_sound && entered == ranges
+    }
+
+    /// Whether a number is that of a block in a range that is entered. Under the arena's lock.
+    pub(super) fn is_entered(&self, number: u32) -> bool {
+        let slot = self.slot(number);
+        let base = || self.base(slot).load(Ordering::Relaxed);
+        slot < self.settings.slots() && !base().is_null() && base() != REMOVED
+    }
+
     /// The ranges that are entered. Under the arena's lock.
     pub(super) fn ranges(self) -> impl Iterator<Item = MemoryRange> + use<'a> {
         (0..self.settings.slots()).filter_map(move |slot| {

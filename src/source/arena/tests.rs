@@ -1,5 +1,6 @@
 //! The arena on a source that counts: what it serves, keeps and gives back, and what it refuses.
 
+use super::index_stack::Links;
 use super::*;
 use crate::source::MemoryMapSource;
 use core::cell::Cell;
@@ -50,7 +51,71 @@ fn request(bytes: usize) -> Layout {
 }
 
 fn take(arena: &ArenaMemorySource<&Inner>) -> MemoryRange {
+    arena.verify();
     arena.take(request(BLOCK)).unwrap()
+}
+
+#[test]
+fn tells_what_is_broken_of_its_free_blocks() {
+    let inner = inner();
+    let broken = |damage: &dyn Fn(&ArenaMemorySource<&Inner>)| {
+        let arena = arena(&inner);
+        let blocks = [take(&arena), take(&arena)];
+        assert_eq!(arena.broken_blocks(), None);
+        // As before: those that were given back last come first.
+        // SAFETY: taken above.
+        blocks.iter().for_each(|block| unsafe { arena.give_back(*block) });
+        arena.verify();
+        assert_eq!(
+            [take(&arena), take(&arena)].map(|block| block.start),
+            [blocks[1].start, blocks[0].start]
+        );
+        damage(&arena);
+        let broken = arena.broken_blocks();
+        // Its range is lost: nobody knows what of it is free.
+        core::mem::forget(arena);
+        broken
+    };
+    let free = |arena: &ArenaMemorySource<&Inner>, index| {
+        arena.free.push(&arena.table().unwrap(), Popped { index, flag: false });
+    };
+    let number = |arena: &ArenaMemorySource<&Inner>| arena.free.pop(&arena.table().unwrap());
+    assert_eq!(broken(&|_| ()), None);
+    let twice = |arena: &ArenaMemorySource<&Inner>| {
+        let index = number(arena).unwrap().index;
+        free(arena, index);
+        free(arena, index);
+    };
+    assert_eq!(broken(&twice), Some("more blocks are free than it holds, or one twice"));
+    let elsewhere = |arena: &ArenaMemorySource<&Inner>| {
+        let index = number(arena).unwrap().index;
+        free(arena, (index + 16) % 64);
+    };
+    assert_eq!(broken(&elsewhere), Some("a block is free of a range that it does not hold"));
+    let lost = |arena: &ArenaMemorySource<&Inner>| {
+        // Its link goes on to the end, past all others, and their number stays.
+        let (table, top) = (arena.table().unwrap(), number(arena).unwrap().index);
+        free(arena, top);
+        table.link(top).fetch_and(!0 << 32, Ordering::Relaxed);
+    };
+    assert_eq!(broken(&lost), Some("its free blocks are miscounted"));
+}
+
+#[test]
+fn tells_what_is_broken_of_its_ranges() {
+    let inner = inner();
+    let arena = arena(&inner);
+    let block = take(&arena);
+    let table = arena.table().unwrap();
+    assert!(table.is_sound(1) && !table.is_sound(0) && !table.is_sound(2));
+    let slot = table.slot(table.number(block.start).unwrap());
+    table.count(slot).store(1, Ordering::Relaxed);
+    assert!(!table.is_sound(1), "a release is under way");
+    table.count(slot).store(0, Ordering::Relaxed);
+    assert!(table.is_sound(1));
+    // SAFETY: taken above.
+    unsafe { arena.give_back(block) };
+    arena.verify();
 }
 
 #[test]

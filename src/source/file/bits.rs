@@ -84,6 +84,11 @@ pub(super) fn mark(words: &mut [u64], run: Run, is_set: bool) {
     }
 }
 
+/// How many bits are set.
+pub(super) fn count(words: &[u64]) -> usize {
+    words.iter().map(|word| word.count_ones() as usize).sum()
+}
+
 /// One more than the last set bit below `end`; zero where none is set.
 pub(super) fn used_end(words: &[u64], end: usize) -> usize {
     let Some(words) = words.get(..end.div_ceil(64)) else { return end };

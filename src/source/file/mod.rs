@@ -116,6 +116,8 @@ struct State {
     /// Granules below this may have contents in the file: more than `granules` where the system
     /// refused to shorten it.
     used_once: usize,
+    /// Granules in taken ranges.
+    taken: usize,
     last_error: Option<FileSourceError>,
 }
 
@@ -190,6 +192,8 @@ impl FileMemorySource {
     /// The system refused to unmap or to shorten the file, which is as long as before. The source
     /// is as usable as before.
     pub fn release_unused(&self) -> Result<usize, FileSourceError> {
+        #[cfg(heapswitch_check)]
+        self.verify();
         let mut state = self.state.lock();
         let granules = state.granules;
         let used = bits::used_end(state.words(), granules);
@@ -207,6 +211,30 @@ impl FileMemorySource {
             .map_err(|error| FileSourceError::Grow { bytes, error })?;
         state.used_once = used;
         Ok(unused)
+    }
+
+    /// Checks that the granules that are taken are as many as was handed out, all in the file, and
+    /// the file as long as they need; aborts if not. O(granules).
+    pub fn verify(&self) {
+        if let Some(broken) = self.broken() {
+            sys::abort_with(&["a file source is corrupted: ", broken]);
+        }
+    }
+
+    /// What is broken.
+    fn broken(&self) -> Option<&'static str> {
+        let mut state = self.state.lock();
+        let (taken, granules, used_once) = (state.taken, state.granules, state.used_once);
+        let words = state.words();
+        let is_counted = bits::count(words) == taken;
+        let is_in_file = bits::used_end(words, words.len() * 64) <= granules;
+        let is_bounded = granules.max(used_once) <= self.maximum_granules();
+        let equations = [
+            ("more or less is marked as taken than was handed out", is_counted),
+            ("what is taken lies behind the file's end", is_in_file),
+            ("the file is longer than it may be", is_bounded),
+        ];
+        equations.into_iter().find(|(_, holds)| !holds).map(|(what, _)| what)
     }
 
     /// Makes the file `granules` long and maps what is new.
@@ -290,6 +318,7 @@ unsafe impl MemorySource for FileMemorySource {
         let run = run.ok_or(AllocError)?;
         self.reach(&mut state, run.end())?;
         bits::mark(state.words(), run, true);
+        state.taken += length;
         let granule = self.settings.granule;
         // SAFETY: the run lies below the maximum, in the reservation.
         let start = unsafe { pointers::forward(self.base, run.first * granule) };
@@ -300,6 +329,7 @@ unsafe impl MemorySource for FileMemorySource {
         let run = self.run_of(range);
         let mut state = self.state.lock();
         bits::mark(state.words(), run, false);
+        state.taken = state.taken.wrapping_sub(run.length);
         if self.settings.is_sparse {
             // Where the file system cannot, the disk space stays taken.
             // SAFETY: nothing uses the range, and the lock keeps others from taking it.
@@ -319,6 +349,7 @@ unsafe impl MemorySource for FileMemorySource {
         }
         self.reach(&mut state, new.end())?;
         bits::mark(state.words(), new, true);
+        state.taken += more;
         Ok(MemoryRange { length: length * self.settings.granule, is_zeroed: false, ..range })
     }
 

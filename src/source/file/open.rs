@@ -80,7 +80,13 @@ impl FileMemorySource {
             reserved_bytes: bytes,
             base,
             contents_bytes: 0,
-            state: Lock::new(State { words, granules: 0, used_once: 0, last_error: None }),
+            state: Lock::new(State {
+                words,
+                granules: 0,
+                used_once: 0,
+                taken: 0,
+                last_error: None,
+            }),
         })
     }
 
@@ -88,7 +94,9 @@ impl FileMemorySource {
     fn adopt(mut self, granules: usize) -> Result<Self, FileSourceError> {
         if granules > 0 {
             self.extend(&mut self.state.lock(), granules)?;
-            bits::mark(self.state.get_mut().words(), Run { first: 0, length: granules }, true);
+            let state = self.state.get_mut();
+            bits::mark(state.words(), Run { first: 0, length: granules }, true);
+            state.taken = granules;
             self.contents_bytes = granules * self.settings.granule;
         }
         Ok(self)

@@ -78,7 +78,9 @@ fn contents_outlive_the_source() {
     let first = MemoryRange { length: 2 * GRANULE, ..contents };
     // SAFETY: whole granules of the contents, not used any more.
     unsafe { source.give_back(first) };
+    source.verify();
     let again = source.take(request(2 * GRANULE, 1)).unwrap();
+    source.verify();
     assert_eq!((again.start, again.is_zeroed), (contents.start, false));
 }
 
@@ -105,6 +107,36 @@ fn serves_up_to_its_maximum_in_any_order() {
 }
 
 #[test]
+fn tells_what_is_broken() {
+    let file = Temporary::new("broken");
+    let source = file.open();
+    let range = source.take(request(2 * GRANULE, 1)).unwrap();
+    assert_eq!(source.broken(), None);
+    let marked = |run: Run, is_set: bool| {
+        let mut state = source.state.lock();
+        bits::mark(state.words(), run, is_set);
+        state.taken = if is_set { state.taken + 1 } else { state.taken - 1 };
+    };
+    let behind = Run { first: 7, length: 1 };
+    marked(behind, true);
+    assert_eq!(source.broken(), Some("what is taken lies behind the file's end"));
+    marked(behind, false);
+    source.state.lock().used_once = 65;
+    assert_eq!(source.broken(), Some("the file is longer than it may be"));
+    source.state.lock().used_once = 0;
+    source.verify();
+    // Given back twice.
+    // SAFETY: taken above; the second time only the source's own bits are changed.
+    unsafe {
+        source.give_back(range);
+        source.verify();
+        source.give_back(range);
+    }
+    let counted = Some("more or less is marked as taken than was handed out");
+    assert_eq!(source.broken(), counted);
+}
+
+#[test]
 fn aligns_and_grows() {
     let file = Temporary::new("align");
     let source = file.open();
@@ -119,8 +151,10 @@ fn aligns_and_grows() {
         assert!(holds(aligned, 3));
         fill(grown, 4);
         assert!(source.grow(grown, 65 * GRANULE).is_err());
+        source.verify();
         source.give_back(grown);
         source.give_back(first);
+        source.verify();
     }
     assert_eq!(source.release_unused().unwrap() % GRANULE, 0);
     assert_eq!((source.file_bytes(), file.bytes()), (0, 0));
@@ -137,7 +171,9 @@ fn the_unused_end_goes_back_and_the_rest_stays() {
         // SAFETY: taken above.
         unsafe { source.give_back(ranges[index]) };
     }
+    source.verify();
     assert_eq!(source.release_unused(), Ok(2 * GRANULE));
+    source.verify();
     assert_eq!(source.release_unused(), Ok(0));
     assert!(file.bytes() == 2 * GRANULE && holds(ranges[1], 7));
     assert_eq!(source.flush(ranges[3]), Err(FileSourceError::NotInFile));

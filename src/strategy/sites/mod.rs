@@ -205,6 +205,7 @@ unsafe impl<S: Strategy> Strategy for WithSites<S> {
     const COUNTS_ON_SOURCES: bool = S::COUNTS_ON_SOURCES;
     const KEEPS_SPARES: bool = S::KEEPS_SPARES;
     const PARKS_LAST: bool = S::PARKS_LAST;
+    const HAS_NO_EXTENTS: bool = S::HAS_NO_EXTENTS;
     const TELLS_EMPTY: bool = S::TELLS_EMPTY;
     const EXTENT_ALIGN: usize = S::EXTENT_ALIGN;
     const EXTENT_DIVISOR: usize = S::EXTENT_DIVISOR;

@@ -109,6 +109,31 @@ impl Few {
         self.count.set(others.count.get());
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.count.get()
+    }
+
+    /// Whether this record is here.
+    pub(super) fn has(&self, record: NonNull<Record>) -> bool {
+        (0..self.count()).any(|at| self.record(at) == Some(record))
+    }
+
+    /// Whether the invariants hold, of records that are valid.
+    pub(super) fn is_sound(&self) -> bool {
+        let mut above = None;
+        (0..FEW).all(|at| match self.record(at) {
+            Some(record) => {
+                // SAFETY: as in `candidate`.
+                let start = unsafe { record.as_ref() }.extent.start();
+                let is_next = above.is_none_or(|above| above < start);
+                above = Some(start);
+                at < self.count() && is_next && self.start(at) == chunk_of(start)
+            }
+            None => at >= self.count() && self.start(at) == NOWHERE,
+        })
+    }
+
     fn record(&self, at: usize) -> Option<NonNull<Record>> {
         self.records.get(at)?.get()
     }
@@ -122,5 +147,13 @@ impl Few {
             slot.set(record);
             key.set(start);
         }
+    }
+
+    /// Swaps the first two, for the tests.
+    #[cfg(test)]
+    pub(super) fn damage(&self) {
+        let [first, second] = [0, 1].map(|at| (self.record(at), self.start(at)));
+        self.set(0, second.0, second.1);
+        self.set(1, first.0, first.1);
     }
 }

@@ -60,6 +60,16 @@ impl Found {
         }
     }
 
+    /// How many slots have a record.
+    pub(super) fn count(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+
+    /// How many slots have this record.
+    pub(super) fn times(&self, record: NonNull<Record>) -> usize {
+        self.slots.iter().filter(|slot| **slot == Some(record)).count()
+    }
+
     /// Lets all slots together stand, from now on, for two to sixteen times `held_bytes`.
     pub(super) fn fit(&mut self, held_bytes: usize) {
         let mut shift = self.shift;

@@ -49,6 +49,11 @@ impl Parked {
         self.size == 0
     }
 
+    /// The block, and the bytes that were asked for.
+    pub(super) fn of(&self) -> Option<(NonNull<u8>, usize)> {
+        (!self.is_none()).then_some((self.block, self.size))
+    }
+
     #[inline]
     fn layout(&self) -> Layout {
         // SAFETY: the type's invariant, or a size of zero with the alignment of some layout.

@@ -201,6 +201,19 @@ impl Records {
         self.few.become_as(&done.few);
     }
 
+    /// Whether the invariants hold. Calls `visit` with each record. On the stack, as deep as the
+    /// tree, which is logarithmic.
+    pub(super) fn is_sound(&self, visit: &mut dyn FnMut(NonNull<Record>)) -> bool {
+        let all = Bounds { lowest: 0, highest: usize::MAX, priority: usize::MAX };
+        let mut in_front = 0;
+        let is_tree = is_sound_below(self.root.get(), all, &mut |record| {
+            in_front += usize::from(self.few.has(record));
+            visit(record);
+        });
+        // Those in front are read only where each is one of the tree's, and so valid.
+        is_tree && in_front == self.few.count() && self.few.is_sound()
+    }
+
     /// Puts into `slot` the tree of all records of two trees, the keys of the first below the
     /// second's.
     fn join(mut slot: &Cell<Link>, mut lower: Link, mut higher: Link) {
@@ -220,6 +233,30 @@ impl Records {
         }
         slot.set(lower.or(higher));
     }
+}
+
+/// What the records below a link may be: keys, the last excluded, and the highest priority.
+#[derive(Clone, Copy)]
+struct Bounds {
+    lowest: usize,
+    highest: usize,
+    priority: usize,
+}
+
+fn is_sound_below(link: Link, bounds: Bounds, visit: &mut dyn FnMut(NonNull<Record>)) -> bool {
+    let Some(pointer) = link else { return true };
+    // SAFETY: a link of the tree.
+    let record = unsafe { at(pointer) };
+    let (key, priority) = (record.key(), record.priority());
+    visit(pointer);
+    let is_placed = bounds.lowest <= key && key < bounds.highest && priority <= bounds.priority;
+    is_placed
+        && is_sound_below(record.lower.get(), Bounds { highest: key, priority, ..bounds }, visit)
+        && is_sound_below(
+            record.higher.get(),
+            Bounds { lowest: key + 1, priority, ..bounds },
+            visit,
+        )
 }
 
 #[cfg(test)]
@@ -257,6 +294,9 @@ mod tests {
                 unsafe { tree.insert(record.into()) };
             }
             present[slot] = !present[slot];
+            let mut count = 0;
+            assert!(tree.is_sound(&mut |_| count += 1));
+            assert_eq!(count, present.iter().filter(|&&present| present).count());
             for (probe, present) in present.iter().enumerate().step_by(7) {
                 // SAFETY: within the vector.
                 let last = unsafe { pointers::forward(start(probe), LENGTH - 1) };
@@ -264,6 +304,23 @@ mod tests {
                 assert_eq!(found, present.then(|| (&records[probe]).into()));
             }
         }
+        // Each kind of damage is seen, and undone.
+        // SAFETY: a record of this test.
+        let root = unsafe { at(tree.root.get().unwrap()) };
+        let (lower, higher) = (root.lower.get(), root.higher.get());
+        for damaged in [(higher, lower), (lower, lower), (tree.root.get(), None)] {
+            if damaged.0 != tree.root.get() {
+                root.lower.set(damaged.0);
+                root.higher.set(damaged.1);
+                assert!(!tree.is_sound(&mut |_| ()));
+            }
+        }
+        root.lower.set(lower);
+        root.higher.set(higher);
+        assert!(tree.is_sound(&mut |_| ()));
+        tree.few.damage();
+        assert!(!tree.is_sound(&mut |_| ()));
+        tree.few.damage();
         let mut left = present.iter().filter(|&&present| present).count();
         while tree.pop().is_some() {
             left -= 1;

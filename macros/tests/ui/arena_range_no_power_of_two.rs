@@ -1,5 +1,5 @@
 heapswitch_macros::global_thread_and_coroutine_switchable_allocator! {
-    coroutine = memory_map,
+    coroutine_source = arena(range_bytes = 96 KiB),
 }
 
 fn main() {}
