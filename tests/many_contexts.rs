@@ -259,7 +259,7 @@ fn survivors() {
     purged.is_explained(count, 0);
 }
 
-/// What free runs may keep in memory until a purge: what the kind of memory has of use every moment.
+/// What free runs may keep in memory until a purge.
 const DIRTY: usize = 4 << 20;
 
 /// What is in memory, by what the allocator and the kernel say it is for, in bytes; beside an
@@ -300,8 +300,8 @@ impl Left {
         }
     }
 
-    /// All is back but what is stated to stay: no context's chunk is held, no page is in memory beyond
-    /// `dirty` bytes, and what is there beside is records, of a bounded size each.
+    /// All is back but what is stated to stay: no context's chunk is held, no page is in memory
+    /// beyond `dirty` bytes, and what is there beside is records, of a bounded size each.
     fn is_explained(&self, contexts: usize, dirty: usize) {
         /// What the test's own thread and the C library have meanwhile.
         const SLACK: usize = 1 << 20;

@@ -62,8 +62,8 @@ impl<A: Allocator> Drop for Block<'_, A> {
     }
 }
 
-/// Blocks of all sizes come from the peer and stay whole while they grow and shrink; what no system has
-/// is an error. `owns` says whether a block is the peer's.
+/// Blocks of all sizes come from the peer and stay whole while they grow and shrink; what no system
+/// has is an error. `owns` says whether a block is the peer's.
 pub fn serves(peer: &impl GlobalAlloc, owns: impl Fn(*const u8) -> bool) {
     let allocator = GlobalAllocToAllocatorAdaptor::new(peer);
     let mut blocks = Vec::new();
