@@ -82,7 +82,6 @@ fn blocks_come_back() {
 }
 
 #[test]
-#[cfg_attr(heapswitch_asan, ignore = "what was freed waits in quarantine there, and counts")]
 fn blocks_come_back_without_a_race() {
     blocks_come_back();
 }
