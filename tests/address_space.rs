@@ -238,8 +238,8 @@ fn half_of_what_is_left() -> Vec<(Heap, Vec<u8>)> {
     (0..left >> 21).map(fill).collect()
 }
 
-/// In a virtual machine of 1 GiB, say: the setting is the whole system's. That whole segments go
-/// back where it is set, the region's own tests show without it.
+/// `tests/numa/run` runs it in a virtual machine: the setting is the whole system's. That whole
+/// segments go back where it is set, the region's own tests show without it.
 #[test]
 #[ignore = "needs vm.overcommit_memory = 2, and a machine on which nothing else happens"]
 fn commitments_are_few_and_go_back() {

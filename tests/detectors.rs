@@ -55,6 +55,46 @@ fn seeded_race() {
     black_box(block);
 }
 
+/// Another thread frees what a heap made, and hands it over; nothing else orders the two, so the
+/// heap's stack of such blocks does.
+fn blocks_come_back() {
+    static STEP: AtomicUsize = AtomicUsize::new(0);
+    let wait_for = |step| {
+        while STEP.load(Ordering::Relaxed) != step {
+            std::thread::yield_now();
+        }
+    };
+    let heap = Heap::with_hint(heapswitch::LifetimeHint::Medium).unwrap();
+    let blocks: Vec<_> = heap.run(|| (0..40_usize).map(|n| Box::new([n; 8])).collect()).unwrap();
+    let other = std::thread::spawn(move || {
+        let blocks = black_box(blocks);
+        blocks.into_iter().for_each(drop);
+        heapswitch::flush_foreign_frees();
+        STEP.store(1, Ordering::Relaxed);
+        // Not ended: that would be an order.
+        wait_for(2);
+    });
+    wait_for(1);
+    heap.run(|| drop(black_box(vec![0_u8; 100]))).unwrap();
+    assert_eq!(heap.memory_usage().unwrap().allocated_blocks, 0);
+    STEP.store(2, Ordering::Relaxed);
+    other.join().unwrap();
+}
+
+#[test]
+fn blocks_come_back_without_a_race() {
+    blocks_come_back();
+}
+
+/// The allocator's own step without its order. ThreadSanitizer must report it.
+#[test]
+#[ignore = "wrong on purpose"]
+#[cfg(heapswitch_weaken)]
+fn seeded_race_of_the_stack() {
+    heapswitch::sync::weaken("foreign_stack_push");
+    blocks_come_back();
+}
+
 /// Each way for a block to be freed, in each kind of heap: a read of its first or last byte is
 /// reported.
 #[cfg(heapswitch_asan)]

@@ -1,5 +1,5 @@
-//! What a start costs: the system calls of a process that allocates a little, beside those of the
-//! same process on the system's allocator. Counted by tracing it.
+//! System calls, counted by tracing a process: what a start costs, in a process that allocates a
+//! little, beside the same process on the system's allocator; and that pooled heaps need none.
 #![cfg(not(any(heapswitch_pass_through, loom, heapswitch_asan, heapswitch_tsan)))]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -7,9 +7,11 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use heapswitch::HeapSwitch;
+use heapswitch::{HeapPool, HeapSwitch, LifetimeHint};
 
 const ALLOCATOR: &str = "HEAPSWITCH_TEST_ALLOCATOR";
+/// How often the traced process takes and gives back a pooled heap.
+const ROUNDS: &str = "HEAPSWITCH_TEST_ROUNDS";
 
 /// More system calls than on the system's allocator, at most.
 const MORE_AT_MOST: usize = 20;
@@ -60,8 +62,30 @@ extern "C" fn constructor() {
     IS_SYSTEM.store(name == c"system", Ordering::Relaxed);
     let strings: Vec<String> = (0..1000).map(|number| "x".repeat(number % 100)).collect();
     let is_right = strings.iter().enumerate().all(|(n, text)| text.len() == n % 100);
+    // SAFETY: as above; what is found is a C string.
+    let rounds = unsafe {
+        let value = libc::getenv(c"HEAPSWITCH_TEST_ROUNDS".as_ptr());
+        if value.is_null() { 0 } else { libc::atoi(value) }
+    };
+    let is_right = is_right && POOLS.iter().all(|pool| use_pool(pool, rounds));
     // SAFETY: ends the process at once.
     unsafe { libc::_exit(if is_right { 0 } else { 1 }) };
+}
+
+static POOLS: [HeapPool; 3] = [
+    HeapPool::with_hint(LifetimeHint::Short),
+    HeapPool::with_hint(LifetimeHint::Medium),
+    HeapPool::with_hint(LifetimeHint::Long),
+];
+
+/// Takes a heap, allocates in it, frees some of that and lets the heap go, so often; whether the
+/// blocks were the heap's.
+fn use_pool(pool: &HeapPool, rounds: i32) -> bool {
+    (0..rounds).all(|round| {
+        let heap = pool.take().unwrap();
+        let text = heap.run(|| (Box::new(round), "p".repeat(5000))).unwrap();
+        heap.contains((&raw const *text.0).cast()) && heap.contains(text.1.as_ptr())
+    })
 }
 
 #[used]
@@ -69,11 +93,13 @@ extern "C" fn constructor() {
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = constructor;
 
-/// The system calls of a process with this allocator, the loader's included; `None` where the
-/// system forbids to trace.
-fn system_calls(allocator: &str) -> Option<usize> {
+/// The system calls of a process with this allocator and so many rounds, the loader's included;
+/// `None` where the system forbids to trace.
+fn system_calls(allocator: &str, rounds: i32) -> Option<usize> {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env(ALLOCATOR, allocator);
+    // However long it takes, nothing becomes due meanwhile.
+    command.env("HEAPSWITCH_DECAY_MILLISECONDS", "3600000");
+    command.env(ALLOCATOR, allocator).env(ROUNDS, rounds.to_string());
     // SAFETY: `ptrace` may be called between fork and exec.
     unsafe {
         command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
@@ -103,12 +129,23 @@ fn system_calls(allocator: &str) -> Option<usize> {
 
 #[test]
 fn a_start_needs_few_more_system_calls() {
-    let Some(system) = system_calls("system") else {
+    let Some(system) = system_calls("system", 0) else {
         return println!("not tested here: system calls cannot be traced");
     };
-    let ours = system_calls("heapswitch").expect("the first was traced");
+    let ours = system_calls("heapswitch", 0).expect("the first was traced");
     println!("{ours} system calls, and {system} on the system's allocator");
     assert!(system > 10, "{system}: not even a loader");
     assert!(ours > system, "{ours}: the region was not reserved");
     assert!(ours - system <= MORE_AT_MOST, "{ours} system calls, {system} on the system's");
+}
+
+#[test]
+fn a_pooled_heap_needs_no_system_call() {
+    let Some(first) = system_calls("heapswitch", 1) else {
+        return println!("not tested here: system calls cannot be traced");
+    };
+    let many = system_calls("heapswitch", 10_000).expect("the first was traced");
+    println!("{first} system calls with one round, {many} with 10,000");
+    assert!(first > system_calls("heapswitch", 0).unwrap(), "no heap was made");
+    assert_eq!(many, first);
 }

@@ -42,6 +42,10 @@ fn frees_at_once() -> bool {
     weakened!("inspection_remove", true, false)
 }
 #[inline]
+fn takes_all_for_busy() -> bool {
+    weakened!("inspection_idle", true, false)
+}
+#[inline]
 fn end() -> Ordering {
     weakened!("inspection_end", Ordering::Relaxed, Ordering::Release)
 }
@@ -113,7 +117,7 @@ impl Inspection {
         };
         // SAFETY: it was in the place after everybody could see what this looks at, so its owner
         // waits in `pass` before freeing it.
-        let is_idle = unsafe { runner.as_ref() }.is_idle();
+        let is_idle = unsafe { runner.as_ref() }.is_idle() && !takes_all_for_busy();
         let result = act(found, is_idle);
         // Release pairs with the Acquire in `wait`.
         self.at.store(core::ptr::null_mut(), end());

@@ -5,7 +5,8 @@
 
 /// What loom must find the models failing with, in place of what is right: `weakened!("name",
 /// WRONG, RIGHT)` is WRONG where the models are built with `--cfg heapswitch_weaken` and run with
-/// `HEAPSWITCH_WEAKEN=name`, and RIGHT in any other program.
+/// `HEAPSWITCH_WEAKEN=name`, or where a program that is built so calls `weaken("name")`, and RIGHT
+/// in any other program.
 macro_rules! weakened {
     ($name:literal, $wrong:expr, $right:expr) => {
         if cfg!(heapswitch_weaken) && $crate::sync::is_weakened($name) { $wrong } else { $right }
@@ -57,8 +58,23 @@ pub(crate) fn relax(_: u32) {
     loom::thread::yield_now();
 }
 
+/// The name that was chosen.
+static WEAKENED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
 /// See [`weakened`].
+#[cfg(loom)]
 pub(crate) fn is_weakened(name: &str) -> bool {
-    static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    CHOSEN.get_or_init(|| std::env::var("HEAPSWITCH_WEAKEN").ok()).as_deref() == Some(name)
+    WEAKENED.get_or_init(|| std::env::var("HEAPSWITCH_WEAKEN").unwrap_or_default()) == name
+}
+
+/// See [`weakened`]. Asked while memory is allocated, so it must not allocate.
+#[cfg(not(loom))]
+pub(crate) fn is_weakened(name: &str) -> bool {
+    WEAKENED.get().is_some_and(|chosen| chosen == name)
+}
+
+/// Makes what has this name wrong from here on. For the tests of the sanitizers alone.
+#[cfg(all(heapswitch_weaken, not(loom)))]
+pub fn weaken(name: &str) {
+    let _ = WEAKENED.set(name.to_owned());
 }

@@ -50,6 +50,10 @@ fn claim() -> Ordering {
 fn leave() -> Ordering {
     weakened!("runner_leave", Ordering::Relaxed, Ordering::Release)
 }
+#[inline]
+fn closed() -> u64 {
+    weakened!("runner_close", IDLE, CLOSED)
+}
 
 /// What a thread is to a heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,7 +249,7 @@ impl Runner {
     #[inline]
     pub fn close(&self) {
         // Relaxed: nobody takes the heap over after this.
-        self.token.store(CLOSED, Ordering::Relaxed);
+        self.token.store(closed(), Ordering::Relaxed);
     }
 }
 

@@ -2,8 +2,8 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p heapswitch-lean-tests --release --test loom`.
 //!
 //! Each line of `loom/weakenings.txt` has the name of something that is wrong where the models are
-//! built with `--cfg heapswitch_weaken` and run with `HEAPSWITCH_WEAKEN=name`, and the file of
-//! models one of which must fail then: that shows that the model sees what the ordering is for.
+//! built with `--cfg heapswitch_weaken` and run with `HEAPSWITCH_WEAKEN=name`, and the model that
+//! must fail then: that shows that the model sees what the ordering is for. Each model has a line.
 #![cfg(loom)]
 
 #[path = "loom/arena.rs"]

@@ -17,3 +17,12 @@ fn main() {
     assert!(!owns(foreign.cast()), "mimalloc claims a block of the system's allocator");
     workloads::run("mimalloc2", &version, "2.", owns);
 }
+
+#[cfg(test)]
+#[path = "../../adaptor.rs"]
+mod adaptor;
+
+#[test]
+fn serves_through_the_adaptor() {
+    adaptor::serves(&GLOBAL, owns);
+}

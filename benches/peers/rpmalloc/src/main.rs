@@ -18,3 +18,12 @@ fn main() {
     // It cannot be asked for its version.
     workloads::run("rpmalloc", &workloads::locked_version("rpmalloc-sys"), "0.2.", owns);
 }
+
+#[cfg(test)]
+#[path = "../../adaptor.rs"]
+mod adaptor;
+
+#[test]
+fn serves_through_the_adaptor() {
+    adaptor::serves(&GLOBAL, owns);
+}
