@@ -142,7 +142,7 @@ fn under_a_limit() {
     heap.run(|| {
         let mut first = Block::new(60 * CHUNK_BYTES, 3);
         // SAFETY: the layout is not empty.
-        assert!(unsafe { alloc(Block::layout(50 * CHUNK_BYTES)) }.is_null());
+        assert!(black_box(unsafe { alloc(Block::layout(50 * CHUNK_BYTES)) }).is_null());
         assert!(first.resize(10 * CHUNK_BYTES));
         let second = Block::new(50 * CHUNK_BYTES, 4);
         drop((first, second));
