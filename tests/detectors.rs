@@ -1,5 +1,5 @@
-//! What the sanitizers and memcheck have to report with the allocator installed. The ignored tests are wrong on
-//! purpose: `.ci/break-detectors` runs each and wants the report.
+//! What the sanitizers and memcheck have to report with the allocator installed. The ignored tests
+//! are wrong on purpose: `.ci/break-detectors` runs each and wants the report.
 
 #[cfg(heapswitch_asan)]
 mod child;

@@ -98,11 +98,11 @@ fn of_slabs() {
     strategy_fits::<PlainSlab>(());
 }
 
-/// Above 128 bytes, to where blocks are runs of chunks, in each doubling of sizes.
+/// Above 64 bytes, to where blocks are runs of chunks, in each doubling of sizes.
 #[test]
 fn what_a_slab_rounds_up_is_bounded() {
     let slab = Slab::new(());
-    for doubling in (7..15).map(|shift| 1 << shift) {
+    for doubling in (6..15).map(|shift| 1 << shift) {
         let (mut of_request, mut of_block) = (0.0, 0.0);
         for size in doubling + 1..=2 * doubling {
             let length = slab.block_length(layout(size, 8)).unwrap();
