@@ -2,8 +2,8 @@
 //!
 //! Above 64 bytes less than a fifth of a block is more than was asked for, on average of all sizes
 //! a twelfth: a block is less than a quarter longer than the request, on average an eleventh. A
-//! class is found by one load from a byte table up to 1 KiB, so that random sizes cost no mispredicted
-//! branch.
+//! class is found by one load from a byte table up to 1 KiB, so that random sizes cost no
+//! mispredicted branch.
 #![forbid(unsafe_code)]
 
 use core::alloc::Layout;
