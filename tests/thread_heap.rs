@@ -55,7 +55,7 @@ fn resident_pages(block: *mut u8) -> usize {
     pages.iter().filter(|page| **page & 1 == 1).count()
 }
 
-/// New blocks follow one another, and their pages are touched as they are written.
+/// New blocks follow one another, and their pages are touched as they are written, not before.
 fn new_blocks_are_carved_page_by_page() {
     for bytes in [448, 896, 3072] {
         let blocks = Blocks::of(bytes);
