@@ -3,12 +3,12 @@
 
 mod child;
 
-use std::alloc::{Layout, dealloc};
+use std::alloc::{Layout, alloc, dealloc};
 use std::hint::black_box;
 
 use child::fails_with;
 use heapswitch::__private::{settings, strategy};
-use heapswitch::{Fit, Heap, HeapSwitch, LifetimeHint};
+use heapswitch::{Fit, Heap, HeapSwitch, LifetimeHint, owner_of, thread_heap_id};
 
 #[global_allocator]
 static GLOBAL: HeapSwitch = HeapSwitch;
@@ -54,6 +54,29 @@ fn a_second_free_stops_the_process() {
                 drop(neighbour);
             })
             .unwrap();
+        });
+    }
+}
+
+/// In the thread's own heap, where a small block's free is inline and a larger one's is not.
+#[test]
+fn a_second_free_in_the_threads_heap_stops_the_process() {
+    let test = "a_second_free_in_the_threads_heap_stops_the_process";
+    fails_with(test, "small", NOT_ALLOCATED, || {
+        let block = Box::into_raw(Box::new(black_box([7_u64; 8]))).cast();
+        assert_eq!(owner_of(block), thread_heap_id());
+        free(block);
+        free(block);
+    });
+    for bytes in [2000, 30_000] {
+        fails_with(test, &bytes.to_string(), NOT_ALLOCATED, || {
+            let layout = Layout::from_size_align(bytes, 8).unwrap();
+            // SAFETY: none, which is what is tested.
+            unsafe {
+                let block = black_box(alloc(layout));
+                dealloc(block, layout);
+                dealloc(block, layout);
+            }
         });
     }
 }

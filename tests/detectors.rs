@@ -1,10 +1,11 @@
-//! What the sanitizers have to report with the allocator installed. The ignored tests are wrong on
-//! purpose: `.ci/break-detectors` runs each and wants the report.
+//! What the sanitizers and memcheck have to report with the allocator installed. The ignored tests
+//! are wrong on purpose: `.ci/break-detectors` runs each and wants the report.
 
 #[cfg(heapswitch_asan)]
 mod child;
 
 use std::hint::black_box;
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use heapswitch::{Heap, HeapSwitch};
@@ -27,6 +28,17 @@ fn seeded_use_after_free() {
         black_box(read);
     })
     .unwrap();
+}
+
+/// Asks what nobody wrote. Memcheck must report it, with the allocator there.
+#[test]
+#[ignore = "wrong on purpose"]
+fn seeded_uninitialized() {
+    let mut numbers = MaybeUninit::<[u64; 8]>::uninit();
+    // SAFETY: none: the read is the seeded mistake.
+    let read = unsafe { black_box(numbers.as_mut_ptr()).cast::<u64>().read_volatile() };
+    let text = if read == 7 { "seven" } else { "another" };
+    black_box(text.repeat(10));
 }
 
 /// Two threads change a block of a context without an order. ThreadSanitizer must report it.

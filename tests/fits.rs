@@ -98,6 +98,29 @@ fn of_slabs() {
     strategy_fits::<PlainSlab>(());
 }
 
+/// Above 64 bytes, to where blocks are runs of chunks, in each doubling of sizes.
+#[test]
+fn what_a_slab_rounds_up_is_bounded() {
+    let slab = Slab::new(());
+    for doubling in (6..15).map(|shift| 1 << shift) {
+        let (mut of_request, mut of_block) = (0.0, 0.0);
+        for size in doubling + 1..=2 * doubling {
+            let length = slab.block_length(layout(size, 8)).unwrap();
+            let waste = length - size;
+            assert!(
+                waste * 5 < length,
+                "{size}: {length}, of which a fifth or more is not asked for"
+            );
+            assert!(waste * 4 < size, "{size}: {length} is a quarter longer or more");
+            of_request += waste as f64 / size as f64;
+            of_block += waste as f64 / length as f64;
+        }
+        let [of_request, of_block] = [of_request, of_block].map(|sum| sum / doubling as f64);
+        assert!(of_request < 1.0 / 11.0, "{doubling}: {of_request} of what was asked for");
+        assert!(of_block < 1.0 / 12.0, "{doubling}: {of_block} of what was given");
+    }
+}
+
 #[cfg(not(any(heapswitch_pass_through, loom)))]
 mod heaps {
     use heapswitch::{Heap, LifetimeHint};

@@ -28,7 +28,8 @@ heapswitch::global_thread_and_coroutine_switchable_allocator! {
     decay_milliseconds = 100,
 }
 
-/// What each of the sleepers holds at its peak.
+/// What each of the sleepers holds at its peak. Its magazines may keep 1.7 MiB, so with less the
+/// part that stays is larger: of 24 MiB 7 % where the owners freed.
 const OWNER_BYTES: usize = 40 << 20;
 
 /// What the test runner's own threads may take meanwhile.
@@ -75,8 +76,6 @@ fn a_purge_gives_back_what_sleeping_owners_hold() {
     }
 }
 
-/// A thread that allocates once, and then only frees what another hands it, while the other one
-/// only allocates: nothing grows, whichever of both sleeps when the other works.
 /// Also where somebody asked before how full the chunk is.
 #[test]
 fn a_closed_heap_of_the_slab_keeps_the_pages_of_survivors_only() {
@@ -97,6 +96,8 @@ fn a_closed_heap_of_the_slab_keeps_the_pages_of_survivors_only() {
     assert_eq!(*survivor, [1; 64]);
 }
 
+/// A thread that allocates once, and then only frees what another hands it, while the other one
+/// only allocates: nothing grows, whichever of both sleeps when the other works.
 #[test]
 fn who_only_frees_and_who_sleeps_let_nothing_grow() {
     let _alone = alone();

@@ -5,6 +5,7 @@
 #[path = "support/memory.rs"]
 mod memory;
 
+use std::alloc::{Layout, alloc, dealloc, realloc};
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::sync::Mutex;
@@ -160,6 +161,106 @@ fn a_guard_in_a_thread_local_is_dropped_before_the_tear_down() {
     .join()
     .unwrap();
     assert!(heap.try_lock().is_err(), "the lock was leaked, and with it the handle");
+}
+
+/// A block of any length with a pattern of its own in all its bytes.
+struct Filled {
+    start: std::ptr::NonNull<u8>,
+    layout: Layout,
+    seed: u8,
+}
+
+// SAFETY: the block is its holder's alone.
+unsafe impl Send for Filled {}
+
+impl Filled {
+    fn new(size: usize, align: usize, seed: u8) -> Self {
+        let layout = Layout::from_size_align(size, align).unwrap();
+        // SAFETY: the layout is not empty.
+        let start = std::ptr::NonNull::new(unsafe { alloc(layout) }).unwrap();
+        assert!(start.addr().get().is_multiple_of(align));
+        let mut block = Self { start, layout, seed };
+        block.fill();
+        block
+    }
+
+    fn at(&self, index: usize) -> u8 {
+        self.seed.wrapping_add((index * 7) as u8)
+    }
+
+    fn fill(&mut self) {
+        for index in 0..self.layout.size() {
+            // SAFETY: the index is below the block's length.
+            unsafe { self.start.add(index).write(self.at(index)) };
+        }
+    }
+
+    fn check(&self, length: usize) {
+        // SAFETY: the block is as long, and was written by `fill`.
+        let bytes = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), length) };
+        let is_whole = |(index, byte): (usize, &u8)| *byte == self.at(index);
+        assert!(bytes.iter().enumerate().all(is_whole), "{:?}", self.layout);
+    }
+
+    /// Where the block is moved or not, what was in it is there.
+    fn resize(&mut self, size: usize) {
+        // SAFETY: the block is allocated with this layout, and the size not zero.
+        let moved = unsafe { realloc(self.start.as_ptr(), self.layout, size) };
+        let kept = self.layout.size().min(size);
+        self.start = std::ptr::NonNull::new(moved).unwrap();
+        self.layout = Layout::from_size_align(size, self.layout.align()).unwrap();
+        self.check(kept);
+        self.fill();
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        self.check(self.layout.size());
+        // SAFETY: the block is allocated with this layout.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
+/// Threads put blocks into slots that they share, and take, resize and free what others put there;
+/// some end while what they made lives on. Every byte is as it was written.
+#[test]
+fn contents_stay_whole_whichever_thread_frees_them() {
+    let _alone = alone();
+    const SLOTS: usize = 512;
+    let slots: Vec<Mutex<Option<Filled>>> = (0..SLOTS).map(|_| Mutex::new(None)).collect();
+    let work = |number: usize, steps: usize| {
+        let mut seed = number as u64 + 1;
+        let mut below = |limit: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % limit
+        };
+        for step in 0..steps {
+            let most = [60, 60, 500, 500, 5000, 5000, 40_000, 200_000][below(8)];
+            let size = 1 + below(most);
+            let slot = &slots[below(SLOTS)];
+            let taken = slot.lock().unwrap().take();
+            let next = match taken {
+                Some(mut block) if below(3) == 0 => {
+                    block.resize(size);
+                    block
+                }
+                _ => Filled::new(size, 1 << below(8), (number + step) as u8),
+            };
+            let previous = slot.lock().unwrap().replace(next);
+            drop(previous);
+        }
+    };
+    let slow = if cfg!(any(heapswitch_asan, heapswitch_tsan)) { 8 } else { 1 };
+    for round in 0..8 {
+        thread::scope(|scope| {
+            let work = &work;
+            let threads =
+                (0..4).map(|n| scope.spawn(move || work(4 * round + n, 2000 * SCALE / slow)));
+            threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
+        });
+    }
+    drop(slots);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 /* What the benchmark programs share: their times, a generator of numbers, and who serves them. */
 #ifndef PATTERN_H
 #define PATTERN_H
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,7 +29,7 @@ static inline void *must(void *block)
 /* A block whose every page is written, as programs do. */
 static inline void *touched(size_t size)
 {
-    char *block = must(malloc(size));
+    char *block = (char *)must(malloc(size));
     for (size_t at = 0; at < size; at += 4096)
         block[at] = 1;
     return block;
@@ -37,7 +39,7 @@ static inline void *touched(size_t size)
 static inline int finish(uint64_t sum)
 {
     struct rusage usage;
-    Dl_info library = {0};
+    Dl_info library = {};
     getrusage(RUSAGE_SELF, &usage);
     dladdr(dlsym(RTLD_DEFAULT, "malloc"), &library);
     double seconds = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +

@@ -93,7 +93,8 @@ pub unsafe trait MemorySource {
     /// Takes a range back.
     ///
     /// # Safety
-    /// `range` has the start and length of one that this source's `take` (or `grow`) returned,
+    /// `range` has the start and length of one that this source's `take` (or
+    /// `grow` or `shrink`) returned,
     /// which was not given back since, and nothing uses its memory any more.
     unsafe fn give_back(&self, range: MemoryRange);
 
@@ -106,6 +107,20 @@ pub unsafe trait MemorySource {
     /// As [`give_back`](Self::give_back), but the memory may be in use, and the old range counts as
     /// given back when this succeeds.
     unsafe fn grow(&self, range: MemoryRange, length: usize) -> Result<MemoryRange, AllocError> {
+        let _ = (range, length);
+        Err(AllocError)
+    }
+
+    /// Takes the end of a range back and leaves the first `length` bytes, a multiple of the
+    /// granule above zero and shorter than the range, where they stand.
+    ///
+    /// # Errors
+    /// It takes back whole ranges only; the range is unchanged.
+    ///
+    /// # Safety
+    /// As [`give_back`](Self::give_back), but only the end must be unused, and the old range counts
+    /// as given back when this succeeds.
+    unsafe fn shrink(&self, range: MemoryRange, length: usize) -> Result<MemoryRange, AllocError> {
         let _ = (range, length);
         Err(AllocError)
     }
@@ -155,6 +170,11 @@ unsafe impl<S: MemorySource + ?Sized> MemorySource for &S {
     unsafe fn grow(&self, range: MemoryRange, length: usize) -> Result<MemoryRange, AllocError> {
         // SAFETY: the caller's contract is the same.
         unsafe { (**self).grow(range, length) }
+    }
+
+    unsafe fn shrink(&self, range: MemoryRange, length: usize) -> Result<MemoryRange, AllocError> {
+        // SAFETY: the caller's contract is the same.
+        unsafe { (**self).shrink(range, length) }
     }
 
     fn granule(&self) -> usize {

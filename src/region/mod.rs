@@ -418,6 +418,21 @@ pub unsafe fn grow_run(run: Run, chunks: usize) -> Option<Run> {
     Some(run)
 }
 
+/// Gives the end of a run back, so that `chunks` are left where they stand: at least one, and fewer
+/// than it has. The new run, not zeroed.
+///
+/// # Safety
+/// The run was taken and not given back, and nothing uses the memory or entries of its end any
+/// more. On success the old run counts as given back.
+pub unsafe fn shrink_run(run: Run, chunks: usize) -> Option<Run> {
+    let kind = kind_of_chunk(run.first_chunk())?;
+    let (kept, end) = run.split(chunks)?;
+    sys::poison::poison(end.start(), end.bytes());
+    // SAFETY: the caller's contract.
+    unsafe { lock_of(kind).lock().give_back_end(end) };
+    Some(kept)
+}
+
 /// The committed segments of a kind, in order: neighbours as one range.
 pub fn segments_of(kind: SegmentKind) -> impl Iterator<Item = MemorySpan> {
     let mut next = 0;

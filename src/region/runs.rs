@@ -98,6 +98,14 @@ impl Run {
         unsafe { at(self.offset_bytes()) }
     }
 
+    /// Its first `chunks` chunks and the rest, where neither is empty; not zeroed.
+    pub(super) fn split(self, chunks: usize) -> Option<(Self, Self)> {
+        let first_part = u32::try_from(chunks).ok().filter(|&chunks| chunks != 0)?;
+        let rest = self.chunks.checked_sub(first_part).filter(|&rest| rest != 0)?;
+        let part = |first, chunks| Self { first, chunks, is_zeroed: false };
+        Some((part(self.first, first_part), part(self.first + first_part, rest)))
+    }
+
     /// The entry of its first chunk.
     #[inline]
     pub fn entry(self) -> &'static ChunkEntry {
@@ -329,6 +337,16 @@ impl Runs {
         self.taken_chunks -= run.chunks();
         self.runs_returned += 1;
         self.insert_merged(run.first, run.chunks, if run.is_zeroed { CLEAN } else { DIRTY });
+        self.tick();
+    }
+
+    /// As [`give_back`](Self::give_back), of the end of a run that stays taken.
+    ///
+    /// # Safety
+    /// The end is part of a run that was taken from these runs, and is given back once.
+    pub(super) unsafe fn give_back_end(&mut self, end: Run) {
+        self.taken_chunks -= end.chunks();
+        self.insert_merged(end.first, end.chunks, DIRTY);
         self.tick();
     }
 

@@ -70,6 +70,14 @@ fn at_random(kind: SegmentKind, longest_shift: usize, mut each: impl FnMut(usize
                     last.write(1);
                     run = grown;
                 }
+                if random(4) == 0
+                    && let Some(shrunk) = shrink_run(run, 1 + random(run.chunks()))
+                {
+                    assert_eq!(shrunk.first_chunk(), run.first_chunk());
+                    assert!(shrunk.chunks() < run.chunks());
+                    assert_eq!(shrunk.start().read(), fill);
+                    run = shrunk;
+                }
                 run.is_zeroed = false;
                 return_run(run);
             }

@@ -141,6 +141,13 @@ unsafe impl MemorySource for RegionMapSource {
         unsafe { region::grow_run(run, chunks) }.map(range_of).ok_or(AllocError)
     }
 
+    unsafe fn shrink(&self, range: MemoryRange, length: usize) -> Result<MemoryRange, AllocError> {
+        let run = run_of(range).ok_or(AllocError)?;
+        let chunks = chunks_for(length).ok_or(AllocError)?;
+        // SAFETY: the caller's contract.
+        unsafe { region::shrink_run(run, chunks) }.map(range_of).ok_or(AllocError)
+    }
+
     fn granule(&self) -> usize {
         CHUNK_BYTES
     }

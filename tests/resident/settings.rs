@@ -4,13 +4,11 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
+use crate::OWNER_BYTES;
 use crate::sleepers::{FreedBy, MOST_RESIDENT, Sleepers};
 
 /// The variable that says what a child is to do.
 const TASK: &str = "HEAPSWITCH_TEST_TASK";
-
-/// What each of a child's sleepers holds at its peak.
-const OWNER_BYTES: usize = 24 << 20;
 
 /// Runs a test of this program again, in a process that has a task and variables.
 fn child(test: &str, task: &str, variables: &[(&str, &str)]) -> Output {
@@ -35,10 +33,13 @@ fn an_idle_process_gives_back_by_its_purge_thread_and_not_without() {
     let test = "an_idle_process_gives_back_by_its_purge_thread_and_not_without";
     match std::env::var(TASK).as_deref() {
         Ok("give back") => {
-            let sleepers = Sleepers::after(FreedBy::Another, OWNER_BYTES);
-            let part = sleepers.wait_until(MOST_RESIDENT, || ());
-            println!("{part:.4} is resident");
-            assert!(part <= MOST_RESIDENT, "{part} is resident");
+            for freed_by in [FreedBy::Owners, FreedBy::Another] {
+                let sleepers = Sleepers::after(freed_by, OWNER_BYTES);
+                let part = sleepers.wait_until(MOST_RESIDENT, || ());
+                println!("freed by {freed_by:?}: {part:.4} is resident");
+                assert!(part <= MOST_RESIDENT, "freed by {freed_by:?}: {part} is resident");
+                sleepers.wake();
+            }
         }
         Ok("keep") => {
             let sleepers = Sleepers::after(FreedBy::Another, OWNER_BYTES);

@@ -113,7 +113,7 @@ static void aligned(void)
     free(whole);
 }
 
-static void refused(void)
+static void refused(int is_preloaded)
 {
     void *block = malloc(100), *kept = (void *)1;
     fill(block, 100, 9);
@@ -130,6 +130,15 @@ static void refused(void)
     CHECK(REFUSED(sink = memalign(64, too_large)));
     CHECK(REFUSED(sink = valloc(too_large)));
     CHECK(REFUSED(sink = pvalloc(SIZE_MAX - 5 + too_large - too_large)));
+    CHECK(REFUSED(sink = memalign(too_large, 1)));
+#define MEANINGLESS(call) (errno = 0, (call) == NULL && errno == EINVAL)
+    /* More than the largest power of two. */
+    CHECK(MEANINGLESS(sink = memalign(too_large + 1, 1)));
+    CHECK(MEANINGLESS(sink = memalign(SIZE_MAX - too_large + too_large, 1)));
+    /* glibc has it since 2.38. */
+    if (is_preloaded)
+        CHECK(MEANINGLESS(sink = aligned_alloc(3, 1)) && MEANINGLESS(sink = aligned_alloc(0, 1)) &&
+              MEANINGLESS(sink = aligned_alloc(48, 48)));
     CHECK(is_filled(block, 100, 9));
     CHECK(posix_memalign(&kept, 64, almost) == ENOMEM && kept == (void *)1);
     errno = 7;
@@ -184,7 +193,7 @@ int main(int count, char **arguments)
     zeroed();
     resized();
     aligned();
-    refused();
+    refused(is_preloaded);
     sized_frees(is_preloaded);
     told(is_preloaded);
     puts("functions: passed");

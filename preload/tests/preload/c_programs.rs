@@ -2,6 +2,7 @@
 //! oracle, and with the library preloaded. Both have to pass and say the same.
 
 use std::ffi::OsStr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -79,6 +80,26 @@ fn memory_that_runs_out_comes_back() {
     // In MiB. With the least there is no region, and the C library's allocator serves everything.
     for limit in ["150", "500"] {
         behaves_the_same(&folder, &program, &[OsStr::new(limit)]);
+    }
+}
+
+/// What frees that are wrong end with: no block can be where they say, or, as far as the `check`
+/// build watches, none is.
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn frees_of_what_is_not_allocated_stop_the_process() {
+    let folder = Folder::new();
+    let program = folder.compile("gcc", "wrong.c", &["-fno-builtin", "-Wno-use-after-free"]);
+    let invalid = "invalid pointer: no block starts at";
+    let watched = "a block is freed that is not allocated, perhaps freed before";
+    let mut ways = vec![("large", invalid), ("inside", invalid)];
+    if cfg!(heapswitch_check) {
+        ways.extend([("small", watched), ("medium", watched)]);
+    }
+    for (way, expected) in ways {
+        let ended = run(Command::new(&program).arg(way).env("LD_PRELOAD", library()));
+        assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{way}: {ended:?}");
+        assert!(ended.errors.contains(expected), "{way}: {ended:?}");
     }
 }
 

@@ -7,14 +7,15 @@
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
 
 use super::super::account::Refusal;
 use super::super::check;
 use super::collect::{collect, end_quarantine};
 use super::idle::{release_unused, retire, retire_emptied};
 use super::inspect::verify_sometimes;
-use super::runs::{add_extent, count_held, label, note, range_of, return_run, run_of, take_run};
+use super::runs::{
+    abandon, add_extent, count_held, label, note, own, range_of, return_run, run_of, take_run,
+};
 use super::{DIRECT, Guard, Header, HeapCell, header_of, is_direct_in, strategy_of};
 use crate::pointers::block;
 use crate::region::{self, ChunkEntry, Run};
@@ -278,10 +279,13 @@ unsafe fn resize_direct<S: Strategy>(
 ) -> Option<usize> {
     let old_run = run_of(entry);
     let bytes = chunks_for(new.size())? << CHUNK_SHIFT;
-    if bytes <= old_run.bytes() {
-        // A run is not split: below half of it, moving gives the rest back. The length must be the
-        // one that the new layout has anywhere, so only an equal one stays.
-        return (bytes == old_run.bytes()).then_some(bytes);
+    // The length must be the one that the new layout has anywhere.
+    if bytes == old_run.bytes() {
+        return Some(bytes);
+    }
+    if bytes < old_run.bytes() {
+        // SAFETY: the caller's contract.
+        return unsafe { shrink_direct(header, entry, bytes) };
     }
     // SAFETY: the caller runs the heap.
     let this = unsafe { header_of(header) };
@@ -304,15 +308,39 @@ unsafe fn resize_direct<S: Strategy>(
     let range = unsafe { this.source.grow(range_of(old_run), bytes) }.ok()?;
     note(this, promise.keep());
     let run = Run::at_offset(old_run.offset_bytes(), range.length >> CHUNK_SHIFT, false);
-    for (distance, entry) in run.entries().enumerate().skip(old_run.chunks()) {
-        entry.head_distance.set(distance as u32);
-        label(this, entry, distance, DIRECT);
-        entry.owner.store(header.as_ptr().cast(), Ordering::Relaxed);
-    }
+    // SAFETY: the caller runs the heap; the run is the heap's, and longer now.
+    unsafe { own(header, run, old_run.chunks(), DIRECT) };
     entry.run_chunks.set(run.chunks() as u32);
     count_held(this, extra as isize);
     this.allocated_bytes.set(this.allocated_bytes.get() + extra);
     Some(run.bytes())
+}
+
+/// Gives the end of a block back, which costs a lock of the region and saves copying the rest.
+///
+/// # Safety
+/// As [`resize`]; the block is a run of its own, longer than so many bytes, which are whole chunks
+/// and not none.
+unsafe fn shrink_direct(header: Header, entry: &'static ChunkEntry, bytes: usize) -> Option<usize> {
+    // SAFETY: the caller runs the heap.
+    let this = unsafe { header_of(header) };
+    let run = run_of(entry);
+    let (kept_chunks, given) = (bytes >> CHUNK_SHIFT, run.bytes() - bytes);
+    // Before the source has them, who may hand them out at once on another thread.
+    abandon(run, kept_chunks);
+    // SAFETY: the run is taken from this source; the block ends before what goes back, which is
+    // nobody's any more. On failure the heap holds the run as before.
+    unsafe {
+        if this.source.shrink(range_of(run), bytes).is_err() {
+            own(header, run, kept_chunks, DIRECT);
+            return None;
+        }
+    }
+    entry.run_chunks.set(kept_chunks as u32);
+    this.account.credit(given);
+    count_held(this, -(given as isize));
+    this.allocated_bytes.set(this.allocated_bytes.get() - given);
+    Some(bytes)
 }
 
 /// # Safety

@@ -89,12 +89,8 @@ pub(super) unsafe fn take_run(header: Header, request: Layout, tag: u8) -> Optio
         unsafe { this.source.give_back(range) };
         return None;
     }
-    for (distance, entry) in run.entries().enumerate() {
-        entry.head_distance.set(distance as u32);
-        label(this, entry, distance, tag);
-        // Relaxed: whoever gets a pointer to a block gets it through an edge that orders this.
-        entry.owner.store(header.as_ptr().cast(), Ordering::Relaxed);
-    }
+    // SAFETY: the caller runs the heap, and took the run.
+    unsafe { own(header, run, 0, tag) };
     count_held(this, run.bytes() as isize);
     let entry = run.entry();
     entry.run_chunks.set(run.chunks() as u32);
@@ -112,6 +108,30 @@ pub(super) unsafe fn take_run(header: Header, request: Layout, tag: u8) -> Optio
     }
     this.first_run.set(run.first_chunk() as u32);
     Some(run)
+}
+
+/// Makes the chunks of a run the heap's, from one at a distance from the run's start on.
+///
+/// # Safety
+/// The caller runs the heap, which holds the run.
+pub(super) unsafe fn own(header: Header, run: Run, from: usize, tag: u8) {
+    // SAFETY: the caller's contract.
+    let this = unsafe { header_of(header) };
+    for (distance, entry) in run.entries().enumerate().skip(from) {
+        entry.head_distance.set(distance as u32);
+        label(this, entry, distance, tag);
+        // Relaxed: whoever gets a pointer to a block gets it through an edge that orders this.
+        entry.owner.store(header.as_ptr().cast(), Ordering::Relaxed);
+    }
+}
+
+/// Makes the chunks of a run nobody's, from one at a distance from the run's start on.
+pub(super) fn abandon(run: Run, from: usize) {
+    for entry in run.entries().skip(from) {
+        entry.owner.store(core::ptr::null_mut(), Ordering::Relaxed);
+        entry.label.clear();
+        entry.tag.set(0);
+    }
 }
 
 /// Tells whoever looks at the region what the chunk at a distance from its run's start is.
@@ -156,11 +176,7 @@ pub(super) unsafe fn disown(this: &HeapHeader, entry: &'static ChunkEntry) -> us
     let run = run_of(entry);
     check::run_returned(entry);
     entry.set_class(NO_CLASS);
-    for entry in run.entries() {
-        entry.owner.store(core::ptr::null_mut(), Ordering::Relaxed);
-        entry.label.clear();
-        entry.tag.set(0);
-    }
+    abandon(run, 0);
     // The source may hand it out as it is, an arena say.
     sys::poison::unpoison(run.start(), run.bytes());
     // SAFETY: the run came from the heap's source and nothing uses it any more.
