@@ -47,10 +47,12 @@
 //! moving they never finish, so a child may only read and write where none of them did that.
 
 mod error;
+mod give_back;
 mod guard;
 mod lane;
 mod pairs;
 mod plan;
+mod reserve;
 mod shared;
 mod slots;
 mod space;
@@ -58,6 +60,7 @@ mod stash;
 mod table;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use core::alloc::Layout;
 use core::fmt;
@@ -69,6 +72,7 @@ pub use guard::ReadGuard;
 use crate::allocator::{MemoryRange, MemorySource};
 use crate::source::MemoryMapSource;
 use shared::{ReplaceFailure, Shared};
+use space::NoMemory;
 
 /// The store's memory is counted in granules.
 type Units = u32;
@@ -185,8 +189,14 @@ impl<S: MemorySource> GravityStore<S> {
         // are, and a key of one may be taken for one of the other; bytes are never out of bounds.
         let number = STORES.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the range is as long, and goes back when the store is dropped.
-        let shared = unsafe { Shared::new(range.start, granule_bytes, capacity, number) };
-        Ok(Self { shared, range, source })
+        match unsafe { Shared::new(range.start, granule_bytes, capacity, number) } {
+            Ok(shared) => Ok(Self { shared, range, source }),
+            Err(NoMemory) => {
+                // SAFETY: the range was just taken, and nobody has it.
+                unsafe { source.give_back(range) };
+                Err(GravityError::NoMemory { bytes })
+            }
+        }
     }
 
     /// Stores a copy of `bytes`. O(log slots), and the copy; where no slot is long enough, blocks
@@ -290,12 +300,13 @@ impl<S: MemorySource> fmt::Debug for GravityStore<S> {
     }
 }
 
-/// Waits for the end of a copy: a little, and then gives the time to others.
+/// Waits for the end of a copy: a little, then gives the time to others, and then sleeps. For a
+/// thread of real-time priority gives its time to none of lower, one of which may be who copies.
 #[cold]
 fn wait(waited: u32) {
-    if waited < 64 {
-        core::hint::spin_loop();
-    } else {
-        std::thread::yield_now();
+    match waited {
+        0..64 => core::hint::spin_loop(),
+        64..1024 => std::thread::yield_now(),
+        _ => std::thread::sleep(core::time::Duration::from_micros(100)),
     }
 }
