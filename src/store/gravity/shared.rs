@@ -189,7 +189,17 @@ impl Shared {
     }
 
     pub(super) fn write(&self, bytes: &[u8]) -> Result<Key, WriteError> {
-        let block = self.write_block(bytes, true)?;
+        self.write_pausing(bytes, || {})
+    }
+
+    /// As [`write`](Self::write), with a pause when the block is reserved and the copy begins: for
+    /// tests.
+    pub(super) fn write_pausing(
+        &self,
+        bytes: &[u8],
+        pause: impl FnOnce(),
+    ) -> Result<Key, WriteError> {
+        let block = self.write_block(bytes, true, pause)?;
         let NewKey { word, index } = block.key.ok_or(WriteError::NoRecords)?;
         // Even while it is unused, and below the last one.
         let generation = word.meaning().generation + 1;
@@ -198,8 +208,14 @@ impl Shared {
     }
 
     /// A new block with these bytes, which nobody knows of, and which may be moved already.
-    fn write_block(&self, bytes: &[u8], wants_key: bool) -> Result<NewBlock<'_>, WriteError> {
+    fn write_block(
+        &self,
+        bytes: &[u8],
+        wants_key: bool,
+        pause: impl FnOnce(),
+    ) -> Result<NewBlock<'_>, WriteError> {
         let block = self.reserve(Request { bytes: bytes.len(), wants_key })?;
+        pause();
         // SAFETY: the block is claimed, and has room for the bytes.
         unsafe { self.copy_in(bytes, block.place.start) };
         block.record.pins.finish();
@@ -323,7 +339,7 @@ impl Shared {
         word: &KeyWord,
         bytes: &[u8],
     ) -> Result<(), ReplaceFailure> {
-        let block = self.write_block(bytes, false).map_err(ReplaceFailure::Write)?;
+        let block = self.write_block(bytes, false, || {}).map_err(ReplaceFailure::Write)?;
         loop {
             let meaning = word.meaning();
             if meaning.generation != key.generation {

@@ -303,6 +303,12 @@ impl Slots {
         node.length as f32 * next.length as f32 / (distance * distance)
     }
 
+    /// The gravity of a slot; for tests.
+    #[cfg(test)]
+    pub(super) fn gravity_of(&self, slot: u32) -> f32 {
+        Self::gravity(&self.nodes, slot)
+    }
+
     /// The depth of the tree; for tests. O(n).
     #[cfg(test)]
     pub(super) fn depth(&self) -> usize {
