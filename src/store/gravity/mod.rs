@@ -14,19 +14,28 @@
 //! |---|---|---|
 //! | reading | none | the end of a copy, if just this block is being moved or overwritten |
 //! | letting go | none | |
-//! | writing, freeing | a short one, of few threads or of all, not while bytes are copied | |
-//! | moving | the mover's, during the copies | copies that are under way, never a reader |
+//! | writing, freeing | a short one, of few threads or of all, not while bytes are copied | a mover whose searches were disturbed 16 times |
+//! | moving | the mover's, during the copies | copies and freeings that are under way, never a reader |
 //!
 //! A thread that writes while it holds a guard cannot wait for itself: where guards pin what would
-//! have to move, the write fails at once with an error that says how many bytes are pinned.
+//! have to move, the write fails with an error that says how many bytes are pinned, at the latest
+//! after 48 searches, and at once where nobody is in the middle of a copy.
+//! Who waits for a copy sleeps after a while, without a lock that others need for theirs: so a thread of real-time
+//! priority does not keep the processor from the one that copies. The locks do not lend priority.
 //!
 //! # When blocks move
-//! When no slot is long enough, but all together are. What moves is chosen around the slots that
-//! attract each other most, and little is moved: `plan` says how. [`GravityStore::compact_step`]
-//! does some of it ahead of time, as much as one likes.
+//! When no slot is long enough, but all together are. What moves is chosen around the eight pairs of
+//! slots that attract each other most (size times size by the square of the distance) and around
+//! the largest slot: of all stretches there the one of which least has to move, mostly at the
+//! strongest pair, but not always. `plan` says how. [`GravityStore::compact_step`]
+//! does some of it ahead of time, as much as one likes, and starts at the strongest pair.
+//! Where the stretches around those do not serve, the whole store is looked through, O(blocks),
+//! under the lock that all writers take; so it is by each of the up to 48 searches of a write that
+//! fails because readers pin what is in the way, and twice by each.
 //!
 //! # Costs, and what it is not for
-//! 56 bytes beside each block, and the rounding to a granule; 9 KiB for each store, and 768 bytes
+//! 56 bytes beside each block, 76 beside each slot (of room for half as many as there are blocks and
+//! slots), and the rounding to a granule; 9 KiB for each store, and 3 KiB
 //! more for each of at most 16 stashes that freed blocks came to. Reading is an atomic
 //! read-modify-write in a cache line of the thread's own, letting go a store: readers write to
 //! nothing that other readers write to, also of one and the same block. Who frees or moves a block
@@ -34,7 +43,8 @@
 //! thread that holds more than eight guards counts the others in the blocks, by two
 //! read-modify-writes each. Freed blocks wait in stashes for a write of the same length, which
 //! neither it nor the freeing then takes the store's lock for: else they cost O(log slots), if
-//! sizes of slots do not follow addresses.
+//! sizes of slots do not follow addresses. Each stash keeps up to 256 blocks, and a 32nd part of
+//! the store: coarser granules make more lengths the same.
 //! A store that is full to the last granules has to gather crumbs from everywhere for each write:
 //! at 90 % fill hardly anything is moved, at 99 % two thirds of a byte for each one written, and
 //! beyond that soon more than all. Keep some of it free.
@@ -203,8 +213,8 @@ impl<S: MemorySource> GravityStore<S> {
     /// are moved.
     ///
     /// # Errors
-    /// There is not so much free space, or guards pin what would have to move; see [`WriteError`].
-    /// It never waits for a guard.
+    /// There is not so much free space, or guards pin what would have to move, or the system has no
+    /// memory for what is noted of blocks; see [`WriteError`]. It never waits for a guard.
     pub fn write(&self, bytes: &[u8]) -> Result<Key, WriteError> {
         self.shared.write(bytes)
     }
@@ -250,7 +260,7 @@ impl<S: MemorySource> GravityStore<S> {
 
     /// Brings the slots of greatest gravity together, or closer, by moving at most `most_bytes`, or
     /// one block if that is longer: so that later writes need not. How many bytes it moved; 0 where
-    /// there is nothing to do, or guards are in the way.
+    /// there is nothing to do, guards are in the way, or there is no memory for a plan.
     ///
     /// Called until it gives 0 it leaves one slot, if nothing is pinned.
     pub fn compact_step(&self, most_bytes: usize) -> usize {
