@@ -14,29 +14,30 @@
 //! |---|---|---|
 //! | reading | none | the end of a copy, if just this block is being moved or overwritten |
 //! | letting go | none | |
-//! | writing, freeing | a short one, of few threads or of all, not while bytes are copied | a mover whose searches were disturbed 16 times |
-//! | moving | the mover's, during the copies | copies and freeings that are under way, never a reader |
+//! | writing, freeing | a short one, not while bytes are copied | a mover disturbed 16 times |
+//! | moving | the mover's, during the copies | copies and freeings under way, never a reader |
 //!
 //! A thread that writes while it holds a guard cannot wait for itself: where guards pin what would
 //! have to move, the write fails with an error that says how many bytes are pinned, at the latest
-//! after 48 searches, and at once where nobody is in the middle of a copy.
-//! Who waits for a copy sleeps after a while, without a lock that others need for theirs: so a thread of real-time
+//! after 48 searches, and at once where nobody is in the middle of a copy. Who waits for a copy
+//! sleeps after a while, without a lock that the other needs to end it: so a thread of real-time
 //! priority does not keep the processor from the one that copies. The locks do not lend priority.
 //!
 //! # When blocks move
-//! When no slot is long enough, but all together are. What moves is chosen around the eight pairs of
-//! slots that attract each other most (size times size by the square of the distance) and around
-//! the largest slot: of all stretches there the one of which least has to move, mostly at the
-//! strongest pair, but not always. `plan` says how. [`GravityStore::compact_step`]
-//! does some of it ahead of time, as much as one likes, and starts at the strongest pair.
-//! Where the stretches around those do not serve, the whole store is looked through, O(blocks),
-//! under the lock that all writers take; so it is by each of the up to 48 searches of a write that
-//! fails because readers pin what is in the way, and twice by each.
+//! When no slot is long enough, but all together are. What moves is chosen around the eight pairs
+//! of slots that attract each other most (size times size by the square of the distance) and around
+//! the largest slot: the stretch there of which least has to move, mostly at the strongest pair,
+//! but not always. `plan` says how. [`GravityStore::compact_step`] does some of it ahead of time,
+//! as much as one likes, and starts at the strongest pair.
+//!
+//! Where no stretch around those serves, the whole store is looked through, O(blocks and slots),
+//! under the lock that all writers take: twice by each of up to 48 searches, where readers pin what
+//! is in the way, and once by each where too little is free until copies end.
 //!
 //! # Costs, and what it is not for
-//! 56 bytes beside each block, 76 beside each slot (of room for half as many as there are blocks and
-//! slots), and the rounding to a granule; 9 KiB for each store, and 3 KiB
-//! more for each of at most 16 stashes that freed blocks came to. Reading is an atomic
+//! 56 bytes beside each block, 76 beside each slot (with room for half as many slots as there are
+//! of both), and the rounding to a granule; 9 KiB for each store, and 3 KiB more for each of at
+//! most 16 stashes that freed blocks came to. Reading is an atomic
 //! read-modify-write in a cache line of the thread's own, letting go a store: readers write to
 //! nothing that other readers write to, also of one and the same block. Who frees or moves a block
 //! looks through as many lines as threads have read at once, at most 63; further ones share them. A

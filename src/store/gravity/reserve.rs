@@ -1,5 +1,5 @@
-//! Where a new block goes: into a block of the same length that was freed a moment ago, into a slot,
-//! or where others were moved away.
+//! Where a new block goes: where one of the same length was freed a moment ago, into a slot, or
+//! where others were moved away.
 //!
 //! # Who waits, and how long
 //! Who moves blocks holds the mover's lock, and waits for nothing but what others are in the middle
