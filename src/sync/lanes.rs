@@ -23,6 +23,9 @@ pub const LANES: usize = if cfg!(loom) { 3 } else { 64 };
 /// How many announcements a lane has room for.
 const WORDS: usize = if cfg!(loom) { 1 } else { 8 };
 
+/// How many records may be announced at once.
+pub const MOST_ANNOUNCED: usize = LANES * WORDS;
+
 /// Nothing is announced; else it is the record's number and one.
 const EMPTY: u32 = 0;
 /// The lane's bit in `opened` is not set yet.

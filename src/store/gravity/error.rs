@@ -14,9 +14,9 @@ pub enum GravityError {
         /// The granule that was asked.
         granule_bytes: usize,
     },
-    /// The source is exhausted.
+    /// The source is exhausted, or there is no memory for what is noted of blocks.
     NoMemory {
-        /// What was asked of it, in bytes.
+        /// What was asked of the source, in bytes.
         bytes: usize,
     },
 }

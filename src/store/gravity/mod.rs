@@ -14,27 +14,38 @@
 //! |---|---|---|
 //! | reading | none | the end of a copy, if just this block is being moved or overwritten |
 //! | letting go | none | |
-//! | writing, freeing | a short one, of few threads or of all, not while bytes are copied | |
-//! | moving | the mover's, during the copies | copies that are under way, never a reader |
+//! | writing, freeing | a short one, not while bytes are copied | a mover disturbed 16 times |
+//! | moving | the mover's, during the copies | copies and freeings under way, never a reader |
 //!
 //! A thread that writes while it holds a guard cannot wait for itself: where guards pin what would
-//! have to move, the write fails at once with an error that says how many bytes are pinned.
+//! have to move, the write fails with an error that says how many bytes are pinned, at the latest
+//! after 48 searches, and at once where nobody is in the middle of a copy. Who waits for a copy
+//! sleeps after a while, without a lock that the other needs to end it: so a thread of real-time
+//! priority does not keep the processor from the one that copies. The locks do not lend priority.
 //!
 //! # When blocks move
-//! When no slot is long enough, but all together are. What moves is chosen around the slots that
-//! attract each other most, and little is moved: `plan` says how. [`GravityStore::compact_step`]
-//! does some of it ahead of time, as much as one likes.
+//! When no slot is long enough, but all together are. What moves is chosen around the eight pairs
+//! of slots that attract each other most (size times size by the square of the distance) and around
+//! the largest slot: the stretch there of which least has to move, mostly at the strongest pair,
+//! but not always. `plan` says how. [`GravityStore::compact_step`] does some of it ahead of time,
+//! as much as one likes, and starts at the strongest pair.
+//!
+//! Where no stretch around those serves, the whole store is looked through, O(blocks and slots),
+//! under the lock that all writers take: twice by each of up to 48 searches, where readers pin what
+//! is in the way, and once by each where too little is free until copies end.
 //!
 //! # Costs, and what it is not for
-//! 56 bytes beside each block, and the rounding to a granule; 9 KiB for each store, and 768 bytes
-//! more for each of at most 16 stashes that freed blocks came to. Reading is an atomic
+//! 56 bytes beside each block, 76 beside each slot (with room for half as many slots as there are
+//! of both), and the rounding to a granule; 9 KiB for each store, and 3 KiB more for each of at
+//! most 16 stashes that freed blocks came to. Reading is an atomic
 //! read-modify-write in a cache line of the thread's own, letting go a store: readers write to
 //! nothing that other readers write to, also of one and the same block. Who frees or moves a block
 //! looks through as many lines as threads have read at once, at most 63; further ones share them. A
 //! thread that holds more than eight guards counts the others in the blocks, by two
 //! read-modify-writes each. Freed blocks wait in stashes for a write of the same length, which
 //! neither it nor the freeing then takes the store's lock for: else they cost O(log slots), if
-//! sizes of slots do not follow addresses.
+//! sizes of slots do not follow addresses. Each stash keeps up to 256 blocks, and a 32nd part of
+//! the store: coarser granules make more lengths the same.
 //! A store that is full to the last granules has to gather crumbs from everywhere for each write:
 //! at 90 % fill hardly anything is moved, at 99 % two thirds of a byte for each one written, and
 //! beyond that soon more than all. Keep some of it free.
@@ -47,10 +58,12 @@
 //! moving they never finish, so a child may only read and write where none of them did that.
 
 mod error;
+mod give_back;
 mod guard;
 mod lane;
 mod pairs;
 mod plan;
+mod reserve;
 mod shared;
 mod slots;
 mod space;
@@ -58,6 +71,7 @@ mod stash;
 mod table;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use core::alloc::Layout;
 use core::fmt;
@@ -69,6 +83,7 @@ pub use guard::ReadGuard;
 use crate::allocator::{MemoryRange, MemorySource};
 use crate::source::MemoryMapSource;
 use shared::{ReplaceFailure, Shared};
+use space::NoMemory;
 
 /// The store's memory is counted in granules.
 type Units = u32;
@@ -185,16 +200,22 @@ impl<S: MemorySource> GravityStore<S> {
         // are, and a key of one may be taken for one of the other; bytes are never out of bounds.
         let number = STORES.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the range is as long, and goes back when the store is dropped.
-        let shared = unsafe { Shared::new(range.start, granule_bytes, capacity, number) };
-        Ok(Self { shared, range, source })
+        match unsafe { Shared::new(range.start, granule_bytes, capacity, number) } {
+            Ok(shared) => Ok(Self { shared, range, source }),
+            Err(NoMemory) => {
+                // SAFETY: the range was just taken, and nobody has it.
+                unsafe { source.give_back(range) };
+                Err(GravityError::NoMemory { bytes })
+            }
+        }
     }
 
     /// Stores a copy of `bytes`. O(log slots), and the copy; where no slot is long enough, blocks
     /// are moved.
     ///
     /// # Errors
-    /// There is not so much free space, or guards pin what would have to move; see [`WriteError`].
-    /// It never waits for a guard.
+    /// There is not so much free space, or guards pin what would have to move, or the system has no
+    /// memory for what is noted of blocks; see [`WriteError`]. It never waits for a guard.
     pub fn write(&self, bytes: &[u8]) -> Result<Key, WriteError> {
         self.shared.write(bytes)
     }
@@ -240,7 +261,7 @@ impl<S: MemorySource> GravityStore<S> {
 
     /// Brings the slots of greatest gravity together, or closer, by moving at most `most_bytes`, or
     /// one block if that is longer: so that later writes need not. How many bytes it moved; 0 where
-    /// there is nothing to do, or guards are in the way.
+    /// there is nothing to do, guards are in the way, or there is no memory for a plan.
     ///
     /// Called until it gives 0 it leaves one slot, if nothing is pinned.
     pub fn compact_step(&self, most_bytes: usize) -> usize {
@@ -290,12 +311,13 @@ impl<S: MemorySource> fmt::Debug for GravityStore<S> {
     }
 }
 
-/// Waits for the end of a copy: a little, and then gives the time to others.
+/// Waits for the end of a copy: a little, then gives the time to others, and then sleeps. For a
+/// thread of real-time priority gives its time to none of lower, one of which may be who copies.
 #[cold]
 fn wait(waited: u32) {
-    if waited < 64 {
-        core::hint::spin_loop();
-    } else {
-        std::thread::yield_now();
+    match waited {
+        0..64 => core::hint::spin_loop(),
+        64..1024 => std::thread::yield_now(),
+        _ => std::thread::sleep(core::time::Duration::from_micros(100)),
     }
 }

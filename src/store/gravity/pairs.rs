@@ -11,6 +11,10 @@
 #![forbid(unsafe_code)]
 
 use super::slots::{Slot, Slots};
+use super::space::NoMemory;
+
+/// How many of the strongest are asked for at once.
+pub(super) const SEEDS: usize = 8;
 
 /// The gravity of what is no slot: below all others.
 pub(super) const NO_SLOT: f32 = -1.0;
@@ -32,8 +36,17 @@ impl Pairs {
         Self { heap: Vec::new(), noted: Vec::new() }
     }
 
-    /// Makes an entry for a slot that is to be, and tells its place: the last, where what is below
-    /// all others is in order.
+    /// Makes room for so many slots.
+    pub(super) fn make_room(&mut self, slots: usize) -> Result<(), NoMemory> {
+        let more = slots.saturating_sub(self.heap.len());
+        self.heap.try_reserve(more).map_err(|_| NoMemory)?;
+        // Each is noted once.
+        let more = slots.saturating_sub(self.noted.len());
+        self.noted.try_reserve(more).map_err(|_| NoMemory)
+    }
+
+    /// Makes an entry for a slot that is to be, for which there is room, and tells its place: the
+    /// last, where what is below all others is in order.
     pub(super) fn append(&mut self, slot: u32) -> u32 {
         self.heap.push((NO_SLOT, slot));
         self.heap.len() as u32 - 1
@@ -62,23 +75,34 @@ impl Pairs {
         }
     }
 
-    /// The `count` slots of greatest gravity, in falling order, after an [`update`](Self::update).
-    pub(super) fn strongest(&self, count: usize) -> Vec<u32> {
-        let mut found = Vec::with_capacity(count);
-        // What may come next: the children of what came already.
-        let mut next: Vec<usize> = if self.heap.is_empty() { Vec::new() } else { vec![0] };
-        while found.len() < count {
-            let best = (0..next.len())
-                .max_by(|a, b| self.heap[next[*a]].0.total_cmp(&self.heap[next[*b]].0));
-            let Some(best) = best else { break };
-            let at = next.swap_remove(best);
+    /// The [`SEEDS`] slots of greatest gravity, in falling order, after an
+    /// [`update`](Self::update).
+    pub(super) fn strongest(&self) -> impl Iterator<Item = u32> + use<> {
+        let (mut found, mut count) = ([0; SEEDS], 0);
+        // What may come next: the children of what came already. Each that comes leaves its place
+        // to one of them, so there are never more than can come.
+        let (mut next, mut waiting) = ([0; SEEDS + 1], usize::from(!self.heap.is_empty()));
+        while count < SEEDS && waiting > 0 {
+            let mut best = 0;
+            for other in 1..waiting {
+                if self.heap[next[other]].0 > self.heap[next[best]].0 {
+                    best = other;
+                }
+            }
+            let at = next[best];
             if self.heap[at].0 == NO_SLOT {
                 break;
             }
-            found.push(self.heap[at].1);
-            next.extend([2 * at + 1, 2 * at + 2].into_iter().filter(|at| *at < self.heap.len()));
+            (found[count], count) = (self.heap[at].1, count + 1);
+            waiting -= 1;
+            next[best] = next[waiting];
+            for child in [2 * at + 1, 2 * at + 2] {
+                if child < self.heap.len() {
+                    (next[waiting], waiting) = (child, waiting + 1);
+                }
+            }
         }
-        found
+        found.into_iter().take(count)
     }
 
     /// Puts an entry where it belongs.

@@ -6,29 +6,23 @@
 
 use core::ptr::NonNull;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::give_back::{give_back, give_back_withheld, withhold_or_give_back};
 use super::lane::own_lane;
-use super::plan::{Outcome, Plan, Planner, give_back, give_back_withheld, withhold_or_give_back};
-use super::space::{Content, Space};
-use super::stash::{Found, Idle, Left, Stashes};
+use super::reserve::{NewBlock, NewKey, Request};
+use super::space::{NoMemory, Space};
+use super::stash::{Idle, Left, Stashes};
 use super::table::{Place, Record, Tables};
 use super::{Key, NONE, NoSuchKey, Units, WriteError, wait};
 use crate::pointers;
 use crate::sync::pins::{self, Hold, KeyWord, Meaning, Readers};
 use crate::sys::lock::{Lock, LockGuard};
 
-/// After so many searches that were disturbed, by copies or what was just freed, the next ones wait
-/// for the copies.
-const IMPATIENT_TRIES: u32 = 16;
-/// After so many the write fails, if readers hold blocks as well. The last two thirds let others
-/// run before each, which mostly ends what they are in the middle of. But who frees all the time is
-/// in the middle of it each time, and must not keep the error from one who holds guards himself.
-/// Without readers there is no error: what is free is enough, and is found when others pause.
-const MOST_TRIES: u32 = 48;
-
 /// On cache lines of its own: what writers change is not in the way of readers.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Apart<T>(T);
+pub(super) struct Apart<T>(pub(super) T);
 
 /// How often a thread looks at the store's lock before it sleeps: for about as long as that takes.
 /// With a hundred times two threads that only replaced got through a third to two thirds of what
@@ -40,12 +34,14 @@ pub(super) struct Shared {
     base: NonNull<u8>,
     granule: usize,
     number: u32,
-    tables: Tables,
-    stashes: Stashes,
+    /// Whether who holds the mover's lock wants others to begin nothing. Read by each write.
+    pub(super) wants_rest: AtomicBool,
+    pub(super) tables: Tables,
+    pub(super) stashes: Stashes,
     /// Taken before the stashes' locks.
     space: Apart<Lock<Space>>,
     /// Held by who moves blocks. Taken before `space`.
-    mover: Apart<Lock<()>>,
+    pub(super) mover: Apart<Lock<()>>,
 }
 
 // SAFETY: the memory at `base` is the store's alone. A block is written by who claimed it, and read
@@ -53,29 +49,6 @@ pub(super) struct Shared {
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
-
-/// A block that was reserved, and that only its writer knows.
-struct NewBlock<'a> {
-    record: &'a Record,
-    number: u32,
-    place: Place,
-    key: Option<NewKey<'a>>,
-}
-
-/// A key that means nothing yet.
-#[derive(Clone, Copy)]
-struct NewKey<'a> {
-    word: &'a KeyWord,
-    index: u32,
-}
-
-/// What is to be reserved.
-#[derive(Clone, Copy)]
-struct Request {
-    bytes: usize,
-    /// Whether for a new key too.
-    wants_key: bool,
-}
 
 impl Shared {
     /// # Safety
@@ -86,16 +59,33 @@ impl Shared {
         granule: usize,
         capacity: Units,
         number: u32,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, NoMemory> {
+        Ok(Self {
             base,
             granule,
             number,
+            wants_rest: AtomicBool::new(false),
             tables: Tables::new(),
             stashes: Stashes::new(capacity),
-            space: Apart(Lock::new(Space::new(capacity))),
+            space: Apart(Lock::new(Space::new(capacity)?)),
             mover: Apart(Lock::new(())),
+        })
+    }
+
+    /// Waits while a mover wants rest. The caller is in the middle of nothing: no block is claimed
+    /// by him, or being freed.
+    #[inline]
+    pub(super) fn let_rest(&self) {
+        // Relaxed: whoever does not see it yet ends what he begins.
+        if self.wants_rest.load(Ordering::Relaxed) {
+            self.wait_for_mover();
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_mover(&self) {
+        drop(self.mover.0.lock());
     }
 
     /// What lies where, with nothing stashed, nor withheld that is not read any more.
@@ -105,11 +95,11 @@ impl Shared {
         space
     }
 
-    fn lock_space(&self) -> LockGuard<'_, Space> {
+    pub(super) fn lock_space(&self) -> LockGuard<'_, Space> {
         self.space.0.lock_after(SPINS)
     }
 
-    fn settle(&self, space: &mut Space) {
+    pub(super) fn settle(&self, space: &mut Space) {
         give_back_withheld(space, &self.tables);
         let written = self.stashes.empty(|left| self.take_back(space, left));
         space.totals.written += written;
@@ -118,12 +108,19 @@ impl Shared {
     /// Takes back what leaves a stash.
     fn take_back(&self, space: &mut Space, left: Left) {
         match left {
-            Left::Key(key) => space.keys.give_back(key),
+            Left::Key(key) => self.take_key_back(space, key),
             Left::Block(idle) => {
                 if let Some(record) = self.tables.records.get(idle.record) {
-                    give_back(space, record, idle.record);
+                    give_back(space, &self.tables, record, idle.record);
                 }
             }
+        }
+    }
+
+    /// Takes back a key, if it is one.
+    fn take_key_back(&self, space: &mut Space, key: u32) {
+        if key != NONE {
+            space.keys.give_back(&self.tables.keys, key);
         }
     }
 
@@ -135,18 +132,18 @@ impl Shared {
     ///
     /// # Safety
     /// The unit is not above the capacity.
-    unsafe fn address(&self, unit: Units) -> NonNull<u8> {
+    pub(super) unsafe fn address(&self, unit: Units) -> NonNull<u8> {
         // SAFETY: the caller's contract.
         unsafe { pointers::forward(self.base, unit as usize * self.granule) }
     }
 
     /// How many units so many bytes take.
-    fn units(&self, bytes: usize) -> usize {
+    pub(super) fn units(&self, bytes: usize) -> usize {
         // The granule is a power of two, so this is no division; and the last one is counted in.
         ((bytes.max(1) - 1) >> self.granule.trailing_zeros()) + 1
     }
 
-    fn bytes_of(&self, units: Units) -> usize {
+    pub(super) fn bytes_of(&self, units: Units) -> usize {
         units as usize * self.granule
     }
 
@@ -192,7 +189,17 @@ impl Shared {
     }
 
     pub(super) fn write(&self, bytes: &[u8]) -> Result<Key, WriteError> {
-        let block = self.write_block(bytes, true)?;
+        self.write_pausing(bytes, || {})
+    }
+
+    /// As [`write`](Self::write), with a pause when the block is reserved and the copy begins: for
+    /// tests.
+    pub(super) fn write_pausing(
+        &self,
+        bytes: &[u8],
+        pause: impl FnOnce(),
+    ) -> Result<Key, WriteError> {
+        let block = self.write_block(bytes, true, pause)?;
         let NewKey { word, index } = block.key.ok_or(WriteError::NoRecords)?;
         // Even while it is unused, and below the last one.
         let generation = word.meaning().generation + 1;
@@ -201,8 +208,14 @@ impl Shared {
     }
 
     /// A new block with these bytes, which nobody knows of, and which may be moved already.
-    fn write_block(&self, bytes: &[u8], wants_key: bool) -> Result<NewBlock<'_>, WriteError> {
+    fn write_block(
+        &self,
+        bytes: &[u8],
+        wants_key: bool,
+        pause: impl FnOnce(),
+    ) -> Result<NewBlock<'_>, WriteError> {
         let block = self.reserve(Request { bytes: bytes.len(), wants_key })?;
+        pause();
         // SAFETY: the block is claimed, and has room for the bytes.
         unsafe { self.copy_in(bytes, block.place.start) };
         block.record.pins.finish();
@@ -220,172 +233,8 @@ impl Shared {
         }
     }
 
-    /// Finds room, moving blocks if need be.
-    fn reserve(&self, request: Request) -> Result<NewBlock<'_>, WriteError> {
-        let bytes = request.bytes;
-        let units = Units::try_from(self.units(bytes)).ok();
-        let (Some(units), Ok(_)) = (units, u32::try_from(bytes)) else {
-            return Err(self.full(&self.settled_space(), bytes));
-        };
-        if let Some(found) = self.stashes.take(own_lane(), units, request.wants_key)
-            && let Some(block) = self.take_over(found, request)
-        {
-            return Ok(block);
-        }
-        {
-            let mut space = self.lock_space();
-            if let Some(span) = space.carve(units) {
-                return self.adopt(&mut space, span, request);
-            }
-            self.settle(&mut space);
-            if let Some(span) = space.carve(units) {
-                return self.adopt(&mut space, span, request);
-            }
-            if units > space.free_units + space.withheld_units {
-                return Err(self.full(&space, bytes));
-            }
-        }
-        let _mover = self.mover.0.lock();
-        let mut tries = 0;
-        loop {
-            let mut space = self.settled_space();
-            // Whoever moved blocks before may have left room.
-            if let Some(span) = space.carve(units) {
-                return self.adopt(&mut space, span, request);
-            }
-            let is_patient = tries > IMPATIENT_TRIES;
-            let outcome = if units > space.free_units {
-                self.returning(&space, units).ok_or_else(|| self.full(&space, bytes))?
-            } else {
-                Planner::new(&mut space, &self.tables, is_patient).plan(units)
-            };
-            match outcome {
-                Outcome::Blocked { pinned_units, is_unsettled } => {
-                    if !is_unsettled || (pinned_units > 0 && tries >= MOST_TRIES) {
-                        return Err(WriteError::Pinned {
-                            asked_bytes: bytes,
-                            free_bytes: self.bytes_of(space.free_units),
-                            pinned_bytes: self.bytes_of(pinned_units),
-                        });
-                    }
-                    drop(space);
-                    if is_patient {
-                        std::thread::yield_now();
-                    } else {
-                        wait(tries);
-                    }
-                    tries = tries.saturating_add(1);
-                }
-                Outcome::Planned(plan) => {
-                    drop(space);
-                    self.carry_out(&plan);
-                    let mut space = self.lock_space();
-                    let hole = plan.commit(&mut space, &self.tables);
-                    if space.get(hole).length == units {
-                        return self.adopt(&mut space, hole, request);
-                    }
-                    let front = space.split(hole, units);
-                    space.join(hole);
-                    return self.adopt(&mut space, front, request);
-                }
-            }
-        }
-    }
-
-    /// Moves blocks without need, at most `most` units at once; how many bytes it moved.
-    pub(super) fn compact_step(&self, most: Units) -> usize {
-        let _mover = self.mover.0.lock();
-        let mut space = self.settled_space();
-        let plan = Planner::new(&mut space, &self.tables, false).plan_step(most);
-        let Some(plan) = plan else { return 0 };
-        drop(space);
-        let bytes = self.carry_out(&plan);
-        let mut space = self.lock_space();
-        let hole = plan.commit(&mut space, &self.tables);
-        space.join(hole);
-        bytes
-    }
-
-    /// Copies the blocks of a plan; how many bytes that were. The blocks are claimed, and where
-    /// they go is reserved or was left by the one before, so no lock is held.
-    fn carry_out(&self, plan: &Plan) -> usize {
-        let mut bytes = 0;
-        for made in &plan.moves {
-            let Some(record) = self.tables.records.get(made.record) else { continue };
-            let length = record.place().bytes as usize;
-            bytes += length;
-            // SAFETY: both lie in the store's memory; see above. They may overlap.
-            unsafe {
-                let (from, to) = (self.address(made.from), self.address(made.to));
-                to.as_ptr().copy_from(from.as_ptr(), length);
-            }
-        }
-        bytes
-    }
-
-    /// Makes a reserved span a block, claimed by the caller.
-    fn adopt(
-        &self,
-        space: &mut Space,
-        span: u32,
-        request: Request,
-    ) -> Result<NewBlock<'_>, WriteError> {
-        let Some((number, record, key)) = self.numbers(space, request.wants_key) else {
-            space.join(span);
-            return Err(WriteError::NoRecords);
-        };
-        let taken = space.span(span);
-        taken.content = Content::Block(number);
-        let (start, length) = (taken.start, taken.length);
-        space.free_units -= length;
-        space.blocks += 1;
-        space.totals.written += u64::from(length);
-        // The caller has compared the length with this type's largest.
-        let place = Place { start, bytes: request.bytes as u32 };
-        record.set_span(span);
-        record.set_place(place);
-        record.pins.begin();
-        Ok(NewBlock { record, number, place, key })
-    }
-
-    /// Makes what was found in a stash a block, claimed by the caller.
-    fn take_over(&self, found: Found, request: Request) -> Option<NewBlock<'_>> {
-        let record = self.tables.records.get(found.record)?;
-        let key = match request.wants_key {
-            true => Some(NewKey { word: self.tables.keys.get(found.key)?, index: found.key }),
-            false => None,
-        };
-        let place = Place { bytes: request.bytes as u32, ..record.place() };
-        record.set_place(place);
-        record.pins.begin();
-        Some(NewBlock { record, number: found.record, place, key })
-    }
-
-    /// A record, and a key if one is wanted; `None` if there is no memory for them.
-    fn numbers(
-        &self,
-        space: &mut Space,
-        wants_key: bool,
-    ) -> Option<(u32, &Record, Option<NewKey<'_>>)> {
-        let number = space.records.take()?;
-        let Some(record) = self.tables.records.get_or_make(number) else {
-            space.records.give_back(number);
-            return None;
-        };
-        if !wants_key {
-            return Some((number, record, None));
-        }
-        if let Some(index) = space.keys.take() {
-            if let Some(word) = self.tables.keys.get_or_make(index) {
-                return Some((number, record, Some(NewKey { word, index })));
-            }
-            space.keys.give_back(index);
-        }
-        space.records.give_back(number);
-        None
-    }
-
     pub(super) fn free(&self, key: Key) -> Result<(), NoSuchKey> {
+        self.let_rest();
         let word = self.key_word(key).ok_or(NoSuchKey)?;
         let record = loop {
             let meaning = word.meaning();
@@ -408,14 +257,14 @@ impl Shared {
         let Some(record) = self.tables.records.get(number) else { return };
         if !record.pins.disown_unheld() {
             let mut space = self.lock_space();
-            space.keys.give_back_if_one(key);
+            self.take_key_back(&mut space, key);
             space.withheld_units += space.get(record.span()).length;
             if record.pins.disown() {
                 withhold_or_give_back(&mut space, &self.tables, number);
             }
         } else if self.tables.lanes.announces(number) {
             let mut space = self.lock_space();
-            space.keys.give_back_if_one(key);
+            self.take_key_back(&mut space, key);
             space.withheld_units += space.get(record.span()).length;
             withhold_or_give_back(&mut space, &self.tables, number);
         } else {
@@ -432,8 +281,9 @@ impl Shared {
     /// Gives a key other bytes: in place where they fit and nobody reads the old ones.
     pub(super) fn replace(&self, key: Key, bytes: &[u8]) -> Result<(), ReplaceFailure> {
         let word = self.key_word(key).ok_or(ReplaceFailure::NoSuchKey)?;
-        let mut waited = 0;
+        let mut waited = 0_u32;
         loop {
+            self.let_rest();
             let meaning = word.meaning();
             if meaning.generation != key.generation {
                 return Err(ReplaceFailure::NoSuchKey);
@@ -445,7 +295,7 @@ impl Shared {
                 Err(Hold::Pinned) => return self.replace_elsewhere(key, word, bytes),
                 Err(_) => {
                     wait(waited);
-                    waited += 1;
+                    waited = waited.saturating_add(1);
                     continue;
                 }
             }
@@ -489,7 +339,7 @@ impl Shared {
         word: &KeyWord,
         bytes: &[u8],
     ) -> Result<(), ReplaceFailure> {
-        let block = self.write_block(bytes, false).map_err(ReplaceFailure::Write)?;
+        let block = self.write_block(bytes, false, || {}).map_err(ReplaceFailure::Write)?;
         loop {
             let meaning = word.meaning();
             if meaning.generation != key.generation {
@@ -501,43 +351,6 @@ impl Shared {
                 return Ok(());
             }
         }
-    }
-
-    /// The error for a block of that length; for tests, which cannot have such a slice.
-    #[cfg(test)]
-    pub(super) fn too_long(&self, bytes: usize) -> Option<WriteError> {
-        self.reserve(Request { bytes, wants_key: false }).err()
-    }
-
-    /// The error of a store without room.
-    fn full(&self, space: &Space, bytes: usize) -> WriteError {
-        WriteError::Full { asked_bytes: bytes, free_bytes: self.bytes_of(space.free_units) }
-    }
-
-    /// What keeps so many units, of which not enough are free, from being so: readers, or copies
-    /// that blocks were freed under. `None` if what was freed is not enough either. O(blocks).
-    fn returning(&self, space: &Space, units: Units) -> Option<Outcome> {
-        if units > space.free_units + space.withheld_units {
-            return None;
-        }
-        let announced = self.tables.announced();
-        let (mut pinned_units, mut kept) = (0, 0);
-        let mut span = space.first;
-        while span != NONE {
-            let here = space.get(span);
-            if let Content::Block(number) = here.content
-                && let Some(record) = self.tables.records.get(number)
-                && (announced.has(number) || record.pins.look() == Hold::Pinned)
-            {
-                pinned_units += here.length;
-                kept += if record.pins.is_owned() { 0 } else { here.length };
-            }
-            span = here.next;
-        }
-        // The others come back without the readers.
-        let is_unsettled = units <= space.free_units + space.withheld_units.saturating_sub(kept);
-        let pinned_units = if is_unsettled { 0 } else { pinned_units };
-        Some(Outcome::Blocked { pinned_units, is_unsettled })
     }
 
     /// The record of a key, and its number; for tests, which stop others in the middle with it.

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 use super::pairs::{NO_SLOT, Pairs};
+use super::space::NoMemory;
 use super::{NONE, Units};
 
 /// A free slot.
@@ -93,14 +94,21 @@ impl Slots {
         }
     }
 
-    /// The slots in whose direction the pull is strongest: each with the one behind it. The first
-    /// is the strongest of all. O(count²), for small counts.
-    pub(super) fn strongest(&mut self, count: usize) -> Vec<u32> {
+    /// The [`SEEDS`](super::pairs::SEEDS) slots that the one behind pulls most, the strongest of
+    /// all first; fewer where there are no more.
+    pub(super) fn strongest(&mut self) -> impl Iterator<Item = u32> + use<> {
         self.pairs.update(&mut self.nodes);
-        self.pairs.strongest(count)
+        self.pairs.strongest()
     }
 
-    /// Adds a slot. Its neighbours do not touch it. O(depth).
+    /// Makes room for so many slots at once.
+    pub(super) fn make_room(&mut self, slots: usize) -> Result<(), NoMemory> {
+        let more = slots.saturating_sub(self.nodes.len());
+        self.nodes.try_reserve(more).map_err(|_| NoMemory)?;
+        self.pairs.make_room(slots)
+    }
+
+    /// Adds a slot, for which there is room. Its neighbours do not touch it. O(depth).
     pub(super) fn insert(&mut self, span: u32, start: Units, length: Units) -> u32 {
         let (parent, previous, next) = self.place_of(start);
         let node = Slot {
@@ -293,6 +301,12 @@ impl Slots {
         let Some(next) = nodes.get(node.next as usize) else { return 0.0 };
         let distance = next.start.saturating_sub(node.end()).max(1) as f32;
         node.length as f32 * next.length as f32 / (distance * distance)
+    }
+
+    /// The gravity of a slot; for tests.
+    #[cfg(test)]
+    pub(super) fn gravity_of(&self, slot: u32) -> f32 {
+        Self::gravity(&self.nodes, slot)
     }
 
     /// The depth of the tree; for tests. O(n).

@@ -9,9 +9,14 @@
 //! - A span that is a slot is in the treap with the same borders; no two slots touch.
 //! - The record of a span that is a block names this span and has its start.
 //! - `free_units` is the capacity less the lengths of all blocks, also of those just being moved.
+//!
+//! # Memory
+//! What is noted grows only in [`Space::make_room`], before anything is changed: so whatever gives
+//! back, joins or undoes cannot fail.
 #![forbid(unsafe_code)]
 
 use super::slots::Slots;
+use super::table::Numbers;
 use super::{NONE, Units};
 
 /// What a span is.
@@ -41,33 +46,15 @@ impl Span {
     }
 }
 
-/// Numbers that are handed out, and come back.
-#[derive(Debug, Default)]
-pub(super) struct Numbers {
-    returned: Vec<u32>,
-    fresh: u32,
-}
+/// The system has no memory for what is noted of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NoMemory;
 
-impl Numbers {
-    /// A number that nobody has; `None` when there are four thousand million.
-    pub(super) fn take(&mut self) -> Option<u32> {
-        if let Some(number) = self.returned.pop() {
-            return Some(number);
-        }
-        let number = self.fresh;
-        self.fresh = number.checked_add(1).filter(|next| *next != NONE)?;
-        Some(number)
-    }
-
-    pub(super) fn give_back(&mut self, number: u32) {
-        self.returned.push(number);
-    }
-
-    pub(super) fn give_back_if_one(&mut self, number: u32) {
-        if number != NONE {
-            self.give_back(number);
-        }
-    }
+/// An empty vector with room for `count`.
+pub(super) fn room<T>(count: usize) -> Result<Vec<T>, NoMemory> {
+    let mut vector = Vec::new();
+    vector.try_reserve_exact(count).map_err(|_| NoMemory)?;
+    Ok(vector)
 }
 
 /// What the store did so far, in units.
@@ -90,8 +77,9 @@ pub(super) struct Space {
     /// In blocks that were freed, and that readers hold.
     pub(super) withheld_units: Units,
     /// Records of blocks that were freed and would be given back, had they not been announced as
-    /// read. Whoever looks through it gives back those that are not any more.
-    pub(super) withheld: Vec<u32>,
+    /// read: a list through them. Whoever looks through it gives back those that are not any more.
+    pub(super) withheld: u32,
+    pub(super) withheld_count: usize,
     /// From how many of those on they are looked through in any case.
     pub(super) most_withheld: usize,
     pub(super) blocks: usize,
@@ -101,31 +89,36 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// All of it free.
-    pub(super) fn new(capacity: Units) -> Self {
-        let mut slots = Slots::new();
-        let mut spans = Vec::new();
-        let mut first = NONE;
-        if capacity > 0 {
-            first = 0;
-            let content = Content::Slot(slots.insert(0, 0, capacity));
-            spans.push(Span { start: 0, length: capacity, previous: NONE, next: NONE, content });
-        }
-        Self {
-            spans,
+    /// All of it free, which is not nothing.
+    pub(super) fn new(capacity: Units) -> Result<Self, NoMemory> {
+        let mut space = Self {
+            spans: Vec::new(),
             unused: NONE,
-            first,
-            slots,
+            first: 0,
+            slots: Slots::new(),
             capacity,
             free_units: capacity,
             withheld_units: 0,
-            withheld: Vec::new(),
+            withheld: NONE,
+            withheld_count: 0,
             most_withheld: 0,
             blocks: 0,
-            records: Numbers::default(),
-            keys: Numbers::default(),
+            records: Numbers::new(),
+            keys: Numbers::new(),
             totals: Totals::default(),
-        }
+        };
+        space.make_room(1)?;
+        let content = Content::Slot(space.slots.insert(0, 0, capacity));
+        space.store(Span { start: 0, length: capacity, previous: NONE, next: NONE, content });
+        Ok(space)
+    }
+
+    /// Makes room for so many more spans, and for the slots that may come of all; nothing is
+    /// changed if there is no memory. O(1) on the average.
+    pub(super) fn make_room(&mut self, spans: usize) -> Result<(), NoMemory> {
+        self.spans.try_reserve(spans).map_err(|_| NoMemory)?;
+        // Slots do not touch, so there is something else between any two.
+        self.slots.make_room((self.spans.len() + spans).div_ceil(2))
     }
 
     pub(super) fn get(&self, span: u32) -> &Span {
@@ -147,6 +140,7 @@ impl Space {
     }
 
     /// Cuts `length` units, reserved, from the start of a slot that has them and not many more.
+    /// There is room for a span.
     pub(super) fn carve(&mut self, length: Units) -> Option<u32> {
         let slot = self.slots.tight_fit(length)?;
         let span = self.slots.get(slot).span;
@@ -161,7 +155,8 @@ impl Space {
         Some(front)
     }
 
-    /// Cuts the first `length` units off a span, which has more. Returns the new one, reserved.
+    /// Cuts the first `length` units off a span, which has more. Returns the new one, reserved, for
+    /// which there is room.
     pub(super) fn split(&mut self, span: u32, length: Units) -> u32 {
         let whole = *self.get(span);
         let front = self.store(Span {
@@ -234,6 +229,7 @@ impl Space {
         self.unused = span;
     }
 
+    /// Adds a span, for which there is room.
     fn store(&mut self, span: Span) -> u32 {
         if self.unused == NONE {
             self.spans.push(span);

@@ -4,8 +4,9 @@
 
 use std::sync::OnceLock;
 
-use crate::sync::lanes::Lanes;
-use crate::sync::pins::{KeyWord, Pinned, Pins};
+use super::NONE;
+use crate::sync::lanes::{Lanes, MOST_ANNOUNCED};
+use crate::sync::pins::{KeyWord, Meaning, Pinned, Pins};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// log2 of the first segment's length.
@@ -55,6 +56,64 @@ impl<T: Default> Table<T> {
     }
 }
 
+/// An element that, while it is unused, or waits, can hold the number of another.
+pub(super) trait Linked {
+    fn next(&self) -> u32;
+
+    fn set_next(&self, next: u32);
+}
+
+/// Numbers of a table's elements that are handed out, and come back. The returned ones are a list
+/// through their elements, so that a return takes no memory.
+#[derive(Debug)]
+pub(super) struct Numbers {
+    returned: u32,
+    fresh: u32,
+}
+
+impl Numbers {
+    pub(super) const fn new() -> Self {
+        Self { returned: NONE, fresh: 0 }
+    }
+
+    /// An element that nobody has, and its number; `None` if there is no memory for one, or there
+    /// are four thousand million.
+    pub(super) fn take<'a, T: Default + Linked>(
+        &mut self,
+        table: &'a Table<T>,
+    ) -> Option<(u32, &'a T)> {
+        if self.returned != NONE {
+            let number = self.returned;
+            let element = table.get(number)?;
+            self.returned = element.next();
+            return Some((number, element));
+        }
+        let number = self.fresh;
+        let following = number.checked_add(1).filter(|next| *next != NONE)?;
+        let element = table.get_or_make(number)?;
+        self.fresh = following;
+        Some((number, element))
+    }
+
+    pub(super) fn give_back<T: Default + Linked>(&mut self, table: &Table<T>, number: u32) {
+        if let Some(element) = table.get(number) {
+            element.set_next(self.returned);
+            self.returned = number;
+        }
+    }
+}
+
+impl Linked for KeyWord {
+    fn next(&self) -> u32 {
+        self.meaning().record
+    }
+
+    /// Nobody has a key of the generation that the word has while it is unused.
+    fn set_next(&self, next: u32) {
+        self.publish(Meaning { record: next, ..self.meaning() });
+    }
+}
+
 /// What is known of a block beside its span.
 #[derive(Debug, Default)]
 pub(super) struct Record {
@@ -64,6 +123,19 @@ pub(super) struct Record {
     place: AtomicU64,
     /// The block's span. Only used under the store's lock.
     span: AtomicU32,
+    /// The next record in the list of the unused ones, or of the withheld. Only used under the
+    /// store's lock.
+    next: AtomicU32,
+}
+
+impl Linked for Record {
+    fn next(&self) -> u32 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    fn set_next(&self, next: u32) {
+        self.next.store(next, Ordering::Relaxed);
+    }
 }
 
 impl Pinned for Record {
@@ -121,21 +193,27 @@ impl Tables {
 
     /// The records that are announced as read.
     pub(super) fn announced(&self) -> Announced {
-        let mut records = Vec::new();
-        self.lanes.each(|record| records.push(record));
-        records.sort_unstable();
-        Announced(records)
+        let mut announced = Announced { records: [0; MOST_ANNOUNCED], count: 0 };
+        self.lanes.each(|record| {
+            announced.records[announced.count] = record;
+            announced.count += 1;
+        });
+        announced.records[..announced.count].sort_unstable();
+        announced
     }
 }
 
 /// Records that were read when it was made.
 #[derive(Debug)]
-pub(super) struct Announced(Vec<u32>);
+pub(super) struct Announced {
+    records: [u32; MOST_ANNOUNCED],
+    count: usize,
+}
 
 impl Announced {
     /// Whether a record was.
     pub(super) fn has(&self, record: u32) -> bool {
-        self.0.binary_search(&record).is_ok()
+        self.records[..self.count].binary_search(&record).is_ok()
     }
 }
 

@@ -2,6 +2,9 @@
 
 mod model;
 mod optimum;
+mod pressure;
+mod pull;
+mod threaded_model;
 mod threads;
 
 use core::mem::MaybeUninit;
@@ -208,33 +211,80 @@ fn steps_bring_the_slots_together() {
     });
 }
 
+/// Frees every other value, writes one that only fits where they were, and looks at all; then
+/// `look` is shown the store.
+#[cfg(not(heapswitch_pass_through))]
+fn serves<S: MemorySource>(source: S, values: usize, look: impl FnOnce(&GravityStore<S>)) {
+    let store = GravityStore::new_in(source, GravitySettings::new(values * 1000)).unwrap();
+    let keys: Vec<_> = (0..values).map(|n| store.write(&[n as u8; 1000]).unwrap()).collect();
+    for key in keys.iter().step_by(2) {
+        store.free(*key).unwrap();
+    }
+    let large = store.write(&vec![7; values * 500]).unwrap();
+    assert!(store.usage().moved_bytes > 0);
+    assert!(store.read(large).unwrap().iter().all(|byte| *byte == 7));
+    for (n, key) in keys.iter().enumerate().skip(1).step_by(2) {
+        assert_eq!(&*store.read(*key).unwrap(), [n as u8; 1000]);
+    }
+    store.verify();
+    look(&store);
+}
+
 #[test]
 #[cfg(not(heapswitch_pass_through))]
-fn mappings_huge_pages_and_files_serve() {
-    use crate::source::{FileMemorySource, FileSettings, HugePages, MemoryMapSettings};
+fn mappings_and_files_serve() {
+    use crate::source::{FileMemorySource, FileSettings};
 
-    fn serves<S: MemorySource>(source: S) {
-        let store = GravityStore::new_in(source, GravitySettings::new(300_000)).unwrap();
-        let keys: Vec<_> = (0..300_u32).map(|n| store.write(&[n as u8; 1000]).unwrap()).collect();
-        for key in keys.iter().step_by(2) {
-            store.free(*key).unwrap();
-        }
-        let large = store.write(&[7; 150_000]).unwrap();
-        assert!(store.usage().moved_bytes > 0);
-        assert!(store.read(large).unwrap().iter().all(|byte| *byte == 7));
-        for (n, key) in keys.iter().enumerate().skip(1).step_by(2) {
-            assert_eq!(&*store.read(*key).unwrap(), [n as u8; 1000]);
-        }
-        store.verify();
-    }
-
-    serves(MemoryMapSource::new());
-    let huge = MemoryMapSettings::new()
-        .granule(2 << 20)
-        .alignment(2 << 20)
-        .huge_pages(HugePages::Explicit { shift: 21 });
-    serves(MemoryMapSource::with_settings(huge).unwrap());
+    serves(MemoryMapSource::new(), 300, |_| {});
     let path = std::env::temp_dir().join(format!("heapswitch-gravity-{}", std::process::id()));
-    serves(FileMemorySource::open(&path, FileSettings::default()).unwrap());
+    serves(FileMemorySource::open(&path, FileSettings::default()).unwrap(), 300, |store| {
+        // What is in the store is in the file.
+        let file = std::fs::read(&path).unwrap();
+        assert!(file.windows(1000).any(|bytes| bytes == [3; 1000]), "{}", file.len());
+        assert!(store.usage().blocks > 0);
+    });
     std::fs::remove_file(&path).unwrap();
+}
+
+/// Huge pages that the process reserved, or those of which the system makes some: they back the
+/// store, or the system says that it has none.
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn huge_pages_serve() {
+    use crate::numa::Residence;
+    use crate::source::memory_map::Step;
+    use crate::source::{HugePages, MemoryMapSettings};
+
+    const VALUES: usize = 8000;
+    let settings = MemoryMapSettings::new().granule(2 << 20).alignment(2 << 20);
+    let backing = |store: &GravityStore<MemoryMapSource>| {
+        let range = store.range;
+        Residence::of_range(range.start, range.length).ok().and_then(|pages| pages.backing())
+    };
+    let explicit = settings.huge_pages(HugePages::Explicit { shift: 21 });
+    serves(MemoryMapSource::with_settings(explicit).unwrap(), VALUES, |store| {
+        match (store.source.refusals().next(), backing(store)) {
+            (Some(refusal), _) => {
+                assert_eq!(refusal.step, Step::HugePages);
+                println!("not tested here: explicit huge pages: {refusal:?}");
+            }
+            (None, Some(backing)) => {
+                assert_eq!(backing.page_bytes, 2 << 20);
+                assert!(backing.explicit_huge_bytes >= VALUES * 1000, "{backing:?}");
+            }
+            (None, None) => println!("not tested here: the system does not tell"),
+        }
+    });
+    let transparent = settings.huge_pages(HugePages::Transparent);
+    serves(MemoryMapSource::with_settings(transparent).unwrap(), VALUES, |store| {
+        let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+        let is_possible = enabled.is_ok_and(|modes| !modes.contains("[never]"));
+        match backing(store) {
+            Some(backing) if is_possible && cfg!(not(any(heapswitch_asan, heapswitch_tsan))) => {
+                // Most of it, for the kernel may not have had them all at hand.
+                assert!(backing.transparent_huge_bytes >= VALUES * 500, "{backing:?}");
+            }
+            other => println!("not tested here: transparent huge pages: {other:?}"),
+        }
+    });
 }

@@ -207,6 +207,149 @@ fn a_block_whose_generations_are_spent_is_retired() {
     assert_eq!(pool.iter().collect::<Vec<_>>(), [&6]);
 }
 
+/// Blocks cost two indices each, of whatever width, and all widths number blocks from 0 on.
+#[test]
+fn indices_of_every_width_serve() {
+    fn serves<Index: PoolIndex + Into<u64>>(bits: u32) {
+        let mut memory = memory(16_384);
+        let source = BorrowedSliceSource::new(&mut memory);
+        let mut pool: OrderedPool<u64, Index, _> = OrderedPool::new_in(&source, 200).unwrap();
+        let handles: Vec<_> = (0..200).map(|n| pool.allocate(1000 - n).unwrap()).collect();
+        assert!(handles.iter().map(|handle| handle.physical().into()).eq(0..200_u64));
+        pool.sort();
+        assert_eq!((pool.position_of(handles[199]), pool.get_at(199)), (Some(0), Some(&1000)));
+        assert_eq!(pool.free(handles[7]), Ok(993));
+        assert_eq!(pool.allocate(5).map(|handle| handle.physical().into()), Ok(7));
+        let most = 1_usize.checked_shl(bits).unwrap_or(usize::MAX).min(isize::MAX as usize);
+        assert_eq!(Index::MOST_BLOCKS, most);
+        // A value, two indices and a generation, which are padded to their alignment.
+        let index = bits as usize / 8;
+        let each = 8 + index + (index + 4).next_multiple_of(index.max(4));
+        let used = source.usable_bytes() - source.free_bytes();
+        assert!((200 * each..200 * each + 128).contains(&used), "{bits}: {used}");
+    }
+    serves::<u8>(8);
+    serves::<u16>(16);
+    serves::<u32>(32);
+    serves::<u64>(64);
+}
+
+/// A pool is as shareable as its values: read by many threads, changed by the one that has it.
+#[test]
+fn pools_go_to_other_threads() {
+    fn is_shared<T: Send + Sync>(value: T) -> T {
+        value
+    }
+    let mut memory = memory(1 << 16);
+    let source = BorrowedSliceSource::new(&mut memory);
+    let mut pool = is_shared(OrderedPool::<String, u16, _>::new_in(source, 400).unwrap());
+    let handles: Vec<_> = (0..400).map(|n| pool.allocate(format!("{n:03}")).unwrap()).collect();
+    std::thread::scope(|scope| {
+        let (pool, handles) = (&pool, &handles);
+        let readers = [0, 1, 2].map(|reader| {
+            scope.spawn(move || {
+                for n in 0..400 {
+                    let at = (n * 7 + reader * 131) % 400;
+                    assert_eq!(pool.get(handles[at]), Some(&format!("{at:03}")));
+                    assert_eq!(pool.position_of(handles[at]), Some(at));
+                    assert_eq!(pool.iter().nth(at), pool.get_at(at));
+                }
+            })
+        });
+        readers.into_iter().for_each(|reader| reader.join().expect("its assertions hold"));
+    });
+    std::thread::scope(|scope| {
+        let other = scope.spawn(move || {
+            pool.sort_by(|a, b| b.cmp(a));
+            pool.free(handles[3]).unwrap();
+            assert_eq!(pool.get_at(0).map(String::as_str), Some("399"));
+            pool
+        });
+        // Dropped by another thread than filled it.
+        assert_eq!(other.join().expect("its assertions hold").len(), 399);
+    });
+}
+
+/// A `Cell` is sent and not shared, and so is a pool of them.
+#[test]
+fn pools_of_cells_are_sent_and_not_shared() {
+    use std::marker::PhantomData;
+
+    /// Whether `T` is `Sync`: the method of the type itself, which needs that, comes before the
+    /// trait's.
+    struct Probe<T>(PhantomData<T>);
+    trait Otherwise {
+        fn is_sync(&self) -> bool {
+            false
+        }
+    }
+    impl<T> Otherwise for Probe<T> {}
+    impl<T: Sync> Probe<T> {
+        fn is_sync(&self) -> bool {
+            true
+        }
+    }
+    fn is_sent<T: Send>() {}
+
+    is_sent::<OrderedPool<Cell<u8>, u8>>();
+    assert!(!Probe::<OrderedPool<Cell<u8>, u8>>(PhantomData).is_sync());
+    assert!(!Probe::<RawOrderedPool<Cell<u8>, u8>>(PhantomData).is_sync());
+    assert!(Probe::<OrderedPool<u8, u8>>(PhantomData).is_sync());
+}
+
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn mappings_huge_pages_and_files_serve() {
+    use crate::numa::Residence;
+    use crate::source::memory_map::Step;
+    use crate::source::{
+        FileMemorySource, FileSettings, HugePages, MemoryMapSettings, MemoryMapSource,
+    };
+
+    /// A pool of four mebibytes that is filled, sorted and half freed, and where its blocks are.
+    fn serves<S: MemorySource>(source: S, look: impl FnOnce(core::ptr::NonNull<[u64; 64]>)) {
+        const BLOCKS: u32 = 8192;
+        let mut pool: OrderedPool<[u64; 64], u32, S> =
+            OrderedPool::new_in(source, BLOCKS as usize).unwrap();
+        let value = |n: u32| [u64::from(n.wrapping_mul(0x9e37_79b1)); 64];
+        let handles: Vec<_> = (0..BLOCKS).map(|n| pool.allocate(value(n)).unwrap()).collect();
+        let first = pool.pointer(handles[0]).unwrap();
+        pool.sort();
+        assert!(pool.is_full() && pool.iter().is_sorted());
+        assert_eq!(pool.pointer(handles[0]), Some(first));
+        for (n, handle) in (0..BLOCKS).zip(&handles) {
+            assert_eq!(pool.get(*handle), Some(&value(n)));
+        }
+        look(first);
+        for (n, handle) in (0..BLOCKS).zip(handles).step_by(2) {
+            assert_eq!(pool.free(handle), Ok(value(n)));
+        }
+        assert_eq!(pool.len(), BLOCKS as usize / 2);
+    }
+
+    serves(MemoryMapSource::new(), |_| {});
+    let path = std::env::temp_dir().join(format!("heapswitch-pool-{}", std::process::id()));
+    serves(FileMemorySource::open(&path, FileSettings::default()).unwrap(), |_| {
+        // What is in the pool is in the file: the second block, for example.
+        let wanted = 0x9e37_79b1_u64.to_ne_bytes().repeat(64);
+        assert!(std::fs::read(&path).unwrap().chunks(512).any(|block| block == wanted));
+    });
+    std::fs::remove_file(&path).unwrap();
+    let huge = MemoryMapSettings::new().huge_pages(HugePages::Explicit { shift: 21 });
+    let source = MemoryMapSource::with_settings(huge).unwrap();
+    serves(&source, |first| match source.refusals().next() {
+        Some(refusal) => {
+            assert_eq!(refusal.step, Step::HugePages);
+            println!("not tested here: explicit huge pages: {refusal:?}");
+        }
+        None => {
+            let backing = Residence::of_range(first.cast(), 4096).unwrap().backing().unwrap();
+            assert_eq!(backing.page_bytes, 2 << 20);
+        }
+    });
+    assert_eq!(source.mapping_count(), 0);
+}
+
 #[derive(Clone, Debug)]
 enum Action {
     Allocate(u8),
@@ -330,6 +473,8 @@ proptest! {
     fn the_pool_agrees_with_a_vector(actions in actions()) {
         agrees::<u8>(&actions);
         agrees::<u16>(&actions);
+        agrees::<u32>(&actions);
+        agrees::<u64>(&actions);
         agrees::<usize>(&actions);
     }
 }

@@ -151,7 +151,9 @@ fn writes(scale: &Scale, is_smoke: bool) {
             };
             let ratio = |port: Duration, store: Duration| port.as_secs_f64() / store.as_secs_f64();
             println!(
-                "  two {:.2} {:?}  apart {:.2}  port {:.2}, {:.2} {:?}",
+                "  one {:.0} two {:.0} ns  two {:.2} {:?}  apart {:.2}  port {:.2}, {:.2} {:?}",
+                halves.one.as_secs_f64() * 1e9 / count as f64,
+                halves.two.as_secs_f64() * 1e9 / count as f64 / 2.0,
                 halves.scaling(),
                 halves.counted,
                 apart.scaling(),

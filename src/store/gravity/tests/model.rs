@@ -156,7 +156,7 @@ proptest! {
     }
 
     /// Nobody asks what is free until a write is refused, so freed blocks wait in a stash, which
-    /// keeps the 128th part of the store.
+    /// keeps the 32nd part of the store.
     #[test]
     fn the_store_agrees_with_a_map_by_its_stash(actions in actions()) {
         with_store(4096, 1, |store| {

@@ -1,20 +1,22 @@
 //! Several threads on one store.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use super::super::*;
 use super::with_store;
 
 /// Bytes from which can be told whether they belong together.
-fn bytes(owner: u8, number: u32, length: usize) -> Vec<u8> {
+pub(super) fn bytes(owner: u8, number: u32, length: usize) -> Vec<u8> {
     let mut bytes = vec![owner ^ number as u8; length.max(6)];
     bytes[0] = owner;
     bytes[1..5].copy_from_slice(&number.to_le_bytes());
     bytes
 }
 
-fn check(found: &[u8], owner: u8) -> u32 {
+pub(super) fn check(found: &[u8], owner: u8) -> u32 {
     assert_eq!(found[0], owner);
     let number = u32::from_le_bytes(found[1..5].try_into().expect("four bytes"));
     assert!(found[5..].iter().all(|byte| *byte == owner ^ number as u8), "torn");
@@ -22,11 +24,11 @@ fn check(found: &[u8], owner: u8) -> u32 {
 }
 
 /// Waits by the call that ThreadSanitizer knows: how a scope waits it cannot see.
-fn join(thread: thread::ScopedJoinHandle<'_, ()>) {
+pub(super) fn join(thread: thread::ScopedJoinHandle<'_, ()>) {
     thread.join().expect("the thread's own assertions hold");
 }
 
-fn next(seed: &mut u32) -> u32 {
+pub(super) fn next(seed: &mut u32) -> u32 {
     *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     *seed >> 8
 }
@@ -96,39 +98,86 @@ fn threads_read_whole_values_and_the_newest() {
     });
 }
 
-/// One thread replaces at 90 % fill, so that blocks move; the others read all the time, one with
-/// guards that it keeps. What fits is always written, for the kept guards' blocks are small.
+/// One writer has reserved its block and is stopped in its copy. Another meanwhile writes, reads,
+/// replaces and frees, and moves blocks for a write that finds no slot.
 #[test]
-fn readers_and_a_mover() {
-    with_store(1 << 13, 8, |store| {
+fn a_writer_does_not_wait_for_another_one() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    with_store(1 << 10, 8, |store| {
         let keys: Vec<Key> =
-            (0..56_u8).map(|owner| store.write(&bytes(owner, 0, 128)).unwrap()).collect();
-        let is_done = AtomicBool::new(false);
+            (0..8_u8).map(|owner| store.write(&bytes(owner, 0, 96)).unwrap()).collect();
+        let (tell, told) = mpsc::channel();
+        let (release, released) = mpsc::channel();
         thread::scope(|scope| {
-            let readers = [0, 1_u32].map(|reader| {
-                let (keys, is_done) = (&keys, &is_done);
-                scope.spawn(move || {
-                    let mut seed = reader + 100;
-                    while !is_done.load(Ordering::Relaxed) {
-                        let which = next(&mut seed) as usize % keys.len();
-                        let guard = store.read(keys[which]).unwrap();
-                        check(&guard, which as u8);
-                    }
-                })
+            let tell_stopped = tell.clone();
+            let stopped = scope.spawn(move || {
+                let pause = || {
+                    tell_stopped.send("stopped").unwrap();
+                    released.recv_timeout(PATIENCE).unwrap();
+                };
+                let key = store.shared.write_pausing(&bytes(9, 9, 64), pause).unwrap();
+                assert_eq!(check(&store.read(key).unwrap(), 9), 9);
             });
-            let mut seed = 9;
-            for number in 1..500 {
-                let which = next(&mut seed) as usize % keys.len();
-                let length = 64 + next(&mut seed) as usize % 128;
-                match store.replace(keys[which], &bytes(which as u8, number, length)) {
-                    Ok(()) | Err(ReplaceError::Write(_)) => {}
-                    Err(error) => panic!("{error}"),
+            assert_eq!(told.recv_timeout(PATIENCE), Ok("stopped"));
+            let keys = &keys;
+            let other = scope.spawn(move || {
+                for number in 1..50 {
+                    let key = store.write(&bytes(20, number, 40)).unwrap();
+                    assert_eq!(check(&store.read(key).unwrap(), 20), number);
+                    store.replace(key, &bytes(20, number + 1, 56)).unwrap();
+                    store.free(key).unwrap();
                 }
-            }
-            is_done.store(true, Ordering::Relaxed);
-            readers.into_iter().for_each(join);
+                // 1024 - 8 * 96 - 64 and two of 96 are free, but not in one piece.
+                store.free(keys[1]).unwrap();
+                store.free(keys[3]).unwrap();
+                let before = store.usage();
+                assert!(before.largest_slot_bytes < 320, "{before:?}");
+                store.write(&[1; 320]).unwrap();
+                assert!(store.usage().moved_bytes > before.moved_bytes);
+                tell.send("finished").unwrap();
+            });
+            let finished = told.recv_timeout(PATIENCE);
+            release.send(()).unwrap();
+            assert_eq!(finished, Ok("finished"), "it waited for a copy elsewhere");
+            join(other);
+            join(stopped);
         });
-        assert!(store.usage().compactions > 0);
+        for owner in [0, 2, 4, 5, 6, 7_u8] {
+            check(&store.read(keys[usize::from(owner)]).unwrap(), owner);
+        }
+    });
+}
+
+/// A mover that is disturbed again and again lets the others rest; they go on when it is done.
+#[test]
+fn who_moves_lets_others_rest() {
+    with_store(64, 8, |store| {
+        let keys: Vec<Key> = (0..8_u8).map(|n| store.write(&[n; 8]).unwrap()).collect();
+        keys.iter().step_by(2).for_each(|key| store.free(*key).unwrap());
+        // All the blocks that are left are just being copied to, so nothing can move.
+        let records = [1, 3, 5, 7].map(|n| store.shared.record(keys[n]).unwrap());
+        records.iter().for_each(|(record, _)| record.pins.claim().unwrap());
+        let freed = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let mover = scope.spawn(|| assert!(store.write(&[9; 32]).is_ok()));
+            while !store.shared.wants_rest.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
+            let other = scope.spawn(|| {
+                store.free(keys[1]).unwrap();
+                freed.store(true, Ordering::Relaxed);
+            });
+            thread::sleep(Duration::from_millis(20));
+            let has_begun = freed.load(Ordering::Relaxed);
+            // Reading goes on: here of a key that there is none of.
+            assert!(store.read(keys[0]).is_err());
+            records.iter().for_each(|(record, number)| store.shared.end_copy(record, *number));
+            join(mover);
+            join(other);
+            assert!(!has_begun, "it began while others were to rest");
+        });
+        assert!(!store.shared.wants_rest.load(Ordering::Relaxed));
+        assert_eq!((store.usage().free_bytes, store.usage().blocks), (8, 4));
     });
 }
 
