@@ -124,7 +124,8 @@ fn pairs(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
         |peer: &_, range: &_| seconds(workloads::threads(peer, range));
         "heapswitch-trees" peers::locked_trees, "heapswitch-slab" peers::locked_slab,
         "heapswitch-buddy" peers::locked_buddy,
-        "talc" peers::locked_talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
+        "talc" peers::locked_talc, "buddy" peers::spin_locked_buddy,
+        "linked-list" peers::spin_locked_linked_list,
     );
     vec![
         interleave("pairs of 8 B".into(), rounds, buffer, &small),
