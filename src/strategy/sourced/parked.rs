@@ -49,6 +49,11 @@ impl Parked {
         self.size == 0
     }
 
+    /// Whether the block at that address is parked.
+    pub(super) fn is_at(&self, address: NonNull<u8>) -> bool {
+        !self.is_none() && self.block == address
+    }
+
     #[inline]
     fn layout(&self) -> Layout {
         // SAFETY: the type's invariant, or a size of zero with the alignment of some layout.

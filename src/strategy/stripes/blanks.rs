@@ -33,6 +33,7 @@ unsafe impl Node for BlankNode {
 
     #[inline]
     unsafe fn key(node: NonNull<Self>) -> (usize, usize) {
+        super::looked();
         // SAFETY: the node is valid.
         (unsafe { (*node.as_ptr()).cells }, node.addr().get())
     }
