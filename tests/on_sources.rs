@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use battery::{Limits, TestSource};
 use heapswitch::{
     AllocError, ArenaMemorySource, ArenaSettings, ArenaSizes, BitSetAllocator, BorrowedSliceSource,
-    BumpAllocator, ContextAllocator, FileMemorySource, FileSettings, GlobalAllocToAllocatorAdaptor,
-    LifetimeHint, Locked, MemoryMapAllocator, MemoryMapSource, MemoryRange, MemorySource,
-    MultipleBinarySearchTreeAllocator, SlabAllocator,
+    BuddyAllocator, BumpAllocator, ContextAllocator, FileMemorySource, FileSettings,
+    FreeListAllocator, GlobalAllocToAllocatorAdaptor, LifetimeHint, LocalAllocator, Locked,
+    MemoryMapAllocator, MemoryMapSource, MemoryRange, MemorySource,
+    MultipleBinarySearchTreeAllocator, SlabAllocator, StripeAllocator,
 };
 
 /// These take nothing of the battery's own source.
@@ -127,6 +128,21 @@ battery!(slab_in_an_arena, |source| SlabAllocator::new(arena(source)), of_slab()
 battery!(slab_in_a_slice, |source| SlabAllocator::new(slice(source)), of_slab());
 battery!(slab_in_a_file, |source| SlabAllocator::new(sparse_file(source)), of_slab());
 
+battery!(free_list_on_maps, |source| FreeListAllocator::new(maps(source)), of_plenty());
+battery!(free_list_in_an_arena, |source| FreeListAllocator::new(arena(source)), of_arena());
+battery!(free_list_in_a_slice, |source| FreeListAllocator::new(slice(source)), of_plenty());
+battery!(free_list_in_a_file, |source| FreeListAllocator::new(file(source)), of_plenty());
+
+battery!(buddy_on_maps, |source| BuddyAllocator::new(maps(source)), of_plenty());
+battery!(buddy_in_an_arena, |source| BuddyAllocator::new(arena(source)), of_arena());
+battery!(buddy_in_a_slice, |source| BuddyAllocator::new(slice(source)), of_plenty());
+battery!(buddy_in_a_file, |source| BuddyAllocator::new(sparse_file(source)), of_plenty());
+
+battery!(stripes_on_maps, |source| StripeAllocator::new(maps(source)), of_plenty());
+battery!(stripes_in_an_arena, |source| StripeAllocator::new(arena(source)), of_arena());
+battery!(stripes_in_a_slice, |source| StripeAllocator::new(slice(source)), of_plenty());
+battery!(stripes_in_a_file, |source| StripeAllocator::new(file(source)), of_plenty());
+
 battery!(
     context_in_a_slice,
     |source| ContextAllocator::new(LifetimeHint::Medium, slice(source)),
@@ -148,3 +164,33 @@ battery!(
 battery!(mappings, |_| MemoryMapAllocator::new(), of_plenty());
 battery!(locked_mappings, |_| Locked::new(MemoryMapAllocator::new()), of_plenty());
 battery!(system, |_| GlobalAllocToAllocatorAdaptor::new(&System), of_plenty());
+
+/// A free list's large request is a mapping of its own, which is gone when it is freed.
+#[test]
+fn large_requests_go_straight_to_the_memory_map() {
+    let allocator = FreeListAllocator::new(MemoryMapSource::new());
+    let committed = || allocator.memory_usage().committed_bytes;
+    let small = battery::allocate(&allocator, battery::layout(100, 8), 1);
+    let before = committed();
+    for size in [200 << 10, 3 << 20, (64 << 20) + 1] {
+        let large = battery::allocate(&allocator, battery::layout(size, 8), 2);
+        let taken = committed() - before;
+        assert!((size..size + (128 << 10)).contains(&taken), "{taken} for {size}");
+        let (first, last) = (large.start().addr().get(), size - 1);
+        assert!(is_mapped(first) && is_mapped(first + last));
+        large.free(&allocator, false);
+        assert_eq!(committed(), before);
+        assert!(!is_mapped(first) && !is_mapped(first + last), "{size} went back at once");
+    }
+    small.free(&allocator, false);
+}
+
+/// Whether the kernel has a page at an address.
+fn is_mapped(address: usize) -> bool {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().any(|line| {
+        let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let bound = |text| usize::from_str_radix(text, 16).unwrap();
+        (bound(start)..bound(end)).contains(&address)
+    })
+}

@@ -24,6 +24,8 @@ pub(super) struct Record {
     start: NonNull<u8>,
     /// Whole granules of 32 bytes.
     usable_bytes: usize,
+    /// Twice as many as granules: no fewer than places for blocks, of all orders.
+    bits: usize,
     words: NonNull<u64>,
     /// The blocks that are currently allocated.
     pub(super) live: Cell<usize>,
@@ -56,8 +58,15 @@ impl Record {
             let words = pointers::forward(extent.metadata(), size_of::<Self>()).cast();
             let usable_bytes = extent.length() & !((1 << MIN_ORDER) - 1);
             let start = extent.start();
-            let live = Cell::new(0);
-            record.write(Self { start, usable_bytes, words, live, next: first, previous: None });
+            record.write(Self {
+                start,
+                usable_bytes,
+                bits: 2 * (usable_bytes >> MIN_ORDER),
+                words,
+                live: Cell::new(0),
+                next: first,
+                previous: None,
+            });
             if let Some(first) = first {
                 (*first.as_ptr()).previous = Some(record);
             }
@@ -91,9 +100,8 @@ impl Record {
     /// Where the bits of an order begin in the map.
     #[inline]
     const fn base(&self, order: usize) -> usize {
-        let bits = 2 * (self.usable_bytes >> MIN_ORDER);
         // The orders before have at least a half, a quarter ... of all: as many as blocks.
-        bits - (bits >> (order - MIN_ORDER))
+        self.bits - (self.bits >> (order - MIN_ORDER))
     }
 
     /// A word of the map.
@@ -168,26 +176,29 @@ impl Record {
         self.is_listed_at(start.addr().get(), order)
     }
 
-    /// The buddy of a block, if it is listed and of the same order.
-    ///
-    /// # Safety
-    /// The block lies in the extent.
+    /// Whether the buddy of a block is listed and of the same order.
+    pub(super) fn has_free_buddy(&self, start: NonNull<u8>, order: usize) -> bool {
+        order < MAX_ORDER && self.is_listed_at(start.addr().get() ^ (1 << order), order)
+    }
+
+    /// Notes that the buddy of a block is listed no more, if it was and of the same order; the
+    /// buddy then.
     #[inline]
-    pub(super) unsafe fn free_buddy(
-        &self,
-        start: NonNull<u8>,
-        order: usize,
-    ) -> Option<NonNull<u8>> {
+    pub(super) fn take_buddy(&self, start: NonNull<u8>, order: usize) -> Option<NonNull<u8>> {
         if order >= MAX_ORDER {
             return None;
         }
-        let address = start.addr().get() ^ (1 << order);
-        if !self.is_listed_at(address, order) {
-            return None;
+        let offset = self.offset_of(start.addr().get() ^ (1 << order), order)?;
+        // SAFETY: the extent has that place; the word is the strategy's alone.
+        unsafe {
+            let (word, bit) = self.bit(offset, order);
+            let bits = word.read();
+            if bits & bit == 0 {
+                return None;
+            }
+            word.write(bits & !bit);
+            Some(pointers::forward(self.start, offset))
         }
-        let offset = address.wrapping_sub(self.start.addr().get());
-        // SAFETY: a listed block lies in the extent.
-        Some(unsafe { pointers::forward(self.start, offset) })
     }
 
     /// Whether a listed block has a byte in common with the block there.

@@ -165,8 +165,7 @@ impl Buddy {
         let (Waiting { block: mut start, record }, mut order) = (waited, order);
         // SAFETY: the caller's contract; a buddy whose bit is set is listed.
         unsafe {
-            while let Some(buddy) = record.as_ref().free_buddy(start, order) {
-                record.as_ref().clear(buddy, order);
+            while let Some(buddy) = record.as_ref().take_buddy(start, order) {
                 self.lists.unlink(buddy.cast(), order);
                 if buddy.addr() < start.addr() {
                     start = buddy;
@@ -229,16 +228,15 @@ impl Buddy {
             let start = pointers::forward(extent.start(), offset);
             self.halve(start, had, wanted, record);
             let record = record.as_ref();
-            let buddies = (had..wanted).map(|order| {
-                let is_lower = start.addr().get() >> order & 1 == 0;
-                is_lower.then(|| record.free_buddy(start, order)).flatten()
-            });
-            if !buddies.clone().all(|buddy| buddy.is_some()) {
+            let fits =
+                |order| start.addr().get() >> order & 1 == 0 && record.has_free_buddy(start, order);
+            if !(had..wanted).all(fits) {
                 return None;
             }
-            for (order, buddy) in (had..wanted).zip(buddies.flatten()) {
-                record.clear(buddy, order);
-                self.lists.unlink(buddy.cast(), order);
+            for order in had..wanted {
+                if let Some(buddy) = record.take_buddy(start, order) {
+                    self.lists.unlink(buddy.cast(), order);
+                }
             }
         }
         Some(1 << wanted)

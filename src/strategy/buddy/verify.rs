@@ -26,8 +26,7 @@ impl Buddy {
             record.visit(&mut |block, order| {
                 counted += 1;
                 free_bytes += 1 << order;
-                // SAFETY: a listed block lies in the extent.
-                if unsafe { record.free_buddy(block, order) }.is_some() {
+                if record.has_free_buddy(block, order) {
                     fault = Some("two free buddies are not merged");
                 }
             });
