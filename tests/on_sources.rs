@@ -6,6 +6,7 @@
 mod battery;
 
 use std::alloc::{Layout, System};
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -165,32 +166,50 @@ battery!(mappings, |_| MemoryMapAllocator::new(), of_plenty());
 battery!(locked_mappings, |_| Locked::new(MemoryMapAllocator::new()), of_plenty());
 battery!(system, |_| GlobalAllocToAllocatorAdaptor::new(&System), of_plenty());
 
-/// A free list's large request is a mapping of its own, which is gone when it is freed.
-#[test]
-fn large_requests_go_straight_to_the_memory_map() {
-    let allocator = FreeListAllocator::new(MemoryMapSource::new());
-    let committed = || allocator.memory_usage().committed_bytes;
-    let small = battery::allocate(&allocator, battery::layout(100, 8), 1);
-    let before = committed();
-    for size in [200 << 10, 3 << 20, (64 << 20) + 1] {
-        let large = battery::allocate(&allocator, battery::layout(size, 8), 2);
-        let taken = committed() - before;
-        assert!((size..size + (128 << 10)).contains(&taken), "{taken} for {size}");
-        let (first, last) = (large.start().addr().get(), size - 1);
-        assert!(is_mapped(first) && is_mapped(first + last));
-        large.free(&allocator, false);
-        assert_eq!(committed(), before);
-        assert!(!is_mapped(first) && !is_mapped(first + last), "{size} went back at once");
-    }
-    small.free(&allocator, false);
+/// A memory map that tells what it gave last, and how many ranges are out.
+#[derive(Default)]
+struct Watched {
+    source: MemoryMapSource,
+    last: Cell<Option<(usize, usize)>>,
+    ranges: Cell<usize>,
 }
 
-/// Whether the kernel has a page at an address.
-fn is_mapped(address: usize) -> bool {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    maps.lines().any(|line| {
-        let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
-        let bound = |text| usize::from_str_radix(text, 16).unwrap();
-        (bound(start)..bound(end)).contains(&address)
-    })
+// SAFETY: both are the memory map's.
+unsafe impl MemorySource for Watched {
+    fn take(&self, request: Layout) -> Result<MemoryRange, AllocError> {
+        let range = self.source.take(request)?;
+        self.last.set(Some((range.start.addr().get(), range.length)));
+        self.ranges.set(self.ranges.get() + 1);
+        Ok(range)
+    }
+
+    unsafe fn give_back(&self, range: MemoryRange) {
+        self.ranges.set(self.ranges.get() - 1);
+        // SAFETY: the caller's contract is the same.
+        unsafe { self.source.give_back(range) }
+    }
+
+    fn granule(&self) -> usize {
+        self.source.granule()
+    }
+}
+
+/// A free list's large request is a mapping of its own, which goes when it is freed.
+#[test]
+fn large_requests_go_straight_to_the_memory_map() {
+    let allocator = FreeListAllocator::new(Watched::default());
+    let source = allocator.source();
+    let small = battery::allocate(&allocator, battery::layout(100, 8), 1);
+    let before = allocator.memory_usage().committed_bytes;
+    for size in [200 << 10, 3 << 20, (64 << 20) + 1] {
+        let large = battery::allocate(&allocator, battery::layout(size, 8), 2);
+        let (start, length) = source.last.take().expect("a range for it");
+        assert_eq!(start, large.start().addr().get(), "the block is where the mapping begins");
+        assert!((size..size + 8192).contains(&length), "{length} for {size}");
+        assert_eq!(source.ranges.get(), 2);
+        large.free(&allocator, false);
+        assert_eq!(source.ranges.get(), 1, "{size} went back at once");
+        assert_eq!(allocator.memory_usage().committed_bytes, before);
+    }
+    small.free(&allocator, false);
 }

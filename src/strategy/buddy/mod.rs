@@ -187,12 +187,11 @@ impl Buddy {
         }
     }
 
-    /// Aborts if a block that is being freed is free, or a part of it, or if it is part of a free
-    /// one.
+    /// Whether a block that is being freed is free, or a part of it, or if it is part of a free one.
     ///
     /// # Safety
     /// It lies in the record's extent.
-    unsafe fn check_is_allocated(&self, start: NonNull<u8>, order: usize, record: &Record) {
+    unsafe fn is_free(&self, start: NonNull<u8>, order: usize, record: &Record) -> bool {
         let range = |start: NonNull<u8>, order: usize| {
             start.addr().get()..start.addr().get() + (1 << order)
         };
@@ -204,9 +203,7 @@ impl Buddy {
             })
         });
         // SAFETY: the caller's contract.
-        if waits || unsafe { record.overlaps_listed(start, order) } {
-            abort_with(&["Buddy: a block is freed that is free already"]);
-        }
+        waits || unsafe { record.overlaps_listed(start, order) }
     }
 
     /// Makes a block one of another order, where it stands. Whether the sizes grow does not tell
@@ -337,8 +334,8 @@ unsafe impl Strategy for Buddy {
             let record = record_of(extent);
             let offset = pointers::distance(extent.start(), block);
             let start = pointers::forward(extent.start(), offset);
-            if cfg!(any(test, heapswitch_check)) {
-                self.check_is_allocated(start, order, record.as_ref());
+            if cfg!(any(test, heapswitch_check)) && self.is_free(start, order, record.as_ref()) {
+                abort_with(&["Buddy: a block is freed that is free already"]);
             }
             let live = record.as_ref().live.get().wrapping_sub(1);
             record.as_ref().live.set(live);
