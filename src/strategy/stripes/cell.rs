@@ -460,12 +460,12 @@ impl Header {
             Kind::Inner => index.checked_sub(cell.number as usize)?,
             Kind::Stripe | Kind::ShortStripe => index,
         };
-        // An inner cell's record may be of an earlier stripe; the head says how far this one goes.
+        // An inner cell's record may be of an earlier stripe, longer than the one that the head is
+        // of by now: what lies beyond that is no unit which it has.
         let head = self.read(head_index).filter(|head| head.is_stripe())?;
         let (within, steps) = (offset - head_index * CELL_BYTES, head.steps());
         let unit = unit_at_offset(within / STRIDE_STEP, steps);
-        let begins =
-            within == unit * steps * STRIDE_STEP && index - head_index < head.stripe_cells();
+        let begins = within == unit * steps * STRIDE_STEP;
         (begins && unit < UNITS && head.has_unit(unit)).then_some(steps * STRIDE_STEP)
     }
 

@@ -137,25 +137,31 @@ fn a_million_blocks_and_no_call_looks_at_many() {
     let stripes = StripeAllocator::new(MemoryMapSource::new());
     let size = |index: usize| if index % 64 == 9 { 9000 } else { 8 * (1 + index % 32) };
     let layout_of = |index| layout(size(index), 8);
-    let (mut allocating, mut asking, mut freeing) = Default::default();
-    let mut take = |index| Looks::of(&mut allocating, || stripes.allocate(layout_of(index)));
-    let mut blocks: Vec<_> = (0..COUNT).map(|index| take(index).unwrap().cast::<u8>()).collect();
-    let mut free = |index: usize, block: NonNull<u8>| {
-        let length = Looks::of(&mut asking, || stripes.allocation_size(block.as_ptr()));
+    let [mut allocating, mut asking, mut freeing] = <[Looks; 3]>::default();
+    let take = |looks: &mut Looks, index| looks.of(|| stripes.allocate(layout_of(index)));
+    let take_first = |index| take(&mut allocating, index).unwrap().cast::<u8>();
+    let mut blocks: Vec<_> = (0..COUNT).map(take_first).collect();
+    let mut free = |freeing: &mut Looks, index: usize, block: NonNull<u8>| {
+        let length = asking.of(|| stripes.allocation_size(block.as_ptr()));
         assert_eq!(length, Ok(stripes.block_length(layout_of(index)).unwrap()));
         // SAFETY: it is allocated, and not used any more.
-        Looks::of(&mut freeing, || unsafe { stripes.deallocate(block, layout_of(index)) });
+        freeing.of(|| unsafe { stripes.deallocate(block, layout_of(index)) });
     };
     // Half of the large ones go, which leaves as many blanks, and others take their place.
     for index in (9..COUNT).step_by(128) {
-        free(index, blocks[index]);
+        free(&mut freeing, index, blocks[index]);
     }
+    // All those blanks are too short for this.
+    let longer = layout(12_000, 8);
+    let block = allocating.of(|| stripes.allocate(longer)).unwrap().cast();
+    // SAFETY: just allocated.
+    freeing.of(|| unsafe { stripes.deallocate(block, longer) });
     for index in (9..COUNT).step_by(128) {
-        blocks[index] = take(index).unwrap().cast();
+        blocks[index] = take(&mut allocating, index).unwrap().cast();
     }
     for step in 0..COUNT {
         let index = step * 7919 % COUNT;
-        free(index, blocks[index]);
+        free(&mut freeing, index, blocks[index]);
     }
     assert_eq!(stripes.memory_usage().allocated_blocks, 0);
     stripes.verify();
