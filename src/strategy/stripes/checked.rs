@@ -7,8 +7,7 @@
 //! ```
 //! use std::alloc::Layout;
 //!
-//! use heapswitch::strategy::stripes::checked::StripeError;
-//! use heapswitch::{Allocator, BorrowedSliceSource, StripeAllocator};
+//! use heapswitch::{Allocator, BorrowedSliceSource, StripeAllocator, StripeError};
 //!
 //! let mut memory = [const { std::mem::MaybeUninit::uninit() }; 32 << 10];
 //! let stripes = StripeAllocator::new(BorrowedSliceSource::new(&mut memory));
