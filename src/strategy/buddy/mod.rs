@@ -187,7 +187,7 @@ impl Buddy {
         }
     }
 
-    /// Whether a block that is being freed is free, or a part of it, or if it is part of a free one.
+    /// Whether a block that is being freed is free, or a part of it, or is part of a free one.
     ///
     /// # Safety
     /// It lies in the record's extent.

@@ -174,6 +174,13 @@ pub(super) fn unit_at_offset(offset_steps: usize, steps: usize) -> usize {
     (offset_steps * factor as usize) >> 24
 }
 
+/// Counts a record or a node of the tree that is looked at, where tests bound how many that are.
+#[inline]
+pub(super) fn looked() {
+    #[cfg(test)]
+    super::tests::LOOKS.set(super::tests::LOOKS.get() + 1);
+}
+
 impl Cell {
     /// Takes the first free unit.
     #[inline]
@@ -333,7 +340,7 @@ impl Header {
     /// There is such a cell.
     #[inline]
     pub(super) unsafe fn cell(&self, index: usize) -> NonNull<Cell> {
-        super::looked();
+        looked();
         // SAFETY: the caller's contract.
         unsafe { pointers::forward(self.records.cast(), index * size_of::<Cell>()).cast() }
     }

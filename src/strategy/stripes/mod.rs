@@ -81,13 +81,6 @@ pub struct Stripes {
 // SAFETY: the pointers lead to memory that is the strategy's alone.
 unsafe impl Send for Stripes {}
 
-/// Counts a record or a node of the tree that is looked at, where tests bound how many that are.
-#[inline]
-fn looked() {
-    #[cfg(test)]
-    tests::LOOKS.set(tests::LOOKS.get() + 1);
-}
-
 /// How a layout is served.
 #[derive(Clone, Copy)]
 enum Served {
