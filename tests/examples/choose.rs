@@ -98,8 +98,7 @@ fn jobs_are_recorded_and_replayed() {
     let folder = Folder::new();
     for job in ["cache", "json", "nodes", "requests", "words"] {
         let recorded = folder.0.join(job).with_extension("trace");
-        let mut words = arguments(&["--record", job]);
-        words.push(recorded.as_os_str());
+        let words = [OsStr::new("--record"), OsStr::new(job), recorded.as_os_str()];
         assert!(printed(&words).contains("events; the job's result: "));
         let (mine, stored) = (events(&recorded), events(&trace(job)));
         assert!(mine.abs_diff(stored) <= stored / 50, "{job}: {mine}, {stored} in the repository");
