@@ -75,6 +75,7 @@ pub use crate::strategy::memory_map::MemoryMapAllocator;
 pub use crate::strategy::slab::SlabAllocator;
 pub use crate::strategy::sourced::SourcedAllocator;
 pub use crate::strategy::stripes::StripeAllocator;
+pub use crate::strategy::stripes::checked::StripeError;
 pub use crate::strategy::stripes::space::{SpaceError, SpaceSettings, StripeSpace};
 pub use crate::strategy::trees::MultipleBinarySearchTreeAllocator;
 #[cfg(not(loom))]

@@ -6,6 +6,7 @@
 mod battery;
 
 use std::alloc::{Layout, System};
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,9 +14,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use battery::{Limits, TestSource};
 use heapswitch::{
     AllocError, ArenaMemorySource, ArenaSettings, ArenaSizes, BitSetAllocator, BorrowedSliceSource,
-    BumpAllocator, ContextAllocator, FileMemorySource, FileSettings, GlobalAllocToAllocatorAdaptor,
-    LifetimeHint, Locked, MemoryMapAllocator, MemoryMapSource, MemoryRange, MemorySource,
-    MultipleBinarySearchTreeAllocator, SlabAllocator,
+    BuddyAllocator, BumpAllocator, ContextAllocator, FileMemorySource, FileSettings,
+    FreeListAllocator, GlobalAllocToAllocatorAdaptor, LifetimeHint, LocalAllocator, Locked,
+    MemoryMapAllocator, MemoryMapSource, MemoryRange, MemorySource,
+    MultipleBinarySearchTreeAllocator, SlabAllocator, StripeAllocator,
 };
 
 /// These take nothing of the battery's own source.
@@ -127,6 +129,21 @@ battery!(slab_in_an_arena, |source| SlabAllocator::new(arena(source)), of_slab()
 battery!(slab_in_a_slice, |source| SlabAllocator::new(slice(source)), of_slab());
 battery!(slab_in_a_file, |source| SlabAllocator::new(sparse_file(source)), of_slab());
 
+battery!(free_list_on_maps, |source| FreeListAllocator::new(maps(source)), of_plenty());
+battery!(free_list_in_an_arena, |source| FreeListAllocator::new(arena(source)), of_arena());
+battery!(free_list_in_a_slice, |source| FreeListAllocator::new(slice(source)), of_plenty());
+battery!(free_list_in_a_file, |source| FreeListAllocator::new(file(source)), of_plenty());
+
+battery!(buddy_on_maps, |source| BuddyAllocator::new(maps(source)), of_plenty());
+battery!(buddy_in_an_arena, |source| BuddyAllocator::new(arena(source)), of_arena());
+battery!(buddy_in_a_slice, |source| BuddyAllocator::new(slice(source)), of_plenty());
+battery!(buddy_in_a_file, |source| BuddyAllocator::new(sparse_file(source)), of_plenty());
+
+battery!(stripes_on_maps, |source| StripeAllocator::new(maps(source)), of_plenty());
+battery!(stripes_in_an_arena, |source| StripeAllocator::new(arena(source)), of_arena());
+battery!(stripes_in_a_slice, |source| StripeAllocator::new(slice(source)), of_plenty());
+battery!(stripes_in_a_file, |source| StripeAllocator::new(file(source)), of_plenty());
+
 battery!(
     context_in_a_slice,
     |source| ContextAllocator::new(LifetimeHint::Medium, slice(source)),
@@ -148,3 +165,52 @@ battery!(
 battery!(mappings, |_| MemoryMapAllocator::new(), of_plenty());
 battery!(locked_mappings, |_| Locked::new(MemoryMapAllocator::new()), of_plenty());
 battery!(system, |_| GlobalAllocToAllocatorAdaptor::new(&System), of_plenty());
+
+/// A memory map that tells what it gave last, and how many ranges are out.
+#[derive(Default)]
+struct Watched {
+    source: MemoryMapSource,
+    last: Cell<Option<(usize, usize)>>,
+    ranges: Cell<usize>,
+}
+
+// SAFETY: both are the memory map's.
+unsafe impl MemorySource for Watched {
+    fn take(&self, request: Layout) -> Result<MemoryRange, AllocError> {
+        let range = self.source.take(request)?;
+        self.last.set(Some((range.start.addr().get(), range.length)));
+        self.ranges.set(self.ranges.get() + 1);
+        Ok(range)
+    }
+
+    unsafe fn give_back(&self, range: MemoryRange) {
+        self.ranges.set(self.ranges.get() - 1);
+        // SAFETY: the caller's contract is the same.
+        unsafe { self.source.give_back(range) }
+    }
+
+    fn granule(&self) -> usize {
+        self.source.granule()
+    }
+}
+
+/// A free list's large request is a mapping of its own, which goes when it is freed.
+#[test]
+fn large_requests_go_straight_to_the_memory_map() {
+    let allocator = FreeListAllocator::new(Watched::default());
+    let source = allocator.source();
+    let small = battery::allocate(&allocator, battery::layout(100, 8), 1);
+    let before = allocator.memory_usage().committed_bytes;
+    for size in [200 << 10, 3 << 20, (64 << 20) + 1] {
+        let large = battery::allocate(&allocator, battery::layout(size, 8), 2);
+        let (start, length) = source.last.take().expect("a range for it");
+        assert_eq!(start, large.start().addr().get(), "the block is where the mapping begins");
+        // The block and its record, in whole granules.
+        assert!((size..size + 1024 + source.granule()).contains(&length), "{length} for {size}");
+        assert_eq!(source.ranges.get(), 2);
+        large.free(&allocator, false);
+        assert_eq!(source.ranges.get(), 1, "{size} went back at once");
+        assert_eq!(allocator.memory_usage().committed_bytes, before);
+    }
+    small.free(&allocator, false);
+}

@@ -1,4 +1,5 @@
-//! The jobs whose traces are beside this example: what ordinary programs do, in small.
+//! The jobs whose traces are beside this example: what ordinary programs do, in small. Their texts
+//! stand in `inputs`, so that a job does the same whatever becomes of the repository.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -52,13 +53,13 @@ fn cache() -> usize {
     hits
 }
 
-/// Reads this repository's lock file into a JSON document, prints that, parses it, and changes it.
+/// Reads a lock file of cargo's into a JSON document, prints that, parses it, and changes it.
 fn json() -> usize {
     use serde_json::{Map, Value};
 
     let mut packages: Vec<Value> = vec![];
     let mut package = Map::new();
-    for line in include_str!("../../Cargo.lock").lines() {
+    for line in include_str!("inputs/packages.txt").lines() {
         if line == "[[package]]" && !package.is_empty() {
             packages.push(Value::Object(std::mem::take(&mut package)));
         } else if let Some((key, value)) = line.split_once(" = ") {
@@ -157,10 +158,10 @@ fn requests() -> usize {
     bytes + log.len()
 }
 
-/// An index of the words of this repository's ARCHITECTURE.md: where each occurs.
+/// An index of the words of a page: where each occurs.
 fn words() -> usize {
     let mut index: BTreeMap<String, Vec<(usize, usize)>> = BTreeMap::new();
-    for (line, text) in include_str!("../../ARCHITECTURE.md").lines().enumerate() {
+    for (line, text) in include_str!("inputs/words.txt").lines().enumerate() {
         let is_part = |character: char| character.is_alphanumeric() || character == '_';
         for word in text.split(|character| !is_part(character)).filter(|word| !word.is_empty()) {
             let column = word.as_ptr().addr() - text.as_ptr().addr();

@@ -17,8 +17,9 @@
 //! }
 //! ```
 //!
-//! This program has that allocator itself, with which it recorded the traces beside it: `--record`
-//! does one of the jobs and writes its trace.
+//! This program has that allocator itself, with which it recorded most of the traces beside it:
+//! `--record` does one of the jobs and writes its trace. The others are recorded by the program
+//! `record` in `benches/strategies`.
 
 mod drawing;
 mod jobs;
@@ -63,16 +64,16 @@ fn read(path: &Path) -> Result<Trace, String> {
 /// Replays each trace, and prints a table for each.
 fn choose(options: &Options) -> Result<(), String> {
     let traces = options.traces()?;
-    for (index, path) in traces.iter().enumerate() {
+    for path in &traces {
         let trace = read(path)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let results = replay::all(&trace, options);
         print!("{}", table::render(&name, &trace, &results));
-        if index == 0
-            && let Some(svg) = &options.svg
-        {
-            let drawing = drawing::render(&name, &trace, &results);
-            std::fs::write(svg, drawing).map_err(|error| format!("{}: {error}", svg.display()))?;
+        if let Some(folder) = &options.svg {
+            let complain = |error: std::io::Error| format!("{}: {error}", folder.display());
+            std::fs::create_dir_all(folder).map_err(complain)?;
+            let file = folder.join(format!("{name}.svg"));
+            std::fs::write(file, drawing::render(&name, &trace, &results)).map_err(complain)?;
         }
     }
     Ok(())

@@ -9,11 +9,12 @@ Usage: choose [OPTIONS] [TRACE...]
        choose --record JOB FILE
 
 Replays allocation traces over every strategy, and prints for each trace the time, the memory
-that was taken, the least that would do, what part of that is lost, and what was refused.
+that was taken, the least that would do, what part of that is lost and what part by rounding
+alone, and what was refused.
 Without TRACE: those beside this example.
 
 Options:
-  --svg FILE        Draw the address space of each strategy over time, for the first trace
+  --svg FOLDER      Draw the address space of each strategy over time, a file for each trace
   --memory MIB      What each strategy may take, by default 256 MiB
   --rounds N        How often each replay is timed, by default 15
   --record JOB FILE Do one of the jobs cache, json, nodes, requests or words, and write its trace
@@ -75,7 +76,7 @@ impl Options {
             match argument.to_str() {
                 Some("--help" | "-h") => options.task = Task::Help,
                 Some("--svg") => {
-                    options.svg = Some(following(&mut arguments, "--svg", "a file")?.into());
+                    options.svg = Some(following(&mut arguments, "--svg", "a folder")?.into());
                 }
                 Some("--memory") => {
                     options.memory_bytes = number(&mut arguments, "--memory", 1 << 16)? << 20;

@@ -16,6 +16,9 @@ use crate::strategies::{self, NAMES, Visitor};
 pub(crate) struct Placed {
     /// From the start of the memory.
     pub(crate) offset: usize,
+    /// What was asked for.
+    pub(crate) asked: usize,
+    /// The block's length.
     pub(crate) bytes: usize,
     /// The events that made it and ended it.
     pub(crate) from: usize,
@@ -31,6 +34,8 @@ pub(crate) struct Replayed {
     pub(crate) peak_bytes: usize,
     /// The least memory in which nothing is refused; none where something always is.
     pub(crate) least_bytes: Option<usize>,
+    /// By how much the blocks were longer than asked for, when most was asked for.
+    pub(crate) rounded_bytes: usize,
     pub(crate) refused: usize,
     pub(crate) placed: Vec<Placed>,
 }
@@ -173,13 +178,22 @@ struct Watched<'a> {
     trace: &'a Trace,
 }
 
+/// What was watched: see [`Replayed`].
+struct Seen {
+    peak_bytes: usize,
+    rounded_bytes: usize,
+    refused: usize,
+    placed: Vec<Placed>,
+}
+
 impl Visitor for Watched<'_> {
-    type Result = (usize, usize, Vec<Placed>);
+    type Result = Seen;
 
     fn visit(&mut self, start: usize, allocator: &impl LocalAllocator) -> Self::Result {
         let mut slots = vec![None; self.trace.slots];
         let mut since: Vec<Option<Placed>> = vec![None; self.trace.slots];
         let (mut placed, mut refused) = (vec![], 0);
+        let (mut asked, mut in_blocks, mut most_asked, mut rounded_bytes) = (0, 0, 0, 0);
         for (index, &event) in self.trace.events.iter().enumerate() {
             refused += usize::from(!step(allocator, &mut slots, event));
             let (TraceEvent::Allocate { slot, .. }
@@ -188,17 +202,24 @@ impl Visitor for Watched<'_> {
             let now = slots[slot].filter(|(_, layout)| layout.size() != 0);
             let now = now.map(|(block, layout)| Placed {
                 offset: block.addr().get() - start,
+                asked: layout.size(),
                 bytes: allocator.block_length(layout).unwrap_or(layout.size()),
                 from: index,
                 to: self.trace.events.len(),
             });
             let before = std::mem::replace(&mut since[slot], now);
+            asked = asked + now.map_or(0, |now| now.asked) - before.map_or(0, |it| it.asked);
+            in_blocks =
+                in_blocks + now.map_or(0, |now| now.bytes) - before.map_or(0, |it| it.bytes);
+            if asked > most_asked {
+                (most_asked, rounded_bytes) = (asked, in_blocks - asked);
+            }
             placed.extend(before.map(|before| Placed { to: index, ..before }));
         }
         placed.extend(since.into_iter().flatten());
         let peak_bytes = allocator.memory_usage().peak_committed_bytes;
         free_all(allocator, &mut slots);
-        (peak_bytes, refused, placed)
+        Seen { peak_bytes, rounded_bytes, refused, placed }
     }
 }
 
@@ -210,10 +231,10 @@ pub(crate) fn all(trace: &Trace, options: &Options) -> Vec<Replayed> {
         .map(|&name| {
             let all = memory.bytes();
             let watched = strategies::visit(name, (&mut memory, all), &mut Watched { trace });
-            let (peak_bytes, refused, placed) = watched;
+            let Seen { peak_bytes, rounded_bytes, refused, placed } = watched;
             let least_bytes = (refused == 0).then(|| least_bytes(name, trace, &mut memory));
             let (time, least_bytes) = (Duration::ZERO, least_bytes.flatten());
-            Replayed { name, time, peak_bytes, least_bytes, refused, placed }
+            Replayed { name, time, peak_bytes, least_bytes, rounded_bytes, refused, placed }
         })
         .collect();
     let mut timed = Timed { trace, slots: vec![None; trace.slots] };

@@ -25,6 +25,7 @@
 //! same range, as nearly always; else some thirty instructions without a branch in them for the
 //! first 32 ranges, and O(log n) for more.
 
+mod asked;
 mod direct;
 mod few;
 mod found;

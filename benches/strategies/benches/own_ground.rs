@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use strategies::many::{self, Work};
-use strategies::peers::{self, Buffer, Peer};
-use strategies::workloads;
+use strategies::peers::{self, Buffer};
+use strategies::{requests, workloads};
 
 /// Times one run after the other, each on an allocator made anew.
 fn time(criterion: &mut Criterion, row: &str, name: &str, mut run: impl FnMut() -> Duration) {
@@ -30,31 +30,58 @@ macro_rules! beside {
     };
 }
 
+/// Blocks that come and go one by one: talc's random actions, for all that frees single blocks.
+fn random_actions(criterion: &mut Criterion, buffer: &mut Buffer) {
+    for most in [256, 1000, 10_000, 100_000] {
+        for with_resize in [false, true] {
+            let row = format!("random{} to {most} B", if with_resize { ", resize" } else { "" });
+            beside!(
+                criterion, buffer, &row,
+                |peer: &_, addresses: &_| {
+                    workloads::random_actions(peer, addresses, most, with_resize)
+                };
+                "MultipleBinarySearchTreeAllocator" peers::trees, "BitSetAllocator" peers::bits,
+                "FreeListAllocator" peers::free_list, "first fit" peers::first_fit,
+                "BuddyAllocator" peers::our_buddy, "StripeAllocator" peers::stripes,
+                "talc" peers::talc, "buddy_system_allocator" peers::buddy,
+                "linked_list_allocator" peers::linked_list,
+            );
+        }
+    }
+}
+
+/// Bump: requests' objects that are all dropped at once.
+fn bumps(criterion: &mut Criterion, buffer: &mut Buffer) {
+    let row = "2000 objects, all dropped";
+    time(criterion, row, "BumpAllocator", || requests::in_bump(buffer));
+    time(criterion, row, "bumpalo", requests::in_bumpalo);
+}
+
 /// Buddies: many live powers of two, and pairs.
 fn buddies(criterion: &mut Criterion, buffer: &mut Buffer) {
     beside!(
         criterion, buffer, "20,000 of 32 B to 4 KiB", workloads::powers;
         "BuddyAllocator" peers::our_buddy, "buddy_system_allocator" peers::buddy,
     );
-    fn pairs(peer: &impl Peer, addresses: &std::ops::Range<usize>) -> Duration {
-        workloads::pairs(peer, addresses, 8)
+    for (row, bytes) in [("pairs of 8 B", 8), ("pairs of 1 MiB", 1 << 20)] {
+        beside!(
+            criterion, buffer, row,
+            |peer: &_, addresses: &_| workloads::pairs(peer, addresses, bytes);
+            "BuddyAllocator" peers::our_buddy, "MultipleBinarySearchTreeAllocator" peers::trees,
+            "BitSetAllocator" peers::bits, "talc" peers::talc,
+            "buddy_system_allocator" peers::buddy, "linked_list_allocator" peers::linked_list,
+        );
     }
+    // Each behind a lock of its crate's.
     beside!(
-        criterion, buffer, "pairs of 8 B", pairs;
-        "BuddyAllocator" peers::our_buddy, "buddy_system_allocator" peers::buddy,
+        criterion, buffer, "two threads, locked", workloads::threads;
+        "LockedBuddyAllocator" peers::locked_buddy,
+        "buddy_system_allocator" peers::spin_locked_buddy,
     );
 }
 
-/// Free lists: talc's random actions, and scopes within scopes.
+/// Free lists: scopes within scopes.
 fn free_lists(criterion: &mut Criterion, buffer: &mut Buffer) {
-    for most in [256, 1000, 10_000, 100_000] {
-        beside!(
-            criterion, buffer, &format!("random to {most} B"),
-            |peer: &_, addresses: &_| workloads::random_actions(peer, addresses, most, false);
-            "FreeListAllocator" peers::free_list, "first fit" peers::first_fit,
-            "talc" peers::talc, "linked_list_allocator" peers::linked_list,
-        );
-    }
     beside!(
         criterion, buffer, "nested scopes of 16 to 512 B", workloads::nested;
         "FreeListAllocator" peers::free_list, "first fit" peers::first_fit,
@@ -79,6 +106,8 @@ fn stripes(criterion: &mut Criterion, buffer: &mut Buffer) {
 
 fn own_ground(criterion: &mut Criterion) {
     let mut buffer = Buffer::new(128 << 20);
+    random_actions(criterion, &mut buffer);
+    bumps(criterion, &mut buffer);
     buddies(criterion, &mut buffer);
     free_lists(criterion, &mut buffer);
     stripes(criterion, &mut buffer);

@@ -2,4 +2,5 @@
 
 pub mod many;
 pub mod peers;
+pub mod requests;
 pub mod workloads;

@@ -1,6 +1,7 @@
 //! The strategies and their peers, each on one buffer, behind the three calls that all have.
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
@@ -115,6 +116,82 @@ impl<G: GlobalAlloc> Peer for ByGlobal<G> {
     }
 }
 
+/// A heap that one thread has to itself, as its crate offers it beside the one with a lock.
+pub trait Heap {
+    fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>>;
+
+    /// # Safety
+    /// The block is allocated with that layout.
+    unsafe fn free(&mut self, block: NonNull<u8>, layout: Layout);
+}
+
+impl Heap for buddy_system_allocator::Heap<33> {
+    #[inline]
+    fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        self.alloc(layout).ok()
+    }
+
+    #[inline]
+    unsafe fn free(&mut self, block: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's contract.
+        unsafe { self.dealloc(block, layout) }
+    }
+}
+
+impl Heap for linked_list_allocator::Heap {
+    #[inline]
+    fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        self.allocate_first_fit(layout).ok()
+    }
+
+    #[inline]
+    unsafe fn free(&mut self, block: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's contract.
+        unsafe { self.deallocate(block, layout) }
+    }
+}
+
+/// Through a heap's own calls, without a lock. A block is resized as `GlobalAlloc` does it unless
+/// told otherwise, and so as these crates do: by a new one.
+pub struct ByHeap<H>(UnsafeCell<H>);
+
+impl<H: Heap> ByHeap<H> {
+    #[inline]
+    #[expect(clippy::mut_from_ref, reason = "the cell is this type's own and it is not Sync")]
+    fn heap(&self) -> &mut H {
+        // SAFETY: the type is not Sync, and each call asks once and calls nobody back.
+        unsafe { &mut *self.0.get() }
+    }
+}
+
+impl<H: Heap> Peer for ByHeap<H> {
+    #[inline]
+    fn allocate(&self, layout: Layout) -> *mut u8 {
+        self.heap().allocate(layout).map_or(std::ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    #[inline]
+    unsafe fn free(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract; blocks are never null.
+        unsafe { self.heap().free(NonNull::new_unchecked(block), layout) }
+    }
+
+    #[inline]
+    unsafe fn resize(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the size is not zero, and rounded up to the alignment no overflow; both blocks
+        // are allocated, and as long as what is copied.
+        unsafe {
+            let new = Layout::from_size_align_unchecked(size, layout.align());
+            let moved = self.allocate(new);
+            if !moved.is_null() {
+                moved.copy_from_nonoverlapping(block, size.min(layout.size()));
+                self.free(block, layout);
+            }
+            moved
+        }
+    }
+}
+
 pub fn trees(buffer: &mut Buffer) -> impl Peer {
     ByTrait(MultipleBinarySearchTreeAllocator::new(buffer.source()))
 }
@@ -159,14 +236,27 @@ pub fn talc(buffer: &mut Buffer) -> impl Peer {
     ByGlobal(talc)
 }
 
-pub fn buddy(buffer: &mut Buffer) -> impl Peer + Sync {
+pub fn buddy(buffer: &mut Buffer) -> impl Peer {
+    let mut heap = buddy_system_allocator::Heap::<33>::empty();
+    // SAFETY: as above.
+    unsafe { heap.init(buffer.start().expose_provenance(), buffer.bytes()) };
+    ByHeap(UnsafeCell::new(heap))
+}
+
+pub fn spin_locked_buddy(buffer: &mut Buffer) -> impl Peer + Sync {
     let heap = buddy_system_allocator::LockedHeap::<33>::empty();
     // SAFETY: as above.
-    unsafe { heap.lock().init(buffer.start() as usize, buffer.bytes()) };
+    unsafe { heap.lock().init(buffer.start().expose_provenance(), buffer.bytes()) };
     ByGlobal(heap)
 }
 
-pub fn linked_list(buffer: &mut Buffer) -> impl Peer + Sync {
+pub fn linked_list(buffer: &mut Buffer) -> impl Peer {
+    // SAFETY: as above.
+    let heap = unsafe { linked_list_allocator::Heap::new(buffer.start(), buffer.bytes()) };
+    ByHeap(UnsafeCell::new(heap))
+}
+
+pub fn spin_locked_linked_list(buffer: &mut Buffer) -> impl Peer + Sync {
     // SAFETY: as above.
     let heap = unsafe { linked_list_allocator::LockedHeap::new(buffer.start(), buffer.bytes()) };
     ByGlobal(heap)

@@ -14,7 +14,7 @@ use super::collect::{collect, end_quarantine};
 use super::idle::{release_unused, retire, retire_emptied};
 use super::inspect::verify_sometimes;
 use super::runs::{
-    abandon, add_extent, count_held, label, note, own, range_of, return_run, run_of, take_run,
+    abandon, add_extent, count_held, note, own, range_of, return_run, run_of, take_run,
 };
 use super::{DIRECT, Guard, Header, HeapCell, header_of, is_direct_in, strategy_of};
 use crate::pointers::block;

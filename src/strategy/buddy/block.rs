@@ -11,7 +11,7 @@ pub(super) const MIN_ORDER: usize = 5;
 /// Orders from [`MIN_ORDER`] on: up to 2^46 bytes, which no process has in one piece.
 pub(super) const ORDERS: usize = 42;
 
-/// What lies in a free block.
+/// What lies in a listed block. Whether it is free, and of which order, its extent's map says.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Block {
@@ -19,19 +19,9 @@ pub(super) struct Block {
     previous: Option<NonNull<Block>>,
     /// The record of the extent that the block lies in.
     pub(super) record: NonNull<Record>,
-    /// log2 of the block's length.
-    pub(super) order: usize,
 }
 
-const _: () = assert!(size_of::<Block>() == 1 << MIN_ORDER);
-
-impl Block {
-    /// Of a block that is in no list.
-    #[inline]
-    pub(super) const fn new(order: usize, record: NonNull<Record>) -> Self {
-        Self { next: None, previous: None, record, order }
-    }
-}
+const _: () = assert!(size_of::<Block>() <= 1 << MIN_ORDER);
 
 /// The free blocks by order.
 ///
@@ -64,7 +54,7 @@ impl Lists {
         let block = start.cast::<Block>();
         // SAFETY: the block is free, and so are those in the list.
         unsafe {
-            block.write(Block { next: *head, previous: None, record, order });
+            block.write(Block { next: *head, previous: None, record });
             if let Some(next) = *head {
                 (*next.as_ptr()).previous = Some(block);
             }
@@ -79,20 +69,21 @@ impl Lists {
     pub(super) fn pop(&mut self, order: usize) -> Option<(NonNull<Block>, usize)> {
         let rest = self.occupied & (u64::MAX << (order - MIN_ORDER));
         let block = (*self.heads.get(rest.trailing_zeros() as usize)?)?;
+        let order = rest.trailing_zeros() as usize + MIN_ORDER;
         // SAFETY: the block is the first of its list.
-        unsafe { self.unlink(block) };
-        Some((block, rest.trailing_zeros() as usize + MIN_ORDER))
+        unsafe { self.unlink(block, order) };
+        Some((block, order))
     }
 
     /// Takes a block out of its list.
     ///
     /// # Safety
-    /// It is in one.
+    /// It is in that of the order.
     #[inline]
-    pub(super) unsafe fn unlink(&mut self, block: NonNull<Block>) {
+    pub(super) unsafe fn unlink(&mut self, block: NonNull<Block>, order: usize) {
         // SAFETY: the block is in a list, and so are those that it links.
         unsafe {
-            let Block { next, previous, order, .. } = *block.as_ptr();
+            let Block { next, previous, .. } = *block.as_ptr();
             if let Some(next) = next {
                 (*next.as_ptr()).previous = previous;
             }
@@ -122,15 +113,13 @@ impl Lists {
                 if block.previous != previous {
                     return Err("a list reads differently backwards: freed memory was written to");
                 }
-                if block.order != index + MIN_ORDER {
-                    return Err("a block is in the list of another order");
+                let order = index + MIN_ORDER;
+                if !pointers::is_aligned(pointer.cast(), 1 << order) {
+                    return Err("a block lies at no multiple of its length");
                 }
                 // SAFETY: a listed block's record is valid.
-                if !unsafe { block.record.as_ref() }.is_set(pointer.cast()) {
+                if !unsafe { block.record.as_ref() }.is_listed(pointer.cast(), order) {
                     return Err("a listed block is not in the map");
-                }
-                if !pointers::is_aligned(pointer.cast(), 1 << block.order) {
-                    return Err("a block lies at no multiple of its length");
                 }
                 blocks += 1;
                 previous = next;

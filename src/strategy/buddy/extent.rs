@@ -1,9 +1,20 @@
-//! What is kept about an extent, out of line: its record, and the map of where free blocks start.
+//! What is kept about an extent, out of line: its record, and the map of its free blocks.
+//!
+//! ```text
+//!   order 5   1 bit for each place of 32 bytes   │ 0 1 0 0 0 0 0 0 │
+//!   order 6   1 bit for each of 64               │  0   0   0   1  │ one after the other, without
+//!   order 7   1 bit for each of 128              │    0       0    │ gaps; twice as many bits in
+//!   ...                                          │        ...      │ all as there are granules
+//! ```
+//!
+//! A bit says that a block of that order is listed there, so nothing that stands in blocks tells
+//! which of them are free, or how long they are.
 
+use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::MAX_ORDER;
-use super::block::{Block, MIN_ORDER};
+use super::block::MIN_ORDER;
 use crate::pointers;
 use crate::strategy::Extent;
 
@@ -13,11 +24,17 @@ pub(super) struct Record {
     start: NonNull<u8>,
     /// Whole granules of 32 bytes.
     usable_bytes: usize,
+    /// Twice as many as granules: no fewer than places for blocks, of all orders.
+    bits: usize,
     words: NonNull<u64>,
+    /// The blocks that are currently allocated.
+    pub(super) live: Cell<usize>,
     /// The list of all records.
     pub(super) next: Option<NonNull<Record>>,
     pub(super) previous: Option<NonNull<Record>>,
 }
+
+const WORD_BITS: usize = u64::BITS as usize;
 
 /// The metadata bytes for an extent.
 pub(super) const fn metadata_bytes(extent_bytes: usize) -> usize {
@@ -25,7 +42,7 @@ pub(super) const fn metadata_bytes(extent_bytes: usize) -> usize {
 }
 
 const fn words_for(extent_bytes: usize) -> usize {
-    extent_bytes.div_ceil((u64::BITS as usize) << MIN_ORDER)
+    (2 * (extent_bytes >> MIN_ORDER)).div_ceil(WORD_BITS)
 }
 
 impl Record {
@@ -41,7 +58,15 @@ impl Record {
             let words = pointers::forward(extent.metadata(), size_of::<Self>()).cast();
             let usable_bytes = extent.length() & !((1 << MIN_ORDER) - 1);
             let start = extent.start();
-            record.write(Self { start, usable_bytes, words, next: first, previous: None });
+            record.write(Self {
+                start,
+                usable_bytes,
+                bits: 2 * (usable_bytes >> MIN_ORDER),
+                words,
+                live: Cell::new(0),
+                next: first,
+                previous: None,
+            });
             if let Some(first) = first {
                 (*first.as_ptr()).previous = Some(record);
             }
@@ -72,101 +97,138 @@ impl Record {
         self.usable_bytes
     }
 
+    /// Where the bits of an order begin in the map.
+    #[inline]
+    const fn base(&self, order: usize) -> usize {
+        // The orders before have at least a half, a quarter ... of all: as many as blocks.
+        self.bits - (self.bits >> (order - MIN_ORDER))
+    }
+
     /// A word of the map.
     ///
     /// # Safety
-    /// There are as many.
+    /// It has the bit of that number.
     #[inline]
-    unsafe fn word(&self, index: usize) -> NonNull<u64> {
+    unsafe fn word(&self, bit: usize) -> NonNull<u64> {
+        let bytes = bit / WORD_BITS * size_of::<u64>();
         // SAFETY: the caller's contract.
-        unsafe { pointers::forward(self.words.cast(), index * size_of::<u64>()).cast() }
+        unsafe { pointers::forward(self.words.cast(), bytes).cast() }
     }
 
-    /// The word and the bit of a granule's start.
+    /// The word and the bit of a place for a block.
     ///
     /// # Safety
-    /// `start` lies in the extent.
+    /// A block of that order has room there in the extent.
     #[inline]
-    unsafe fn bit(&self, start: NonNull<u8>) -> (NonNull<u64>, u64) {
-        let granule = pointers::distance(self.start, start) >> MIN_ORDER;
-        // SAFETY: the map has a bit for each granule of the extent.
-        let word = unsafe { self.word(granule / u64::BITS as usize) };
-        (word, 1 << (granule % u64::BITS as usize))
+    unsafe fn bit(&self, offset: usize, order: usize) -> (NonNull<u64>, u64) {
+        let bit = self.base(order) + (offset >> order);
+        // SAFETY: the map has a bit for each place of each order.
+        (unsafe { self.word(bit) }, 1 << (bit % WORD_BITS))
     }
 
-    /// Notes that a free block starts there.
+    /// Notes that a block is listed there.
     ///
     /// # Safety
-    /// `start` lies in the extent.
+    /// It lies in the extent.
     #[inline]
-    pub(super) unsafe fn set(&self, start: NonNull<u8>) {
+    pub(super) unsafe fn set(&self, start: NonNull<u8>, order: usize) {
         // SAFETY: the caller's contract; the word is the strategy's alone.
         unsafe {
-            let (word, bit) = self.bit(start);
+            let (word, bit) = self.bit(pointers::distance(self.start, start), order);
             word.write(word.read() | bit);
         }
     }
 
-    /// Notes that no free block starts there.
+    /// Notes that no block of that order is listed there.
     ///
     /// # Safety
-    /// `start` lies in the extent.
+    /// It lies in the extent.
     #[inline]
-    pub(super) unsafe fn clear(&self, start: NonNull<u8>) {
+    pub(super) unsafe fn clear(&self, start: NonNull<u8>, order: usize) {
         // SAFETY: the caller's contract; the word is the strategy's alone.
         unsafe {
-            let (word, bit) = self.bit(start);
+            let (word, bit) = self.bit(pointers::distance(self.start, start), order);
             word.write(word.read() & !bit);
         }
     }
 
-    /// Whether a free block starts there; not if that lies outside the extent.
+    /// The offset of a place for a block, if the extent has it.
     #[inline]
-    pub(super) fn is_set(&self, start: NonNull<u8>) -> bool {
-        if pointers::distance(self.start, start) >= self.usable_bytes {
-            return false;
-        }
-        // SAFETY: the start lies in the extent.
-        unsafe {
-            let (word, bit) = self.bit(start);
-            word.read() & bit != 0
-        }
+    fn offset_of(&self, address: usize, order: usize) -> Option<usize> {
+        let offset = address.wrapping_sub(self.start.addr().get());
+        (offset <= self.usable_bytes.checked_sub(1 << order)?).then_some(offset)
     }
 
-    /// The buddy of a block, if it is listed and of the same order.
-    ///
-    /// # Safety
-    /// The block lies in the extent.
+    /// Whether a block of that order is listed at an address, which may lie outside the extent.
     #[inline]
-    pub(super) unsafe fn free_buddy(
-        &self,
-        start: NonNull<u8>,
-        order: usize,
-    ) -> Option<NonNull<Block>> {
+    fn is_listed_at(&self, address: usize, order: usize) -> bool {
+        self.offset_of(address, order).is_some_and(|offset| {
+            // SAFETY: the extent has that place.
+            unsafe {
+                let (word, bit) = self.bit(offset, order);
+                word.read() & bit != 0
+            }
+        })
+    }
+
+    /// Whether a block of that order is listed there.
+    pub(super) fn is_listed(&self, start: NonNull<u8>, order: usize) -> bool {
+        self.is_listed_at(start.addr().get(), order)
+    }
+
+    /// Whether the buddy of a block is listed and of the same order.
+    pub(super) fn has_free_buddy(&self, start: NonNull<u8>, order: usize) -> bool {
+        order < MAX_ORDER && self.is_listed_at(start.addr().get() ^ (1 << order), order)
+    }
+
+    /// Notes that the buddy of a block is listed no more, if it was and of the same order; the
+    /// buddy then.
+    #[inline]
+    pub(super) fn take_buddy(&self, start: NonNull<u8>, order: usize) -> Option<NonNull<u8>> {
         if order >= MAX_ORDER {
             return None;
         }
-        let address = start.addr().get() ^ (1 << order);
-        let offset = address.wrapping_sub(self.start.addr().get());
-        if offset >= self.usable_bytes {
-            return None;
-        }
-        // SAFETY: the offset lies in the extent; where the bit is set a listed block starts.
+        let offset = self.offset_of(start.addr().get() ^ (1 << order), order)?;
+        // SAFETY: the extent has that place; the word is the strategy's alone.
         unsafe {
-            let buddy = pointers::forward(self.start, offset);
-            let (word, bit) = self.bit(buddy);
-            let block = buddy.cast::<Block>();
-            (word.read() & bit != 0 && (*block.as_ptr()).order == order).then_some(block)
+            let (word, bit) = self.bit(offset, order);
+            let bits = word.read();
+            if bits & bit == 0 {
+                return None;
+            }
+            word.write(bits & !bit);
+            Some(pointers::forward(self.start, offset))
         }
     }
 
-    /// Whether a free block starts in the range.
-    pub(super) fn has_free_in(&self, start: NonNull<u8>, bytes: usize) -> bool {
+    /// Whether a listed block has a byte in common with the block there.
+    ///
+    /// # Safety
+    /// The block lies in the extent.
+    pub(super) unsafe fn overlaps_listed(&self, start: NonNull<u8>, order: usize) -> bool {
         let offset = pointers::distance(self.start, start);
-        (offset..offset + bytes).step_by(1 << MIN_ORDER).any(|offset| {
-            // SAFETY: the range lies in the extent.
-            self.is_set(unsafe { pointers::forward(self.start, offset) })
-        })
+        let within = (MIN_ORDER..order).any(|lower| {
+            let first = self.base(lower) + (offset >> lower);
+            self.next_set(first, first + (1 << (order - lower))).is_some()
+        });
+        within
+            || (order..=MAX_ORDER)
+                .any(|upper| self.is_listed_at(start.addr().get() >> upper << upper, upper))
+    }
+
+    /// The first bit that is set from `from` on, below `end`.
+    fn next_set(&self, from: usize, end: usize) -> Option<usize> {
+        let mut bit = from;
+        while bit < end {
+            // SAFETY: callers pass the bits of an order.
+            let rest = unsafe { self.word(bit).read() } >> (bit % WORD_BITS);
+            if rest != 0 {
+                bit += rest.trailing_zeros() as usize;
+                return (bit < end).then_some(bit);
+            }
+            bit = (bit / WORD_BITS + 1) * WORD_BITS;
+        }
+        None
     }
 
     /// Calls `visit` with the start and the order of each block of the first division: the longest
@@ -184,23 +246,21 @@ impl Record {
         }
     }
 
-    /// Calls `visit` with each listed block and its order, in order of address. The block may be
-    /// unlinked or overwritten then.
-    ///
-    /// # Safety
-    /// The extent was added and not removed.
-    pub(super) unsafe fn visit(&self, visit: &mut dyn FnMut(NonNull<Block>, usize)) {
-        for index in 0..words_for(self.usable_bytes) {
-            // SAFETY: the words are as many.
-            let mut rest = unsafe { self.word(index).read() };
-            while rest != 0 {
-                let granule = index * u64::BITS as usize + rest.trailing_zeros() as usize;
-                rest &= rest - 1;
-                // SAFETY: where a bit is set a listed block starts.
-                unsafe {
-                    let block = pointers::forward(self.start, granule << MIN_ORDER).cast::<Block>();
-                    visit(block, (*block.as_ptr()).order);
-                }
+    /// Calls `visit` with each listed block and its order, which ascends. The block may be unlinked
+    /// or overwritten then.
+    pub(super) fn visit(&self, visit: &mut dyn FnMut(NonNull<u8>, usize)) {
+        for order in MIN_ORDER..=MAX_ORDER {
+            let (base, places) = (self.base(order), self.usable_bytes >> order);
+            // Blocks lie at multiples of their length.
+            let first = self.start.addr().get().wrapping_neg() & ((1 << order) - 1);
+            let mut next = base;
+            while let Some(bit) = self.next_set(next, base + places) {
+                // SAFETY: where a bit is set a block is listed.
+                visit(
+                    unsafe { pointers::forward(self.start, first + ((bit - base) << order)) },
+                    order,
+                );
+                next = bit + 1;
             }
         }
     }

@@ -5,36 +5,42 @@
 //!   order 8   256  ████████████████░░░░░░░░░░░░░░░░        lists[8] ─▶ □
 //!   order 7   128                  ████████░░░░░░░░        lists[7]
 //!                                          ▲
-//!   map            1 bit for each 32 bytes: does a free block start here?    out of line
+//!   maps           1 bit for each place of each order: is a block listed there?    out of line
 //! ```
 //!
 //! A block of 2^n bytes lies at a multiple of 2^n, so the **buddy** that it was split from, and may
 //! merge with, is found by flipping one bit of its address. Every alignment costs nothing but a
 //! block as long. **Allocating** takes the first block of the least order that has one, and puts
 //! the upper halves aside until it is short enough: a bit scan and at most one step an order.
-//! **Freeing** merges for as long as the buddy is free and whole, which a bit out of line and the
-//! order in the buddy's first words say; at most one step an order, and no search. Growing in place
-//! takes buddies above.
+//! **Freeing** merges for as long as the buddy is free and whole, which is a bit out of line; at
+//! most one step an order, and no search. Growing in place takes buddies above. What is written to
+//! a block after it was freed can break the links of the lists, and the address of the extent's
+//! record beside them, which lie in listed blocks; not what is free or how long.
 //!
 //! The block of each order that was freed last waits unmerged: a program that frees a block and
 //! allocates another of its size would otherwise merge and split all the way each time. When
-//! nothing else fits, those are merged too.
+//! nothing else fits, those are merged too. Nothing is written to a block that waits.
+//!
+//! - `block` has the lists,
+//! - `extent` the record of an extent and its maps,
+//! - `verify` the check of every equation.
 //!
 //! [`BuddyAllocator`] is for one thread at a time; [`LockedBuddyAllocator`] for many.
 //!
 //! Costs: sizes become powers of two, a quarter of the memory on average if sizes are of all kinds,
-//! and a bit for each 32 bytes. Not for: sizes just above powers of two; many small objects, for
+//! and two bits for each 32 bytes. Not for: sizes just above powers of two; many small objects, for
 //! which the slab wastes an eighth.
 
 mod block;
 mod extent;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use self::block::{Block, Lists, MIN_ORDER, ORDERS};
+use self::block::{Lists, MIN_ORDER, ORDERS};
 use self::extent::Record;
 use super::locked::Locked;
 use super::sourced::SourcedAllocator;
@@ -60,14 +66,23 @@ const MAX_ORDER: usize = MIN_ORDER + ORDERS - 1;
 ///
 /// # Invariants
 /// 1. Every granule of 32 bytes of an extent is in one block: allocated, waiting in `waiting`, or
-///    in the list of its order. The map has a bit for the start of each listed block, no others.
+///    in the list of its order. The maps have a bit for each listed block, no others.
 /// 2. No two listed blocks are buddies of one order.
 /// 3. `waiting[n]` is a block of order `MIN_ORDER + n` of an extent that was added and not removed.
+/// 4. Each record's count is that of its extent's allocated blocks.
 #[derive(Debug)]
 pub struct Buddy {
     lists: Lists,
-    waiting: [Option<NonNull<Block>>; ORDERS],
+    waiting: [Option<Waiting>; ORDERS],
     records: Option<NonNull<Record>>,
+}
+
+/// A block that waits.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    block: NonNull<u8>,
+    /// Of the extent that it is in.
+    record: NonNull<Record>,
 }
 
 // SAFETY: the pointers lead to memory that is the strategy's alone.
@@ -82,31 +97,37 @@ const fn order_for(layout: Layout) -> usize {
 }
 
 impl Buddy {
-    /// Allocates a block of an order.
+    /// Allocates a block of an order; none of an order that there is not.
     #[inline]
     fn take(&mut self, order: usize) -> Option<NonNull<u8>> {
-        if let Some(block) = self.waiting.get_mut(order - MIN_ORDER)?.take() {
-            return Some(block.cast());
-        }
-        self.split(order).or_else(|| {
-            self.merge_waiting();
-            self.split(order)
-        })
+        let Waiting { block, record } = match self.waiting.get_mut(order - MIN_ORDER)?.take() {
+            Some(waiting) => waiting,
+            None => self.split(order)?,
+        };
+        // SAFETY: the extent was added and not removed.
+        let live = unsafe { &record.as_ref().live };
+        live.set(live.get() + 1);
+        Some(block)
     }
 
-    /// Cuts a block from the least listed one that is long enough.
-    fn split(&mut self, order: usize) -> Option<NonNull<u8>> {
-        let (block, mut from) = self.lists.pop(order)?;
+    /// Cuts a block from the least listed one that is long enough, after those that wait have
+    /// merged if none is.
+    #[inline(never)]
+    fn split(&mut self, order: usize) -> Option<Waiting> {
+        let (block, mut from) = self.lists.pop(order).or_else(|| {
+            self.merge_waiting();
+            self.lists.pop(order)
+        })?;
         // SAFETY: a listed block's record is valid, and the halves of the block are free.
         unsafe {
-            let record = (*block.as_ptr()).record;
-            record.as_ref().clear(block.cast());
+            let (record, block) = ((*block.as_ptr()).record, block.cast::<u8>());
+            record.as_ref().clear(block, from);
             while from > order {
                 from -= 1;
-                self.list(pointers::forward(block.cast(), 1 << from), from, record);
+                self.list(pointers::forward(block, 1 << from), from, record);
             }
+            Some(Waiting { block, record })
         }
-        Some(block.cast())
     }
 
     /// Lists a block.
@@ -117,42 +138,37 @@ impl Buddy {
     unsafe fn list(&mut self, start: NonNull<u8>, order: usize, record: NonNull<Record>) {
         // SAFETY: the caller's contract.
         unsafe {
-            record.as_ref().set(start);
+            record.as_ref().set(start, order);
             self.lists.push(start, order, record);
         }
     }
 
-    /// Frees a block: it waits, and the one that waited merges.
+    /// Lets a block wait, and merges the one that waited.
     ///
     /// # Safety
-    /// It is allocated, of that order, in the record's extent.
+    /// It is free, of that order, in the record's extent, and neither listed nor waiting.
     #[inline]
-    unsafe fn free(&mut self, start: NonNull<u8>, order: usize, record: NonNull<Record>) {
+    unsafe fn await_use(&mut self, block: NonNull<u8>, order: usize, record: NonNull<Record>) {
         let Some(slot) = self.waiting.get_mut(order - MIN_ORDER) else { return };
-        let block = start.cast::<Block>();
-        // SAFETY: the block is free now, and at least as long as the words in it.
-        unsafe { block.write(Block::new(order, record)) };
-        if let Some(waited) = slot.replace(block) {
+        if let Some(waited) = slot.replace(Waiting { block, record }) {
             // SAFETY: what waits is free and in no list.
-            unsafe { self.merge(waited) };
+            unsafe { self.merge(waited, order) };
         }
     }
 
     /// Merges a block with its buddies, as far as they are free, and lists it.
     ///
     /// # Safety
-    /// The block is free, in no list, and says its order and record.
+    /// The block is free, of that order, and neither listed nor waiting.
     #[inline(never)]
-    unsafe fn merge(&mut self, block: NonNull<Block>) {
+    unsafe fn merge(&mut self, waited: Waiting, order: usize) {
+        let (Waiting { block: mut start, record }, mut order) = (waited, order);
         // SAFETY: the caller's contract; a buddy whose bit is set is listed.
         unsafe {
-            let Block { mut order, record, .. } = *block.as_ptr();
-            let mut start = block.cast::<u8>();
-            while let Some(buddy) = record.as_ref().free_buddy(start, order) {
-                record.as_ref().clear(buddy.cast());
-                self.lists.unlink(buddy);
+            while let Some(buddy) = record.as_ref().take_buddy(start, order) {
+                self.lists.unlink(buddy.cast(), order);
                 if buddy.addr() < start.addr() {
-                    start = buddy.cast();
+                    start = buddy;
                 }
                 order += 1;
             }
@@ -164,20 +180,30 @@ impl Buddy {
     #[cold]
     fn merge_waiting(&mut self) {
         for index in 0..ORDERS {
-            if let Some(block) = self.waiting.get_mut(index).and_then(Option::take) {
-                // SAFETY: what waits is free and in no list.
-                unsafe { self.merge(block) };
+            if let Some(waiting) = self.waiting.get_mut(index).and_then(Option::take) {
+                // SAFETY: what waits is free, of that order, and in no list.
+                unsafe { self.merge(waiting, MIN_ORDER + index) };
             }
         }
     }
 
-    /// Aborts if a block that is being freed is free.
-    fn check_is_allocated(&self, start: NonNull<u8>, order: usize, record: &Record) {
-        let range = start.addr().get()..start.addr().get() + (1 << order);
-        let waits = self.waiting.iter().flatten().any(|block| range.contains(&block.addr().get()));
-        if waits || record.has_free_in(start, 1 << order) {
-            abort_with(&["Buddy: a block is freed that is free already"]);
-        }
+    /// Whether a block that is being freed is free, or a part of it, or is part of a free one.
+    ///
+    /// # Safety
+    /// It lies in the record's extent.
+    unsafe fn is_free(&self, start: NonNull<u8>, order: usize, record: &Record) -> bool {
+        let range = |start: NonNull<u8>, order: usize| {
+            start.addr().get()..start.addr().get() + (1 << order)
+        };
+        let freed = range(start, order);
+        let waits = (MIN_ORDER..).zip(&self.waiting).any(|(order, waiting)| {
+            waiting.is_some_and(|waiting| {
+                let waits = range(waiting.block, order);
+                waits.start < freed.end && freed.start < waits.end
+            })
+        });
+        // SAFETY: the caller's contract.
+        waits || unsafe { record.overlaps_listed(start, order) }
     }
 
     /// Makes a block one of another order, where it stands. Whether the sizes grow does not tell
@@ -199,16 +225,15 @@ impl Buddy {
             let start = pointers::forward(extent.start(), offset);
             self.halve(start, had, wanted, record);
             let record = record.as_ref();
-            let buddies = (had..wanted).map(|order| {
-                let is_lower = start.addr().get() >> order & 1 == 0;
-                is_lower.then(|| record.free_buddy(start, order)).flatten()
-            });
-            if !buddies.clone().all(|buddy| buddy.is_some()) {
+            let fits =
+                |order| start.addr().get() >> order & 1 == 0 && record.has_free_buddy(start, order);
+            if !(had..wanted).all(fits) {
                 return None;
             }
-            for buddy in buddies.flatten() {
-                record.clear(buddy.cast());
-                self.lists.unlink(buddy);
+            for order in had..wanted {
+                if let Some(buddy) = record.take_buddy(start, order) {
+                    self.lists.unlink(buddy.cast(), order);
+                }
             }
         }
         Some(1 << wanted)
@@ -260,6 +285,8 @@ unsafe impl Strategy for Buddy {
     /// A chunk: then blocks of up to a chunk need no room for alignment.
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
 
+    const TELLS_EMPTY: bool = true;
+
     const DEFAULT: Self = Self { lists: Lists::new(), waiting: [None; ORDERS], records: None };
 
     fn new((): ()) -> Self {
@@ -282,16 +309,24 @@ unsafe impl Strategy for Buddy {
     }
 
     #[inline]
+    fn length_of_block(&self, layout: Layout) -> usize {
+        1 << order_for(layout)
+    }
+
+    #[inline]
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let order = order_for(layout);
-        if order > MAX_ORDER {
-            return None;
-        }
         Some(pointers::block(self.take(order)?, 1 << order))
     }
 
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's contract.
+        unsafe { self.free(extent, block, layout) };
+    }
+
+    #[inline]
+    unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
         let order = order_for(layout);
         // SAFETY: a block is allocated in the extent, so that was added and not removed; the
         // layout fits the block, so this is its order. The pointer takes the extent's provenance.
@@ -299,11 +334,20 @@ unsafe impl Strategy for Buddy {
             let record = record_of(extent);
             let offset = pointers::distance(extent.start(), block);
             let start = pointers::forward(extent.start(), offset);
-            if cfg!(any(test, heapswitch_check)) {
-                self.check_is_allocated(start, order, record.as_ref());
+            if cfg!(any(test, heapswitch_check)) && self.is_free(start, order, record.as_ref()) {
+                abort_with(&["Buddy: a block is freed that is free already"]);
             }
-            self.free(start, order, record);
+            let live = record.as_ref().live.get().wrapping_sub(1);
+            record.as_ref().live.set(live);
+            self.await_use(start, order, record);
+            live == 0
         }
+    }
+
+    #[inline]
+    fn is_empty(&self, extent: &Extent) -> bool {
+        // SAFETY: owners ask only about extents that they added and did not remove.
+        unsafe { record_of(extent).as_ref() }.live.get() == 0
     }
 
     unsafe fn grow_in_place(
@@ -347,7 +391,7 @@ unsafe impl Strategy for Buddy {
             let mut bytes = 0;
             record.as_ref().visit(&mut |block, order| {
                 bytes += 1 << order;
-                self.lists.unlink(block);
+                self.lists.unlink(block.cast(), order);
             });
             if bytes != record.as_ref().usable_bytes() {
                 abort_with(&["Buddy: an extent is removed that is not free"]);
@@ -362,7 +406,7 @@ unsafe impl Strategy for Buddy {
         unsafe {
             record_of(extent).as_ref().visit(&mut |block, order| {
                 if 1 << order > PAGE_BYTES {
-                    let behind = pointers::forward(block.cast(), PAGE_BYTES);
+                    let behind = pointers::forward(block, PAGE_BYTES);
                     visit(pointers::block(behind, (1 << order) - PAGE_BYTES));
                 }
             });
@@ -372,10 +416,10 @@ unsafe impl Strategy for Buddy {
     fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         // Before the first extent is visited: nothing waits any more at the next ones.
         self.merge_waiting();
-        // SAFETY: as above; a block's order is read before the block is visited.
+        // SAFETY: as above. Nothing is read of what is visited: the maps are out of line.
         unsafe {
             record_of(extent).as_ref().visit(&mut |block, order| {
-                visit(pointers::block(block.cast(), 1 << order));
+                visit(pointers::block(block, 1 << order));
             });
         }
     }
@@ -384,47 +428,5 @@ unsafe impl Strategy for Buddy {
         if let Some(fault) = self.fault() {
             abort_with(&["Buddy: ", fault]);
         }
-    }
-}
-
-impl Buddy {
-    /// What is wrong, if anything is.
-    fn fault(&self) -> Option<&'static str> {
-        let (listed, mut counted) = match self.lists.count() {
-            Ok(listed) => (listed, 0),
-            Err(fault) => return Some(fault),
-        };
-        let mut fault = None;
-        let mut next = self.records;
-        let mut previous = None;
-        while let Some(record) = next {
-            // SAFETY: records in the list are of extents that were added and not removed.
-            let record = unsafe { record.as_ref() };
-            if record.previous != previous {
-                return Some("the list of extents reads differently backwards");
-            }
-            // SAFETY: as above.
-            unsafe {
-                record.visit(&mut |block, order| {
-                    counted += 1;
-                    if record.free_buddy(block.cast(), order).is_some() {
-                        fault = Some("two free buddies are not merged");
-                    }
-                });
-            }
-            previous = next;
-            next = record.next;
-        }
-        let waits = self.waiting.iter().enumerate().any(|(index, block)| {
-            // SAFETY: what waits is free and says its order.
-            block.is_some_and(|block| unsafe { (*block.as_ptr()).order } != index + MIN_ORDER)
-        });
-        if waits {
-            return Some("a block that waits was written to after it was freed");
-        }
-        if counted != listed {
-            return Some("the map and the lists have different blocks");
-        }
-        fault
     }
 }

@@ -94,3 +94,118 @@ fn growing_takes_the_buddies_above_or_nothing() {
     buddy.verify();
     assert_eq!(grow(&mut buddy, first, 64, 512), Some(512));
 }
+
+/// Blocks of an extent are waiting, listed, merged into longer ones, or allocated.
+#[test]
+fn what_is_free_is_known_by_any_part_of_it() {
+    let (mut buddy, memory) = with_extent(4096);
+    let blocks = [(); 16].map(|()| buddy.allocate(layout(256, 8)).unwrap().cast::<u8>());
+    let is_free = |buddy: &Buddy, index: usize, order: usize| {
+        // SAFETY: the extent was added, and the block lies in it.
+        unsafe {
+            let start = pointers::forward(memory.extent.start(), index * 256);
+            buddy.is_free(start, order, record_of(&memory.extent).as_ref())
+        }
+    };
+    let free = |buddy: &mut Buddy, index: usize| {
+        // SAFETY: allocated above, and freed once.
+        unsafe { buddy.deallocate(&memory.extent, blocks[index], layout(256, 8)) };
+        buddy.verify();
+    };
+    free(&mut buddy, 5);
+    assert!(is_free(&buddy, 5, 8), "it waits");
+    assert!(is_free(&buddy, 4, 9) && is_free(&buddy, 0, 12) && is_free(&buddy, 5, 5));
+    assert!(!is_free(&buddy, 4, 8) && !is_free(&buddy, 6, 9));
+    free(&mut buddy, 4);
+    free(&mut buddy, 12);
+    assert!(is_free(&buddy, 4, 9), "both are one listed block");
+    assert!(is_free(&buddy, 5, 8), "which this is the upper half of");
+    assert!(is_free(&buddy, 4, 5) && is_free(&buddy, 0, 11));
+    assert!(!is_free(&buddy, 0, 10) && !is_free(&buddy, 6, 8));
+}
+
+#[test]
+fn what_is_written_after_a_free_breaks_no_merge() {
+    let (mut buddy, memory) = with_extent(4096);
+    let blocks = [(); 64].map(|()| buddy.allocate(layout(64, 8)).unwrap().cast::<u8>());
+    for index in (0..64).map(|step| step * 37 % 64) {
+        // SAFETY: allocated above, and freed once; what a free block's links do not need is written
+        // to, of one that waits all.
+        unsafe {
+            buddy.deallocate(&memory.extent, blocks[index], layout(64, 8));
+            blocks[index].write_bytes(0xff, 64);
+            buddy.verify();
+            record_of(&memory.extent).as_ref().visit(&mut |start, order| {
+                let links = size_of::<block::Block>();
+                pointers::forward(start, links).write_bytes(0xff, (1 << order) - links);
+            });
+        }
+    }
+    assert_eq!(buddy.allocate(layout(4096, 8)).unwrap().cast(), memory.extent.start());
+}
+
+/// What waits is in no list and no map, and checked all the same.
+#[test]
+fn verify_looks_at_what_waits() {
+    let (mut buddy, memory) = with_extent(4096);
+    let [first, second] = [(); 2].map(|()| buddy.allocate(layout(64, 8)).unwrap().cast::<u8>());
+    // SAFETY: the extent was added.
+    let record = unsafe { record_of(&memory.extent) };
+    let place = 6 - MIN_ORDER;
+    assert_eq!(buddy.fault(), None);
+    // SAFETY: allocated above.
+    unsafe { buddy.deallocate(&memory.extent, first, layout(64, 8)) };
+    assert_eq!(buddy.fault(), None);
+    let mut fault_of = |block, record| {
+        buddy.waiting[place] = Some(Waiting { block, record });
+        buddy.fault()
+    };
+    // SAFETY: all lies in the extent.
+    let (within, listed) = unsafe { (pointers::forward(first, 32), pointers::forward(second, 64)) };
+    let misplaced = Some("a block that waits is listed, or lies at no multiple of its length");
+    assert_eq!(fault_of(within, record), misplaced);
+    assert_eq!(fault_of(listed, record), misplaced);
+    let gone = Some("a block waits of an extent that is gone");
+    assert_eq!(fault_of(first, NonNull::dangling()), gone);
+    buddy.waiting[place] = None;
+    assert_eq!(buddy.fault(), None, "it is allocated");
+    // SAFETY: allocated above.
+    unsafe { buddy.deallocate(&memory.extent, second, layout(64, 8)) };
+    buddy.waiting[place] = None;
+    // SAFETY: the extent was added.
+    unsafe { record.as_ref() }.live.set(0);
+    assert_eq!(buddy.fault(), Some("an extent's blocks are miscounted"));
+}
+
+/// Extents of every length have a place for each block that they have room for.
+#[test]
+fn each_place_has_a_bit_of_its_own() {
+    for granules in [1, 2, 3, 5, 8, 13, 31, 64, 100, 127] {
+        let (buddy, memory) = with_extent(granules * 32);
+        // SAFETY: the extent was added.
+        let record = unsafe { record_of(&memory.extent).as_ref() };
+        let mut found = vec![];
+        record.visit(&mut |start, order| found.push((start, order)));
+        // SAFETY: the blocks lie in the extent.
+        unsafe {
+            found.iter().for_each(|&(start, order)| record.clear(start, order));
+            let mut places = vec![];
+            for order in MIN_ORDER..=granules.ilog2() as usize + MIN_ORDER {
+                for index in 0..(granules * 32) >> order {
+                    let start = pointers::forward(memory.extent.start(), index << order);
+                    places.push((start, order));
+                }
+            }
+            for &(start, order) in &places {
+                assert!(!record.is_listed(start, order));
+                record.set(start, order);
+            }
+            let mut all = vec![];
+            record.visit(&mut |start, order| all.push((start, order)));
+            assert_eq!(all, places);
+            places.iter().for_each(|&(start, order)| record.clear(start, order));
+            found.iter().for_each(|&(start, order)| record.set(start, order));
+        }
+        buddy.verify();
+    }
+}

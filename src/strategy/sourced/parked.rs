@@ -54,6 +54,11 @@ impl Parked {
         (!self.is_none()).then_some((self.block, self.size))
     }
 
+    /// Whether the block at that address is parked.
+    pub(super) fn is_at(&self, address: NonNull<u8>) -> bool {
+        !self.is_none() && self.block == address
+    }
+
     #[inline]
     fn layout(&self) -> Layout {
         // SAFETY: the type's invariant, or a size of zero with the alignment of some layout.
@@ -170,6 +175,11 @@ impl<S: Strategy> State<S> {
         self.usage.allocated_bytes = self.usage.allocated_bytes.wrapping_sub(length);
         self.allocated_blocks = self.allocated_blocks.wrapping_sub(1);
         if has_few_left {
+            if S::TELLS_EMPTY && self.spare == Some(pointer) {
+                // Kept already: for a program that has one block at a time, without a call.
+                // SAFETY: the record is of an extent that is held, and no block in it is left.
+                return unsafe { self.strategy.became_empty(&pointer.as_ref().extent) };
+            }
             self.became_almost_empty(source, pointer);
         }
     }

@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use super::Stripes;
-use super::cell::{CELL_BYTES, Header, Kind};
+use super::cell::{CELL_BYTES, Header, Kind, looked};
 use crate::strategy::Strategy;
 use crate::strategy::red_black::{Links, Node, RedBlackTree};
 
@@ -33,6 +33,7 @@ unsafe impl Node for BlankNode {
 
     #[inline]
     unsafe fn key(node: NonNull<Self>) -> (usize, usize) {
+        looked();
         // SAFETY: the node is valid.
         (unsafe { (*node.as_ptr()).cells }, node.addr().get())
     }

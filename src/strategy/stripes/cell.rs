@@ -9,7 +9,10 @@
 //! ```
 //!
 //! Heads are always up to date, and so is every cell that may lie just before a head: that is how
-//! a run knows whether its neighbours are blanks.
+//! a run knows whether its neighbours are blanks. **What is not written stays as it was, but no
+//! record says that it is the head of a stripe or of a large block unless it is**: such a head is
+//! written over when its run ends, and a tail says that it is one. So any address can be asked for
+//! the block that begins there, in one or two records.
 
 use core::ptr::NonNull;
 
@@ -65,6 +68,7 @@ pub(super) struct Cell {
 ///
 /// ```text
 ///   bits   24..32 kind │ 16..24 stride in steps of 32 bytes, less one │ 0..16 fill
+///                      │ of a large block or a blank: whether a tail  │
 /// ```
 /// The fill map says which units of the stripe are allocated; those that it does not have are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,9 @@ struct State(u32);
 impl State {
     /// The bit above the fill map.
     const BEYOND_FILL: u32 = 1 << u16::BITS;
+
+    /// What a tail has where a stripe has its stride.
+    const TAIL: u8 = 1;
 
     const fn new(kind: Kind, stride: u8) -> Self {
         Self(((kind as u32) << 24) | ((stride as u32) << 16))
@@ -103,6 +110,11 @@ impl State {
     #[inline]
     const fn fill(self) -> u16 {
         self.0 as u16
+    }
+
+    /// Whether it is the tail of a large block or a blank, and not the head.
+    const fn is_tail(self) -> bool {
+        self.stride() == Self::TAIL
     }
 }
 
@@ -160,6 +172,13 @@ static RECIPROCALS: [u32; MAX_STRIDE / STRIDE_STEP + 1] = {
 pub(super) fn unit_at_offset(offset_steps: usize, steps: usize) -> usize {
     let factor = RECIPROCALS.get(steps).copied().unwrap_or(0);
     (offset_steps * factor as usize) >> 24
+}
+
+/// Counts a record or a node of the tree that is looked at, where tests bound how many that are.
+#[inline]
+pub(super) fn looked() {
+    #[cfg(test)]
+    super::tests::LOOKS.set(super::tests::LOOKS.get() + 1);
 }
 
 impl Cell {
@@ -321,6 +340,7 @@ impl Header {
     /// There is such a cell.
     #[inline]
     pub(super) unsafe fn cell(&self, index: usize) -> NonNull<Cell> {
+        looked();
         // SAFETY: the caller's contract.
         unsafe { pointers::forward(self.records.cast(), index * size_of::<Cell>()).cast() }
     }
@@ -365,13 +385,26 @@ impl Header {
     /// # Safety
     /// The cells belong to nothing else.
     pub(super) unsafe fn write_run(&self, index: usize, cells: usize, kind: Kind) {
-        for at in [index, index + cells - 1] {
+        // The tail first: of one cell it is the head.
+        for (at, mark) in [(index + cells - 1, State::TAIL), (index, 0)] {
             let number = cells as u32;
             // SAFETY: the cells are in the extent.
             unsafe {
-                let state = State::new(kind, 0);
+                let state = State::new(kind, mark);
                 self.cell(at).write(Cell { next: None, previous: None, number, state });
             }
+        }
+    }
+
+    /// Lets a cell say no more that it is a head.
+    ///
+    /// # Safety
+    /// It is one, and what it is the head of joins the blank before it.
+    pub(super) unsafe fn forget_head(&self, index: usize) {
+        let state = State::new(Kind::Blank, 0);
+        // SAFETY: the caller's contract.
+        unsafe {
+            self.cell(index).write(Cell { next: None, previous: None, number: 0, state });
         }
     }
 
@@ -419,6 +452,36 @@ impl Header {
         cell.state.is(Kind::Large).then_some(cell.number as usize)
     }
 
+    /// The bytes of the block that begins at an address of the extent, whatever that is; none if
+    /// none does. A block in a stripe counts if it is taken for the fill map.
+    pub(super) fn block_at(&self, address: NonNull<u8>) -> Option<usize> {
+        let offset = pointers::distance(self.start, address);
+        let index = offset / CELL_BYTES;
+        let cell = self.read(index)?;
+        let head_index = match cell.state.kind() {
+            Kind::Blank => return None,
+            Kind::Large => {
+                let is_start = !cell.state.is_tail() && offset.is_multiple_of(CELL_BYTES);
+                return is_start.then_some(cell.number as usize * CELL_BYTES);
+            }
+            Kind::Inner => index.checked_sub(cell.number as usize)?,
+            Kind::Stripe | Kind::ShortStripe => index,
+        };
+        // An inner cell's record may be of an earlier stripe, longer than the one that the head is
+        // of by now: what lies beyond that is no unit which it has.
+        let head = self.read(head_index).filter(|head| head.is_stripe())?;
+        let (within, steps) = (offset - head_index * CELL_BYTES, head.steps());
+        let unit = unit_at_offset(within / STRIDE_STEP, steps);
+        let begins = within == unit * steps * STRIDE_STEP;
+        (begins && unit < UNITS && head.has_unit(unit)).then_some(steps * STRIDE_STEP)
+    }
+
+    /// How many records say that they are the head of a stripe or a large block.
+    pub(super) fn heads(&self) -> usize {
+        let cells = (0..self.cells).filter_map(|index| self.read(index));
+        cells.filter(|cell| cell.is_taken_head()).count()
+    }
+
     /// The heads of all runs, in order of address, with their index and cells. Ends early where a
     /// record is no head's.
     pub(super) fn runs(&self) -> impl Iterator<Item = (usize, usize, &Cell)> {
@@ -458,6 +521,11 @@ impl Header {
 }
 
 impl Cell {
+    /// Whether this is the head of a stripe or a large block.
+    pub(super) fn is_taken_head(&self) -> bool {
+        self.is_stripe() || self.state.is(Kind::Large) && !self.state.is_tail()
+    }
+
     /// Whether this is the head of a blank.
     pub(super) fn is_blank(&self) -> bool {
         self.state.is(Kind::Blank)

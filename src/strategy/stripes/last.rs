@@ -9,7 +9,7 @@
 
 use core::ptr::NonNull;
 
-use super::cell::{self, Header};
+use super::cell::{self, Header, STRIDE_STEP};
 use super::{STRIDES, Stripes};
 
 /// A block that waits.
@@ -87,6 +87,22 @@ impl Stripes {
             head.has_unit(cell::unit_at_offset(offset, head.steps()))
         };
         is_taken && self.last.iter().all(|(_, waiting)| waiting.block != block)
+    }
+
+    /// The bytes of the block that begins at an address of an extent, which may be any; none if no
+    /// block that is allocated does. Takes no more than three records.
+    ///
+    /// # Safety
+    /// The extent of `header` was added and not removed, and the address lies in it.
+    pub(super) unsafe fn block_at(
+        &self,
+        header: NonNull<Header>,
+        address: NonNull<u8>,
+    ) -> Option<usize> {
+        // SAFETY: the caller's contract.
+        let bytes = unsafe { header.as_ref() }.block_at(address)?;
+        let place = self.last.0.get((bytes / STRIDE_STEP).wrapping_sub(1)).copied().flatten();
+        place.is_none_or(|waiting| waiting.block != address).then_some(bytes)
     }
 
     /// What is wrong with the blocks that wait, if anything is.

@@ -24,6 +24,7 @@
 //! - `cell` has the records of the cells of an extent,
 //! - `blanks` the tree,
 //! - `last` the blocks that were freed last,
+//! - [`checked`] what [`StripeAllocator`] says of any address, and frees that may be wrong,
 //! - [`space`] the same idea over any address space, [checked](space::StripeSpace): it says where
 //!   blocks would be, how long the one at an address is, and which frees are errors.
 //!
@@ -35,6 +36,7 @@
 
 mod blanks;
 mod cell;
+pub mod checked;
 mod last;
 pub mod space;
 #[cfg(test)]
@@ -251,12 +253,13 @@ impl Stripes {
     /// Makes cells a blank, merged with those on both sides.
     ///
     /// # Safety
-    /// They are whole stripes or large blocks of the extent, and nothing in them is allocated.
+    /// They are a stripe, a large block or its end, and nothing in them is allocated.
     unsafe fn give_cells(&mut self, header: NonNull<Header>, index: usize, cells: usize) {
         let (mut index, mut cells) = (index, cells);
         // SAFETY: neighbours that are blanks are in the tree.
         unsafe {
             if let Some(before) = header.as_ref().blank_before(index) {
+                header.as_ref().forget_head(index);
                 index -= before;
                 cells += before;
                 self.blanks.remove(header, index);

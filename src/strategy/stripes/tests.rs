@@ -3,6 +3,11 @@
 use super::*;
 use crate::strategy::model::{self, Memory, layout};
 
+std::thread_local! {
+    /// How many records and nodes of the tree were looked at.
+    pub(super) static LOOKS: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
+}
+
 #[test]
 fn random_operations() {
     model::run::<Stripes>((), &[65_536, 4096, 200_000, 512]);

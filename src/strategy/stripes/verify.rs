@@ -64,7 +64,7 @@ impl Stripes {
 
 /// Checks the runs of an extent, and counts its blanks and the stripes with room.
 fn extent_fault(header: &Header, blanks: &mut usize, open: &mut usize) -> Option<&'static str> {
-    let (mut end, mut was_blank) = (0, false);
+    let (mut end, mut was_blank, mut taken) = (0, false, 0);
     for (index, cells, head) in header.runs() {
         if index != end || cells == 0 {
             return Some("the runs of an extent do not follow each other");
@@ -74,8 +74,12 @@ fn extent_fault(header: &Header, blanks: &mut usize, open: &mut usize) -> Option
         }
         was_blank = head.is_blank();
         *blanks += usize::from(was_blank);
+        taken += usize::from(head.is_taken_head());
         *open += usize::from(head.open_steps().is_some());
         end = index + cells;
+    }
+    if taken != header.heads() {
+        return Some("a cell within a run says that it is a head");
     }
     (end != header.cells()).then_some("the runs of an extent do not fill it")
 }

@@ -2,11 +2,11 @@
 
 mod table;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use strategies::many::{self, Work};
-use strategies::peers::{self, Buffer, ByTrait};
-use strategies::workloads;
+use strategies::peers::{self, Buffer};
+use strategies::{requests, workloads};
 use table::Row;
 
 /// One peer's run of a workload.
@@ -58,34 +58,6 @@ fn seconds(time: Duration) -> f64 {
     time.as_secs_f64()
 }
 
-/// bumpalo takes its memory from the system, so it is asked whether a block is in its chunks.
-fn objects_in_bumpalo() -> f64 {
-    let mut bump = bumpalo::Bump::with_capacity(1 << 20);
-    let chunk = bump.iter_allocated_chunks().count();
-    assert!(chunk <= 1);
-    let start = Instant::now();
-    for _ in 0..200 {
-        workloads::objects(&ByTrait(&bump), |block| {
-            // SAFETY: nothing allocates while the chunks are read.
-            unsafe { bump.iter_allocated_chunks_raw() }.any(|(start, length)| {
-                (start.addr()..start.addr() + length).contains(&block.addr())
-            })
-        });
-        bump.reset();
-    }
-    seconds(start.elapsed())
-}
-
-fn objects_in_bump(buffer: &mut Buffer) -> f64 {
-    let start = Instant::now();
-    for _ in 0..200 {
-        let addresses = buffer.addresses();
-        let bump = peers::bump(buffer);
-        workloads::objects(&bump, |block| addresses.contains(&block.addr()));
-    }
-    seconds(start.elapsed())
-}
-
 fn random_actions(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
     let mut rows = Vec::new();
     for with_resize in [false, true] {
@@ -124,7 +96,8 @@ fn pairs(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
         |peer: &_, range: &_| seconds(workloads::threads(peer, range));
         "heapswitch-trees" peers::locked_trees, "heapswitch-slab" peers::locked_slab,
         "heapswitch-buddy" peers::locked_buddy,
-        "talc" peers::locked_talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
+        "talc" peers::locked_talc, "buddy" peers::spin_locked_buddy,
+        "linked-list" peers::spin_locked_linked_list,
     );
     vec![
         interleave("pairs of 8 B".into(), rounds, buffer, &small),
@@ -135,8 +108,8 @@ fn pairs(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
 
 fn objects(rounds: usize, buffer: &mut Buffer) -> Row {
     let runs: [Run<'_>; 2] = [
-        ("heapswitch-bump", Box::new(objects_in_bump)),
-        ("bumpalo", Box::new(|_| objects_in_bumpalo())),
+        ("heapswitch-bump", Box::new(|buffer| seconds(requests::in_bump(buffer)))),
+        ("bumpalo", Box::new(|_| seconds(requests::in_bumpalo()))),
     ];
     interleave("2000 objects, all dropped".into(), rounds, buffer, &runs)
 }
