@@ -54,6 +54,11 @@ fn is_advised(address: usize) -> bool {
     smaps_line(address, "VmFlags:").split(' ').any(|flag| flag == "hg")
 }
 
+/// Whether it was advised to have none.
+fn is_refused(address: usize) -> bool {
+    smaps_line(address, "VmFlags:").split(' ').any(|flag| flag == "nh")
+}
+
 /// All in one test: the first part's mappings have to lie side by side.
 #[test]
 fn small_blocks_lie_in_huge_pages() {
@@ -73,16 +78,7 @@ fn small_blocks_lie_in_huge_pages() {
     drop(blocks);
     small_pages_are_collapsed();
     the_first_mebibytes_have_small_pages_where_the_rest_has_huge_ones();
-    if is_always_huge() {
-        return println!("not tested here: sparse memory, which is huge pages where all is");
-    }
     sparse_memory_has_small_pages_until_it_is_filled();
-}
-
-/// Whether the kernel makes huge pages of all memory that does not refuse them.
-fn is_always_huge() -> bool {
-    let modes = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
-    modes.is_ok_and(|modes| modes.contains("[always]"))
 }
 
 fn small_pages_are_collapsed() {
@@ -120,7 +116,8 @@ fn the_first_mebibytes_have_small_pages_where_the_rest_has_huge_ones() {
     let [mut small, mut huge] = [0; 2];
     for address in addresses {
         let is_first = address - first_segment < 16 << 20;
-        assert_eq!(is_advised(address), !is_first, "{:#x}", address - first_segment);
+        let place = address - first_segment;
+        assert_eq!((is_advised(address), is_refused(address)), (!is_first, is_first), "{place:#x}");
         *if is_first { &mut small } else { &mut huge } += 1;
     }
     assert!(small >= 3 && huge >= 12, "{small} {huge}");
@@ -135,15 +132,11 @@ fn huge_pages_are_for_growth(heap: &heapswitch::Heap, mut blocks: Vec<Vec<u8>>, 
     assert!(is_advised(address));
     heap.run(|| drop(blocks)).unwrap();
     heapswitch::purge();
-    let flags_of = |address| smaps_line(address, "VmFlags:");
-    assert!(flags_of(address).split(' ').any(|flag| flag == "nh"), "{}", flags_of(address));
-    // The first part never had huge pages, and is as the system has it.
-    let of_first = flags_of(first + (1 << 20));
-    assert!(!of_first.split(' ').any(|flag| flag == "nh" || flag == "hg"), "{of_first}");
+    assert!(is_refused(address) && is_refused(first + (1 << 20)));
     let _little = heap.run(|| vec![1_u8; 1 << 20]).unwrap();
     assert!(!is_advised(address));
     let _more = heap.run(|| vec![1_u8; 4 << 20]).unwrap();
-    assert!(is_advised(address));
+    assert!(is_advised(address) && is_refused(first + (1 << 20)));
 }
 
 /// A page of each chunk, as many threads' heaps touch them: huge pages would make all resident.
@@ -164,12 +157,22 @@ fn sparse_memory_has_small_pages_until_it_is_filled() {
     };
     let highest = |blocks: &[Vec<u8>]| blocks.iter().map(|block| block.as_ptr().addr()).max();
     // Nearly three times what is always small.
-    let sparse = take(44 << 4, 1);
+    let mut sparse = take(44 << 4, 1);
     let address = highest(&sparse).unwrap();
-    assert!(!is_advised(address));
+    assert!(is_refused(address));
     assert!(smaps_bytes(address, "Rss:") <= 8 << 20);
     // The last part that is looked at is filled now, and what follows has huge pages.
     let filled = take(24 << 4, CHUNK);
     assert!(is_advised(highest(&filled).unwrap()));
-    assert!(!is_advised(address));
+    assert!(is_refused(address));
+    // What was sparse and is full asks for huge pages when there is another segment, and what is
+    // still sparse does not.
+    let first = sparse.iter().map(|block| block.as_ptr().addr()).min().unwrap();
+    let first = first & !((32 << 20) - 1);
+    let is_in_second = |block: &&mut Vec<u8>| (block.as_ptr().addr() - first) >> 24 == 1;
+    sparse.iter_mut().filter(is_in_second).for_each(|block| block.resize(CHUNK, 1));
+    assert!(is_refused(first + (20 << 20)));
+    let _more = take(64 << 4, 1);
+    assert!(is_advised(first + (20 << 20)));
+    assert!(is_refused(address) && is_refused(first));
 }

@@ -1,11 +1,15 @@
 //! Sequences that once went wrong.
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 
+use std::alloc::Layout;
 use std::hint::black_box;
+use std::sync::{Barrier, Mutex};
 
+use heapswitch::source::region_map::CONTEXT_SOURCE;
 use heapswitch::{
-    CurrentAllocatorInUse, Heap, HeapError, HeapSwitch, LifetimeHint, SavedContext,
-    swap_coroutine_local, use_allocator,
+    AllocError, CurrentAllocatorInUse, Heap, HeapError, HeapSwitch, LifetimeHint, MemoryRange,
+    MemorySource, RegionSource, SavedContext, flush_foreign_frees, swap_coroutine_local,
+    use_allocator,
 };
 
 #[global_allocator]
@@ -81,4 +85,58 @@ fn a_discarded_heap_takes_its_pending_frees_along() {
         let report = unsafe { heap.discard_unchecked() };
         assert_eq!(report.blocks, 0);
     }
+}
+
+/// Frees a block of another heap when a run comes back.
+#[derive(Debug)]
+struct Freeing(Mutex<Option<Box<[u8; 64]>>>);
+
+// SAFETY: what is handed out is the region's own source's; what is freed is not of the heap that is
+// served.
+unsafe impl MemorySource for Freeing {
+    fn take(&self, request: Layout) -> Result<MemoryRange, AllocError> {
+        CONTEXT_SOURCE.take(request)
+    }
+
+    unsafe fn give_back(&self, range: MemoryRange) {
+        drop(self.0.lock().unwrap().take());
+        // SAFETY: the caller's contract is the same.
+        unsafe { CONTEXT_SOURCE.give_back(range) }
+    }
+
+    fn granule(&self) -> usize {
+        CONTEXT_SOURCE.granule()
+    }
+}
+
+// SAFETY: ranges are those of the region's own source.
+unsafe impl RegionSource for Freeing {}
+
+/// The last block of a closed heap is handed over, its run goes back, and the source frees a block
+/// of a third heap: that waited until the thread flushed again, which may be never.
+#[test]
+fn what_a_flush_frees_is_flushed() {
+    let other = Heap::new().unwrap();
+    let of_other = other.run(|| black_box(Box::new([1_u8; 64]))).unwrap();
+    let source: &'static Freeing = Box::leak(Box::new(Freeing(Mutex::new(Some(of_other)))));
+    let heap = Heap::builder().source(source).build().unwrap();
+    let last = heap.run(|| black_box(Box::new([2_u8; 64]))).unwrap();
+    // Nothing is allocated here between the frees and the flush, for that would flush too.
+    let steps: [Barrier; 3] = [(); 3].map(|()| Barrier::new(2));
+    std::thread::scope(|scope| {
+        let closer = scope.spawn(|| {
+            steps[0].wait();
+            let blocks = heap.close().blocks;
+            steps[1].wait();
+            steps[2].wait();
+            (blocks, other.close().blocks)
+        });
+        drop(last);
+        steps[0].wait();
+        steps[1].wait();
+        flush_foreign_frees();
+        assert!(source.0.lock().unwrap().is_none());
+        steps[2].wait();
+        assert_eq!(closer.join().unwrap(), (1, 0));
+    });
 }

@@ -80,9 +80,9 @@ impl MemoryRange {
 ///   taken, and stays so until it is passed to `give_back`, also when the source is moved.
 /// - It is at least as long as was asked, a multiple of [`granule`](Self::granule) long, and
 ///   aligned as was asked. If it says zeroed, it is.
-/// - No method allocates from a heap, unwinds, or calls back into whoever called it: it asks for no
-///   report and no account's figures either. A lock that it takes is held nowhere else while a heap
-///   is entered or closed.
+/// - No method allocates from a heap, frees to the heap that it serves, unwinds, or calls back into
+///   whoever called it: it asks for no report and no account's figures either. A lock that it takes
+///   is held nowhere else while a heap is entered or closed.
 pub unsafe trait MemorySource {
     /// Takes a range of at least `request.size()` bytes aligned to `request.align()`.
     ///

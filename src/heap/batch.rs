@@ -303,20 +303,19 @@ impl Batches {
 
     #[inline(never)]
     fn flush_all(&self) {
-        let mut pending = self.pending.get();
-        while pending != 0 {
+        // Read anew each time: where a heap was closed, its runs go back to the program's source,
+        // and what that frees in other heaps waits here.
+        while let pending @ 1.. = self.pending.get() {
             let slot = pending.trailing_zeros() as usize;
-            if let Some(chain) = self.chains.get(slot) {
-                self.push_chain(slot, chain);
-            }
-            pending &= pending - 1;
+            let Some(chain) = self.chains.get(slot) else { return };
+            self.push_chain(slot, chain);
         }
     }
 
     #[inline(always)] // measured: a flush of one block takes a seventh less
     fn push_chain(&self, slot: usize, chain: &Chain) {
-        let Some(owner) = chain.owner.take() else { return };
         self.pending.set(self.pending.get() & !(1 << slot));
+        let Some(owner) = chain.owner.take() else { return };
         decay::step_of(&self.pushes.0);
         // SAFETY: the chain's blocks are freed, this thread's alone, and pin the header.
         unsafe {

@@ -70,7 +70,8 @@ pub fn take_turn_if_due() {
     let now = sys::coarse_milliseconds();
     // Relaxed: a time, valid in itself; who takes the turn is settled by the exchange.
     let last = LAST_MILLISECONDS.load(Ordering::Relaxed);
-    if now.wrapping_sub(last) < period_milliseconds().max(1) {
+    // What another thread has read since may be later.
+    if now.saturating_sub(last) < period_milliseconds().max(1) {
         return;
     }
     let turn = (Ordering::Relaxed, Ordering::Relaxed);

@@ -5,17 +5,14 @@
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
-use super::census::visit_pages;
+use super::RegionUsage;
 use super::runs::Runs;
-use super::{MemorySpan, RegionUsage, is_commit_charged, segments_of};
 use crate::numa::{self, Node, Placement, Policy};
-use crate::pointers::forward;
+use crate::sys::SystemError;
 use crate::sys::lock::Lock;
 use crate::sys::memory::{self, Advice};
-use crate::sys::{self, SystemError};
-use crate::units::{CHUNK_BYTES, HUGE_PAGE_BYTES};
 
 /// The most kinds that a process can have: two for each of 60 nodes, and some of the program's own.
 pub const MAX_KINDS: usize = 128;
@@ -31,17 +28,13 @@ pub enum HugePages {
     /// Transparent ones wanted, also where the system says `madvise`; but not from when memory is
     /// given back until the kind has grown again.
     Transparent,
-    /// The same past the first 16 MiB of the kind's memory, which is as the system is set: a large
-    /// process takes fewer faults and fewer walks of page tables, and a small one stays small. Nor
-    /// for the next 16 MiB, and so on, while less than half of the last are resident, and what is
-    /// taken is shorter than a huge page: many small heaps are no large process.
+    /// The same past the first 16 MiB of the kind's memory, which have none, also where the system
+    /// says `always`: a large process takes fewer faults and fewer walks of page tables, a small
+    /// one stays small. Nor have the next 16 MiB, and so on, while less than half of the last are
+    /// resident, and what is taken is shorter than a huge page: many small heaps are no large
+    /// process. What was left so has them when it is nearly full.
     Grown,
 }
-
-/// How much of a kind's memory asks for no huge pages under [`HugePages::Grown`], in bytes, before
-/// it is looked at. A huge page makes up to 2 MiB resident for a chunk of 64 KiB: that is to be
-/// little beside the rest.
-const SMALL_BYTES: usize = 16 << 20;
 
 /// What is set on the segments of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,82 +76,26 @@ impl SegmentKind {
         self.0
     }
 
-    /// Sets what the kind asks for; where the kernel refuses, the memory serves without it.
+    /// Sets what the kind asks for, but for huge pages; where the kernel refuses, the memory serves
+    /// without it.
     ///
     /// # Safety
     /// The range is committed segments of the region that nobody uses yet.
     pub(super) unsafe fn prepare(self, start: NonNull<u8>, bytes: usize) {
         let settings = settings_of(self);
-        // Before the advice on huge pages: from then on the kernel may bring pages.
         if let Some(error) = settings.placement.apply(start, bytes).error() {
             figures_of(self).refuse_placement(error);
         }
-        let advise = |from: usize, advice| {
-            // SAFETY: the range is the caller's alone, and callers start within it. A refusal only
-            // loses the wish: a kernel without transparent huge pages says EINVAL.
-            let advised =
-                unsafe { memory::apply_advice(forward(start, from), bytes - from, advice) };
-            if let Err(error) = advised {
-                figures_of(self).refuse_advice(error);
-            }
-        };
-        match settings.huge_pages {
-            HugePages::System => {}
-            HugePages::Never => advise(0, Advice::NoHugePages),
-            HugePages::Transparent => advise(0, Advice::HugePages),
-            HugePages::Grown => {
-                let figures = figures_of(self);
-                if let Some(small_bytes) = figures.small_bytes_of_new(start, bytes) {
-                    advise(small_bytes, Advice::HugePages);
-                }
-            }
-        }
         if !settings.is_dumped {
-            advise(0, Advice::NoCoreDump);
+            // SAFETY: the range is the caller's alone. A refusal only loses the wish.
+            let advised = unsafe { memory::apply_advice(start, bytes, Advice::NoCoreDump) };
+            if let Err(error) = advised {
+                refuse_advice(self, error);
+            }
         }
         // Many kernels have no names, and nothing depends on them: not counted.
         // SAFETY: the range is the caller's alone.
         let _ = unsafe { memory::name_mapping(start, bytes, settings.name) };
-    }
-}
-
-impl SegmentKind {
-    /// Whether the kind's memory is not small any more, where a run of so many chunks was taken
-    /// that ends at this address. The caller holds the kind's lock.
-    pub(super) fn has_grown_by(self, end: usize, chunks: u32) -> bool {
-        figures_of(self).has_grown_by(end, chunks)
-    }
-
-    /// Calls it grown. The caller holds the kind's lock.
-    pub(super) fn call_grown(self) {
-        figures_of(self).is_small.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether it asks for no huge pages yet.
-    pub(super) fn is_small(self) -> bool {
-        figures_of(self).is_small.load(Ordering::Relaxed)
-    }
-
-    /// Asks for huge pages in all the kind's memory, or no longer. Whether its settings let it, and
-    /// the kernel. The caller holds the kind's lock.
-    pub(super) fn wish_for_huge_pages(self, is_wished: bool) -> bool {
-        let settings = settings_of(self);
-        let is_asked_for = matches!(settings.huge_pages, HugePages::Transparent | HugePages::Grown);
-        // There segments can be a mere reservation, which is advised when it is memory again.
-        if !is_asked_for || is_commit_charged() {
-            return false;
-        }
-        let advice = if is_wished { Advice::HugePages } else { Advice::NoHugePages };
-        // Whether any was advised: what could be withdrawn is to be asked for again. A refusal is
-        // not counted; where there are no huge pages it was when the memory was prepared.
-        segments_of(self).fold(false, |is_advised, MemorySpan { start, bytes }| {
-            let small_bytes = figures_of(self).small_bytes_of(start).min(bytes);
-            // SAFETY: the range is committed memory of the region, and the advice changes no byte.
-            let advised = unsafe {
-                memory::apply_advice(forward(start, small_bytes), bytes - small_bytes, advice)
-            };
-            advised.is_ok() | is_advised
-        })
     }
 }
 
@@ -189,11 +126,6 @@ const THREAD_SETTINGS: KindSettings = KindSettings::new(c"heapswitch-thread");
 struct Figures {
     /// The number of the one node that the kind is wanted on and one; 0 where there is none.
     home: AtomicU16,
-    /// The address up to which the kind's first memory asks for no huge pages; 0 before there is
-    /// any. Later memory lies at higher addresses.
-    small_end: AtomicUsize,
-    /// Whether nothing beyond asks for them either, yet.
-    is_small: AtomicBool,
     /// Runs that were taken by a thread on another node.
     away_runs: AtomicU64,
     /// Segments whose placement the kernel refused or replaced, and in the low 16 bits the error
@@ -206,8 +138,6 @@ struct Figures {
 static FIGURES: [Figures; MAX_KINDS] = [const {
     Figures {
         home: AtomicU16::new(0),
-        small_end: AtomicUsize::new(0),
-        is_small: AtomicBool::new(false),
         away_runs: AtomicU64::new(0),
         refused_placements: AtomicU64::new(0),
         refused_advice: AtomicU64::new(0),
@@ -216,8 +146,8 @@ static FIGURES: [Figures; MAX_KINDS] = [const {
 
 /// Counts a refusal in such a word.
 fn count_refusal(word: &AtomicU64, error: SystemError) {
-    // Relaxed, as all of them: figures for a reader, they order nothing. Called under the
-    // frontier's lock or the kind's, so no count is lost.
+    // Relaxed, as all of them: figures for a reader, they order nothing. Called under the kind's
+    // lock, so no count is lost.
     let times = (word.load(Ordering::Relaxed) >> 16) + 1;
     word.store(times << 16 | u64::from(error.0 as u16), Ordering::Relaxed);
 }
@@ -233,71 +163,20 @@ impl Figures {
         count_refusal(&self.refused_placements, error);
     }
 
-    fn refuse_advice(&self, error: SystemError) {
-        count_refusal(&self.refused_advice, error);
-    }
-
-    /// How much of a range of new memory asks for no huge pages under [`HugePages::Grown`]; `None`
-    /// where nothing asks yet.
-    fn small_bytes_of_new(&self, start: NonNull<u8>, bytes: usize) -> Option<usize> {
-        // Relaxed, here and below: the kind's lock orders the calls.
-        if self.small_end.load(Ordering::Relaxed) == 0 {
-            self.small_end.store(start.addr().get() + SMALL_BYTES, Ordering::Relaxed);
-            // Where commitments are charged, nobody asks when it has grown.
-            self.is_small.store(!is_commit_charged(), Ordering::Relaxed);
-        }
-        if self.is_small.load(Ordering::Relaxed) {
-            return None;
-        }
-        Some(self.small_bytes_of(start).min(bytes))
-    }
-
-    /// How far the first memory reaches behind an address of the kind's.
-    fn small_bytes_of(&self, start: NonNull<u8>) -> usize {
-        self.small_end.load(Ordering::Relaxed).saturating_sub(start.addr().get())
-    }
-
-    /// Whether more than the first memory is used, and that well: see [`HugePages::Grown`]. If it
-    /// is sparse, more of the memory is the first.
-    fn has_grown_by(&self, end: usize, chunks: u32) -> bool {
-        if !self.is_small.load(Ordering::Relaxed) {
-            return true;
-        }
-        let small_end = self.small_end.load(Ordering::Relaxed);
-        if end <= small_end {
-            return false;
-        }
-        let is_grown = chunks as usize >= HUGE_PAGE_BYTES / CHUNK_BYTES || is_filled(small_end);
-        if is_grown {
-            self.is_small.store(false, Ordering::Relaxed);
-        } else {
-            // Behind a gap, which is other kinds' memory, what is looked at begins anew.
-            let looked_at_from = if end - small_end > SMALL_BYTES { end } else { small_end };
-            self.small_end.store(looked_at_from + SMALL_BYTES, Ordering::Relaxed);
-        }
-        is_grown
-    }
-
     fn home(&self) -> Option<Node> {
         usize::from(self.home.load(Ordering::Relaxed)).checked_sub(1).and_then(Node::new)
     }
 }
 
-/// Whether half or more is resident of the last of the first memory, which ends at an address. What
-/// cannot be asked is taken for filled.
-fn is_filled(small_end: usize) -> bool {
-    let Some(start) = NonNull::new(core::ptr::without_provenance_mut(small_end - SMALL_BYTES))
-    else {
-        return true;
-    };
-    let mut resident_pages = 0;
-    let seen = visit_pages(start, SMALL_BYTES, |_| resident_pages += 1);
-    seen.is_none() || resident_pages * sys::page_bytes() >= SMALL_BYTES / 2
-}
-
 fn figures_of(kind: SegmentKind) -> &'static Figures {
     // Kinds are made by `register_kind` only, so the index is in range.
     FIGURES.get(usize::from(kind.0)).unwrap_or(&FIGURES[0])
+}
+
+/// Counts advice for a segment that the kernel refused: one without transparent huge pages says
+/// `EINVAL`. Under the kind's lock.
+pub(super) fn refuse_advice(kind: SegmentKind, error: SystemError) {
+    count_refusal(&figures_of(kind).refused_advice, error);
 }
 
 /// Segments of a kind whose placement the kernel refused or replaced by an older one, and the last

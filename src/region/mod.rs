@@ -27,6 +27,7 @@ mod block_bits;
 pub mod census;
 pub mod class;
 mod entry;
+mod growth;
 mod kinds;
 pub mod label;
 pub mod map;
@@ -448,11 +449,9 @@ pub fn segments_of(kind: SegmentKind) -> impl Iterator<Item = MemorySpan> {
     })
 }
 
-/// Asks for huge pages in a kind's memory, if it does and the wish was withdrawn, or not made yet.
+/// Asks for huge pages in all of a kind's memory, if it does anywhere, from now on.
 pub fn ask_for_huge_pages(kind: SegmentKind) {
-    let mut runs = lock_of(kind).lock();
-    kind.call_grown();
-    runs.ask_for_huge_pages(kind);
+    lock_of(kind).lock().growth().call_grown();
 }
 
 /// A part of the region.

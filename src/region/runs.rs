@@ -23,15 +23,17 @@
 //! before the region grows. A segment keeps its kind and its part of the chunk table.
 //!
 //! A huge page makes 32 chunks resident when one is touched. So when pages are given back, clean
-//! chunks beside others go with them, and until the kind grows again huge pages are not wished for.
+//! chunks beside others go with them, and until the kind grows again huge pages are not wished for:
+//! see [`growth`](super::growth).
 
 use super::bins::{BINS, Bins, CLEAN, DIRTY, RESERVED, bin_of, entry};
+use super::growth::{Growth, HUGE_PAGE_CHUNKS};
 use super::{
-    ChunkEntry, RegionUsage, SegmentKind, at, base, commit_again, commit_segments,
-    is_commit_charged, kind_of_chunk, period_milliseconds,
+    ChunkEntry, RegionUsage, SegmentKind, at, commit_again, commit_segments, is_commit_charged,
+    kind_of_chunk, period_milliseconds,
 };
 use crate::sys::{self, memory};
-use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, HUGE_PAGE_BYTES, SEGMENT_CHUNKS};
+use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_CHUNKS};
 
 /// Between two looks at the clock.
 const OPERATIONS_PER_TICK: u32 = 16;
@@ -43,14 +45,11 @@ const OPERATIONS_PER_CHECK: u32 = 64;
 /// The most segments that are committed at once beyond what is needed: 1 GiB.
 const MAX_GROWTH_SEGMENTS: usize = 32;
 
-/// The chunks of a transparent huge page.
-const HUGE_PAGE_CHUNKS: u32 = (HUGE_PAGE_BYTES / CHUNK_BYTES) as u32;
+/// The most dirty runs that the system may not take in one purge.
+const MOST_REFUSALS: usize = 8;
 
 /// The most clean runs whose ends are given back at once.
 const MOST_ENDS: usize = 1024;
-
-/// How many chunks make growth of it: 4 MiB that were clean, or that a run grew by.
-const GROWTH_CHUNKS: usize = 64;
 
 /// A run of chunks that was taken from the region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,10 +195,7 @@ pub(crate) struct Runs {
     tick_milliseconds: u64,
     /// The fewest dirty chunks since the last tick.
     low_water: usize,
-    /// Whether the wish for huge pages is withdrawn, or was not made yet, and how many chunks the
-    /// kind grew by since.
-    is_shrinking: bool,
-    chunks_since: usize,
+    growth: Growth,
 }
 
 impl Runs {
@@ -216,8 +212,7 @@ impl Runs {
             operations: 0,
             tick_milliseconds: 0,
             low_water: 0,
-            is_shrinking: false,
-            chunks_since: 0,
+            growth: Growth::new(),
         }
     }
 
@@ -254,13 +249,13 @@ impl Runs {
             Some(first) => (first, false),
             None => (self.clean.find(wanted)?, true),
         };
-        if is_zeroed && self.is_shrinking {
-            self.note_growth(first, chunks, chunks);
+        let start = aligned_chunk(first, align_chunks);
+        if is_zeroed && self.growth.is_awaited() {
+            self.growth.note(start + chunks, chunks, chunks);
         }
         let edge = if is_zeroed { CLEAN } else { DIRTY };
         let bins = self.bins_of(edge);
         let available = bins.remove(first);
-        let start = aligned_chunk(first, align_chunks);
         let (before, after) = (start - first, available - (start - first) - chunks);
         if before != 0 {
             bins.insert(first, before, edge);
@@ -274,38 +269,18 @@ impl Runs {
         Some(Run { first: start, chunks, is_zeroed })
     }
 
-    /// Asks for huge pages, once the kind has grown: by clean chunks from `first` on, of a run that
-    /// is so long.
-    #[cold]
-    fn note_growth(&mut self, first: u32, chunks: u32, run_chunks: u32) {
-        self.chunks_since += chunks as usize;
-        let Some(kind) = kind_of_chunk(first as usize) else { return };
-        let end = base().addr().get() + (((first + chunks) as usize) << CHUNK_SHIFT);
-        if self.chunks_since >= GROWTH_CHUNKS && kind.has_grown_by(end, run_chunks) {
-            self.ask_for_huge_pages(kind);
-        }
-    }
-
-    /// Asks for huge pages again, if the wish was withdrawn.
-    pub(super) fn ask_for_huge_pages(&mut self, kind: SegmentKind) {
-        if self.is_shrinking {
-            self.chunks_since = 0;
-            self.is_shrinking = !kind.wish_for_huge_pages(true);
-        }
+    /// When its memory asks for huge pages.
+    pub(super) fn growth(&mut self) -> &mut Growth {
+        &mut self.growth
     }
 
     /// Withdraws the wish for huge pages when pages were given back: the kernel would make huge
     /// ones of what is left here and there, and so resident again what is free. Clean chunks that
     /// were resident for a taken one beside them go as well.
     fn note_shrinking(&mut self) {
-        let Some(kind) = self.clean.longest().and_then(|chunk| kind_of_chunk(chunk as usize))
-        else {
-            return;
-        };
-        if self.is_shrinking || !kind.wish_for_huge_pages(false) {
+        if !self.growth.withdraw() {
             return;
         }
-        (self.is_shrinking, self.chunks_since) = (true, 0);
         let mut left = MOST_ENDS;
         // The longest first.
         for bin in (0..BINS).rev() {
@@ -319,11 +294,6 @@ impl Runs {
                 left -= 1;
             }
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_shrinking(&self) -> bool {
-        self.is_shrinking
     }
 
     fn count_taken(&mut self, chunks: u32) {
@@ -385,8 +355,8 @@ impl Runs {
             }
             found += entry(next).run_chunks.get();
         }
-        if self.is_shrinking {
-            self.note_growth(end, extra, chunks as u32);
+        if extra != 0 && self.growth.is_awaited() {
+            self.growth.note(end + extra, extra, chunks as u32);
         }
         let mut taken = 0;
         while taken < extra {
@@ -420,12 +390,7 @@ impl Runs {
             },
         };
         self.committed_segments += count;
-        if kind.is_small() {
-            self.is_shrinking = true;
-        } else {
-            // The new memory wishes for huge pages, and the rest with it.
-            self.ask_for_huge_pages(kind);
-        }
+        self.growth.prepare(kind, first as u32, (count * SEGMENT_CHUNKS) as u32);
         let skipped = u32::from(first == 0);
         let chunks = (count * SEGMENT_CHUNKS) as u32 - skipped;
         self.insert_merged(first as u32 + skipped, chunks, CLEAN);
@@ -447,6 +412,7 @@ impl Runs {
             self.reserved.insert(first + wanted, available - wanted, RESERVED);
         }
         self.committed_segments += wanted as usize / SEGMENT_CHUNKS;
+        self.growth.prepare(kind, first, wanted);
         self.insert_merged(first, wanted, CLEAN);
         true
     }
@@ -505,7 +471,8 @@ impl Runs {
 
     #[cold]
     pub(super) fn decay(&mut self, now: u64) {
-        if now.wrapping_sub(self.tick_milliseconds) < period_milliseconds() {
+        // Whoever has the turn of all kinds read the clock before, others may have since.
+        if now.saturating_sub(self.tick_milliseconds) < period_milliseconds() {
             return;
         }
         self.tick_milliseconds = now;
@@ -515,28 +482,39 @@ impl Runs {
             self.release_segments();
         }
         self.low_water = self.dirty.chunks;
+        self.growth.look_sometimes(now);
     }
 
     /// Gives the pages of at least `chunks` dirty chunks back, the longest runs first; the bytes.
     fn purge(&mut self, chunks: usize) -> usize {
         let mut purged = 0;
+        let mut refused = [(0, 0); MOST_REFUSALS];
+        let mut places = refused.iter_mut();
         while purged < chunks {
             let Some(first) = self.dirty.longest() else { break };
-            let run = self.dirty.remove(first) as usize;
+            let run = self.dirty.remove(first);
             // A part of a long run may do.
-            let part = run.min(chunks - purged) as u32;
-            if part < run as u32 {
-                self.dirty.insert(first + part, run as u32 - part, DIRTY);
-            }
+            let part = (run as usize).min(chunks - purged) as u32;
             let (start, chunks_around) = with_clean_around(first, part);
             // SAFETY: a dirty run is free, and so are clean ones.
             let is_given_back = unsafe { drop_pages(start, chunks_around) };
             if !is_given_back {
-                self.insert_merged(first, part, DIRTY);
-                break;
+                // The program locked it, say: the others are not to wait for that.
+                let Some(place) = places.next() else {
+                    self.insert_merged(first, run, DIRTY);
+                    break;
+                };
+                *place = (first, run);
+                continue;
+            }
+            if part < run {
+                self.dirty.insert(first + part, run - part, DIRTY);
             }
             self.insert_merged(first, part, CLEAN);
             purged += part as usize;
+        }
+        for (first, run) in refused.into_iter().filter(|&(first, _)| first != 0) {
+            self.insert_merged(first, run, DIRTY);
         }
         if purged != 0 {
             self.note_shrinking();

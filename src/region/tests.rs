@@ -99,15 +99,15 @@ fn runs_keep_their_contents_while_huge_pages_come_and_go() {
     let _turn = turn_of_charging();
     let kind = kind_with(HugePages::Grown, c"comes-and-goes");
     let mut changes = 0;
-    let mut was_shrinking = false;
+    let mut was_awaited = false;
     at_random(kind, 8, |step| {
         let mut runs = lock_of(kind).lock();
         if step % 128 == 0 {
             runs.purge_all();
         }
-        let is_shrinking = runs.is_shrinking();
-        changes += usize::from(is_shrinking != was_shrinking);
-        was_shrinking = is_shrinking;
+        let is_awaited = runs.growth().is_awaited();
+        changes += usize::from(is_awaited != was_awaited);
+        was_awaited = is_awaited;
     });
     // Where commitments are charged, huge pages are as they were asked for.
     assert!(changes >= 4 || is_commit_charged(), "{changes}");
@@ -153,10 +153,152 @@ fn nothing_of_a_huge_page_stays_when_its_chunks_were_given_back() {
         let rest = beside_taken.then_some(neighbour).into_iter().chain(filler);
         // SAFETY: they were taken, and are not used any more.
         rest.for_each(|run| unsafe { return_run(run) });
-        lock_of(kind).lock().ask_for_huge_pages(kind);
+        lock_of(kind).lock().growth().ask();
     }
     // SAFETY: it was taken, and is not used any more.
     unsafe { return_run(first) };
+}
+
+/// Writes to the first pages of a run of the test's own.
+fn touch_pages(run: Run, pages: usize) {
+    for page in 0..pages {
+        // SAFETY: the run is the caller's alone.
+        unsafe { crate::pointers::forward(run.start(), page * PAGE_BYTES).write(1) };
+    }
+}
+
+#[test]
+fn what_was_sparse_asks_for_huge_pages_when_it_is_nearly_full() {
+    let _turn = turn_of_charging();
+    let kind = kind_with(HugePages::Grown, c"filled-later");
+    let take = |_| {
+        let run = take_run(kind, 1, 1).unwrap();
+        touch_pages(run, 1);
+        run
+    };
+    let runs: Vec<Run> = (0..40 << 4).map(take).collect();
+    // As an hour passes, a second at a time.
+    let mut now = sys::coarse_milliseconds() + MAX_PERIOD_MILLISECONDS;
+    let mut decay = |seconds| {
+        (0..seconds).for_each(|_| {
+            now += 1000;
+            lock_of(kind).lock().decay(now);
+        });
+    };
+    let first = runs[0].first_chunk() / SEGMENT_CHUNKS * SEGMENT_CHUNKS;
+    let second = first + (16 << 4);
+    let is_asking = |chunk| lock_of(kind).lock().growth().is_asking_at(chunk);
+    decay(1000);
+    assert!(!is_asking(first) && !is_asking(second));
+    // Ever more seldom, but not for ever.
+    let wait = lock_of(kind).lock().growth().wait_milliseconds();
+    assert!((10_000..=100_000).contains(&wait) || is_commit_charged(), "{wait}");
+    let pages = CHUNK_BYTES / PAGE_BYTES;
+    runs.iter().filter(|run| run.first_chunk() < second).for_each(|&run| touch_pages(run, pages));
+    let in_second = runs.iter().filter(|run| (second..second + 256).contains(&run.first_chunk()));
+    // Not quite seven eighths.
+    in_second.clone().skip(40).for_each(|&run| touch_pages(run, pages));
+    decay(200);
+    assert!(!is_asking(second));
+    in_second.for_each(|&run| touch_pages(run, pages));
+    decay(200);
+    let can_be_asked = !is_commit_charged() && refused_advice(kind).is_none();
+    assert_eq!(is_asking(second), can_be_asked);
+    // The first never does.
+    assert!(!is_asking(first));
+    for run in runs {
+        // SAFETY: it was taken, and is not used any more.
+        unsafe { return_run(run) };
+    }
+    lock_of(kind).lock().purge_all();
+    assert!(lock_of(kind).lock().growth().is_awaited());
+}
+
+/// As a buffer's that is filled long after it was taken.
+#[test]
+fn a_kind_is_large_when_what_was_taken_before_is_filled() {
+    let _turn = turn_of_charging();
+    let kind = kind_with(HugePages::Grown, c"fills-behind");
+    let mut runs: Vec<Run> = Vec::new();
+    let is_small = || lock_of(kind).lock().growth().is_awaited();
+    for _ in 0..160 << 4 {
+        let run = take_run(kind, 1, 1).unwrap();
+        touch_pages(run, 1);
+        runs.push(run);
+        if let Some(behind) = runs.len().checked_sub(20 << 4) {
+            touch_pages(runs[behind], CHUNK_BYTES / PAGE_BYTES);
+        }
+        assert!(is_small() || runs.len() > 32 << 4 || is_commit_charged());
+    }
+    assert!(!is_small() || refused_advice(kind).is_some());
+    // SAFETY: they were taken, and are not used any more.
+    runs.into_iter().for_each(|run| unsafe { return_run(run) });
+}
+
+#[test]
+fn what_is_small_ends_behind_the_run_that_was_taken() {
+    let _turn = turn_of_charging();
+    let kind = kind_with(HugePages::Grown, c"is-aligned");
+    let first = take_run(kind, 1, 1).unwrap();
+    let piece = SEGMENT_CHUNKS / 2;
+    let end = || lock_of(kind).lock().growth().small_end();
+    assert_eq!(end() % SEGMENT_CHUNKS, piece);
+    // So many that they are growth. None is as long as a huge page.
+    let runs: Vec<Run> = (0..5).map(|_| take_run(kind, 16, 1).unwrap()).collect();
+    let aligned = take_run(kind, 16, 2 * SEGMENT_CHUNKS).unwrap();
+    assert_eq!(aligned.first_chunk() % SEGMENT_CHUNKS, 0);
+    if !is_commit_charged() {
+        assert_eq!(end(), aligned.first_chunk() + piece);
+    }
+    // SAFETY: they were taken, and are not used any more.
+    runs.into_iter().chain([first, aligned]).for_each(|run| unsafe { return_run(run) });
+}
+
+#[test]
+fn a_clock_that_was_read_before_purges_nothing() {
+    let kind = kind_of(c"older-clock");
+    let use_chunks = || {
+        let mut run = take_run(kind, 4, 1).unwrap();
+        run.is_zeroed = false;
+        // SAFETY: it was taken, and is not used any more.
+        unsafe { return_run(run) };
+    };
+    // So late that nobody else's turn comes.
+    let start = sys::coarse_milliseconds() + MAX_PERIOD_MILLISECONDS;
+    let decay = |after| lock_of(kind).lock().decay(start + after * MAX_PERIOD_MILLISECONDS);
+    use_chunks();
+    decay(1);
+    use_chunks();
+    decay(2);
+    assert_eq!(usage_of(kind).dirty_bytes, 4 * CHUNK_BYTES);
+    lock_of(kind).lock().decay(start + 2 * MAX_PERIOD_MILLISECONDS - 1);
+    assert_eq!(usage_of(kind).dirty_bytes, 4 * CHUNK_BYTES);
+    decay(3);
+    assert_eq!(usage_of(kind).dirty_bytes, 0);
+}
+
+#[test]
+fn what_the_program_locked_keeps_nothing_else() {
+    let kind = kind_of(c"locked");
+    let [long, between, short] = [8, 1, 2].map(|chunks| take_run(kind, chunks, 1).unwrap());
+    // SAFETY: the run is ours.
+    if unsafe { memory::lock_in_memory(long.start(), PAGE_BYTES) }.is_err() {
+        return println!("not tested here: no memory can be locked");
+    }
+    for mut run in [long, short] {
+        run.is_zeroed = false;
+        // SAFETY: it was taken, and is not used any more.
+        unsafe { return_run(run) };
+    }
+    lock_of(kind).lock().purge_all();
+    lock_of(kind).lock().verify();
+    assert_eq!(usage_of(kind).dirty_bytes, 8 * CHUNK_BYTES);
+    // SAFETY: it was locked above.
+    unsafe { libc::munlock(long.start().as_ptr().cast(), PAGE_BYTES) };
+    lock_of(kind).lock().purge_all();
+    assert_eq!(usage_of(kind).dirty_bytes, 0);
+    // SAFETY: it was taken, and is not used any more.
+    unsafe { return_run(between) };
 }
 
 #[test]

@@ -69,7 +69,9 @@ impl RegionMapSource {
 
     /// Puts transparent huge pages of 2 MiB in the place of small ones, at once, where half or more
     /// of one is resident in its segments; how many bytes that are. For a heap that has grown to
-    /// its size and lives long; it copies what it collapses.
+    /// its size and lives long; it copies what it collapses. From then on all the memory of its
+    /// kind asks for huge pages, however little of it is used, if its settings are
+    /// [`Transparent`](region::HugePages::Transparent) or [`Grown`](region::HugePages::Grown).
     ///
     /// # Errors
     /// The system's, of the first that it refused: `EINVAL` before Linux 6.1 or without transparent

@@ -22,11 +22,16 @@ pub struct MapFlags {
     pub huge_page_shift: Option<u32>,
 }
 
-/// Makes a call. errno stays as it was, for a free must not change it.
+/// Makes a call that may have to fail.
 fn check(call: Call, run: impl FnOnce() -> c_int) -> Result<(), SystemError> {
     if fault::strikes(call) {
         return Err(SystemError(libc::ENOMEM));
     }
+    keep_errno(run)
+}
+
+/// Makes a call. errno stays as it was, for a free must not change it.
+fn keep_errno(run: impl FnOnce() -> c_int) -> Result<(), SystemError> {
     // SAFETY: errno's address is valid on every thread.
     unsafe {
         let error_number = libc::__errno_location();
@@ -49,14 +54,12 @@ unsafe fn map(
     flags: c_int,
     file: c_int,
 ) -> Result<NonNull<u8>, SystemError> {
-    if fault::strikes(Call::Map) {
-        return Err(SystemError(libc::ENOMEM));
-    }
-    // SAFETY: the caller's contract.
-    let start = unsafe { libc::mmap(address, bytes, protection, flags, file, 0) };
-    if start == libc::MAP_FAILED {
-        return Err(SystemError::last());
-    }
+    let mut start = libc::MAP_FAILED;
+    check(Call::Map, || {
+        // SAFETY: the caller's contract.
+        start = unsafe { libc::mmap(address, bytes, protection, flags, file, 0) };
+        c_int::from(start == libc::MAP_FAILED)
+    })?;
     NonNull::new(start.cast()).ok_or(SystemError(libc::ENOMEM))
 }
 
@@ -195,8 +198,7 @@ pub fn resident_pages(
 ) -> Result<(), SystemError> {
     let bytes = bytes.min(pages.len().saturating_mul(super::page_bytes()));
     // SAFETY: asking changes nothing, and there is a byte for each page.
-    let result = unsafe { libc::mincore(start.as_ptr().cast(), bytes, pages.as_mut_ptr()) };
-    if result == 0 { Ok(()) } else { Err(SystemError::last()) }
+    keep_errno(|| unsafe { libc::mincore(start.as_ptr().cast(), bytes, pages.as_mut_ptr()) })
 }
 
 /// Advice that never changes contents.
@@ -357,6 +359,8 @@ mod tests {
         unsafe {
             *libc::__errno_location() = 7;
             assert_eq!(give_back_pages(nowhere, 4096), Err(SystemError(libc::ENOMEM)));
+            assert_eq!(resident_pages(nowhere, 4096, &mut [0]), Err(SystemError(libc::ENOMEM)));
+            assert!(reserve(1 << 62).is_err() && decommit(nowhere, 4096).is_err());
             assert_eq!(*libc::__errno_location(), 7);
         }
     }
