@@ -1,4 +1,5 @@
-//! The free runs of one extent: found by length through bins, by address through the edges.
+//! The free runs of one extent: found by length through bins, and by who frees a block beside one,
+//! through the edges and the lengths at their ends.
 //!
 //! ```text
 //!   Extent::metadata                        the extent

@@ -102,26 +102,21 @@ impl MultipleBinarySearchTree {
         block(start, length)
     }
 
-    /// Frees `start..start + length`, and coalesces it with what is free on either side. Whether
-    /// all of the extent is free now.
+    /// Frees a range, and coalesces it with what is free on either side. Whether all of the extent
+    /// is free now.
     ///
     /// # Safety
     /// These are whole granules of the extent, at least one, no part of a free block and no longer
-    /// allocated; `start` has the provenance of the extent.
+    /// allocated; the range's start has the provenance of the extent.
     #[inline]
-    pub(super) unsafe fn release(
-        &mut self,
-        extent: &Extent,
-        start: NonNull<u8>,
-        length: usize,
-    ) -> bool {
+    pub(super) unsafe fn release(&mut self, extent: &Extent, freed: NonNull<[u8]>) -> bool {
         // SAFETY: the contract is the same but for the top; the block's end lies in the extent, or
         // at its end.
         unsafe {
-            if self.top.touches(start, forward(start, length)) {
-                return self.free_beside_top(extent, start, length);
+            if self.top.touches(freed.cast(), forward(freed.cast(), freed.len())) {
+                return self.free_beside_top(extent, freed);
             }
-            self.free_apart(extent, start, length)
+            self.free_apart(extent, freed)
         }
     }
 
@@ -130,7 +125,8 @@ impl MultipleBinarySearchTree {
     /// # Safety
     /// As there.
     #[inline]
-    unsafe fn free_apart(&mut self, extent: &Extent, start: NonNull<u8>, length: usize) -> bool {
+    unsafe fn free_apart(&mut self, extent: &Extent, freed: NonNull<[u8]>) -> bool {
+        let (start, length) = (freed.cast::<u8>(), freed.len());
         // SAFETY: the extent was added, so its record is valid. Where a bit of the map was set, a
         // free block of the extent lies beyond, and is listed.
         unsafe {
@@ -142,7 +138,7 @@ impl MultipleBinarySearchTree {
             let (mut first, mut total) = (start.cast(), length);
             if has_behind {
                 if is_sorted(end.cast()) {
-                    return self.coalesce_sorted(extent, start, length, has_ahead);
+                    return self.coalesce_sorted(extent, freed, has_ahead);
                 }
                 total += flagged_length(end.cast());
                 self.bins.unlink(end.cast());
@@ -151,7 +147,7 @@ impl MultipleBinarySearchTree {
                 let ahead;
                 (first, ahead) = before(start);
                 if is_sorted(first) {
-                    return self.coalesce_sorted_ahead(extent, start, total);
+                    return self.coalesce_sorted_ahead(extent, block(start, total));
                 }
                 total += ahead;
                 if self.bins.lengthen(first, total) {
@@ -173,17 +169,17 @@ impl MultipleBinarySearchTree {
     unsafe fn coalesce_sorted(
         &mut self,
         extent: &Extent,
-        start: NonNull<u8>,
-        length: usize,
+        freed: NonNull<[u8]>,
         has_ahead: bool,
     ) -> bool {
+        let (start, length) = (freed.cast::<u8>(), freed.len());
         // SAFETY: as in `free_apart`.
         unsafe {
             let behind = forward(start, length).cast();
             let total = length + free_block::length(behind);
             self.bins.remove(behind);
             if has_ahead {
-                return self.coalesce_sorted_ahead(extent, start, total);
+                return self.coalesce_sorted_ahead(extent, block(start, total));
             }
             self.bins.insert(start.cast(), total, record_of(extent));
             total == usable_length(extent)
@@ -193,15 +189,11 @@ impl MultipleBinarySearchTree {
     /// Ends a [`release`](Self::release) where a block lies ahead that may be sorted.
     ///
     /// # Safety
-    /// As there; the map is done, and `start..start + length` is all else that is free.
+    /// As there; the map is done, and the range is all else that is free.
     #[cold]
     #[inline(never)]
-    unsafe fn coalesce_sorted_ahead(
-        &mut self,
-        extent: &Extent,
-        start: NonNull<u8>,
-        length: usize,
-    ) -> bool {
+    unsafe fn coalesce_sorted_ahead(&mut self, extent: &Extent, freed: NonNull<[u8]>) -> bool {
+        let (start, length) = (freed.cast::<u8>(), freed.len());
         // SAFETY: as in `free_apart`.
         unsafe {
             let (first, ahead) = before(start);
@@ -218,19 +210,15 @@ impl MultipleBinarySearchTree {
     /// # Safety
     /// As there.
     #[inline(never)]
-    unsafe fn free_beside_top(
-        &mut self,
-        extent: &Extent,
-        start: NonNull<u8>,
-        length: usize,
-    ) -> bool {
+    unsafe fn free_beside_top(&mut self, extent: &Extent, freed: NonNull<[u8]>) -> bool {
+        let (start, length) = (freed.cast::<u8>(), freed.len());
         // SAFETY: as in `free_apart`; what joins the top is allocated as far as the map says, by
         // the flips, also the free block on the side away from the top. On the top's side is none,
         // for the top is coalesced.
         unsafe {
             let record = record_of(extent);
             if !self.top.is_in(record) {
-                return self.free_apart(extent, start, length);
+                return self.free_apart(extent, freed);
             }
             let map = record.as_ref().map();
             let end = forward(start, length);

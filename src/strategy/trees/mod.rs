@@ -145,10 +145,13 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     }
 
     #[inline]
-    unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
+    unsafe fn free(&mut self, extent: &Extent, freed: NonNull<u8>, layout: Layout) -> bool {
         // SAFETY: the block is allocated, in the extent, and as long as any layout rounds to that
         // fits.
-        unsafe { self.release(extent, in_extent(extent, block), rounded(layout.size())) }
+        unsafe {
+            let start = in_extent(extent, freed);
+            self.release(extent, block(start, rounded(layout.size())))
+        }
     }
 
     fn is_empty(&self, extent: &Extent) -> bool {
@@ -201,7 +204,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     unsafe fn shrink_in_place(
         &mut self,
         extent: &Extent,
-        block: NonNull<u8>,
+        whole: NonNull<u8>,
         old: Layout,
         new: Layout,
     ) -> Option<usize> {
@@ -209,8 +212,8 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         if old_length != new_length {
             // SAFETY: the tail is whole granules of the block, which the caller gives up.
             unsafe {
-                let tail = forward(in_extent(extent, block), new_length);
-                self.release(extent, tail, old_length - new_length);
+                let tail = forward(in_extent(extent, whole), new_length);
+                self.release(extent, block(tail, old_length - new_length));
             }
         }
         Some(new_length)
@@ -232,7 +235,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
                 self.release_top();
                 self.top = Top::of(Taken { block: extent.start().cast(), length, record });
             } else if length != 0 {
-                self.release(extent, extent.start(), length);
+                self.release(extent, block(extent.start(), length));
             }
         }
     }
