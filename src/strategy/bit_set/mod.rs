@@ -14,11 +14,14 @@
 //! - this file does the arithmetic between layouts, addresses and indices.
 //!
 //! # Costs
-//! Allocating and freeing are O(1) but for requests of more than 114,688 blocks (3.5 MiB at the
-//! default size), which look at each run as long. Good fit: the first run of the request's own bin
-//! if that is long enough, else one of the next bin above that has any, else the start of the run
-//! at the end. The metadata is 336 bytes an extent and one bit a block: 1 % of a chunk at 32-byte
-//! blocks.
+//! Allocating and freeing are O(1) as long as an extent has room in a bin above the request's own,
+//! or at its end. Good fit: the first run of the request's own bin if that is long enough, else one
+//! of the next bin above that has any, else the start of the run at the end. Where memory is nearly
+//! full and only the own bin is left, each of its runs is looked at until one is long enough, in
+//! each extent whose longest run is in that bin, so that nothing is refused that fits: O(runs of
+//! lengths that differ by up to a quarter). Bins below 8 blocks have one length and no such search;
+//! above 114,688 blocks (3.5 MiB at the default size) all lengths are in one bin. The metadata is
+//! 336 bytes an extent and one bit a block: 1 % of a chunk at 32-byte blocks.
 //!
 //! # Not for
 //! Requests far smaller than a block, which a slab packs tighter, and memory freed all at once, for
@@ -312,6 +315,9 @@ unsafe impl Strategy for BitSet {
 
     /// A count beside the extent's address: which extent it is, its owner would have to find.
     const TELLS_EMPTY: bool = true;
+
+    /// As long as all that is held: then extents are few, and fewer runs end where one does.
+    const EXTENT_DIVISOR: usize = 1;
 
     const DEFAULT: Self = Self::of(Settings::DEFAULT);
 
