@@ -124,6 +124,13 @@ impl<const LENGTHS: usize> Quick<LENGTHS> {
         }
     }
 
+    /// Whether a block of that extent waits.
+    pub(super) fn has(&self, extent: &Extent) -> bool {
+        let mut has = false;
+        self.visit(|other, _, _| has |= other == extent.into());
+        has
+    }
+
     /// Whether no block waits.
     pub(super) fn is_empty(&self) -> bool {
         self.heads.iter().all(Option::is_none)

@@ -1,4 +1,5 @@
-//! The free runs of one extent: found by length through bins, by address through the edges.
+//! The free runs of one extent: found by length through bins, and by who frees a block beside one,
+//! through the edges and the lengths at their ends.
 //!
 //! ```text
 //!   Extent::metadata                        the extent
@@ -216,7 +217,7 @@ impl<'a> Runs<'a> {
     }
 
     /// Takes from the one bin that holds both shorter and longer runs, which [`take`](Self::take)
-    /// looked at the first of.
+    /// looked at the first of. O(runs in the bin).
     pub(super) fn take_from_bin(&self, blocks: usize) -> Option<usize> {
         let mut start = self.head(bins::of(blocks));
         while start != NONE as usize {

@@ -5,14 +5,14 @@ use std::alloc::{alloc_zeroed, dealloc};
 use super::*;
 
 /// An extent and its metadata, on memory of the test's own heap.
-struct Memory {
-    extent: Box<Extent>,
+pub(super) struct Memory {
+    pub(super) extent: Box<Extent>,
     layouts: [Layout; 2],
     live: usize,
 }
 
 impl Memory {
-    fn new(strategy: &BitSet, bytes: usize, is_zeroed: bool) -> Self {
+    pub(super) fn new(strategy: &BitSet, bytes: usize, is_zeroed: bool) -> Self {
         let layouts = [bytes, strategy.metadata_bytes(bytes)]
             .map(|size| Layout::from_size_align(size, BitSet::EXTENT_ALIGN).unwrap());
         let [start, metadata] = layouts.map(|layout| {

@@ -19,9 +19,9 @@ use core::ptr::{self, NonNull};
 use super::free_block::{
     self, FreeBlock, bin_if_first, first_of_bin, flagged_length, is_sorted, mark_sorted, write_ends,
 };
-use super::record::Record;
 use super::size_class::{BINS, FIRST_RANGE, LARGE, TREES, bin_of, tree_of};
 use super::verify::{Tally, check};
+use crate::strategy::Extent;
 use crate::strategy::red_black::RedBlackTree;
 
 /// The bits of all bins but that of the large blocks.
@@ -32,7 +32,7 @@ const NOT_LARGE: u64 = (1 << LARGE) - 1;
 pub(super) struct Taken {
     pub(super) block: NonNull<FreeBlock>,
     pub(super) length: usize,
-    pub(super) record: NonNull<Record>,
+    pub(super) extent: NonNull<Extent>,
 }
 
 /// The free blocks of all extents.
@@ -70,17 +70,17 @@ impl Bins {
     /// Writes a free block's ends and lists it.
     ///
     /// # Safety
-    /// `block..block + length` is free memory of the extent of `record`, in no list.
+    /// `block..block + length` is free memory of `extent`, in no list.
     #[inline]
     pub(super) unsafe fn insert(
         &mut self,
         block: NonNull<FreeBlock>,
         length: usize,
-        record: NonNull<Record>,
+        extent: NonNull<Extent>,
     ) {
         // SAFETY: the block is free by the contract, and the head of a list is listed.
         unsafe {
-            write_ends(block, length, record);
+            write_ends(block, length, extent);
             let bin = bin_of(length) % BINS;
             let first = self.heads[bin];
             self.heads[bin] = block.as_ptr();
@@ -128,7 +128,7 @@ impl Bins {
     /// seldom.
     ///
     /// # Safety
-    /// `block` is listed, not sorted, and in the extent of its record; `block..block + length` is
+    /// `block` is listed, not sorted, and in the extent that it names; `block..block + length` is
     /// free and no other block listed begins in it.
     #[inline]
     pub(super) unsafe fn lengthen(&mut self, block: NonNull<FreeBlock>, length: usize) -> bool {
@@ -137,7 +137,7 @@ impl Bins {
             if bin_of(flagged_length(block)) != bin_of(length) {
                 return false;
             }
-            write_ends(block, length, (*block.as_ptr()).record);
+            write_ends(block, length, (*block.as_ptr()).extent);
         }
         true
     }
@@ -186,11 +186,11 @@ impl Bins {
         // SAFETY: the block is listed, and so is the next.
         unsafe {
             let length = flagged_length(block);
-            let FreeBlock { next, record, .. } = *block.as_ptr();
+            let FreeBlock { next, extent, .. } = *block.as_ptr();
             self.heads[bin % BINS] = next;
             (*self.or_sink(next)).previous = first_of_bin(bin);
             self.clear_if(bin, next.is_null());
-            Taken { block, length, record }
+            Taken { block, length, extent }
         }
     }
 
@@ -204,8 +204,8 @@ impl Bins {
         // SAFETY: the block is listed.
         unsafe {
             self.remove(block);
-            let record = (*block.as_ptr()).record;
-            Taken { block, length: free_block::length(block), record }
+            let extent = (*block.as_ptr()).extent;
+            Taken { block, length: free_block::length(block), extent }
         }
     }
 
@@ -227,8 +227,8 @@ impl Bins {
         // SAFETY: what `search` finds is listed.
         unsafe {
             self.remove(block);
-            let record = (*block.as_ptr()).record;
-            Some(Taken { block, length: free_block::length(block), record })
+            let extent = (*block.as_ptr()).extent;
+            Some(Taken { block, length: free_block::length(block), extent })
         }
     }
 

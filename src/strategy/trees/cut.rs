@@ -4,10 +4,10 @@ use core::ptr::NonNull;
 
 use super::bins::Taken;
 use super::free_block::{self, before, flagged_length, is_sorted};
-use super::record::Record;
+use super::record::map_of;
 use super::size_class::GRANULE;
 use super::top::Top;
-use super::{MultipleBinarySearchTree, usable_length};
+use super::{MultipleBinarySearchTree, count_new};
 use crate::pointers::{block, forward, padding};
 use crate::strategy::Extent;
 
@@ -16,13 +16,35 @@ impl MultipleBinarySearchTree {
     #[inline]
     pub(super) fn cut(&mut self, length: usize) -> Option<NonNull<[u8]>> {
         if let Some(taken) = self.bins.take(length) {
+            count_new(taken.extent);
             // SAFETY: the block was taken and is as long as asked.
             return Some(unsafe { self.cut_front(taken, length) });
         }
         if self.bins.may_find_sorted(length) {
             return self.cut_sorted(length);
         }
-        self.top.cut(length)
+        self.cut_top(length)
+    }
+
+    /// Allocates from the top.
+    #[inline]
+    fn cut_top(&mut self, length: usize) -> Option<NonNull<[u8]>> {
+        if let Some((cut, extent)) = self.top.cut(length) {
+            count_new(extent);
+            return Some(cut);
+        }
+        self.cut_flushed(length)
+    }
+
+    /// Allocates where nothing is left but, perhaps, what waits in quick lists.
+    #[cold]
+    #[inline(never)]
+    fn cut_flushed(&mut self, length: usize) -> Option<NonNull<[u8]>> {
+        if self.quick.is_empty() {
+            return None;
+        }
+        self.flush();
+        self.cut(length)
     }
 
     /// Allocates from the least block that a search finds, or else from the top.
@@ -30,8 +52,9 @@ impl MultipleBinarySearchTree {
     /// What remains of the block becomes the top where it is longer than the top that there is.
     #[cold]
     fn cut_sorted(&mut self, length: usize) -> Option<NonNull<[u8]>> {
-        let Some(taken) = self.bins.take_sorted(length) else { return self.top.cut(length) };
+        let Some(taken) = self.bins.take_sorted(length) else { return self.cut_top(length) };
         if taken.length - length <= self.top.length() {
+            count_new(taken.extent);
             // SAFETY: the block was taken and is as long as asked.
             return Some(unsafe { self.cut_front(taken, length) });
         }
@@ -41,7 +64,7 @@ impl MultipleBinarySearchTree {
             flip_ends(taken);
             self.top = Top::of(taken);
         }
-        self.top.cut(length)
+        self.cut_top(length)
     }
 
     /// Allocates where the granule's alignment does not do: from a block so long that a multiple of
@@ -50,13 +73,14 @@ impl MultipleBinarySearchTree {
     #[inline(never)]
     pub(super) fn cut_aligned(&mut self, length: usize, alignment: usize) -> Option<NonNull<[u8]>> {
         let mut taken = self.take(length.checked_add(alignment - GRANULE)?)?;
+        count_new(taken.extent);
         let start = taken.block.cast();
         let front = padding(start, alignment);
         // SAFETY: the front is at most as long as what was added to the request, and so in the
         // block. The map says that the block is free, and so says of its front what it should.
         unsafe {
             if front != 0 {
-                self.bins.insert(taken.block, front, taken.record);
+                self.bins.insert(taken.block, front, taken.extent);
                 taken.block = forward(start, front).cast();
                 taken.length -= front;
             }
@@ -73,7 +97,11 @@ impl MultipleBinarySearchTree {
             return Some(taken);
         }
         if length > self.top.length() {
-            return None;
+            if self.quick.is_empty() {
+                return None;
+            }
+            self.flush();
+            return self.take(length);
         }
         let taken = self.top.take()?;
         // SAFETY: the top was allocated as far as the map says.
@@ -89,39 +117,33 @@ impl MultipleBinarySearchTree {
     #[inline]
     pub(super) unsafe fn cut_front(&mut self, taken: Taken, length: usize) -> NonNull<[u8]> {
         let start = taken.block.cast::<u8>();
-        // SAFETY: both parts lie in the block, and the block in the extent of its record.
+        // SAFETY: both parts lie in the block, and the block in the extent that it names.
         unsafe {
             let end = forward(start, length);
-            let map = taken.record.as_ref().map();
+            let map = map_of(taken.extent.as_ref());
             map.flip(start.addr().get());
             map.flip(end.addr().get());
             if taken.length != length {
-                self.bins.insert(end.cast(), taken.length - length, taken.record);
+                self.bins.insert(end.cast(), taken.length - length, taken.extent);
             }
         }
         block(start, length)
     }
 
-    /// Frees `start..start + length`, and coalesces it with what is free on either side. Whether
-    /// all of the extent is free now.
+    /// Frees a range, and coalesces it with what is free on either side.
     ///
     /// # Safety
     /// These are whole granules of the extent, at least one, no part of a free block and no longer
-    /// allocated; `start` has the provenance of the extent.
+    /// allocated; the range's start has the provenance of the extent.
     #[inline]
-    pub(super) unsafe fn release(
-        &mut self,
-        extent: &Extent,
-        start: NonNull<u8>,
-        length: usize,
-    ) -> bool {
+    pub(super) unsafe fn release(&mut self, extent: &Extent, freed: NonNull<[u8]>) {
         // SAFETY: the contract is the same but for the top; the block's end lies in the extent, or
         // at its end.
         unsafe {
-            if self.top.touches(start, forward(start, length)) {
-                return self.free_beside_top(extent, start, length);
+            if self.top.touches(freed.cast(), forward(freed.cast(), freed.len())) {
+                return self.free_beside_top(extent, freed);
             }
-            self.free_apart(extent, start, length)
+            self.free_apart(extent, freed)
         }
     }
 
@@ -130,19 +152,19 @@ impl MultipleBinarySearchTree {
     /// # Safety
     /// As there.
     #[inline]
-    unsafe fn free_apart(&mut self, extent: &Extent, start: NonNull<u8>, length: usize) -> bool {
+    unsafe fn free_apart(&mut self, extent: &Extent, freed: NonNull<[u8]>) {
+        let (start, length) = (freed.cast::<u8>(), freed.len());
         // SAFETY: the extent was added, so its record is valid. Where a bit of the map was set, a
         // free block of the extent lies beyond, and is listed.
         unsafe {
-            let record = record_of(extent);
-            let map = record.as_ref().map();
+            let map = map_of(extent);
             let end = forward(start, length);
             let has_behind = map.flip(end.addr().get());
             let has_ahead = map.flip(start.addr().get());
             let (mut first, mut total) = (start.cast(), length);
             if has_behind {
                 if is_sorted(end.cast()) {
-                    return self.coalesce_sorted(extent, start, length, has_ahead);
+                    return self.coalesce_sorted(extent, freed, has_ahead);
                 }
                 total += flagged_length(end.cast());
                 self.bins.unlink(end.cast());
@@ -151,16 +173,15 @@ impl MultipleBinarySearchTree {
                 let ahead;
                 (first, ahead) = before(start);
                 if is_sorted(first) {
-                    return self.coalesce_sorted_ahead(extent, start, total);
+                    return self.coalesce_sorted_ahead(extent, block(start, total));
                 }
                 total += ahead;
                 if self.bins.lengthen(first, total) {
-                    return total == usable_length(extent);
+                    return;
                 }
                 self.bins.unlink(first);
             }
-            self.bins.insert(first, total, record);
-            total == usable_length(extent)
+            self.bins.insert(first, total, extent.into());
         }
     }
 
@@ -170,45 +191,34 @@ impl MultipleBinarySearchTree {
     /// As there; the map is done.
     #[cold]
     #[inline(never)]
-    unsafe fn coalesce_sorted(
-        &mut self,
-        extent: &Extent,
-        start: NonNull<u8>,
-        length: usize,
-        has_ahead: bool,
-    ) -> bool {
+    unsafe fn coalesce_sorted(&mut self, extent: &Extent, freed: NonNull<[u8]>, has_ahead: bool) {
+        let (start, length) = (freed.cast::<u8>(), freed.len());
         // SAFETY: as in `free_apart`.
         unsafe {
             let behind = forward(start, length).cast();
             let total = length + free_block::length(behind);
             self.bins.remove(behind);
             if has_ahead {
-                return self.coalesce_sorted_ahead(extent, start, total);
+                return self.coalesce_sorted_ahead(extent, block(start, total));
             }
-            self.bins.insert(start.cast(), total, record_of(extent));
-            total == usable_length(extent)
+            self.bins.insert(start.cast(), total, extent.into());
         }
     }
 
     /// Ends a [`release`](Self::release) where a block lies ahead that may be sorted.
     ///
     /// # Safety
-    /// As there; the map is done, and `start..start + length` is all else that is free.
+    /// As there; the map is done, and the range is all else that is free.
     #[cold]
     #[inline(never)]
-    unsafe fn coalesce_sorted_ahead(
-        &mut self,
-        extent: &Extent,
-        start: NonNull<u8>,
-        length: usize,
-    ) -> bool {
+    unsafe fn coalesce_sorted_ahead(&mut self, extent: &Extent, freed: NonNull<[u8]>) {
+        let (start, length) = (freed.cast::<u8>(), freed.len());
         // SAFETY: as in `free_apart`.
         unsafe {
             let (first, ahead) = before(start);
             let total = length + ahead;
             self.bins.remove(first);
-            self.bins.insert(first, total, record_of(extent));
-            total == usable_length(extent)
+            self.bins.insert(first, total, extent.into());
         }
     }
 
@@ -218,28 +228,23 @@ impl MultipleBinarySearchTree {
     /// # Safety
     /// As there.
     #[inline(never)]
-    unsafe fn free_beside_top(
-        &mut self,
-        extent: &Extent,
-        start: NonNull<u8>,
-        length: usize,
-    ) -> bool {
+    unsafe fn free_beside_top(&mut self, extent: &Extent, freed: NonNull<[u8]>) {
+        let (start, length) = (freed.cast::<u8>(), freed.len());
         // SAFETY: as in `free_apart`; what joins the top is allocated as far as the map says, by
         // the flips, also the free block on the side away from the top. On the top's side is none,
         // for the top is coalesced.
         unsafe {
-            let record = record_of(extent);
-            if !self.top.is_in(record) {
-                return self.free_apart(extent, start, length);
+            if !self.top.is_in(extent.into()) {
+                return self.free_apart(extent, freed);
             }
-            let map = record.as_ref().map();
+            let map = map_of(extent);
             let end = forward(start, length);
             if end == self.top.start() {
                 let mut first = start;
                 if map.is_set(first.addr().get()) {
                     let (block, length) = before(first);
                     self.bins.remove(block);
-                    flip_ends(Taken { block, length, record });
+                    flip_ends(Taken { block, length, extent: extent.into() });
                     first = block.cast();
                 }
                 self.top.lower(first);
@@ -248,12 +253,11 @@ impl MultipleBinarySearchTree {
                 if map.is_set(end.addr().get()) {
                     let (block, length) = (end.cast(), free_block::length(end.cast()));
                     self.bins.remove(block);
-                    flip_ends(Taken { block, length, record });
+                    flip_ends(Taken { block, length, extent: extent.into() });
                     end = forward(end, length);
                 }
                 self.top.lengthen(end);
             }
-            self.top.length() == usable_length(extent)
         }
     }
 
@@ -264,28 +268,21 @@ impl MultipleBinarySearchTree {
         // says, and in no list.
         unsafe {
             flip_ends(taken);
-            self.bins.insert(taken.block, taken.length, taken.record);
+            self.bins.insert(taken.block, taken.length, taken.extent);
         }
     }
-}
-
-/// The record of an extent that was added and not removed.
-#[inline]
-pub(super) fn record_of(extent: &Extent) -> NonNull<Record> {
-    // SAFETY: trees ask for metadata, and the extent is theirs.
-    unsafe { extent.metadata() }.cast()
 }
 
 /// Has the map say of a block, which is not next to a free one, that it is free instead of
 /// allocated, or the other way round.
 ///
 /// # Safety
-/// The block lies in the extent of its record, which is valid.
+/// The block lies in the extent that it names, which was added and not removed.
 unsafe fn flip_ends(taken: Taken) {
     let start = taken.block.addr().get();
     // SAFETY: both ends lie in the extent or at its end.
     unsafe {
-        let map = taken.record.as_ref().map();
+        let map = map_of(taken.extent.as_ref());
         map.flip(start);
         map.flip(start + taken.length);
     }

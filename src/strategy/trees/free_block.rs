@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   ┌──────┬──────────┬────────┬────────┬ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┬ ─ ─ ─ ┬────────┐
-//!   │ next │ previous │ record │ length │ children, parent, colour  │       │ length │
+//!   │ next │ previous │ extent │ length │ children, parent, colour  │       │ length │
 //!   └──────┴──────────┴────────┴────────┴ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┴ ─ ─ ─ ┴────────┘
 //!   0      8          16       24       32   only where sorted      64      end - 8
 //! ```
@@ -14,11 +14,10 @@
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 
-use super::record::Record;
 use super::size_class::{BINS, GRANULE};
 use crate::pointers::{backward, forward};
-use crate::strategy::Strategy;
 use crate::strategy::red_black::{Links, Node};
+use crate::strategy::{Extent, Strategy};
 
 /// The flag in the length of a block that is in a tree.
 const SORTED: usize = 1;
@@ -37,8 +36,8 @@ pub(super) struct FreeBlock {
     pub(super) next: *mut FreeBlock,
     /// The previous in the list. In the first of a bin's list, what [`first_of_bin`] gives.
     pub(super) previous: *mut FreeBlock,
-    /// The record of the extent that the block lies in.
-    pub(super) record: NonNull<Record>,
+    /// The extent that the block lies in.
+    pub(super) extent: NonNull<Extent>,
     /// The length in bytes, with the flag [`SORTED`].
     length: usize,
     tree: Links<FreeBlock>,
@@ -106,17 +105,17 @@ pub(super) unsafe fn mark_sorted(block: NonNull<FreeBlock>) {
     unsafe { (*block.as_ptr()).length |= SORTED }
 }
 
-/// Writes the two lengths and the record of a free block; not sorted.
+/// Writes the two lengths and the extent of a free block; not sorted.
 ///
 /// # Safety
-/// `block` is valid for writes of `length` bytes, which are free, and lies in the extent of
-/// `record`.
+/// `block` is valid for writes of `length` bytes, which are free, and lies in
+/// `extent`.
 #[inline]
-pub(super) unsafe fn write_ends(block: NonNull<FreeBlock>, length: usize, record: NonNull<Record>) {
+pub(super) unsafe fn write_ends(block: NonNull<FreeBlock>, length: usize, extent: NonNull<Extent>) {
     // SAFETY: both words lie in the block by the contract; they are one and the same word in a
     // block of one granule.
     unsafe {
-        (*block.as_ptr()).record = record;
+        (*block.as_ptr()).extent = extent;
         (*block.as_ptr()).length = length;
         forward(block.cast(), length - TAIL_BYTES).cast::<usize>().write(length);
     }

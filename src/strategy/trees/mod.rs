@@ -1,7 +1,7 @@
 //! `MultipleBinarySearchTree`: red-black trees of free blocks.
 //!
-//! A general-purpose strategy: any sizes and alignments, in any order, coalesced at once, split,
-//! grown and shrunk in place. It costs 1/256 of the memory for a map out of line, and rounds sizes
+//! A general-purpose strategy: any sizes and alignments, in any order, coalesced, split, grown and
+//! shrunk in place. It costs 1/256 of the memory for a map out of line, and rounds sizes
 //! up to 32 bytes; an allocated block has no header. For many objects of one size below 32 bytes
 //! the [bit set](super::bit_set) takes less memory; where nothing is freed before the end, a bump
 //! is faster.
@@ -26,13 +26,15 @@
 //! - `free_block` has the nodes of the red-black trees, and the ends of free blocks,
 //! - `record` keeps the map: where free and allocated memory meet,
 //! - `top` is the free block that is in no list, and cut where no other fits,
+//! - quick lists keep a few blocks that were freed lately out of all that, to be handed out again,
 //! - `cut` allocates and frees with all of these, and `verify` checks them.
 //!
-//! **Allocating** takes the first block of the first bin that fits, flips two bits, and lists what
-//! remains. **Freeing** flips two bits, whose old values say which neighbours are free; those leave
-//! their lists, and the whole joins one. **Growing** in place takes the free block behind,
-//! **shrinking** frees the tail. None of them searches, unless only the trees can tell whether a
-//! block fits.
+//! **Allocating** takes a block of the length that waits, if one does; else the first block of the
+//! first bin that fits, flips two bits, and lists what remains. **Freeing** has blocks below 1 KiB
+//! wait, a few of each length, which are joined when nothing else fits; of others it flips two
+//! bits, whose old values say which neighbours are free; those leave their lists, and the whole
+//! joins one. **Growing** in place takes the free block behind, **shrinking** frees the tail. None
+//! of them searches, unless only the trees can tell whether a block fits.
 //!
 //! Extents may touch: no block is coalesced across, so that each can be removed alone.
 
@@ -49,18 +51,19 @@ mod top;
 mod verify;
 
 use core::alloc::Layout;
+use core::mem;
 use core::ptr::{self, NonNull};
 
 use crate::allocator::AllocError;
 use crate::pointers::{block, distance, forward};
+use crate::strategy::quick::Quick;
 use crate::strategy::sourced::SourcedAllocator;
 use crate::strategy::{Extent, Strategy};
 use crate::units::{PAGE_BYTES, round_down};
 use bins::{Bins, Taken};
-use cut::record_of;
 use free_block::{HEAD_BYTES, TAIL_BYTES};
-use record::Record;
-use size_class::GRANULE;
+use record::{Record, live_blocks, map_of, record_of};
+use size_class::{GRANULE, GRANULE_SHIFT};
 use top::Top;
 use verify::broken;
 
@@ -70,17 +73,38 @@ pub type MultipleBinarySearchTreeAllocator<M> = SourcedAllocator<MultipleBinaryS
 /// Red-black trees of free blocks by size, see the [module](self).
 ///
 /// # Invariants
-/// 1. Every granule of an extent is in a block that is allocated, in a free block that is listed in
-///    `bins`, or in `top`.
-/// 2. No two free blocks of an extent touch, the top included.
+/// 1. Every granule of an extent is in a block that is allocated, in one that waits in `quick`, in
+///    a free block that is listed in `bins`, or in `top`.
+/// 2. No two free blocks of an extent touch, the top included. Those that wait are allocated as far
+///    as the map says.
 /// 3. `records` leads to the records of all extents that were added and not removed, linked both
 ///    ways.
 #[derive(Debug)]
 pub struct MultipleBinarySearchTree {
     bins: Bins,
     top: Top,
+    quick: Quick<QUICK_LENGTHS>,
     records: *mut Record,
 }
+
+/// Blocks shorter than this, in granules, may wait in quick lists.
+const QUICK_LENGTHS: usize = 32;
+
+/// How many of each length may wait.
+const QUICK_ROOM: [u8; QUICK_LENGTHS] = {
+    let mut room = [0; QUICK_LENGTHS];
+    let mut granules = 1;
+    while granules < QUICK_LENGTHS {
+        room[granules] = match granules {
+            ..4 => 8,
+            4..8 => 4,
+            8..16 => 2,
+            _ => 1,
+        };
+        granules += 1;
+    }
+    room
+};
 
 // SAFETY: the pointers lead to memory that is the strategy's alone, by the contract of
 // `add_extent`, and nothing in it belongs to a thread.
@@ -95,12 +119,17 @@ unsafe impl Strategy for MultipleBinarySearchTree {
 
     const NAME: &'static str = "MultipleBinarySearchTree";
 
-    /// All of an extent is then one free block, or the top.
+    /// A count beside the extent's address: which extent it is, its owner would have to find.
     const TELLS_EMPTY: bool = true;
 
     const EXTENT_ALIGN: usize = GRANULE;
 
-    const DEFAULT: Self = Self { bins: Bins::new(), top: Top::new(), records: ptr::null_mut() };
+    const DEFAULT: Self = Self {
+        bins: Bins::new(),
+        top: Top::new(),
+        quick: Quick::new(QUICK_ROOM),
+        records: ptr::null_mut(),
+    };
 
     fn new((): ()) -> Self {
         Self::DEFAULT
@@ -135,6 +164,10 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         if layout.align() > GRANULE {
             return self.cut_aligned(length, layout.align());
         }
+        if let Some((start, extent)) = self.quick.pop(length >> GRANULE_SHIFT) {
+            count_new(extent);
+            return Some(block(start, length));
+        }
         self.cut(length)
     }
 
@@ -145,23 +178,27 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     }
 
     #[inline]
-    unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
+    unsafe fn free(&mut self, extent: &Extent, freed: NonNull<u8>, layout: Layout) -> bool {
+        let length = rounded(layout.size());
+        let live = live_blocks(extent).get().wrapping_sub(1);
+        live_blocks(extent).set(live);
         // SAFETY: the block is allocated, in the extent, and as long as any layout rounds to that
-        // fits.
-        unsafe { self.release(extent, in_extent(extent, block), rounded(layout.size())) }
+        // fits. What waits is allocated as far as the map says.
+        unsafe {
+            let start = in_extent(extent, freed);
+            if cfg!(any(test, heapswitch_check)) {
+                let address = start.addr().get();
+                self.check_is_taken(extent, &(address..address + length));
+            }
+            if !self.quick.push(extent, start, length >> GRANULE_SHIFT) {
+                self.release(extent, block(start, length));
+            }
+            live == 0
+        }
     }
 
     fn is_empty(&self, extent: &Extent) -> bool {
-        let (record, length) = (record_of(extent), usable_length(extent));
-        if self.top.is_in(record) && self.top.length() == length {
-            return true;
-        }
-        // SAFETY: the extent was added, so its record is valid; where the map says so, a free block
-        // begins there.
-        unsafe {
-            let starts_free = record.as_ref().map().is_set(extent.start().addr().get());
-            starts_free && free_block::length(extent.start().cast()) == length
-        }
+        live_blocks(extent).get() == 0
     }
 
     unsafe fn grow_in_place(
@@ -173,7 +210,6 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     ) -> Option<usize> {
         let (old_length, new_length) = (rounded(old.size()), rounded(new.size()));
         let more = new_length - old_length;
-        let record = record_of(extent);
         if more == 0 {
             return Some(new_length);
         }
@@ -181,14 +217,17 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         // free block follows it, and is listed.
         unsafe {
             let end = forward(in_extent(extent, block), old_length);
-            if self.top.starts_at(end, record) {
+            if self.top.starts_at(end, extent.into()) {
                 return self.top.cut(more).map(|_| new_length);
             }
-            if !record.as_ref().map().is_set(end.addr().get()) {
+            if !map_of(extent).is_set(end.addr().get()) {
                 return None;
             }
-            let behind =
-                Taken { block: end.cast(), length: free_block::length(end.cast()), record };
+            let behind = Taken {
+                block: end.cast(),
+                length: free_block::length(end.cast()),
+                extent: extent.into(),
+            };
             if behind.length < more {
                 return None;
             }
@@ -201,7 +240,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     unsafe fn shrink_in_place(
         &mut self,
         extent: &Extent,
-        block: NonNull<u8>,
+        whole: NonNull<u8>,
         old: Layout,
         new: Layout,
     ) -> Option<usize> {
@@ -209,8 +248,8 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         if old_length != new_length {
             // SAFETY: the tail is whole granules of the block, which the caller gives up.
             unsafe {
-                let tail = forward(in_extent(extent, block), new_length);
-                self.release(extent, tail, old_length - new_length);
+                let tail = forward(in_extent(extent, whole), new_length);
+                self.release(extent, block(tail, old_length - new_length));
             }
         }
         Some(new_length)
@@ -230,16 +269,20 @@ unsafe impl Strategy for MultipleBinarySearchTree {
             let length = usable_length(extent);
             if length > self.top.length() {
                 self.release_top();
-                self.top = Top::of(Taken { block: extent.start().cast(), length, record });
+                self.top =
+                    Top::of(Taken { block: extent.start().cast(), length, extent: extent.into() });
             } else if length != 0 {
-                self.release(extent, extent.start(), length);
+                self.release(extent, block(extent.start(), length));
             }
         }
     }
 
     unsafe fn remove_extent(&mut self, extent: &Extent) {
         let record = record_of(extent);
-        if self.top.is_in(record) {
+        if self.quick.has(extent) {
+            self.flush();
+        }
+        if self.top.is_in(extent.into()) {
             self.release_top();
         }
         let length = usable_length(extent);
@@ -248,8 +291,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         unsafe {
             if length != 0 {
                 let whole = extent.start().cast();
-                if !record.as_ref().map().is_set(whole.addr().get())
-                    || free_block::length(whole) != length
+                if !map_of(extent).is_set(whole.addr().get()) || free_block::length(whole) != length
                 {
                     broken("an extent is removed that is not one free block");
                 }
@@ -286,19 +328,21 @@ unsafe impl Strategy for MultipleBinarySearchTree {
                 }
             });
         }
-        if self.top.is_in(record) {
+        if self.top.is_in(extent.into()) {
             visit_pages(self.top.start(), self.top.length());
         }
     }
 
     fn visit_unallocated(&mut self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
+        // Reads the links in all extents, before the first one is visited.
+        self.flush();
         let record = record_of(extent);
         // SAFETY: the record is valid where the extent was added. A block is read before it is
         // visited, and no other's memory is read to find it.
         unsafe {
             record.as_ref().for_each_free(&mut |free, length| visit(block(free.cast(), length)));
         }
-        if self.top.is_in(record) {
+        if self.top.is_in(extent.into()) {
             visit(block(self.top.start(), self.top.length()));
         }
     }
@@ -306,6 +350,26 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     fn verify(&self) {
         self.verify_all();
     }
+}
+
+impl MultipleBinarySearchTree {
+    /// Frees the blocks in the quick lists.
+    fn flush(&mut self) {
+        // The lists are emptied by a copy, for freeing a block needs the strategy.
+        let mut quick = mem::replace(&mut self.quick, Quick::new(QUICK_ROOM));
+        quick.drain(|extent, start, granules| {
+            // SAFETY: a block that waits was freed, and is allocated as far as the map says.
+            unsafe { self.release(extent, block(start, granules << GRANULE_SHIFT)) };
+        });
+    }
+}
+
+/// Counts a block that is allocated now, in an extent that was added and not removed.
+#[inline]
+fn count_new(extent: NonNull<Extent>) {
+    // SAFETY: an extent is valid until it is removed.
+    let live = live_blocks(unsafe { extent.as_ref() });
+    live.set(live.get() + 1);
 }
 
 /// The length of the block that serves a request of `size` bytes.

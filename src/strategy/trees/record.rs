@@ -1,4 +1,5 @@
-//! What is kept about an extent, out of line: its record, and the map of where free memory ends.
+//! What is kept about an extent: its record and the map of where free memory ends, out of line, and
+//! beside its address what each call needs: where the map is, and the count of its blocks.
 //!
 //! ```text
 //!   extent      ████░░░░░░░░████████░░██████░░░░        █ allocated  ░ free, two letters a granule
@@ -15,6 +16,7 @@
 //!
 //! One bit of 256: 264 bytes of map for a chunk of 64 KiB, and nothing beside an allocated block.
 
+use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
 use super::free_block::{self, FreeBlock, before};
@@ -31,11 +33,10 @@ const WORD_SHIFT: u32 = GRANULE_SHIFT + u64::BITS.ilog2();
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Record {
-    map: Map,
     /// The list of all records.
     pub(super) next: *mut Record,
     pub(super) previous: *mut Record,
-    pub(super) extent: *const Extent,
+    extent: NonNull<Extent>,
 }
 
 /// The metadata bytes for an extent of `extent_bytes`, wherever it starts.
@@ -46,10 +47,9 @@ pub(super) fn metadata_bytes(extent_bytes: usize) -> usize {
 }
 
 impl Record {
-    /// The map of the extent's boundaries.
-    #[inline]
-    pub(super) fn map(&self) -> Map {
-        self.map
+    /// The extent that it is the record of.
+    pub(super) fn extent(&self) -> NonNull<Extent> {
+        self.extent
     }
 
     /// Calls `visit` with every free block of the extent, in order of address, and its length; not
@@ -62,11 +62,12 @@ impl Record {
         // SAFETY: the extent is valid until it is removed. Every second boundary is the end of the
         // free block that starts at the one before.
         unsafe {
-            let (start, length) = ((*self.extent).start(), (*self.extent).length());
+            let extent = self.extent.as_ref();
+            let (map, start, length) = (map_of(extent), extent.start(), extent.length());
             let last = start.addr().get() + round_down(length, GRANULE);
             let mut from = start.addr().get();
-            while let Some(first) = self.map.next_set(from, last) {
-                let Some(end) = self.map.next_set(first + GRANULE, last) else {
+            while let Some(first) = map.next_set(from, last) {
+                let Some(end) = map.next_set(first + GRANULE, last) else {
                     broken("the map has a free block without an end")
                 };
                 let block = forward(start, first - start.addr().get()).cast();
@@ -90,29 +91,53 @@ impl Record {
         // nobody else's.
         unsafe {
             let record = extent.metadata().cast::<Self>();
-            let first_word = forward(extent.metadata(), size_of::<Self>());
             record.write(Self {
-                map: Map::new(first_word.cast(), extent.start()),
                 next: ptr::null_mut(),
                 previous: ptr::null_mut(),
-                extent,
+                extent: extent.into(),
             });
+            let first_word = forward(extent.metadata(), size_of::<Self>());
+            extent.words[0].set(Map::bias(first_word, extent.start()));
+            extent.words[1].set(0);
             record
         }
     }
 }
 
+/// The record of an extent that was added and not removed.
+#[inline]
+pub(super) fn record_of(extent: &Extent) -> NonNull<Record> {
+    // SAFETY: trees ask for metadata, and the extent is theirs.
+    unsafe { extent.metadata() }.cast()
+}
+
+/// How many blocks are allocated in an extent.
+#[inline]
+pub(super) fn live_blocks(extent: &Extent) -> &Cell<usize> {
+    &extent.words[1]
+}
+
+/// The map of an extent that was added and not removed.
+#[inline]
+pub(super) fn map_of(extent: &Extent) -> Map {
+    // SAFETY: trees ask for metadata.
+    Map { metadata: unsafe { extent.metadata() }.as_ptr(), bias: extent.words[0].get() }
+}
+
 /// The map of an extent: the address of the word that would stand for address zero.
 ///
 /// Biased so, a word is found by one shift, one mask and one addition, and the extent's start need
-/// not be loaded. The pointer keeps the provenance of the metadata.
+/// not be loaded. The bias stands beside that, in the extent; the metadata's address is here for
+/// its provenance alone.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Map(*mut u64);
+pub(super) struct Map {
+    metadata: *mut u8,
+    bias: usize,
+}
 
 impl Map {
-    fn new(first_word: NonNull<u64>, start: NonNull<u8>) -> Self {
-        let bias = Self::word_offset(start.addr().get());
-        Self(first_word.as_ptr().map_addr(|address| address.wrapping_sub(bias)))
+    fn bias(first_word: NonNull<u8>, start: NonNull<u8>) -> usize {
+        first_word.addr().get().wrapping_sub(Self::word_offset(start.addr().get()))
     }
 
     #[inline]
@@ -122,7 +147,8 @@ impl Map {
 
     #[inline]
     fn word(self, address: usize) -> *mut u64 {
-        self.0.map_addr(|base| base.wrapping_add(Self::word_offset(address)))
+        let word = self.bias.wrapping_add(Self::word_offset(address));
+        self.metadata.with_addr(word).cast()
     }
 
     #[inline]

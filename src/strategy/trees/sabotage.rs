@@ -14,13 +14,21 @@ enum Place {
     Head(usize),
     LastWord,
     MapByte,
+    /// The count of the extent's blocks.
+    Count,
+    /// The extent's address, in a block that waits.
+    Waiting,
+    /// Nothing, but the block that waits is freed once more.
+    FreeTwice,
+    /// Nothing, but the extent is removed.
+    Remove,
 }
 
 /// The places, the values written there, and what `verify` says of them.
 const CASES: &[(Place, usize, &str)] = &[
     (Place::Head(0), 0, "a tree holds other blocks than are marked sorted"),
     (Place::Head(8), 0, "the links of a bin's list disagree"),
-    (Place::Head(16), 64, "a free block has another extent's record"),
+    (Place::Head(16), 64, "a free block names another extent"),
     (Place::Head(24), 2_048, "a free block's lengths differ from the map"),
     (Place::Head(24), 1_056, "a block before is sorted, one behind not"),
     (Place::Head(40), 0, "a tree holds other blocks than are marked sorted"),
@@ -28,10 +36,16 @@ const CASES: &[(Place, usize, &str)] = &[
     (Place::Head(56), 1, "the root of a red-black tree is red"),
     (Place::LastWord, 992, "a free block's lengths differ from the map"),
     (Place::MapByte, 1, "a free block"),
+    (Place::Count, 0, "the count of an extent's blocks disagrees with the map"),
+    (Place::Count, 42, "the count of an extent's blocks disagrees with the map"),
+    (Place::Waiting, 64, "a block in a quick list was written to after it was freed"),
+    (Place::FreeTwice, 0, "a block is freed that is free already"),
+    (Place::Remove, 0, "an extent is removed that is not one free block"),
 ];
 
-/// Three sorted blocks in one bin: of 1,056, 1,088 and 1,120 bytes, each between two others that
-/// are allocated. The first is the root of the tree until the third is sorted; the middle one then.
+/// Three sorted blocks in one bin: of 1,056, 1,088 and 1,120 bytes, each in front of a short one,
+/// of which two are allocated and the last waits. The first is the root of the tree until the third
+/// is sorted; the middle one then.
 fn break_one(case: usize) {
     let memory = Memory::new(65_536, 4_096);
     let mut strategy = MultipleBinarySearchTree::new(());
@@ -39,7 +53,7 @@ fn break_one(case: usize) {
     let layout = |size| Layout::from_size_align(size, 8).expect("a layout");
     let sizes = [1_056, 32, 1_088, 32, 1_120, 32];
     let blocks = sizes.map(|size| strategy.allocate(layout(size)).expect("room").cast::<u8>());
-    for index in [0, 2, 4] {
+    for index in [0, 2, 4, 5] {
         // SAFETY: the block is allocated with that layout.
         unsafe { strategy.deallocate(&memory.extent, blocks[index], layout(sizes[index])) };
     }
@@ -62,6 +76,10 @@ fn break_one(case: usize) {
                 let byte = forward(memory.extent.metadata(), size_of::<Record>());
                 byte.write(byte.read() ^ value as u8);
             }
+            Place::Count => live_blocks(&memory.extent).set(value),
+            Place::Waiting => forward(blocks[5], 8).cast::<usize>().write(value),
+            Place::FreeTwice => strategy.deallocate(&memory.extent, blocks[5], layout(sizes[5])),
+            Place::Remove => strategy.remove_extent(&memory.extent),
         }
     }
     strategy.verify();

@@ -406,7 +406,26 @@ fn what_is_grown_takes_the_free_block_behind_and_shrinking_gives_it_back() {
 }
 
 #[test]
+fn blocks_that_wait_are_joined_before_a_request_is_refused() {
+    let mut model = Model::new(&[65_536]);
+    let layout = |size, align| Layout::from_size_align(size, align).expect("a layout");
+    let mut random = Random(5);
+    for (wanted, align) in [(65_536, 8), (32_768, 32_768)] {
+        while model.allocate(layout(64, 8)) {}
+        while !model.live.is_empty() {
+            model.free(0, &mut random);
+        }
+        assert!(!model.strategy.quick.is_empty());
+        assert!(model.strategy.is_empty(&model.memories[0].extent));
+        assert!(model.allocate(layout(wanted, align)));
+        assert!(!model.strategy.is_empty(&model.memories[0].extent));
+        model.free(0, &mut random);
+    }
+    model.remove_all();
+}
+
+#[test]
 fn the_context_and_a_chunks_metadata_stay_small() {
-    assert!(size_of::<MultipleBinarySearchTree>() <= 640);
+    assert!(size_of::<MultipleBinarySearchTree>() <= 928);
     assert!(MultipleBinarySearchTree::new(()).metadata_bytes(65_536) <= 320);
 }

@@ -10,45 +10,45 @@ use core::mem;
 use core::ptr::NonNull;
 
 use super::bins::Taken;
-use super::record::Record;
 use crate::pointers::{block, distance, forward};
+use crate::strategy::Extent;
 
 /// The top, see the [module](self).
 ///
 /// # Invariants
-/// `start..end` is free memory of the extent of `record`, coalesced: no free block touches it. It
-/// is empty where `record` is none, and may be empty otherwise.
+/// `start..end` is free memory of `extent`, coalesced: no free block touches it. It
+/// is empty where `extent` is none, and may be empty otherwise.
 #[derive(Debug)]
 pub(super) struct Top {
     start: NonNull<u8>,
     end: NonNull<u8>,
-    record: Option<NonNull<Record>>,
+    extent: Option<NonNull<Extent>>,
 }
 
 impl Top {
     /// An empty top in no extent.
     pub(super) const fn new() -> Self {
         let nowhere = NonNull::dangling();
-        Self { start: nowhere, end: nowhere, record: None }
+        Self { start: nowhere, end: nowhere, extent: None }
     }
 
     /// Makes a free block the top.
     ///
     /// # Safety
-    /// The block is free memory of the extent of its record, coalesced, and allocated as far as the
+    /// The block is free memory of the extent that it names, coalesced, and allocated as far as the
     /// map and the lists say.
     pub(super) unsafe fn of(taken: Taken) -> Self {
         let start = taken.block.cast();
         // SAFETY: the end of the block lies in its extent, or at its end.
         let end = unsafe { forward(start, taken.length) };
-        Self { start, end, record: Some(taken.record) }
+        Self { start, end, extent: Some(taken.extent) }
     }
 
     /// Empties the top, and gives what it was unless that was empty.
     pub(super) fn take(&mut self) -> Option<Taken> {
         let old = mem::replace(self, Self::new());
-        let record = old.record.filter(|_| old.length() > 0)?;
-        Some(Taken { block: old.start.cast(), length: old.length(), record })
+        let extent = old.extent.filter(|_| old.length() > 0)?;
+        Some(Taken { block: old.start.cast(), length: old.length(), extent })
     }
 
     #[inline]
@@ -62,26 +62,27 @@ impl Top {
     }
 
     #[inline]
-    pub(super) fn is_in(&self, record: NonNull<Record>) -> bool {
-        self.record == Some(record)
+    pub(super) fn is_in(&self, extent: NonNull<Extent>) -> bool {
+        self.extent == Some(extent)
     }
 
-    /// Whether the top starts at `end`, and in the extent of `record`.
+    /// Whether the top starts at `end`, and in `extent`.
     #[inline]
-    pub(super) fn starts_at(&self, end: NonNull<u8>, record: NonNull<Record>) -> bool {
-        end == self.start && self.is_in(record)
+    pub(super) fn starts_at(&self, end: NonNull<u8>, extent: NonNull<Extent>) -> bool {
+        end == self.start && self.is_in(extent)
     }
 
-    /// Cuts `length` bytes from the front.
+    /// Cuts `length` bytes, more than none, from the front, and tells the extent.
     #[inline]
-    pub(super) fn cut(&mut self, length: usize) -> Option<NonNull<[u8]>> {
+    pub(super) fn cut(&mut self, length: usize) -> Option<(NonNull<[u8]>, NonNull<Extent>)> {
         if length > self.length() {
             return None;
         }
+        let extent = self.extent?;
         let start = self.start;
         // SAFETY: the top is at least that long.
         self.start = unsafe { forward(start, length) };
-        Some(block(start, length))
+        Some((block(start, length), extent))
     }
 
     /// Whether `start..end` ends where the top starts, or the other way round. If so, whether it is
