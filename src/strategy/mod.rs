@@ -42,6 +42,7 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use crate::allocator::AllocError;
+use crate::pointers;
 
 /// One range that a strategy cuts up, and what the strategy keeps about it.
 ///
@@ -136,7 +137,19 @@ impl Extent {
     /// Whether `block` starts in the extent.
     #[inline]
     pub fn contains(&self, block: NonNull<u8>) -> bool {
-        crate::pointers::distance(self.start, block) < self.length()
+        pointers::distance(self.start, block) < self.length()
+    }
+
+    /// A block of the extent by the extent's own pointer. That with which the block came back may
+    /// reach no more bytes than its user asked for, and was that user's: who gets the block next,
+    /// or gets more of it, must have another.
+    ///
+    /// # Safety
+    /// `block` starts in the extent.
+    #[inline]
+    pub(super) unsafe fn own(&self, block: NonNull<u8>) -> NonNull<u8> {
+        // SAFETY: the caller's contract.
+        unsafe { pointers::forward(self.start, pointers::distance(self.start, block)) }
     }
 }
 

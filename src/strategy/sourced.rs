@@ -227,12 +227,14 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         let state = self.state();
         state.unpark(&self.source);
         let had = state.strategy.block_length(old).ok()?;
-        if state.strategy.block_length(new).ok()? == had {
+        let length = state.strategy.block_length(new).ok()?;
+        let record = state.record_of(block)?;
+        // SAFETY: the record is of an extent that is held, and the block is in it.
+        let block = unsafe { record.as_ref().extent.own(block) };
+        if length == had {
             return Some(pointers::block(block, had));
         }
-        let record = state.record_of(block)?;
-        // SAFETY: the record is of an extent that is held, the block is in it, and the rest is the
-        // caller's contract.
+        // SAFETY: as above, and the rest is the caller's contract.
         let length = unsafe {
             let extent = &record.as_ref().extent;
             if state.is_direct(old) || state.is_direct(new) {
