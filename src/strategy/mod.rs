@@ -226,6 +226,10 @@ pub unsafe trait Strategy: Sized {
     /// where extents serve different sizes, so that one that serves few costs little.
     const EXTENT_DIVISOR: usize = 2;
 
+    /// Outside a heap no range is longer, however much is held, but where a request needs it: more
+    /// could not be used.
+    const MOST_RANGE_BYTES: usize = usize::MAX;
+
     /// A strategy without extents and with the default settings: a constant, so that a static can
     /// hold one.
     const DEFAULT: Self;

@@ -11,10 +11,10 @@
 //!
 //! # When ranges come and go
 //! A range is at least half as long as all that is held (a slab's 1/64: each size class has ranges
-//! of its own; a free list's as long), so n bytes are held in O(log n) ranges and the source is
-//! asked rarely; where the source has less, half of that is asked for, down to what the request
-//! needs. One range without a block is kept, the longest met, so that a program that frees its last
-//! block and allocates again does not go to the source each time;
+//! of its own; a free list's as long, up to 64 GiB), so n bytes are held in O(log n) ranges and the
+//! source is asked rarely; where the source has less, half of that is asked for, down to what the
+//! request needs. One range without a block is kept, the longest met, so that a program that frees
+//! its last block and allocates again does not go to the source each time;
 //! [`release_unused`](LocalAllocator::release_unused) gives that back too, as does a request that
 //! the source refuses.
 //!
@@ -358,9 +358,7 @@ impl<S: Strategy> State<S> {
     fn take(&self, source: &impl MemorySource, least: usize) -> Result<MemoryRange, AllocError> {
         let align = S::EXTENT_ALIGN.max(ALIGN);
         let granule = source.granule();
-        let part = self.usage.committed_bytes / S::EXTENT_DIVISOR;
-        // Whole chunks, so that ranges that must start at one follow each other without a gap.
-        let mut bytes = round_down(part, CHUNK_BYTES).max(CHUNK_BYTES);
+        let mut bytes = Self::usual_bytes(self.usage.committed_bytes);
         while bytes > least {
             let rounded = round_up(bytes, granule).ok_or(AllocError)?;
             let request = Layout::from_size_align(rounded, align).map_err(|_| AllocError)?;
@@ -370,6 +368,15 @@ impl<S: Strategy> State<S> {
             bytes /= 2;
         }
         source.take(Layout::from_size_align(least, align).map_err(|_| AllocError)?)
+    }
+
+    /// The length of a new range where so much is held, if the source gives as much.
+    const fn usual_bytes(committed_bytes: usize) -> usize {
+        let part = committed_bytes / S::EXTENT_DIVISOR;
+        let part = if part < S::MOST_RANGE_BYTES { part } else { S::MOST_RANGE_BYTES };
+        // Whole chunks, so that ranges that must start at one follow each other without a gap.
+        let bytes = round_down(part, CHUNK_BYTES);
+        if bytes > CHUNK_BYTES { bytes } else { CHUNK_BYTES }
     }
 
     /// The length of a range whose extent is at least `extent_bytes` long.
@@ -561,5 +568,26 @@ impl<S: Strategy, M: MemorySource> fmt::Debug for SourcedAllocator<S, M> {
         let mut shown = formatter.debug_struct("SourcedAllocator");
         shown.field("strategy", &S::NAME).field("usage", &self.memory_usage());
         shown.finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategy::free_list::FreeList;
+    use crate::strategy::slab::PlainSlab;
+
+    #[test]
+    fn ranges_grow_with_what_is_held_up_to_what_can_be_used() {
+        const GIB: usize = 1 << 30;
+        type List = State<FreeList>;
+        assert_eq!(List::usual_bytes(0), CHUNK_BYTES);
+        assert_eq!(List::usual_bytes(CHUNK_BYTES * 5 + 1), CHUNK_BYTES * 5);
+        assert_eq!(List::usual_bytes(40 * GIB), 40 * GIB);
+        let most = round_down(FreeList::MOST_RANGE_BYTES, CHUNK_BYTES);
+        for held in [64 * GIB, 65 * GIB, 1024 * GIB, usize::MAX] {
+            assert_eq!(List::usual_bytes(held), most);
+        }
+        assert_eq!(State::<PlainSlab>::usual_bytes(1024 * GIB), 16 * GIB);
     }
 }

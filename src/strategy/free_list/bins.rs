@@ -9,7 +9,8 @@
 //!
 //! Up to 63 granules a class is one length, so the first hole of the first class that has one is
 //! the shortest that fits. Above, the first of the request's own class is taken if it fits, or else
-//! the first of a longer one, which is nearly that.
+//! the first of a longer one, which is nearly that. Only where there is none the next ones of the
+//! own class are looked at too, up to a bound.
 //!
 //! A hole is known by its end. Where the first of a list would have the one before it, it has its
 //! class, so that taking a hole out needs no other look at its length.
@@ -34,6 +35,9 @@ const FIRST_OF: usize = u32::MAX as usize - (WORDS * 64 - 1);
 
 /// The most granules of an extent.
 pub(super) const MAX_GRANULES: usize = FIRST_OF - 1;
+
+/// How many holes a search looks at that look right by their class and are not.
+const MOST_LOOKS: usize = 32;
 
 /// No layout needs more granules.
 const MOST_ASKED: usize = isize::MAX.unsigned_abs() / GRANULE + 1;
@@ -136,19 +140,24 @@ impl Bins {
         self.best_at_once(ground, granules).or_else(|| self.first_that(ground, granules, is_long))
     }
 
-    /// The end of the first hole that is right, from the class of `granules` on.
+    /// The end of the first hole that is right, from the class of `granules` on, of the first
+    /// [`MOST_LOOKS`].
     pub(super) fn first_that(
         self,
         ground: Ground,
         granules: usize,
         is_right: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let mut from = FINE.class_of(granules);
+        let (mut from, mut looks) = (FINE.class_of(granules), 0);
         while let Some(class) = self.next_occupied(from) {
             let mut next = self.first(class);
             while next != NONE {
                 if is_right(next) {
                     return Some(next);
+                }
+                looks += 1;
+                if looks == MOST_LOOKS {
+                    return None;
                 }
                 next = last_of(ground, next).next.get() as usize;
             }

@@ -76,7 +76,8 @@ pub(super) struct Request {
     pub(super) fit: Fit,
 }
 
-const fn usable_granules(extent_bytes: usize) -> usize {
+/// The granules of an extent that are used: all, but of one that is longer than holes can tell.
+pub(super) const fn usable_granules(extent_bytes: usize) -> usize {
     let granules = extent_bytes / GRANULE;
     if granules < MAX_GRANULES { granules } else { MAX_GRANULES }
 }
@@ -338,6 +339,15 @@ impl Holes {
         // SAFETY: the granule is in a hole where an edge is before it.
         let has_front = || unsafe { self.ground.first(0) }.front.get() as usize == self.granules;
         self.granules == 0 || self.edges.is_set(0) && has_front()
+    }
+
+    /// The granules that are in no hole. O(granules / 64).
+    pub(super) fn taken_granules(&self) -> usize {
+        let (mut from, mut taken) = (0, self.granules);
+        while let Some((start, end)) = self.edges.next_hole(from) {
+            (from, taken) = (end + 1, taken - (end - start));
+        }
+        taken
     }
 
     /// What is wrong, if anything is.

@@ -30,8 +30,8 @@
 //! **Large requests** (above 128 KiB) get a range of their own from the memory source, which on a
 //! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small
 //! block never pins a large range. Inside heaps that begins at 32 KiB, as for every strategy.
-//! **Other ranges** are as long as all that is held, so that there are few: no hole crosses from
-//! one to the next.
+//! **Other ranges** are as long as all that is held, up to 64 GiB, so that there are few: no hole
+//! crosses from one to the next.
 //!
 //! Costs: a bit for each 16 bytes, and 4 bytes for each class of lengths, or, for first and next
 //! fit, another bit and a byte for each KiB (together about 1 or 2 %). A block from the lists, or
@@ -51,12 +51,14 @@ mod shelves;
 mod stretches;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use core::alloc::Layout;
 use core::cell::Cell;
 use core::mem;
 use core::ptr::NonNull;
 
+use self::bins::MAX_GRANULES;
 use self::granule::{GRANULE, granules_for};
 use self::holes::{Holes, Request};
 use self::shelves::{SHELVES, Shelves, shelf_of};
@@ -114,6 +116,9 @@ const QUICK_ROOM: [u8; QUICK_LENGTHS] = {
 };
 const _: () = assert!(WAITING_BYTES <= GRANULE);
 
+/// The most bytes of an extent that are used: not quite 64 GiB.
+const MOST_BYTES: usize = MAX_GRANULES * GRANULE;
+
 /// Holes by address, see the [module](self).
 ///
 /// # Invariants
@@ -127,7 +132,8 @@ pub struct FreeList {
     current: Option<NonNull<Extent>>,
     quick: Quick<QUICK_LENGTHS>,
     shelves: Shelves,
-    /// Where the extent starts whose last block was freed, for its owner.
+    /// Where the extent starts whose last block was freed, for a heap, which asks for it at once;
+    /// on a source nobody does.
     emptied: Option<NonNull<u8>>,
 }
 
@@ -274,23 +280,6 @@ impl FreeList {
         }
         Used::of(extent).blocks.get() == 0
     }
-
-    /// Aborts if granules that are being freed are free.
-    fn check_is_taken(&self, extent: &Extent, block: NonNull<u8>, granules: usize) {
-        // SAFETY: a block is allocated in the extent, so that was added and not removed.
-        let holes = unsafe { Holes::of(extent) };
-        let first = holes.index_of(block);
-        let mut is_free = !holes.is_taken(first, granules);
-        self.quick.visit(|other, waiting, length| {
-            let other_first = holes.index_of(waiting);
-            is_free |= other == extent.into()
-                && other_first < first + granules
-                && first < other_first + length;
-        });
-        if is_free {
-            abort_with(&["FreeList: a block is freed that is free already"]);
-        }
-    }
 }
 
 /// How many blocks of an extent are allocated, and how many granules they have: in its words, not
@@ -358,6 +347,8 @@ unsafe impl Strategy for FreeList {
 
     const EXTENT_DIVISOR: usize = 1;
 
+    const MOST_RANGE_BYTES: usize = MOST_BYTES;
+
     const DEFAULT: Self = Self {
         fit: Fit::Best,
         current: None,
@@ -376,7 +367,8 @@ unsafe impl Strategy for FreeList {
 
     fn extent_bytes(&self, layout: Layout) -> Option<usize> {
         let length = self.block_length(layout).ok()?;
-        length.checked_add(layout.align().saturating_sub(Self::EXTENT_ALIGN))
+        let bytes = length.checked_add(layout.align().saturating_sub(Self::EXTENT_ALIGN))?;
+        (bytes <= MOST_BYTES).then_some(bytes)
     }
 
     #[inline]
@@ -510,6 +502,9 @@ unsafe impl Strategy for FreeList {
             }
             self.shelves.take_down(extent);
         }
+        if self.emptied == Some(extent.start()) {
+            self.emptied = None;
+        }
         if self.current == Some(extent.into()) {
             self.current = None;
         }
@@ -528,19 +523,6 @@ unsafe impl Strategy for FreeList {
     }
 
     fn verify(&self) {
-        self.quick.visit(|extent, block, granules| {
-            // The pointer lies in freed memory, where the program may have written to it.
-            if !self.shelves.have(extent) {
-                abort_with(&["FreeList: a block that waits was written to after it was freed"]);
-            }
-            // SAFETY: extents on a shelf were added and not removed.
-            let holes = unsafe { Holes::of(extent.as_ref()) };
-            if !holes.is_taken(holes.index_of(block), granules) {
-                abort_with(&["FreeList: a block that waits is in a hole"]);
-            }
-        });
-        if let Some(fault) = self.shelves.fault() {
-            abort_with(&["FreeList: ", fault]);
-        }
+        self.check_all();
     }
 }

@@ -119,13 +119,14 @@ fn what_waits_joins_when_nothing_else_serves() {
     }
 }
 
-/// Among holes of one class the one that fits is found, however many there are.
-#[test]
-fn best_fit_finds_the_only_long_one_of_a_class() {
+/// Best fit's holes of one class, of which the one at `place` is longer, and a search for it where
+/// nothing else is.
+fn search_for_the_long_one(place: usize) -> bool {
     let mut list = FreeList::new(Settings { fit: Fit::Best });
     let memory = Memory::new(&list, 16 * 41 * 66 * 3);
     memory.add_to(&mut list);
-    let lengths: Vec<usize> = (0..40).map(|index| 16 * if index == 3 { 67 } else { 65 }).collect();
+    let length_of = |index| 16 * if index == place { 67 } else { 65 };
+    let lengths: Vec<usize> = (0..40).map(length_of).collect();
     let blocks: Vec<_> = lengths
         .iter()
         .map(|&length| {
@@ -136,17 +137,97 @@ fn best_fit_finds_the_only_long_one_of_a_class() {
         .collect();
     while list.allocate(layout(16 * 100, 8)).is_some() {}
     while list.allocate(layout(16, 8)).is_some() {}
-    for (&block, &length) in blocks.iter().zip(&lengths) {
+    // The last one that is freed is the first of the list.
+    for (&block, &length) in blocks.iter().zip(&lengths).rev() {
         // SAFETY: allocated above.
         unsafe { list.deallocate(&memory.extent, block.cast(), layout(length, 8)) };
     }
     list.verify();
-    assert_eq!(
-        list.allocate(layout(16 * 66, 8)).map(|found| found.cast()),
-        Some(blocks[3].cast::<u8>())
-    );
+    let found = list.allocate(layout(16 * 66, 8)).map(|found| found.cast::<u8>());
+    assert!(found.is_none_or(|found| found == blocks[place].cast()));
     assert!(list.allocate(layout(16 * 66, 8)).is_none());
     assert!(list.allocate(layout(16 * 65, 8)).is_some());
+    found.is_some()
+}
+
+/// Of the holes of a class that may be too short 32 are looked at, and no more.
+#[test]
+fn best_fit_looks_at_some_holes_of_a_class() {
+    assert!(search_for_the_long_one(0));
+    assert!(search_for_the_long_one(31));
+    assert!(!search_for_the_long_one(32));
+}
+
+/// A range is no longer than can be used: all of it is granules with a place of their own.
+#[test]
+fn no_range_is_longer_than_its_holes_can_tell() {
+    const MOST: usize = FreeList::MOST_RANGE_BYTES;
+    assert_eq!(MOST >> 30, 63, "nearly 64 GiB");
+    assert!(holes::usable_granules(MOST) * GRANULE == MOST);
+    for fit in [Fit::First, Fit::Next, Fit::Best] {
+        let list = FreeList::new(Settings { fit });
+        assert_eq!(list.extent_bytes(layout(MOST, 8)), Some(MOST));
+        assert_eq!(list.extent_bytes(layout(MOST + 1, 8)), None);
+        assert_eq!(list.extent_bytes(layout(MOST, 4096)), None, "aligned it may not fit");
+        assert_eq!(list.metadata_bytes(MOST), list.metadata_bytes(1 << 40));
+    }
+}
+
+/// A heap asks for the extent that became empty at once; what nobody asked for is not told of
+/// another extent at the same place.
+#[test]
+fn an_extent_that_goes_is_not_told_of() {
+    let mut list = FreeList::new(Settings::default());
+    let memory = Memory::new(&list, 4096);
+    memory.add_to(&mut list);
+    let block = list.allocate(layout(100, 8)).unwrap();
+    // SAFETY: the block is allocated; then no block is.
+    unsafe {
+        assert!(list.free(&memory.extent, block.cast(), layout(100, 8)));
+        list.remove_extent(&memory.extent);
+    }
+    assert_eq!(list.next_emptied(), None);
+}
+
+/// What a count of an extent is made, and what is said of it. One block of 10 granules is
+/// allocated, and one waits.
+const BROKEN: [(usize, usize, &str); 5] = [
+    (0, 0, "an extent counts other blocks than are allocated in it"),
+    (0, 11, "an extent counts other blocks than are allocated in it"),
+    (2, 9, "an extent counts other bytes than are allocated in it"),
+    (2, 0, "an extent counts other bytes than are allocated in it"),
+    (2, usize::MAX, "an extent counts other bytes than are allocated in it"),
+];
+
+/// A count that is broken is found: each in a process of its own, which aborts.
+#[test]
+#[cfg_attr(miri, ignore = "starts processes")]
+fn a_broken_count_is_found_and_named() {
+    const VARIABLE: &str = "HEAPSWITCH_BROKEN_COUNT";
+    if let Ok(case) = std::env::var(VARIABLE) {
+        let mut list = FreeList::new(Settings::default());
+        let memory = Memory::new(&list, 4096);
+        memory.add_to(&mut list);
+        let blocks = [(); 2].map(|()| list.allocate(layout(160, 8)).unwrap());
+        // SAFETY: allocated above.
+        unsafe { list.deallocate(&memory.extent, blocks[0].cast(), layout(160, 8)) };
+        list.verify();
+        let (word, value, _) = BROKEN[case.parse::<usize>().unwrap()];
+        memory.extent.words[word].set(value);
+        return list.verify();
+    }
+    let this = std::env::current_exe().unwrap();
+    let name = "strategy::free_list::tests::a_broken_count_is_found_and_named";
+    for (case, (.., message)) in BROKEN.iter().enumerate() {
+        let output = std::process::Command::new(&this)
+            .args(["--exact", name, "--nocapture", "--test-threads=1"])
+            .env(VARIABLE, case.to_string())
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "case {case} was not found");
+        assert!(error.contains(&format!("heapswitch: FreeList: {message}")), "{case}: {error}");
+    }
 }
 
 /// What waits does not count, and the last block's end is told once.
