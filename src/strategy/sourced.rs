@@ -11,7 +11,7 @@
 //!
 //! # When ranges come and go
 //! A range is at least half as long as all that is held (a slab's 1/64: each size class has ranges
-//! of its own; a free list's as long, up to 64 GiB), so n bytes are held in O(log n) ranges and the
+//! of its own; a free list's as long, up to 16 GiB), so n bytes are held in O(log n) ranges and the
 //! source is asked rarely; where the source has less, half of that is asked for, down to what the
 //! request needs. One range without a block is kept, the longest met, so that a program that frees
 //! its last block and allocates again does not go to the source each time;
@@ -583,10 +583,9 @@ mod tests {
         type List = State<FreeList>;
         assert_eq!(List::usual_bytes(0), CHUNK_BYTES);
         assert_eq!(List::usual_bytes(CHUNK_BYTES * 5 + 1), CHUNK_BYTES * 5);
-        assert_eq!(List::usual_bytes(40 * GIB), 40 * GIB);
-        let most = round_down(FreeList::MOST_RANGE_BYTES, CHUNK_BYTES);
-        for held in [64 * GIB, 65 * GIB, 1024 * GIB, usize::MAX] {
-            assert_eq!(List::usual_bytes(held), most);
+        assert_eq!(List::usual_bytes(15 * GIB), 15 * GIB);
+        for held in [16 * GIB, 17 * GIB, 1024 * GIB, usize::MAX] {
+            assert_eq!(List::usual_bytes(held), FreeList::MOST_RANGE_BYTES);
         }
         assert_eq!(State::<PlainSlab>::usual_bytes(1024 * GIB), 16 * GIB);
     }

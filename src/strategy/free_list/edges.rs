@@ -57,7 +57,7 @@ impl Edges {
         let word = unsafe { self.word(place / 64) };
         let (old, bit) = (word.get(), 1 << (place % 64));
         word.set(old ^ bit);
-        old & bit != 0
+        old >> (place % 64) & 1 != 0
     }
 
     /// Whether the bit of a place is set; not for places behind the extent's end.

@@ -10,10 +10,27 @@ fn random_operations_with_each_fit() {
     }
 }
 
+/// An extent that begins as one hole of so many bytes.
+fn memory_of(list: &FreeList, bytes: usize) -> Memory {
+    let hole_of = |length: usize| {
+        holes::usable_granules(length, list.fit)
+            .checked_sub(holes::kept_granules(length / GRANULE, list.fit))
+    };
+    let length =
+        (bytes..).step_by(GRANULE).find(|&length| hole_of(length) == Some(bytes / GRANULE));
+    Memory::new(list, length.unwrap())
+}
+
+/// Where that hole begins.
+fn first_of(memory: &Memory) -> usize {
+    // SAFETY: the extent was added and not removed.
+    unsafe { Holes::of(&memory.extent) }.kept_bytes()
+}
+
 /// An extent with holes of 4, 2, 3, and 100 granules, in this order, each behind one block.
 fn with_holes(fit: Fit) -> (FreeList, Memory, Vec<usize>) {
     let mut list = FreeList::new(Settings { fit });
-    let memory = Memory::new(&list, 16 * (4 + 1 + 2 + 1 + 3 + 1 + 100));
+    let memory = memory_of(&list, 16 * (4 + 1 + 2 + 1 + 3 + 1 + 100));
     memory.add_to(&mut list);
     let mut starts = vec![];
     let mut holes = vec![];
@@ -28,7 +45,7 @@ fn with_holes(fit: Fit) -> (FreeList, Memory, Vec<usize>) {
     }
     // As when a search found nothing: or the holes of just the length would be taken first.
     list.flush();
-    starts.push(16 * 12);
+    starts.push(first_of(&memory) + 16 * 12);
     (list, memory, starts)
 }
 
@@ -72,7 +89,7 @@ fn best_fit_takes_the_shortest() {
 fn neighbours_are_joined_on_both_sides() {
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         let mut list = FreeList::new(Settings::default());
-        let memory = Memory::new(&list, 48 * 3);
+        let memory = memory_of(&list, 48 * 3);
         memory.add_to(&mut list);
         let blocks = [(); 3].map(|()| list.allocate(layout(48, 8)).unwrap());
         assert!(list.allocate(layout(1, 1)).is_none());
@@ -81,7 +98,7 @@ fn neighbours_are_joined_on_both_sides() {
             unsafe { list.deallocate(&memory.extent, blocks[index].cast(), layout(48, 8)) };
             list.verify();
         }
-        assert_eq!(taken(&mut list, &memory, 144), 0);
+        assert_eq!(taken(&mut list, &memory, 144), first_of(&memory));
     }
 }
 
@@ -89,7 +106,7 @@ fn neighbours_are_joined_on_both_sides() {
 #[test]
 fn a_block_is_16_bytes_without_a_header() {
     let mut list = FreeList::new(Settings::default());
-    let memory = Memory::new(&list, 4096);
+    let memory = memory_of(&list, 4096);
     memory.add_to(&mut list);
     let mut blocks: Vec<_> = std::iter::from_fn(|| list.allocate(layout(16, 16))).collect();
     assert_eq!(blocks.len(), 256);
@@ -104,7 +121,7 @@ fn a_block_is_16_bytes_without_a_header() {
 fn what_waits_joins_when_nothing_else_serves() {
     for fit in [Fit::First, Fit::Next, Fit::Best] {
         let mut list = FreeList::new(Settings { fit });
-        let memory = Memory::new(&list, 64 * 3);
+        let memory = memory_of(&list, 64 * 3);
         memory.add_to(&mut list);
         let blocks = [(); 3].map(|()| list.allocate(layout(64, 8)).unwrap());
         for block in blocks {
@@ -114,7 +131,7 @@ fn what_waits_joins_when_nothing_else_serves() {
         list.verify();
         assert_eq!(list.allocate(layout(60, 8)), Some(blocks[2]), "the one that was freed last");
         assert!(!list.quick.is_empty());
-        assert_eq!(taken(&mut list, &memory, 128), 0);
+        assert_eq!(taken(&mut list, &memory, 128), first_of(&memory));
         assert!(list.quick.is_empty() && list.allocate(layout(1, 1)).is_none());
     }
 }
@@ -162,14 +179,32 @@ fn best_fit_looks_at_some_holes_of_a_class() {
 #[test]
 fn no_range_is_longer_than_its_holes_can_tell() {
     const MOST: usize = FreeList::MOST_RANGE_BYTES;
-    assert_eq!(MOST >> 30, 63, "nearly 64 GiB");
-    assert!(holes::usable_granules(MOST) * GRANULE == MOST);
+    assert_eq!(MOST, 16 << 30);
     for fit in [Fit::First, Fit::Next, Fit::Best] {
         let list = FreeList::new(Settings { fit });
-        assert_eq!(list.extent_bytes(layout(MOST, 8)), Some(MOST));
-        assert_eq!(list.extent_bytes(layout(MOST + 1, 8)), None);
-        assert_eq!(list.extent_bytes(layout(MOST, 4096)), None, "aligned it may not fit");
+        assert_eq!(holes::usable_granules(MOST, fit) * GRANULE, MOST);
+        assert_eq!(holes::usable_granules(MOST + 4096, fit) * GRANULE, MOST);
+        let kept = if fit == Fit::Best { 1152 + 3 * GRANULE } else { 0 };
+        assert_eq!(list.extent_bytes(layout(MOST - kept, 8)), Some(MOST));
+        assert_eq!(list.extent_bytes(layout(MOST - kept + 1, 8)), None);
+        assert_eq!(list.extent_bytes(layout(MOST - kept, 4096)), None, "it may not fit aligned");
         assert_eq!(list.metadata_bytes(MOST), list.metadata_bytes(1 << 40));
+    }
+}
+
+/// An extent may be longer than was asked for; what is kept in it grows with it.
+#[test]
+fn an_extent_that_is_longer_has_room_for_what_was_asked() {
+    for fit in [Fit::First, Fit::Next, Fit::Best] {
+        let list = FreeList::new(Settings { fit });
+        for asked in (1..300).chain([1000, 2047, 2048, 4000]) {
+            let least = list.extent_bytes(layout(asked * GRANULE, 8)).unwrap();
+            for more in 0..300 {
+                let bytes = least + more * GRANULE;
+                let kept = holes::kept_granules(bytes / GRANULE, fit);
+                assert!(holes::usable_granules(bytes, fit) >= kept + asked, "{asked}, {more}");
+            }
+        }
     }
 }
 
