@@ -138,7 +138,7 @@ fn freed_memory_is_filled() {
             free(block);
             // SAFETY: the memory is still mapped, and nobody got it since.
             let bytes = unsafe { std::slice::from_raw_parts(black_box(block), 64) };
-            // What no strategy keeps words in: of a free list's hole they begin at 48.
+            // What no strategy keeps words in.
             assert!(bytes[40..48].iter().all(|&byte| byte == 0xDE), "{name}: {bytes:x?}");
             drop(neighbour);
         })

@@ -42,6 +42,7 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use crate::allocator::AllocError;
+use crate::pointers;
 
 /// One range that a strategy cuts up, and what the strategy keeps about it.
 ///
@@ -136,7 +137,19 @@ impl Extent {
     /// Whether `block` starts in the extent.
     #[inline]
     pub fn contains(&self, block: NonNull<u8>) -> bool {
-        crate::pointers::distance(self.start, block) < self.length()
+        pointers::distance(self.start, block) < self.length()
+    }
+
+    /// A block of the extent by the extent's own pointer. That with which the block came back may
+    /// reach no more bytes than its user asked for, and was that user's: who gets the block next,
+    /// or gets more of it, must have another.
+    ///
+    /// # Safety
+    /// `block` starts in the extent.
+    #[inline]
+    pub(super) unsafe fn own(&self, block: NonNull<u8>) -> NonNull<u8> {
+        // SAFETY: the caller's contract.
+        unsafe { pointers::forward(self.start, pointers::distance(self.start, block)) }
     }
 }
 
@@ -216,6 +229,10 @@ pub unsafe trait Strategy: Sized {
     /// Outside a heap a new extent is at least so large a part of what is held: 2 means half. More
     /// where extents serve different sizes, so that one that serves few costs little.
     const EXTENT_DIVISOR: usize = 2;
+
+    /// Outside a heap no range is longer, however much is held, but where a request needs it: more
+    /// could not be used.
+    const MOST_RANGE_BYTES: usize = usize::MAX;
 
     /// A strategy without extents and with the default settings: a constant, so that a static can
     /// hold one.

@@ -59,7 +59,8 @@ impl<const LENGTHS: usize> Quick<LENGTHS> {
     ///
     /// # Safety
     /// The block is of this extent, `blocks` long, was just freed by its user and is marked as
-    /// taken; [`forget`](Self::forget) is called before the extent is removed.
+    /// taken; when the extent is removed none of its blocks waits any more, because they were
+    /// [forgotten](Self::forget) or [drained](Self::drain).
     #[inline]
     pub(super) unsafe fn push(
         &mut self,
@@ -73,10 +74,13 @@ impl<const LENGTHS: usize> Quick<LENGTHS> {
         if *room == 0 {
             return false;
         }
-        let waiting = block.cast::<Waiting>();
-        // SAFETY: the block is the strategy's by the contract, and long enough: there is room only
-        // for lengths that are. Blocks are 8-aligned.
-        unsafe { waiting.write(Waiting { next: *head, extent: extent.into() }) };
+        // SAFETY: the block is the strategy's by the contract, in the extent, and long enough:
+        // there is room only for lengths that are. Blocks are 8-aligned.
+        let waiting = unsafe {
+            let waiting = extent.own(block).cast::<Waiting>();
+            waiting.write(Waiting { next: *head, extent: extent.into() });
+            waiting
+        };
         // INVARIANT: the block is freed and still marked, and in the list of its length.
         *head = Some(waiting);
         *room -= 1;

@@ -11,9 +11,9 @@
 //!
 //! # When ranges come and go
 //! A range is at least half as long as all that is held (a slab's 1/64: each size class has ranges
-//! of its own; a free list's or bit set's as long), so n bytes are held in O(log n) ranges and the
-//! source is asked rarely; where the source has less, half of that is asked for, down to what the
-//! request needs. One range without a block is kept, the longest met, so that a program that frees
+//! of its own; a free list's or bit set's as long, the list's up to 16 GiB), so n bytes are held in
+//! O(log n) ranges and the source is asked rarely; where the source has less, half of that is asked
+//! for, down to what the request needs. One range without a block is kept, the longest met, so that a program that frees
 //! its last block and allocates again does not go to the source each time;
 //! [`release_unused`](LocalAllocator::release_unused) gives that back too, as does a request that
 //! the source refuses.
@@ -232,12 +232,14 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         let state = self.state();
         state.unpark(&self.source);
         let had = state.strategy.block_length(old).ok()?;
-        if state.strategy.block_length(new).ok()? == had {
+        let length = state.strategy.block_length(new).ok()?;
+        let record = state.record_of(block)?;
+        // SAFETY: the record is of an extent that is held, and the block is in it.
+        let block = unsafe { record.as_ref().extent.own(block) };
+        if length == had {
             return Some(pointers::block(block, had));
         }
-        let record = state.record_of(block)?;
-        // SAFETY: the record is of an extent that is held, the block is in it, and the rest is the
-        // caller's contract.
+        // SAFETY: as above, and the rest is the caller's contract.
         let length = unsafe {
             let extent = &record.as_ref().extent;
             if state.is_direct(old) || state.is_direct(new) {
@@ -363,9 +365,7 @@ impl<S: Strategy> State<S> {
     fn take(&self, source: &impl MemorySource, least: usize) -> Result<MemoryRange, AllocError> {
         let align = S::EXTENT_ALIGN.max(ALIGN);
         let granule = source.granule();
-        let part = self.usage.committed_bytes / S::EXTENT_DIVISOR;
-        // Whole chunks, so that ranges that must start at one follow each other without a gap.
-        let mut bytes = round_down(part, CHUNK_BYTES).max(CHUNK_BYTES);
+        let mut bytes = Self::usual_bytes(self.usage.committed_bytes);
         while bytes > least {
             let rounded = round_up(bytes, granule).ok_or(AllocError)?;
             let request = Layout::from_size_align(rounded, align).map_err(|_| AllocError)?;
@@ -375,6 +375,15 @@ impl<S: Strategy> State<S> {
             bytes /= 2;
         }
         source.take(Layout::from_size_align(least, align).map_err(|_| AllocError)?)
+    }
+
+    /// The length of a new range where so much is held, if the source gives as much.
+    const fn usual_bytes(committed_bytes: usize) -> usize {
+        let part = committed_bytes / S::EXTENT_DIVISOR;
+        let part = if part < S::MOST_RANGE_BYTES { part } else { S::MOST_RANGE_BYTES };
+        // Whole chunks, so that ranges that must start at one follow each other without a gap.
+        let bytes = round_down(part, CHUNK_BYTES);
+        if bytes > CHUNK_BYTES { bytes } else { CHUNK_BYTES }
     }
 
     /// The length of a range whose extent is at least `extent_bytes` long.
@@ -566,5 +575,25 @@ impl<S: Strategy, M: MemorySource> fmt::Debug for SourcedAllocator<S, M> {
         let mut shown = formatter.debug_struct("SourcedAllocator");
         shown.field("strategy", &S::NAME).field("usage", &self.memory_usage());
         shown.finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategy::free_list::FreeList;
+    use crate::strategy::slab::PlainSlab;
+
+    #[test]
+    fn ranges_grow_with_what_is_held_up_to_what_can_be_used() {
+        const GIB: usize = 1 << 30;
+        type List = State<FreeList>;
+        assert_eq!(List::usual_bytes(0), CHUNK_BYTES);
+        assert_eq!(List::usual_bytes(CHUNK_BYTES * 5 + 1), CHUNK_BYTES * 5);
+        assert_eq!(List::usual_bytes(15 * GIB), 15 * GIB);
+        for held in [16 * GIB, 17 * GIB, 1024 * GIB, usize::MAX] {
+            assert_eq!(List::usual_bytes(held), FreeList::MOST_RANGE_BYTES);
+        }
+        assert_eq!(State::<PlainSlab>::usual_bytes(1024 * GIB), 16 * GIB);
     }
 }

@@ -1,60 +1,72 @@
 //! The holes of one extent by length, for best fit: a list for each class.
 //!
 //! ```text
-//!   occupied   0 1 0 0 1 1 ...       a bit for each class that has a hole
-//!   heads        │     │ └▶ hole
-//!                │     └──▶ hole ⇄ hole
-//!                └────────▶ hole ⇄ hole ⇄ hole       linked through their last granules
+//!   extent     │ none │ flags   │ heads            │ blocks and holes ...
+//!                       0 1 ...   0  ▪  0  ▪ ...
+//!                                    │     └▶ hole
+//!                                    └──────▶ hole ⇄ hole ⇄ hole    linked through first granules
 //! ```
 //!
 //! Up to 63 granules a class is one length, so the first hole of the first class that has one is
 //! the shortest that fits. Above, the first of the request's own class is taken if it fits, or else
-//! the first of a longer one, which is nearly that.
+//! the first of a longer one, which is nearly that. Only where there is none the next ones of the
+//! own class are looked at too, up to a bound.
 //!
-//! A hole is known by its end. Where the first of a list would have the one before it, it has its
-//! class, so that taking a hole out needs no other look at its length.
+//! The heads lie in the extent itself, where a link back can lead to them as to a hole; behind the
+//! last hole of a list comes the granule `none`, which may be written as a hole may. So to put a
+//! hole in or take it out is the same few loads and stores for all. A search looks at eight heads
+//! at once; flags say which eight further away may have a hole, and stay when their lists become
+//! empty until a search finds that.
 
 use core::cell::Cell;
-use core::ptr::NonNull;
 
 use super::class::FINE;
-use super::granule::{GRANULE, Granule, Ground};
+use super::granule::{GRANULE, Granule, Ground, WORDS_OF_GRANULE, link_of};
 use super::holes::Order;
-use crate::pointers;
 
-/// Words of the classes' bits.
-const WORDS: usize = 8;
-const WORDS_BYTES: usize = WORDS * size_of::<u64>();
-
-/// No hole: none ends where the extent starts.
+/// No hole.
 const NONE: usize = 0;
 
-/// Where a hole's `previous` is that and more, it is the first of the class that is the rest.
-const FIRST_OF: usize = u32::MAX as usize - (WORDS * 64 - 1);
+/// Heads that are looked at at once, and have one flag.
+const GROUP: usize = 8;
 
-/// The most granules of an extent.
-pub(super) const MAX_GRANULES: usize = FIRST_OF - 1;
+/// Words of eight flags.
+const FLAG_WORDS: usize = 4;
+const CLASSES: usize = FLAG_WORDS * 8 * GROUP;
 
-/// No layout needs more granules.
-const MOST_ASKED: usize = isize::MAX.unsigned_abs() / GRANULE + 1;
-const _: () = assert!(FINE.class_of(MOST_ASKED) + 1 < WORDS * 64);
+/// Where the flags are, in bytes.
+const FLAGS: usize = GRANULE;
 
-/// Lists of holes: the classes' bits, and the heads behind them.
-///
-/// # Invariants
-/// - A class's bit is set exactly where it has holes; its head is then the end of the first one,
-///   and else [`NONE`].
-/// - Every hole of the extent is in the list of its length's class, linked both ways.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bins {
-    words: NonNull<Cell<u64>>,
+/// Where the heads are, in words of four bytes.
+const HEADS: usize = WORDS_OF_GRANULE + FLAG_WORDS * 2;
+
+/// The most granules of an extent: all links fit.
+pub(super) const MAX_GRANULES: usize = 1 << 30;
+const _: () = assert!(link_of(MAX_GRANULES - 1) <= u32::MAX as usize);
+// No hole is as long as an extent, in which the heads are.
+const _: () = assert!(FINE.class_of(MAX_GRANULES - 1) < CLASSES);
+
+/// How many holes a search looks at that look right by their class and are not.
+const MOST_LOOKS: usize = 32;
+
+/// A hole that a search found: the first one of its class.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    class: usize,
+    pub(super) first: usize,
 }
 
-/// The last granule of a hole in a list.
-#[inline]
-fn last_of<'a>(ground: Ground, end: usize) -> &'a Granule {
-    // SAFETY: only holes of the extent are put in, and they are taken out before they end.
-    unsafe { ground.last(end) }
+/// Lists of holes.
+///
+/// # Invariants
+/// - The head of a class that has holes is the first granule of the first one, and its group has a
+///   flag; of one that has none it is [`NONE`].
+/// - Every hole of the extent is in the list of its length's class, linked both ways.
+/// - Behind the heads are [`GROUP`] words or more that stay zero.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bins {
+    /// How many classes the extent's holes may have.
+    classes: usize,
 }
 
 const fn classes_for(granules: usize) -> usize {
@@ -62,95 +74,135 @@ const fn classes_for(granules: usize) -> usize {
 }
 
 impl Bins {
-    /// The bytes of the table for an extent of `granules`.
-    pub(super) const fn bytes_for(granules: usize) -> usize {
-        WORDS_BYTES + (classes_for(granules) * size_of::<u32>()).next_multiple_of(8)
+    /// The granules that the table takes of an extent of `granules`: whole lines, so that what
+    /// follows is aligned as the extent.
+    pub(super) const fn granules_for(granules: usize) -> usize {
+        let words = HEADS + classes_for(granules).next_multiple_of(GROUP) + GROUP;
+        words.div_ceil(WORDS_OF_GRANULE).next_multiple_of(4)
     }
 
     /// No hole.
     ///
     /// # Safety
-    /// `table` leads to [`bytes_for`](Self::bytes_for) so many zeroed bytes as the granules of the
-    /// extent need, aligned to 8, that are these bins' alone as long as they are used; the ground
-    /// that its functions get is that extent's.
-    pub(super) const unsafe fn new(table: NonNull<u8>) -> Self {
-        Self { words: table.cast() }
-    }
-
-    /// The head of a class that a hole of the extent may have.
-    #[inline]
-    fn head<'a>(self, class: usize) -> &'a Cell<u32> {
-        // SAFETY: behind the words there is a head for each class up to that of the extent's
-        // length.
-        unsafe {
-            let heads = pointers::element(self.words, WORDS).cast();
-            pointers::element(heads, class).as_ref()
+    /// The ground is that of all functions here: an extent of `granules`, aligned to 8, of which
+    /// the first [`granules_for`](Self::granules_for) so many are these bins' alone; or as much
+    /// memory and no granules.
+    pub(super) unsafe fn new(ground: Ground, granules: usize) -> Self {
+        for word in 0..Self::granules_for(granules) * WORDS_OF_GRANULE {
+            // SAFETY: the caller's contract.
+            unsafe { ground.word(word) }.set(0);
         }
+        Self { classes: classes_for(granules) }
+    }
+
+    /// Where some hole begins, or what lies behind the last hole of a list.
+    #[inline]
+    fn hole<'a>(self, ground: Ground, first: usize) -> &'a Granule {
+        // SAFETY: only holes of the extent are put in, and they are taken out before they end;
+        // the first granule of all is in none.
+        unsafe { ground.granule(first) }
+    }
+
+    /// What leads to a hole: the head of a class that a hole of the extent may have, or a hole's
+    /// link.
+    #[inline]
+    fn link<'a>(self, ground: Ground, word: usize) -> &'a Cell<u32> {
+        // SAFETY: heads are in the table, and links in holes.
+        unsafe { ground.word(word) }
+    }
+
+    /// Eight groups' flags, a byte each.
+    #[inline]
+    fn flags<'a>(self, ground: Ground, index: usize) -> &'a Cell<u64> {
+        // SAFETY: the table has the flags of all groups, from there on.
+        unsafe { ground.long_word(FLAGS / size_of::<u64>() + index) }
     }
 
     #[inline]
-    fn first(self, class: usize) -> usize {
-        self.head(class).get() as usize
+    fn flag<'a>(self, ground: Ground, group: usize) -> &'a Cell<u8> {
+        // SAFETY: as above.
+        unsafe { ground.byte(FLAGS + group) }
     }
 
-    /// The word that a class's bit is in.
+    /// The class's first hole.
     #[inline]
-    fn word<'a>(self, class: usize) -> &'a Cell<u64> {
-        // SAFETY: the table begins with the words of all classes that there are.
-        unsafe { pointers::element(self.words, class / 64).as_ref() }
+    fn first_of(self, ground: Ground, class: usize) -> Found {
+        Found { class, first: self.link(ground, HEADS + class).get() as usize }
     }
 
-    /// The least class that has a hole, from `class` on, which is one of those of the words.
+    /// The first class of the eight from `class` on, one of the extent's, that has a hole.
     #[inline]
-    fn next_occupied(self, class: usize) -> Option<usize> {
-        let mut from = class;
-        loop {
-            let rest = self.word(from).get() >> (from % 64);
-            if rest != 0 {
-                return Some(from + rest.trailing_zeros() as usize);
+    fn near(self, ground: Ground, class: usize) -> Option<usize> {
+        // SAFETY: the heads and as many words as a group has behind them are in the table.
+        Some(class + unsafe { ground.first_set_of_eight(HEADS + class) }?)
+    }
+
+    /// The first class that has a hole, of the groups behind that of `class`.
+    #[inline]
+    fn far(self, ground: Ground, class: usize) -> Option<usize> {
+        let group = class / GROUP + 1;
+        let (mut index, mut skipped) = (group / 8, u64::MAX << (group % 8 * 8));
+        while index < FLAG_WORDS {
+            let mut rest = self.flags(ground, index).get() & skipped;
+            while rest != 0 {
+                let group = index * 8 + rest.trailing_zeros() as usize / 8;
+                let found = self.near(ground, group * GROUP);
+                if found.is_some() {
+                    return found;
+                }
+                // INVARIANT: the lists became empty.
+                self.flag(ground, group).set(0);
+                rest &= rest - 1;
             }
-            from = (from / 64 + 1) * 64;
-            if from == WORDS * 64 {
-                return None;
-            }
+            (index, skipped) = (index + 1, u64::MAX);
         }
+        None
     }
 
-    /// A hole of at least `granules`, the shortest or nearly, where a look at one class tells: its
-    /// end. `None` where [`best`](Self::best) may know more.
+    /// The first hole of the first class, of the eight from that of `granules` on, if it is long
+    /// enough; else the first one of a class behind, not much longer.
     #[inline]
-    pub(super) fn best_at_once(self, ground: Ground, granules: usize) -> Option<usize> {
+    pub(super) fn best_near(self, ground: Ground, granules: usize) -> Option<Found> {
         let own = FINE.class_of(granules);
-        let mut end = self.first(self.next_occupied(own)?);
-        if (last_of(ground, end).length.get() as usize) < granules {
-            // That may be only in the request's own class.
-            end = self.first(self.next_occupied(own + 1)?);
+        if own >= self.classes {
+            return None;
         }
-        Some(end)
+        let found = self.first_of(ground, self.near(ground, own)?);
+        if self.hole(ground, found.first).length.get() as usize >= granules {
+            return Some(found);
+        }
+        // That may be only in the request's own class.
+        Some(self.first_of(ground, self.near(ground, own + 1)?))
     }
 
-    /// A hole of at least `granules`, the shortest or nearly: its end.
-    pub(super) fn best(self, ground: Ground, granules: usize) -> Option<usize> {
-        // Perhaps only one behind the first of its own class fits.
-        let is_long = |end| last_of(ground, end).length.get() as usize >= granules;
-        self.best_at_once(ground, granules).or_else(|| self.first_that(ground, granules, is_long))
+    /// Where [`best_near`](Self::best_near) found none: a hole that is longer.
+    #[inline]
+    pub(super) fn best_far(self, ground: Ground, granules: usize) -> Option<Found> {
+        let own = FINE.class_of(granules);
+        Some(self.first_of(ground, self.far(ground, own)?))
     }
 
-    /// The end of the first hole that is right, from the class of `granules` on.
+    /// The first hole that is right, from the class of `granules` on, of the first [`MOST_LOOKS`].
     pub(super) fn first_that(
         self,
         ground: Ground,
         granules: usize,
         is_right: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let mut from = FINE.class_of(granules);
-        while let Some(class) = self.next_occupied(from) {
-            let mut next = self.first(class);
+        let (mut from, mut looks) = (FINE.class_of(granules), 0);
+        while from < self.classes
+            && let Some(class) = self.near(ground, from).or_else(|| self.far(ground, from))
+        {
+            let mut next = self.first_of(ground, class).first;
             while next != NONE {
                 if is_right(next) {
                     return Some(next);
                 }
-                next = last_of(ground, next).next.get() as usize;
+                looks += 1;
+                if looks == MOST_LOOKS {
+                    return None;
+                }
+                next = self.hole(ground, next).next.get() as usize;
             }
             from = class + 1;
         }
@@ -158,27 +210,26 @@ impl Bins {
     }
 
     /// A length that no hole exceeds, in granules, if there are holes.
-    pub(super) fn longest(self) -> Option<usize> {
-        let is_occupied = |word: &usize| self.word(word * 64).get() != 0;
-        let word = (0..WORDS).rev().find(is_occupied)?;
-        let class = word * 64 + self.word(word * 64).get().ilog2() as usize;
+    pub(super) fn longest(self, ground: Ground) -> Option<usize> {
+        let is_occupied = |class: &usize| self.link(ground, HEADS + class).get() != 0;
+        let class = (0..self.classes).rev().find(is_occupied)?;
         Some(FINE.length_of(class + 1) - 1)
     }
 
     /// What is wrong, if anything is; `holes` is how many there are, `length_of` tells the length
-    /// of one that ends at a place.
+    /// of one by its first granule.
     pub(super) fn fault(
         self,
         ground: Ground,
-        granules: usize,
         holes: usize,
         length_of: impl Fn(usize) -> Option<usize>,
     ) -> Option<&'static str> {
         let mut listed = 0;
-        for class in 0..classes_for(granules) {
-            let (mut previous, mut next) = (FIRST_OF + class, self.first(class));
-            if (self.word(class).get() >> (class % 64) & 1 != 0) != (next != NONE) {
-                return Some("a class's bit disagrees with its list");
+        for class in 0..self.classes {
+            let mut previous = HEADS + class;
+            let mut next = self.link(ground, previous).get() as usize;
+            if next != NONE && self.flag(ground, class / GROUP).get() != 1 {
+                return Some("a class has holes and its group no flag");
             }
             while next != NONE {
                 // Where freed memory was written to, the links lead anywhere.
@@ -186,68 +237,77 @@ impl Bins {
                 if class_of != Some(class) || listed == holes {
                     return Some("a hole's links are wrong: freed memory was written to");
                 }
-                let hole = last_of(ground, next);
+                let hole = self.hole(ground, next);
                 if hole.previous.get() as usize != previous {
                     return Some("a list of holes reads differently backwards");
                 }
-                (previous, next) = (next, hole.next.get() as usize);
+                (previous, next) = (link_of(next), hole.next.get() as usize);
                 listed += 1;
             }
         }
         (listed != holes).then_some("a hole is in no list")
     }
 
+    /// Makes a hole the first of its class, in front of `next`.
     #[inline]
-    fn put_in(self, ground: Ground, class: usize, end: usize) -> bool {
-        let hole = last_of(ground, end);
-        let next = self.first(class);
-        hole.next.set(next as u32);
-        hole.previous.set((FIRST_OF + class) as u32);
-        // INVARIANT: the hole is the first of its class, which is occupied.
-        self.head(class).set(end as u32);
-        if next != NONE {
-            last_of(ground, next).previous.set(end as u32);
-            return false;
+    fn put_in_front(self, ground: Ground, class: usize, first: usize, next: u32) {
+        let hole = self.hole(ground, first);
+        // INVARIANT: the hole is the first of its class.
+        hole.next.set(next);
+        hole.previous.set((HEADS + class) as u32);
+        self.link(ground, HEADS + class).set(first as u32);
+        self.hole(ground, next as usize).previous.set(link_of(first) as u32);
+    }
+
+    #[inline]
+    fn put_in(self, ground: Ground, class: usize, first: usize) {
+        let next = self.link(ground, HEADS + class).get();
+        self.put_in_front(ground, class, first, next);
+        // INVARIANT: the group has a hole.
+        self.flag(ground, class / GROUP).set(1);
+    }
+
+    /// Takes a found hole out.
+    #[inline]
+    pub(super) fn pop(self, ground: Ground, found: Found) {
+        let next = self.hole(ground, found.first).next.get();
+        // INVARIANT: the next one is the first of the class.
+        self.link(ground, HEADS + found.class).set(next);
+        self.hole(ground, next as usize).previous.set((HEADS + found.class) as u32);
+    }
+
+    /// Notes what is left of a found hole.
+    #[inline]
+    pub(super) fn replace(self, ground: Ground, found: Found, first: usize, granules: usize) {
+        let class = FINE.class_of_any(granules);
+        if class == found.class {
+            let next = self.hole(ground, found.first).next.get();
+            self.put_in_front(ground, class, first, next);
+        } else {
+            self.pop(ground, found);
+            self.put_in(ground, class, first);
         }
-        let word = self.word(class);
-        word.set(word.get() | 1 << (class % 64));
-        true
     }
 }
 
 impl Order for Bins {
     #[inline]
-    fn put(self, ground: Ground, end: usize, granules: usize) -> bool {
-        self.put_in(ground, FINE.class_of(granules), end)
+    fn put(self, ground: Ground, first: usize, granules: usize) {
+        self.put_in(ground, FINE.class_of(granules), first);
     }
 
     #[inline]
-    fn remove(self, ground: Ground, end: usize) {
-        let hole = last_of(ground, end);
-        let (next, previous) = (hole.next.get() as usize, hole.previous.get() as usize);
-        if next != NONE {
-            last_of(ground, next).previous.set(previous as u32);
-        }
-        if previous < FIRST_OF {
-            last_of(ground, previous).next.set(next as u32);
-            return;
-        }
-        // 32 bits: a compiler that sees more makes a constant of it that fits no instruction.
-        let class = (previous as u32).wrapping_sub(FIRST_OF as u32) as usize;
-        self.head(class).set(next as u32);
-        if next == NONE {
-            // INVARIANT: the list is empty now.
-            let word = self.word(class);
-            word.set(word.get() & !(1 << (class % 64)));
-        }
+    fn remove(self, ground: Ground, first: usize, _: usize) {
+        let hole = self.hole(ground, first);
+        let (next, previous) = (hole.next.get(), hole.previous.get());
+        // INVARIANT: the hole is in no list; its group's flag may stay.
+        self.link(ground, previous as usize).set(next);
+        self.hole(ground, next as usize).previous.set(previous);
     }
 
     #[inline]
-    fn shorten(self, ground: Ground, end: usize, granules: usize) {
-        let class = FINE.class_of(granules);
-        if last_of(ground, end).previous.get() as usize != FIRST_OF + class {
-            self.remove(ground, end);
-            self.put_in(ground, class, end);
-        }
+    fn cut_front(self, ground: Ground, from: usize, first: usize, granules: usize) {
+        self.remove(ground, from, 0);
+        self.put(ground, first, granules);
     }
 }

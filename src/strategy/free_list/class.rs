@@ -34,6 +34,17 @@ impl Scale {
         octave_and_step as usize - (of_exact - (exact - 1))
     }
 
+    /// The same without a branch, for lengths of which nobody can foresee on which side of the
+    /// bound they are.
+    #[inline]
+    pub(super) fn class_of_any(self, granules: usize) -> usize {
+        let octave_and_step = (granules as i64 as f64).to_bits() >> (52 - self.steps_shift);
+        let of_exact = (1023 + self.exact_shift as usize) << self.steps_shift;
+        let exact = 1_usize << self.exact_shift;
+        let above = (octave_and_step as usize).wrapping_sub(of_exact - (exact - 1));
+        core::hint::select_unpredictable(granules < exact, granules.wrapping_sub(1), above)
+    }
+
     /// The length of a class in granules: the least that belongs to it.
     #[inline]
     pub(super) const fn length_of(self, class: usize) -> usize {
@@ -55,6 +66,7 @@ mod tests {
         for scale in [COARSE, FINE] {
             for granules in (1..5000).chain([1 << 20, (1 << 32) - 1, 1 << 32]) {
                 let class = scale.class_of(granules);
+                assert_eq!(scale.class_of_any(granules), class);
                 let (length, next) = (scale.length_of(class), scale.length_of(class + 1));
                 assert!(length <= granules && granules < next);
                 let is_exact = granules < 1 << scale.exact_shift;

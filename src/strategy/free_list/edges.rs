@@ -57,7 +57,7 @@ impl Edges {
         let word = unsafe { self.word(place / 64) };
         let (old, bit) = (word.get(), 1 << (place % 64));
         word.set(old ^ bit);
-        old & bit != 0
+        old >> (place % 64) & 1 != 0
     }
 
     /// Whether the bit of a place is set; not for places behind the extent's end.
@@ -123,14 +123,14 @@ mod tests {
                 state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 let first = (state >> 33) % granules;
                 let end = first + 1 + (state >> 20) % 90.min(granules - first);
-                // Only what is all alike changes, as blocks do.
+                // A block lies in one hole, or in none.
                 let was_free = is_free[first];
                 if is_free[first..end].iter().any(|&other| other != was_free) {
                     continue;
                 }
                 let beside = |at: usize| is_free.get(at).is_some_and(|&free| free) != was_free;
                 let (before, behind) = (beside(first.wrapping_sub(1)), beside(end));
-                // SAFETY: both are places.
+                // SAFETY: neither is more than the number of granules.
                 unsafe {
                     assert_eq!(edges.toggle(first), before);
                     assert_eq!(edges.toggle(end), behind);

@@ -1,12 +1,17 @@
 //! An extent's memory by granules of 16 bytes, and what lies in a hole's first and last one.
 //!
 //! ```text
-//!   first granule    │                          front │
-//!   last granule     │ length   next   previous       │
+//!   first granule    │ length   next   previous       │
+//!   last granule     │                           back │
 //! ```
 //!
 //! Both have the hole's length, so that a block that is freed finds where the holes beside it begin
-//! and end. A hole of one granule has all four.
+//! and end. A hole of one granule has all four. What a search reads lies where the block will be
+//! that is cut there, which its user writes next: one line less to fetch than at the hole's end.
+//!
+//! Links lead to first granules, by number, and back to the **word** that leads here: the extent's
+//! memory as words of four bytes, in whose first granules the heads of the lists are. So whoever is
+//! taken out of a list need not know whether it is the first.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -19,18 +24,21 @@ const GRANULE_SHIFT: u32 = 4;
 /// What blocks are multiples of, and aligned to.
 pub(super) const GRANULE: usize = 1 << GRANULE_SHIFT;
 
+/// The words of a granule.
+pub(super) const WORDS_OF_GRANULE: usize = GRANULE / size_of::<u32>();
+
 /// What lies in a granule of a hole; lengths are in granules.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Granule {
-    /// In a hole's last granule: its length.
-    pub(super) length: Cell<u32>,
-    /// In a hole's last granule, for the index: which hole comes next.
-    pub(super) next: Cell<u32>,
-    /// In a hole's last granule, for the index: which hole comes before.
-    pub(super) previous: Cell<u32>,
     /// In a hole's first granule: its length.
-    pub(super) front: Cell<u32>,
+    pub(super) length: Cell<u32>,
+    /// In a hole's first granule, for the index: which hole comes next.
+    pub(super) next: Cell<u32>,
+    /// In a hole's first granule, for the index: the word that leads here.
+    pub(super) previous: Cell<u32>,
+    /// In a hole's last granule: its length.
+    pub(super) back: Cell<u32>,
 }
 const _: () = assert!(size_of::<Granule>() == GRANULE);
 
@@ -39,6 +47,12 @@ const _: () = assert!(size_of::<Granule>() == GRANULE);
 pub(super) const fn granules_for(bytes: usize) -> usize {
     // A layout's size is at most isize::MAX, so the sum does not overflow.
     (bytes + (GRANULE - 1)) >> GRANULE_SHIFT
+}
+
+/// The number of the word that says which hole comes next to the one that begins with a granule.
+#[inline]
+pub(super) const fn link_of(first: usize) -> usize {
+    first * WORDS_OF_GRANULE + core::mem::offset_of!(Granule, next) / size_of::<u32>()
 }
 
 /// The memory of an extent.
@@ -68,36 +82,87 @@ impl Ground {
         pointers::distance(self.0.cast(), address) >> GRANULE_SHIFT
     }
 
-    /// The granule before `end`, as the last one of a hole.
+    /// A granule as the first or last one of a hole.
     ///
     /// # Safety
-    /// It lies in a hole, or in granules that become one.
+    /// It lies in a hole, or in granules that become one, or in front of all that blocks may have.
     #[inline]
-    pub(super) unsafe fn last<'a>(self, end: usize) -> &'a Granule {
+    pub(super) unsafe fn granule<'a>(self, index: usize) -> &'a Granule {
         // SAFETY: the granule is the strategy's alone, and all in it are cells.
-        unsafe { self.first(end - 1) }
+        unsafe { self.address(index).cast().as_ref() }
     }
 
-    /// A granule as the first one of a hole.
+    /// A word of four bytes.
     ///
     /// # Safety
-    /// As [`last`](Self::last).
+    /// As [`granule`](Self::granule).
     #[inline]
-    pub(super) unsafe fn first<'a>(self, start: usize) -> &'a Granule {
+    pub(super) unsafe fn word<'a>(self, index: usize) -> &'a Cell<u32> {
         // SAFETY: as above.
-        unsafe { self.address(start).cast().as_ref() }
+        unsafe { pointers::element(self.0.cast(), index).as_ref() }
     }
 
-    /// Writes a hole's length into its last granule and its first.
+    /// A word of eight bytes.
+    ///
+    /// # Safety
+    /// As [`granule`](Self::granule); the extent is aligned to 8.
+    #[inline]
+    pub(super) unsafe fn long_word<'a>(self, index: usize) -> &'a Cell<u64> {
+        // SAFETY: as above.
+        unsafe { pointers::element(self.0.cast(), index).as_ref() }
+    }
+
+    /// A byte.
+    ///
+    /// # Safety
+    /// As [`granule`](Self::granule).
+    #[inline]
+    pub(super) unsafe fn byte<'a>(self, index: usize) -> &'a Cell<u8> {
+        // SAFETY: as above.
+        unsafe { pointers::element(self.0.cast(), index).as_ref() }
+    }
+
+    /// Which of eight words of four bytes, from `index` on, is the first that is not zero.
+    ///
+    /// # Safety
+    /// As [`granule`](Self::granule), of all of them.
+    #[inline]
+    pub(super) unsafe fn first_set_of_eight(self, index: usize) -> Option<usize> {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller's contract; every such processor has these instructions.
+        let zeros = unsafe {
+            use core::arch::x86_64::{
+                __m128i, _mm_cmpeq_epi32, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi32,
+                _mm_setzero_si128,
+            };
+            let words = pointers::element(self.0.cast::<u32>(), index).cast::<__m128i>();
+            let [low, high] = [0, 1].map(|half| {
+                let words = _mm_loadu_si128(pointers::element(words, half).as_ptr());
+                _mm_cmpeq_epi32(words, _mm_setzero_si128())
+            });
+            _mm_movemask_epi8(_mm_packs_epi32(low, high)) as u32
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let zeros = (0..8).fold(0_u32, |zeros, at| {
+            // SAFETY: the caller's contract.
+            let is_zero = unsafe { self.word(index + at) }.get() == 0;
+            zeros | if is_zero { 3 << (2 * at) } else { 0 }
+        });
+        // Two bits a word.
+        let set = zeros ^ 0xffff;
+        (set != 0).then(|| set.trailing_zeros() as usize / 2)
+    }
+
+    /// Writes a hole's length into its first granule and its last.
     ///
     /// # Safety
     /// The granules lie in a hole, or in granules that become one.
     #[inline]
-    pub(super) unsafe fn write_length(self, end: usize, granules: usize) {
+    pub(super) unsafe fn write_length(self, first: usize, granules: usize) {
         // SAFETY: the caller's contract.
         unsafe {
-            self.last(end).length.set(granules as u32);
-            self.first(end - granules).front.set(granules as u32);
+            self.granule(first).length.set(granules as u32);
+            self.granule(first + granules - 1).back.set(granules as u32);
         }
     }
 }

@@ -6,19 +6,19 @@
 //!   lengths        4▒▒▒▒▒4         1 1               7▒▒▒▒▒▒▒▒▒▒▒▒▒▒7    in first and last granule
 //! ```
 //!
-//! A block is cut from a hole's front, so the rest ends where the hole did: a hole is known by its
-//! **end**. What is freed learns from the [edges](Edges) whether holes lie beside it, and from
-//! their last and first granules how long they are: joining takes no search.
+//! A hole is known by its first granule, where a block is cut from it. What is freed learns from
+//! the [edges](Edges) whether holes lie beside it, and from their last and first granules how long
+//! they are: joining takes no search.
 //!
 //! What finds a hole is by the fit: best fit has [`Bins`], lists of holes by length, first and next
 //! fit have [`Stretches`], the holes by address.
 
 use core::ptr::NonNull;
 
-use super::bins::{Bins, MAX_GRANULES};
+use super::bins::{Bins, Found, MAX_GRANULES};
 use super::class::COARSE;
 use super::edges::Edges;
-use super::granule::{GRANULE, Ground};
+use super::granule::{GRANULE, Ground, granules_for};
 use super::shelves::{Place, shelf_of};
 use super::stretches::Stretches;
 use super::{Fit, maxima::MAX_VALUE};
@@ -28,16 +28,16 @@ use crate::units::PAGE_BYTES;
 
 const _: () = assert!(COARSE.class_of(MAX_GRANULES) < MAX_VALUE as usize);
 
-/// What tells where holes are that are long enough. A hole is known by its end.
+/// What tells where holes are that are long enough. A hole is known by its first granule.
 pub(super) trait Order: Copy {
-    /// Notes a hole whose length is written. Whether it may be longer than all that were noted.
-    fn put(self, ground: Ground, end: usize, granules: usize) -> bool;
+    /// Notes a hole whose length is written.
+    fn put(self, ground: Ground, first: usize, granules: usize);
 
-    /// Forgets a hole.
-    fn remove(self, ground: Ground, end: usize);
+    /// Forgets a hole of so many granules.
+    fn remove(self, ground: Ground, first: usize, granules: usize);
 
-    /// Notes that a hole is only so long any more.
-    fn shorten(self, ground: Ground, end: usize, granules: usize);
+    /// Notes that the hole that began at `from` begins at `first`, and has so many granules left.
+    fn cut_front(self, ground: Ground, from: usize, first: usize, granules: usize);
 }
 
 /// How a hole for a request is found.
@@ -62,6 +62,8 @@ pub(super) struct Holes {
     ground: Ground,
     edges: Edges,
     index: Index,
+    /// How many granules in front are the index's.
+    kept: usize,
     granules: usize,
     /// Which list of extents this one is in.
     pub(super) place: Place,
@@ -76,19 +78,53 @@ pub(super) struct Request {
     pub(super) fit: Fit,
 }
 
-const fn usable_granules(extent_bytes: usize) -> usize {
+/// The granules of an extent that are used: all that holes can tell, or none where the index takes
+/// all.
+pub(super) const fn usable_granules(extent_bytes: usize, fit: Fit) -> usize {
     let granules = extent_bytes / GRANULE;
-    if granules < MAX_GRANULES { granules } else { MAX_GRANULES }
+    let granules = if granules < MAX_GRANULES { granules } else { MAX_GRANULES };
+    if granules > kept_granules(granules, fit) { granules } else { 0 }
+}
+
+/// The granules that the index keeps of an extent of so many.
+pub(super) const fn kept_granules(granules: usize, fit: Fit) -> usize {
+    match fit {
+        Fit::First | Fit::Next => 0,
+        Fit::Best => Bins::granules_for(granules),
+    }
 }
 
 /// The metadata bytes for an extent.
 pub(super) const fn metadata_bytes(extent_bytes: usize, fit: Fit) -> usize {
-    let granules = usable_granules(extent_bytes);
+    let granules = usable_granules(extent_bytes, fit);
     let index_bytes = match fit {
         Fit::First | Fit::Next => Stretches::bytes_for(granules),
-        Fit::Best => Bins::bytes_for(granules),
+        Fit::Best if granules == 0 => Bins::granules_for(0) * GRANULE,
+        Fit::Best => 0,
     };
     size_of::<Holes>() + Edges::bytes_for(granules) + index_bytes
+}
+
+/// The length from which on every extent has so many bytes as one hole, if there is one.
+pub(super) fn extent_bytes(hole_bytes: usize, fit: Fit) -> Option<usize> {
+    let mut bytes = hole_bytes;
+    loop {
+        let granules = granules_for(bytes);
+        if granules > MAX_GRANULES {
+            return None;
+        }
+        // What is kept grows by less than a third of what the extent does, but in steps of four
+        // granules: an extent of one granule more may have three less to give.
+        let kept = match kept_granules(granules, fit) {
+            0 => 0,
+            kept => kept + 3,
+        };
+        let needed = hole_bytes.checked_add(kept * GRANULE)?;
+        if needed <= bytes {
+            return Some(bytes);
+        }
+        bytes = needed;
+    }
 }
 
 impl Holes {
@@ -108,29 +144,33 @@ impl Holes {
     /// The extent upholds its type's invariants; its metadata is as long as [`metadata_bytes`]
     /// says for the fit.
     pub(super) unsafe fn start(extent: &Extent, fit: Fit) -> &Self {
-        let granules = usable_granules(extent.length());
+        let granules = usable_granules(extent.length(), fit);
+        let kept = if granules == 0 { 0 } else { kept_granules(granules, fit) };
         // SAFETY: record, words and bytes lie in the metadata, in this order, and each is aligned.
         let holes = unsafe {
-            let ground = Ground::new(extent.start());
             let words = pointers::forward(extent.metadata(), size_of::<Self>());
             let bytes = pointers::forward(words, Edges::bytes_for(granules));
+            // Where there is no room for it, what best fit keeps in an extent lies in the metadata.
+            let is_apart = granules == 0 && matches!(fit, Fit::Best);
+            let ground = Ground::new(if is_apart { bytes } else { extent.start() });
             let index = match fit {
                 Fit::First | Fit::Next => Index::ByAddress(Stretches::new(bytes, granules)),
-                Fit::Best => Index::ByLength(Bins::new(bytes)),
+                Fit::Best => Index::ByLength(Bins::new(ground, granules)),
             };
             let edges = Edges::new(words, granules);
             extent.metadata().cast::<Self>().write(Self {
                 ground,
                 edges,
                 index,
+                kept,
                 granules,
                 place: Place::new(),
             });
             Self::of(extent)
         };
         if granules != 0 {
-            // SAFETY: all granules are the strategy's, and in no hole yet.
-            unsafe { holes.give(0, granules) };
+            // SAFETY: these granules are the strategy's, and in no hole yet.
+            unsafe { holes.give_by_any(holes.ground.address(kept), granules - kept) };
         }
         holes
     }
@@ -145,109 +185,135 @@ impl Holes {
     pub(super) fn longest(&self) -> usize {
         let longest = match &self.index {
             Index::ByAddress(stretches) => stretches.longest(),
-            Index::ByLength(bins) => bins.longest(),
+            Index::ByLength(bins) => bins.longest(self.ground),
         };
         longest.map_or(0, shelf_of)
     }
 
     #[inline]
-    fn length(&self, end: usize) -> usize {
-        // SAFETY: callers pass ends of holes.
-        unsafe { self.ground.last(end) }.length.get() as usize
+    fn length(&self, first: usize) -> usize {
+        // SAFETY: callers pass first granules of holes.
+        unsafe { self.ground.granule(first) }.length.get() as usize
     }
 
     /// The granules that alignment takes of a hole's front.
     #[inline]
-    fn front_for(&self, end: usize, align: usize) -> usize {
+    fn front_for(&self, first: usize, align: usize) -> usize {
         if align <= GRANULE {
             return 0;
         }
         // SAFETY: the hole lies in the extent.
-        let start = unsafe { self.ground.address(end - self.length(end)) };
-        pointers::padding(start, align) / GRANULE
+        pointers::padding(unsafe { self.ground.address(first) }, align) / GRANULE
     }
 
     /// Whether a hole fits as it lies.
     #[inline]
-    fn fits(&self, end: usize, request: Request) -> bool {
+    fn fits(&self, first: usize, request: Request) -> bool {
         // Neither is more than the granules of a layout, so the sum does not overflow.
-        self.length(end) >= request.granules + self.front_for(end, request.align)
+        self.length(first) >= request.granules + self.front_for(first, request.align)
     }
 
-    /// Takes granules for a request, where one look at the bins finds a hole; where they start.
+    /// Takes granules where a look at the bins finds a hole, the nearest ones or all; where they
+    /// start.
     #[inline(always)] // measured: with it all is one function that saves no registers
-    pub(super) fn take_at_once(&self, request: Request) -> Option<NonNull<u8>> {
-        match self.index {
-            Index::ByLength(bins) if request.align <= GRANULE => {
-                let end = bins.best_at_once(self.ground, request.granules)?;
-                Some(self.cut(bins, end, 0, request.granules))
+    pub(super) fn take_at_once<const NEAR: bool>(&self, granules: usize) -> Option<NonNull<u8>> {
+        let Index::ByLength(bins) = self.index else { return None };
+        let found = if NEAR {
+            bins.best_near(self.ground, granules)?
+        } else {
+            bins.best_far(self.ground, granules)?
+        };
+        Some(self.cut_found(bins, found, granules))
+    }
+
+    /// Takes granules from the front of a hole that the bins found; where they start.
+    #[inline(always)] // measured: as `take_at_once`
+    fn cut_found(&self, bins: Bins, found: Found, granules: usize) -> NonNull<u8> {
+        let (ground, edges) = (self.ground, self.edges);
+        let (first, end) = (found.first, found.first + granules);
+        // SAFETY: all granules lie in the hole, so they are the strategy's, and end in the extent.
+        unsafe {
+            let rest = ground.granule(first).length.get() as usize - granules;
+            // INVARIANT: what is taken will be in no hole, and holes begin or end beside it.
+            edges.toggle(first);
+            edges.toggle(end);
+            if rest == 0 {
+                bins.pop(ground, found);
+            } else {
+                ground.write_length(end, rest);
+                bins.replace(ground, found, end, rest);
             }
-            _ => None,
+            ground.address(first)
         }
     }
 
     /// Takes granules for a request; where they start.
     pub(super) fn take(&self, request: Request) -> Option<NonNull<u8>> {
-        let front_for = |end| self.front_for(end, request.align);
+        let fits = |first| self.fits(first, request);
+        let front_for = |first| self.front_for(first, request.align);
         match &self.index {
             Index::ByLength(bins) => {
-                let end = self.best(*bins, request)?;
-                Some(self.cut(*bins, end, front_for(end), request.granules))
+                // Best among those that fit wherever they begin; else one that fits as it lies.
+                let surely = request.granules + (request.align / GRANULE).saturating_sub(1);
+                let near = bins.best_near(self.ground, surely);
+                let sure = near.or_else(|| bins.best_far(self.ground, surely));
+                let first = sure.map(|found| found.first);
+                let first =
+                    first.or_else(|| bins.first_that(self.ground, request.granules, fits))?;
+                Some(self.cut(*bins, first, front_for(first), request.granules))
             }
             Index::ByAddress(stretches) => {
                 let goes_on = request.fit == Fit::Next;
-                let fits = |end| self.fits(end, request);
-                let end = stretches.first_that(self.ground, request.granules, goes_on, fits)?;
-                Some(self.cut(stretches, end, front_for(end), request.granules))
+                let first = stretches.first_that(self.ground, request.granules, goes_on, fits)?;
+                Some(self.cut(stretches, first, front_for(first), request.granules))
             }
         }
-    }
-
-    /// The hole that fits best among those that fit wherever they begin; if there are none, one
-    /// that fits as it lies.
-    fn best(&self, bins: Bins, request: Request) -> Option<usize> {
-        let surely = request.granules + (request.align / GRANULE).saturating_sub(1);
-        let sure = bins.best(self.ground, surely);
-        if sure.is_some() || request.align <= GRANULE {
-            return sure;
-        }
-        bins.first_that(self.ground, request.granules, |end| self.fits(end, request))
     }
 
     /// Takes granules from a hole, behind those of its front that alignment takes; where they
     /// start.
-    #[inline(always)] // measured: as `take_at_once`
-    fn cut(&self, order: impl Order, end: usize, front: usize, granules: usize) -> NonNull<u8> {
+    fn cut(&self, order: impl Order, hole: usize, front: usize, granules: usize) -> NonNull<u8> {
         let (ground, edges) = (self.ground, self.edges);
         // SAFETY: all granules lie in the hole, so they are the strategy's, and end in the extent.
         unsafe {
-            let start = end - ground.last(end).length.get() as usize;
-            let first = start + front;
+            let length = ground.granule(hole).length.get() as usize;
+            let (first, end) = (hole + front, hole + front + granules);
+            let rest = length - front - granules;
             // INVARIANT: what is taken will be in no hole, and holes begin or end beside it.
             edges.toggle(first);
-            edges.toggle(first + granules);
-            let rest = end - first - granules;
-            if front != 0 {
-                ground.write_length(first, front);
-                order.put(ground, first, front);
-            }
+            edges.toggle(end);
             if rest == 0 {
-                order.remove(ground, end);
+                order.remove(ground, hole, length);
             } else {
                 ground.write_length(end, rest);
-                order.shorten(ground, end, rest);
+                order.cut_front(ground, hole, end, rest);
+            }
+            if front != 0 {
+                ground.write_length(hole, front);
+                order.put(ground, hole, front);
             }
             ground.address(first)
         }
     }
 
     /// Puts granules back, and joins what touches them; the length of the hole that they are in
-    /// now, if it may be longer than all others.
+    /// now. `None`, and nothing is done, where the fit is not best fit.
     ///
     /// # Safety
     /// They lie in the extent, in no hole, and are not used any more.
     #[inline(always)] // measured: as `take_at_once`
-    pub(super) unsafe fn give(&self, first: usize, granules: usize) -> Option<usize> {
+    pub(super) unsafe fn give(&self, start: NonNull<u8>, granules: usize) -> Option<usize> {
+        let Index::ByLength(bins) = self.index else { return None };
+        // SAFETY: the caller's contract.
+        Some(unsafe { self.join(bins, self.index_of(start), granules) })
+    }
+
+    /// As [`give`](Self::give), for all fits.
+    ///
+    /// # Safety
+    /// As there.
+    pub(super) unsafe fn give_by_any(&self, start: NonNull<u8>, granules: usize) -> usize {
+        let first = self.index_of(start);
         // SAFETY: the caller's contract.
         unsafe {
             match &self.index {
@@ -260,23 +326,26 @@ impl Holes {
     /// # Safety
     /// As [`give`](Self::give).
     #[inline(always)] // measured: as `take_at_once`
-    unsafe fn join(&self, order: impl Order, first: usize, granules: usize) -> Option<usize> {
+    unsafe fn join(&self, order: impl Order, first: usize, granules: usize) -> usize {
         let (ground, edges) = (self.ground, self.edges);
         let (mut start, mut end) = (first, first + granules);
         // SAFETY: where an edge is, beside what is in no hole, a hole is; its granules are the
         // strategy's.
         unsafe {
             if edges.toggle(first) {
-                start -= ground.last(first).length.get() as usize;
-                order.remove(ground, first);
+                let length = ground.granule(first - 1).back.get() as usize;
+                start -= length;
+                order.remove(ground, start, length);
             }
             if edges.toggle(end) {
-                end += ground.first(end).front.get() as usize;
-                order.remove(ground, end);
+                let length = ground.granule(end).length.get() as usize;
+                order.remove(ground, end, length);
+                end += length;
             }
             let length = end - start;
-            ground.write_length(end, length);
-            order.put(ground, end, length).then_some(length)
+            ground.write_length(start, length);
+            order.put(ground, start, length);
+            length
         }
     }
 
@@ -289,14 +358,13 @@ impl Holes {
         if first == self.granules || !self.edges.is_set(first) {
             return false;
         }
-        // SAFETY: the granule before is a block's, so where the edge is a hole begins.
-        let length = unsafe { self.ground.first(first) }.front.get() as usize;
-        if length < granules {
+        // The granule before is a block's, so where the edge is a hole begins.
+        if self.length(first) < granules {
             return false;
         }
         match &self.index {
-            Index::ByLength(bins) => self.cut(*bins, first + length, 0, granules),
-            Index::ByAddress(stretches) => self.cut(stretches, first + length, 0, granules),
+            Index::ByLength(bins) => self.cut(*bins, first, 0, granules),
+            Index::ByAddress(stretches) => self.cut(stretches, first, 0, granules),
         };
         true
     }
@@ -335,9 +403,23 @@ impl Holes {
 
     /// Whether the extent is one hole.
     pub(super) fn is_empty(&self) -> bool {
-        // SAFETY: the granule is in a hole where an edge is before it.
-        let has_front = || unsafe { self.ground.first(0) }.front.get() as usize == self.granules;
-        self.granules == 0 || self.edges.is_set(0) && has_front()
+        let free = self.granules - self.kept;
+        self.granules == 0 || self.edges.is_set(self.kept) && self.length(self.kept) == free
+    }
+
+    /// Where the granules begin that blocks may have.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.kept * GRANULE
+    }
+
+    /// The granules that are in no hole, without what the index keeps. O(granules / 64).
+    pub(super) fn taken_granules(&self) -> usize {
+        let (mut from, mut taken) = (0, self.granules - self.kept);
+        while let Some((start, end)) = self.edges.next_hole(from) {
+            (from, taken) = (end + 1, taken - (end - start));
+        }
+        taken
     }
 
     /// What is wrong, if anything is.
@@ -345,13 +427,14 @@ impl Holes {
         let (mut from, mut holes) = (0, 0);
         while let Some((start, end)) = self.edges.next_hole(from) {
             // SAFETY: a hole lies there.
-            let (last, first) = unsafe { (self.ground.last(end), self.ground.first(start)) };
+            let (last, first) =
+                unsafe { (self.ground.granule(end - 1), self.ground.granule(start)) };
             let length = end - start;
-            if last.length.get() as usize != length || first.front.get() as usize != length {
+            if last.back.get() as usize != length || first.length.get() as usize != length {
                 return Some("a hole's length is wrong: freed memory was written to");
             }
             if let Index::ByAddress(stretches) = &self.index {
-                let fault = stretches.fault(end, length);
+                let fault = stretches.fault(end - 1, length);
                 if fault.is_some() {
                     return fault;
                 }
@@ -364,15 +447,15 @@ impl Holes {
         match &self.index {
             Index::ByAddress(stretches) => (stretches.count(self.granules) != holes)
                 .then_some("a hole's end is noted where none is"),
-            Index::ByLength(bins) => bins.fault(self.ground, self.granules, holes, |end| {
-                if end == 0 || !self.edges.is_set(end) {
+            Index::ByLength(bins) => bins.fault(self.ground, holes, |first| {
+                if first >= self.granules || !self.edges.is_set(first) {
                     return None;
                 }
-                // SAFETY: the granule lies in the extent. Only where a list was written over, and
-                // leads to where a hole begins, is it a block's.
-                let length = unsafe { self.ground.last(end) }.length.get() as usize;
-                let start = end.checked_sub(length)?;
-                (self.edges.next_hole(start) == Some((start, end))).then_some(length)
+                // Only where a list was written over, and leads to where a hole ends, is the
+                // granule a block's.
+                let length = self.length(first);
+                let end = first.checked_add(length)?;
+                (self.edges.next_hole(first) == Some((first, end))).then_some(length)
             }),
         }
     }

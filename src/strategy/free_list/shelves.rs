@@ -23,13 +23,20 @@ pub(super) const fn shelf_of(granules: usize) -> usize {
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) shelf: Cell<usize>,
+    /// From how many granules on a hole belongs on a higher shelf.
+    pub(super) limit: Cell<usize>,
     pub(super) next: Cell<Option<NonNull<Extent>>>,
     previous: Cell<Option<NonNull<Extent>>>,
 }
 
 impl Place {
     pub(super) const fn new() -> Self {
-        Self { shelf: Cell::new(0), next: Cell::new(None), previous: Cell::new(None) }
+        Self {
+            shelf: Cell::new(0),
+            limit: Cell::new(1),
+            next: Cell::new(None),
+            previous: Cell::new(None),
+        }
     }
 }
 
@@ -85,6 +92,7 @@ impl Shelves {
                 holes(next).place.previous.set(Some(extent.into()));
             }
             place.shelf.set(shelf);
+            place.limit.set(1 << shelf);
             place.previous.set(None);
             place.next.set(*head);
         }
@@ -164,7 +172,9 @@ impl Shelves {
                 if holes.place.previous.get() != previous {
                     return Some("a list reads differently backwards");
                 }
-                if holes.place.shelf.get() != shelf || holes.longest() > shelf {
+                let is_there =
+                    (holes.place.shelf.get(), holes.place.limit.get()) == (shelf, 1 << shelf);
+                if !is_there || holes.longest() > shelf {
                     return Some("an extent stands below the shelf of its longest hole");
                 }
                 if let Some(fault) = holes.fault() {

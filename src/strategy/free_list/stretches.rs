@@ -6,7 +6,7 @@
 //!   maxima     9                                    how long those that end in a stretch may be
 //! ```
 //!
-//! A hole is known by its end: a block is cut from its front, so the rest stays where it is.
+//! A block is cut from a hole's front, so its last granule stays where it is.
 //! A search goes from stretch to stretch over those whose holes are too short, and so stays exactly
 //! first fit.
 
@@ -72,7 +72,7 @@ impl Stretches {
         unsafe { pointers::element(self.ends, stretch).as_ref() }
     }
 
-    /// The end of the first hole by address that is right, of those of at least `granules`; with
+    /// The first hole by address that is right, of those of at least `granules`; with
     /// `goes_on`, the first from where the last search ended.
     #[inline]
     pub(super) fn first_that(
@@ -87,7 +87,6 @@ impl Stretches {
         if found.is_none() && from != 0 {
             found = self.find_from(ground, 0, granules, &is_right);
         }
-        self.rover.set(found? - 1);
         found
     }
 
@@ -111,11 +110,13 @@ impl Stretches {
             let mut rest = self.ends_in(stretch).get() & mask;
             let mut longest = 0;
             while rest != 0 {
-                let end = stretch * STRETCH + rest.trailing_zeros() as usize + 1;
-                // SAFETY: a hole ends there.
-                let length = unsafe { ground.last(end) }.length.get() as usize;
-                if length >= granules && is_right(end) {
-                    return Some(end);
+                let last = stretch * STRETCH + rest.trailing_zeros() as usize;
+                // SAFETY: a hole ends with it.
+                let length = unsafe { ground.granule(last) }.back.get() as usize;
+                let first = last + 1 - length;
+                if length >= granules && is_right(first) {
+                    self.rover.set(last);
+                    return Some(first);
                 }
                 longest = longest.max(value_of(length));
                 rest &= rest - 1;
@@ -134,8 +135,7 @@ impl Stretches {
     }
 
     /// What is wrong about a hole, if anything is.
-    pub(super) fn fault(&self, end: usize, granules: usize) -> Option<&'static str> {
-        let last = end - 1;
+    pub(super) fn fault(&self, last: usize, granules: usize) -> Option<&'static str> {
         if self.ends_in(last / STRETCH).get() >> (last % STRETCH) & 1 == 0 {
             return Some("a hole's end is not noted");
         }
@@ -152,24 +152,25 @@ impl Stretches {
 
 impl Order for &Stretches {
     #[inline]
-    fn put(self, _: Ground, end: usize, granules: usize) -> bool {
-        let (stretch, bit) = ((end - 1) / STRETCH, 1 << ((end - 1) % STRETCH));
+    fn put(self, _: Ground, first: usize, granules: usize) {
+        let last = first + granules - 1;
+        let (stretch, bit) = (last / STRETCH, 1 << (last % STRETCH));
         let ends = self.ends_in(stretch);
         // INVARIANT: the end is noted, and so long a hole allowed.
         ends.set(ends.get() | bit);
         self.maxima.raise(stretch, value_of(granules));
-        true
     }
 
     #[inline]
-    fn remove(self, _: Ground, end: usize) {
-        let ends = self.ends_in((end - 1) / STRETCH);
+    fn remove(self, _: Ground, first: usize, granules: usize) {
+        let last = first + granules - 1;
+        let ends = self.ends_in(last / STRETCH);
         // INVARIANT: the end is noted no more; the maxima may stay too high.
-        ends.set(ends.get() & !(1 << ((end - 1) % STRETCH)));
+        ends.set(ends.get() & !(1 << (last % STRETCH)));
     }
 
     #[inline]
-    fn shorten(self, _: Ground, _: usize, _: usize) {
+    fn cut_front(self, _: Ground, _: usize, _: usize, _: usize) {
         // The hole ends where it did, and what bounds a longer one bounds it.
     }
 }

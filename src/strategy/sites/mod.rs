@@ -209,6 +209,7 @@ unsafe impl<S: Strategy> Strategy for WithSites<S> {
     const TELLS_EMPTY: bool = S::TELLS_EMPTY;
     const EXTENT_ALIGN: usize = S::EXTENT_ALIGN;
     const EXTENT_DIVISOR: usize = S::EXTENT_DIVISOR;
+    const MOST_RANGE_BYTES: usize = S::MOST_RANGE_BYTES;
     const DEFAULT: Self = Self { strategy: S::DEFAULT, notes: SiteNotes::new(SiteSampling::All) };
     const DIRECT_BYTES: usize = S::DIRECT_BYTES;
 

@@ -109,8 +109,11 @@ impl<S: Strategy> State<S> {
             }
             return false;
         }
-        // SAFETY: the record is of an extent that is held.
-        let is_alone = unsafe { record.as_ref() }.live_blocks.get() == 1;
+        // SAFETY: the record is of an extent that is held, and the block is in it.
+        let (is_alone, block) = unsafe {
+            let record = record.as_ref();
+            (record.live_blocks.get() == 1, record.extent.own(block))
+        };
         if is_alone && self.spare.is_some() {
             return false;
         }
