@@ -103,8 +103,8 @@ enum Freed {
     OutsideOneByOne,
 }
 
-/// Makes boxes in the heap and frees them as told, a thousand at a time; the time of freeing, and of
-/// collecting what was freed outside, which is done when the heap is entered again.
+/// Makes boxes in the heap and frees them as told, a thousand at a time; the time of freeing, and
+/// of collecting what was freed outside, which is done when the heap is entered again.
 fn freeing(heap: &Heap, boxes: &mut Vec<Box<[u8; 64]>>, calls: u32, freed: Freed) -> Duration {
     let mut time = Duration::ZERO;
     for _ in 0..calls / 1000 {

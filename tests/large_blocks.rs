@@ -179,6 +179,31 @@ fn at_random(steps: usize) {
     assert!(shrunk > steps / 8 && stayed > 0, "{shrunk} {stayed}");
 }
 
+/// A slab's heap keeps a few chunks, for blocks of one as for those it cuts up: a buffer that comes
+/// and goes takes no lock that threads share.
+fn what_is_one_chunk_waits() {
+    purge();
+    let taken = || process_usage().region.runs_taken;
+    let before = taken();
+    for seed in 0..100 {
+        let (first, second) = (Block::new(40 << 10, seed), Block::new(CHUNK_BYTES, seed));
+        assert_eq!(owner_of(first.start), thread_heap_id());
+        drop((first, second));
+    }
+    assert!(taken() - before <= 2, "{} runs were taken for the same two", taken() - before);
+    // Zeroed where it is asked for, whatever it held.
+    let zeroed = vec![0_u8; 40 << 10];
+    assert!(black_box(&zeroed).iter().all(|&byte| byte == 0));
+    // No more than 256 KiB, and not for ever.
+    let many: Vec<Block> = (0..20).map(|seed| Block::new(CHUNK_BYTES, seed)).collect();
+    let region = || process_usage().region;
+    let held = region().taken_bytes;
+    drop(many);
+    assert!(region().taken_bytes + 16 * CHUNK_BYTES <= held);
+    purge();
+    assert!(region().taken_bytes + 19 * CHUNK_BYTES <= held);
+}
+
 #[test]
 fn they_grow_and_shrink_where_they_stand() {
     let made = || -> [Heap; 3] {
@@ -197,5 +222,6 @@ fn they_grow_and_shrink_where_they_stand() {
         assert_eq!(heap.close().kept_bytes, 0);
     }
     under_a_limit();
+    what_is_one_chunk_waits();
     purge();
 }

@@ -251,7 +251,7 @@ fn contents_stay_whole_whichever_thread_frees_them() {
             drop(previous);
         }
     };
-    let slow = if cfg!(any(heapswitch_asan, heapswitch_tsan)) { 8 } else { 1 };
+    let slow = if cfg!(any(debug_assertions, heapswitch_asan, heapswitch_tsan)) { 8 } else { 1 };
     for round in 0..8 {
         thread::scope(|scope| {
             let work = &work;

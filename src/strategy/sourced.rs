@@ -10,13 +10,13 @@
 //! ```
 //!
 //! # When ranges come and go
-//! A range is at least half as long as all that is held (a slab's 1/64: each size class has ranges
-//! of its own; a free list's or bit set's as long, the list's up to 16 GiB), so n bytes are held in
-//! O(log n) ranges and the source is asked rarely; where the source has less, half of that is asked
-//! for, down to what the request needs. One range without a block is kept, the longest met, so that a program that frees
-//! its last block and allocates again does not go to the source each time;
-//! [`release_unused`](LocalAllocator::release_unused) gives that back too, as does a request that
-//! the source refuses.
+//! A range is at least half as long as all that is held (a slab's 1/64: each size class has
+//! ranges of its own; a free list's or bit set's as long, the list's up to 16 GiB), so n bytes
+//! are held in O(log n) ranges and the source is asked rarely; where the source has less, half of
+//! that is asked for, down to what the request needs. One range without a block is kept, the
+//! longest met, so that a program that frees its last block and allocates again does not go to
+//! the source each time; [`release_unused`](LocalAllocator::release_unused) gives that back too,
+//! as does a request that the source refuses.
 //!
 //! # Costs
 //! Beside the strategy's: the counts, and finding a freed block's extent, and a new block's unless

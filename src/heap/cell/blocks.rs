@@ -11,10 +11,10 @@ use core::ptr::NonNull;
 use super::super::account::Refusal;
 use super::super::check;
 use super::collect::{collect, end_quarantine};
-use super::idle::{release_unused, retire, retire_emptied};
+use super::idle::{release_unused, retire, retire_block, retire_emptied};
 use super::inspect::verify_sometimes;
 use super::runs::{
-    abandon, add_extent, count_held, note, own, range_of, return_run, run_of, take_run,
+    abandon, add_extent, count_held, note, own, range_of, run_of, spare_as_block, take_run,
 };
 use super::{DIRECT, Guard, Header, HeapCell, header_of, is_direct_in, strategy_of};
 use crate::pointers::block;
@@ -91,7 +91,7 @@ unsafe fn allocate<S: Strategy>(
     // SAFETY: the caller's contract holds for each call below.
     unsafe {
         if is_direct_in::<S>(layout) {
-            return allocate_direct(header, layout, is_zeroed);
+            return allocate_direct::<S>(header, layout, is_zeroed);
         }
         if S::COLLECTS_FIRST && !header_of(header).foreign.is_empty() {
             collect::<S>(header);
@@ -143,7 +143,7 @@ unsafe fn cut<S: Strategy>(
 
 /// # Safety
 /// As [`allocate`].
-unsafe fn allocate_direct(
+unsafe fn allocate_direct<S: Strategy>(
     header: Header,
     layout: Layout,
     is_zeroed: bool,
@@ -151,7 +151,19 @@ unsafe fn allocate_direct(
     let bytes = chunks_for(layout.size())? << CHUNK_SHIFT;
     let request = Layout::from_size_align(bytes, layout.align().max(CHUNK_BYTES)).ok()?;
     // SAFETY: the caller runs the heap.
-    let (run, this) = unsafe { (take_run(header, request, DIRECT)?, header_of(header)) };
+    let this = unsafe { header_of(header) };
+    // A strategy's spares are chunks, and spare a lock that threads share.
+    let spare =
+        if S::KEEPS_SPARES && request.size() == CHUNK_BYTES && request.align() == CHUNK_BYTES {
+            spare_as_block(this)
+        } else {
+            None
+        };
+    let run = match spare {
+        Some(run) => run,
+        // SAFETY: the caller runs the heap.
+        None => unsafe { take_run(header, request, DIRECT) }?,
+    };
     run.entry().live.set(1);
     this.direct_blocks.set(this.direct_blocks.get() + 1);
     this.allocated_bytes.set(this.allocated_bytes.get() + run.bytes());
@@ -180,7 +192,7 @@ pub(super) unsafe fn free<S: Strategy>(
         if entry.tag.get() == DIRECT {
             this.direct_blocks.set(this.direct_blocks.get() - 1);
             this.allocated_bytes.set(this.allocated_bytes.get() - run_of(entry).bytes());
-            return_run(header, entry);
+            retire_block::<S>(header, entry);
             return;
         }
         let strategy = strategy_of::<S>(header);

@@ -1,13 +1,16 @@
 //! What holds no block: spares that are kept, runs that go back, heaps that are emptied.
 //!
 //! An extent that loses its last block becomes a spare, because a heap that frees its last block
-//! mostly allocates again soon and a run costs a lock and its pages' faults. Beyond so many,
-//! counted together with those that the strategy keeps, runs go back to the source at once.
+//! mostly allocates again soon and a run costs a lock and its pages' faults. In a slab's heap so
+//! does a chunk that was a block of its own, and serves for either. Beyond so many, counted together
+//! with those that the strategy keeps, runs go back to the source at once.
 
 use super::super::check;
 use super::collect::{collect, end_quarantine};
 use super::inspect::verify_sometimes;
-use super::runs::{give_back_metadata, pop_spare, push_spare, remove_extent, return_run, runs};
+use super::runs::{
+    block_as_spare, give_back_metadata, pop_spare, push_spare, remove_extent, return_run, runs,
+};
 use super::{EXTENT, Header, HeapCell, SPARE, header_of, strategy_of};
 use crate::region::{self, ChunkEntry};
 use crate::strategy::{Strategy, extent_of};
@@ -40,6 +43,24 @@ pub(super) unsafe fn retire<S: Strategy>(header: Header, entry: &'static ChunkEn
         let this = header_of(header);
         if this.spares.get() < most_spares::<S>(header) {
             push_spare(this, entry);
+        } else {
+            return_run(header, entry);
+        }
+    }
+}
+
+/// Keeps the run of a block of its own as a spare, where it is a chunk and the strategy keeps such,
+/// or gives it back.
+///
+/// # Safety
+/// The caller runs the heap; the run is the heap's, and its block is freed.
+pub(super) unsafe fn retire_block<S: Strategy>(header: Header, entry: &'static ChunkEntry) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let this = header_of(header);
+        let is_spare = S::KEEPS_SPARES && entry.run_chunks.get() == 1;
+        if is_spare && this.spares.get() < most_spares::<S>(header) {
+            block_as_spare(this, entry);
         } else {
             return_run(header, entry);
         }

@@ -204,6 +204,22 @@ pub(super) fn pop_spare(this: &HeapHeader) -> Option<&'static ChunkEntry> {
     Some(entry)
 }
 
+/// A spare chunk as a block of its own.
+pub(super) fn spare_as_block(this: &HeapHeader) -> Option<Run> {
+    let entry = pop_spare(this)?;
+    entry.tag.set(DIRECT);
+    entry.set_class(WHOLE_RUN);
+    label(this, entry, 0, DIRECT);
+    Some(run_of(entry))
+}
+
+/// A chunk that was a block of its own as a spare.
+pub(super) fn block_as_spare(this: &HeapHeader, entry: &ChunkEntry) {
+    entry.set_class(NO_CLASS);
+    label(this, entry, 0, SPARE);
+    push_spare(this, entry);
+}
+
 /// Gives the strategy one more extent: a spare run, or a new one.
 ///
 /// # Safety
