@@ -2,8 +2,8 @@
 //!
 //! An extent that loses its last block becomes a spare, because a heap that frees its last block
 //! mostly allocates again soon and a run costs a lock and its pages' faults. In a slab's heap so
-//! does a chunk that was a block of its own, and serves for either. Beyond so many, counted together
-//! with those that the strategy keeps, runs go back to the source at once.
+//! does a chunk that was a block of its own, and serves for either. Beyond so many, counted
+//! together with those that the strategy keeps, runs go back to the source at once.
 
 use super::super::check;
 use super::collect::{collect, end_quarantine};
