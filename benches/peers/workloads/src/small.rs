@@ -7,9 +7,9 @@ use crate::random::Random;
 
 /// A block of `size` bytes of which the first is written: user code touches what it allocates.
 ///
-/// Inlined in every program: where it is a call of its own, the vector that it returns is read back
-/// from the stack by a wider load than it was stored by, which waits for all stores before. That was
-/// three fifths of the time of `request` in the one program in which the compiler did not inline it.
+/// Inlined in every program: where it is a call of its own, the vector that it returns is read
+/// back from the stack by a wider load than it was stored by, which waits for all stores before.
+/// That was three fifths of the time of `request` in the one program in which it was not inlined.
 #[inline(always)] // measured: see above
 pub(crate) fn block(size: usize) -> Vec<u8> {
     let mut block = Vec::with_capacity(size);
