@@ -109,7 +109,7 @@ fn bit_sets_on_a_source() {
 #[test]
 fn trees_on_a_source() {
     // Blocks below 1 KiB wait for their length to be asked for again: longer ones join at once.
-    for size in [1024, 1360, 5056, 40_000] {
+    for size in [1024, 1344, 5056, 40_000] {
         let allocator = MultipleBinarySearchTreeAllocator::new(TestSource::new(64 << 20));
         with_a_long_range(&allocator);
         of_others(&allocator, size);
@@ -145,7 +145,7 @@ mod heaps {
 
     #[test]
     fn trees() {
-        for size in [1024, 1360, 4992] {
+        for size in [1024, 1344, 4992] {
             let heap = Heap::with_hint(LifetimeHint::Long).unwrap();
             of_others(&&heap, size);
             heap.verify().unwrap();
