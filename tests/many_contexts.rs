@@ -311,7 +311,11 @@ impl Left {
         assert!(self.pages <= dirty + HUGE_PAGE + SLACK, "pages stay: {self:?}");
         let explained = self.pages + self.records + self.page_tables;
         assert!(self.resident <= explained + SLACK, "unexplained: {self:?}");
-        let most = if hint() == LifetimeHint::Short { 1 << 10 } else { 2 << 10 };
+        let most = match hint() {
+            LifetimeHint::Short => 1 << 10,
+            LifetimeHint::Medium => 2 << 10,
+            LifetimeHint::Long => 4 << 10,
+        };
         assert!(self.records + self.page_tables <= contexts * most + SLACK, "{self:?}");
     }
 }
