@@ -126,6 +126,10 @@ fn threads_take_from_their_arena_up_to_its_bound() {
         assert!(is_own(large.as_ptr()));
         large.resize(8 << 20, 2);
         assert!(is_own(large.as_ptr()) && large[3 << 20] == 2);
+        let start = large.as_ptr();
+        large.truncate(1 << 20);
+        large.shrink_to_fit();
+        assert!(large.as_ptr() == start, "a block moved to shrink");
         // One chunk, and not the arena's: that aligns to no more than that.
         let aligned = Layout::from_size_align(1000, 256 << 10).unwrap();
         // SAFETY: the layout is not empty; the block is freed with it.

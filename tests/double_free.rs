@@ -72,6 +72,16 @@ fn a_block_whose_chunk_went_back_ends_the_process() {
         purge();
         drop(others);
     });
+    // Chunks that were blocks of their own wait in the heap that had them.
+    for (name, size, align) in [("a chunk's", 40_000, 8), ("an aligned one's", 100, 8192)] {
+        child::fails_with(test, name, "a block was freed twice", || {
+            let layout = Layout::from_size_align(size, align).unwrap();
+            // SAFETY: the layout is not empty.
+            let block = unsafe { alloc(layout) };
+            free_again(block, layout);
+            free_again(block, layout);
+        });
+    }
     child::fails_with(test, "not of that length", ended, || {
         // SAFETY: the layout is not empty; the free is wrong, which is what is tested.
         unsafe { dealloc(alloc(layout), Layout::from_size_align(900, 8).unwrap()) };

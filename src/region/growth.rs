@@ -239,7 +239,8 @@ impl Growth {
     pub(super) fn ask(&mut self) {
         if self.is_withdrawn {
             self.chunks_since = 0;
-            self.is_withdrawn = !self.advise(Advice::HugePages);
+            // Where commitments are charged, memory is advised when it is made ready.
+            self.is_withdrawn = !is_commit_charged() && !self.advise(Advice::HugePages);
         }
     }
 

@@ -52,6 +52,11 @@ unsafe impl MemorySource for Configured {
         unsafe { self.region().grow(range, length) }
     }
 
+    unsafe fn shrink(&self, range: MemoryRange, length: usize) -> Result<MemoryRange, AllocError> {
+        // SAFETY: the caller's contract is the same.
+        unsafe { self.region().shrink(range, length) }
+    }
+
     fn granule(&self) -> usize {
         CHUNK_BYTES
     }
@@ -123,6 +128,14 @@ unsafe impl MemorySource for Arena {
         }
         // SAFETY: the caller's contract.
         unsafe { self.runs.grow(range, length) }
+    }
+
+    unsafe fn shrink(&self, range: MemoryRange, length: usize) -> Result<MemoryRange, AllocError> {
+        if self.is_of_arena(range.start, range.length) {
+            return Err(AllocError);
+        }
+        // SAFETY: the caller's contract.
+        unsafe { self.runs.shrink(range, length) }
     }
 
     fn granule(&self) -> usize {

@@ -3,7 +3,7 @@
 //! What the strategy has at hand is cut at once. Else others' frees are collected, then an extent
 //! is added; only when the source or the budget refuses is what the heap holds without blocks given
 //! back for another try. Blocks above [`MAX_STRATEGY_BYTES`](super::MAX_STRATEGY_BYTES) are runs of
-//! their own, and cost what a run costs.
+//! their own, and cost what a run costs, but for a slab's of one chunk, where a spare serves.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -16,10 +16,11 @@ use super::inspect::verify_sometimes;
 use super::runs::{
     abandon, add_extent, count_held, note, own, range_of, run_of, spare_as_block, take_run,
 };
-use super::{DIRECT, Guard, Header, HeapCell, header_of, is_direct_in, strategy_of};
+use super::{DIRECT, EXTENT, Guard, Header, HeapCell, header_of, is_direct_in, strategy_of};
 use crate::pointers::block;
 use crate::region::{self, ChunkEntry, Run};
 use crate::strategy::{Strategy, extent_of, sites};
+use crate::sys::abort_with;
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, chunks_for};
 
 /// # Safety
@@ -194,6 +195,9 @@ pub(super) unsafe fn free<S: Strategy>(
             this.allocated_bytes.set(this.allocated_bytes.get() - run_of(entry).bytes());
             retire_block::<S>(header, entry);
             return;
+        }
+        if entry.tag.get() != EXTENT {
+            abort_with(&["a block was freed twice: its chunk is a spare of the heap's"]);
         }
         let strategy = strategy_of::<S>(header);
         if S::COUNTS_BLOCKS {

@@ -185,6 +185,8 @@ pub(super) unsafe fn forget_blocks<S: Strategy>(header: Header) {
             check::forgotten(entry);
             if entry.tag.get() == EXTENT {
                 give_back_metadata(strategy_of::<S>(header), entry);
+                // As if it had been removed: nobody's.
+                extent_of(entry).words.iter().for_each(|word| word.set(0));
             }
         }
         *strategy_of::<S>(header) = S::new(settings);

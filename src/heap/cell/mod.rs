@@ -62,7 +62,7 @@ pub const MAX_STRATEGY_ALIGN: usize = PAGE_BYTES;
 const EXTENT: u8 = 1;
 /// `ChunkEntry::tag` of a run that is one block.
 const DIRECT: u8 = 2;
-/// `ChunkEntry::tag` of a run of one chunk that waits to be an extent; `live` links to the next.
+/// `ChunkEntry::tag` of a run of one chunk that waits to be either; `live` links to the next.
 const SPARE: u8 = 3;
 
 /// Whether a layout is served by a run of its own.

@@ -3,7 +3,7 @@
 //! ```text
 //!   first_run ──▶ entry ◀──next, previous──▶ entry ◀──▶ entry     every run of the heap
 //!                   EXTENT                     SPARE      DIRECT
-//!   first_spare ──────────────────────────────▶ live ──▶ ...      those that wait to be extents
+//!   first_spare ──────────────────────────────▶ live ──▶ ...      those that wait to be either
 //! ```
 //!
 //! The links are chunk indices in the entries of the runs' first chunks, so a run costs its heap
@@ -201,6 +201,8 @@ pub(super) fn pop_spare(this: &HeapHeader) -> Option<&'static ChunkEntry> {
     this.first_spare.set(entry.live.replace(0));
     this.spares.set(this.spares.get() - 1);
     entry.tag.set(EXTENT);
+    let run = run_of(entry);
+    sys::poison::unpoison(run.start(), run.bytes());
     Some(entry)
 }
 
@@ -213,10 +215,12 @@ pub(super) fn spare_as_block(this: &HeapHeader) -> Option<Run> {
     Some(run_of(entry))
 }
 
-/// A chunk that was a block of its own as a spare.
+/// A chunk that was a block of its own as a spare. It keeps its class, which all threads count
+/// together: it mostly becomes a block again.
 pub(super) fn block_as_spare(this: &HeapHeader, entry: &ChunkEntry) {
-    entry.set_class(NO_CLASS);
     label(this, entry, 0, SPARE);
+    let run = run_of(entry);
+    sys::poison::poison(run.start(), run.bytes());
     push_spare(this, entry);
 }
 
