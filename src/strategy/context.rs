@@ -47,6 +47,7 @@ pub struct ContextAllocator<M: MemorySource> {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an allocator has no other to put itself into")]
 enum Chosen<M: MemorySource> {
     Short(BumpAllocator<M>),
     Medium(BitSetAllocator<M>),

@@ -11,7 +11,7 @@
 //!
 //! # When ranges come and go
 //! A range is at least half as long as all that is held (a slab's 1/64: each size class has
-//! ranges of its own; a free list's or bit set's as long, the list's up to 16 GiB), so n bytes
+//! ranges of its own; a free list's or bit set's as long, up to 16 and 32 GiB), so n bytes
 //! are held in O(log n) ranges and the source is asked rarely; where the source has less, half of
 //! that is asked for, down to what the request needs. One range without a block is kept, the
 //! longest met, so that a program that frees its last block and allocates again does not go to

@@ -32,8 +32,8 @@ impl fmt::Display for GravityError {
             ),
             Self::NoMemory { bytes } => write!(
                 formatter,
-                "{bytes} bytes were asked of a memory source for a store, which refused; use a \
-                 larger source or a smaller store"
+                "{bytes} bytes were asked of a memory source for a store, and more of the system \
+                 for its records, and one of them refused; use a larger source or a smaller store"
             ),
         }
     }

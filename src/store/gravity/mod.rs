@@ -31,8 +31,9 @@
 //! as much as one likes, and starts at the strongest pair.
 //!
 //! Where no stretch around those serves, the whole store is looked through, O(blocks and slots),
-//! under the lock that all writers take: twice by each of up to 48 searches, where readers pin what
-//! is in the way, and once by each where too little is free until copies end.
+//! and once more for each block that moves of the stretch that is taken, O(blocks in it squared)
+//! at worst, under the lock that all writers take: twice by each of up to 48 searches, where
+//! readers pin what is in the way, and once by each where too little is free until copies end.
 //!
 //! # Costs, and what it is not for
 //! 56 bytes beside each block, 76 beside each slot (with room for half as many slots as there are

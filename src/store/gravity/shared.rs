@@ -85,7 +85,12 @@ impl Shared {
     #[cold]
     #[inline(never)]
     fn wait_for_mover(&self) {
-        drop(self.mover.0.lock());
+        // Not on the mover's lock: that is held over copies, which need no rest.
+        let mut times = 0_u32;
+        while self.wants_rest.load(Ordering::Relaxed) {
+            wait(times);
+            times = times.saturating_add(1);
+        }
     }
 
     /// What lies where, with nothing stashed, nor withheld that is not read any more.

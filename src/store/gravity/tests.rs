@@ -277,8 +277,12 @@ fn huge_pages_serve() {
     });
     let transparent = settings.huge_pages(HugePages::Transparent);
     serves(MemoryMapSource::with_settings(transparent).unwrap(), VALUES, |store| {
-        let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
-        let is_possible = enabled.is_ok_and(|modes| !modes.contains("[never]"));
+        let setting =
+            |name| std::fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{name}"));
+        // Where nothing is made free for them when they are touched, they are chance.
+        let is_possible = setting("enabled").is_ok_and(|modes| !modes.contains("[never]"))
+            && setting("defrag")
+                .is_ok_and(|modes| !modes.contains("[never]") && !modes.contains("[defer]"));
         match backing(store) {
             Some(backing) if is_possible && cfg!(not(any(heapswitch_asan, heapswitch_tsan))) => {
                 // Most of it, for the kernel may not have had them all at hand.

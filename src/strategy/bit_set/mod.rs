@@ -319,6 +319,9 @@ unsafe impl Strategy for BitSet {
     /// As long as all that is held: then extents are few, and fewer runs end where one does.
     const EXTENT_DIVISOR: usize = 1;
 
+    /// What the shortest blocks use of one, in whole KiB.
+    const MOST_RANGE_BYTES: usize = (MAX_BLOCKS * MIN_BLOCK_BYTES) >> 10 << 10;
+
     const DEFAULT: Self = Self::of(Settings::DEFAULT);
 
     fn new(settings: Settings) -> Self {

@@ -139,8 +139,12 @@ unsafe impl Strategy for PlainSlab {
     }
 
     unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, _: Layout) -> bool {
-        // SAFETY: blocks are at least 8 bytes, aligned to 8, and this one is free now.
-        unsafe { block.cast::<Link>().write(free_head(extent)) };
+        // SAFETY: blocks are at least 8 bytes, aligned to 8; this one, of the extent, is free now.
+        let block = unsafe {
+            let block = extent.own(block);
+            block.cast::<Link>().write(free_head(extent));
+            block
+        };
         set_free_head(extent, Some(block));
         self.partials.count_back(extent, 1)
     }

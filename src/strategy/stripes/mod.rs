@@ -480,7 +480,7 @@ unsafe impl Strategy for Stripes {
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
         // SAFETY: a block is allocated in the extent, so that was added and not removed.
-        unsafe { self.free(header_of(extent), block, layout) }
+        unsafe { self.free(header_of(extent), extent.own(block), layout) }
     }
 
     unsafe fn grow_in_place(
