@@ -1,7 +1,6 @@
 //! Writers in a store that is 90 % full or more, beside guards that are kept: what fits in what is
 //! free is written, or the error says how much guards pin.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -9,6 +8,8 @@ use super::super::*;
 use super::threads::{bytes, check, join, next};
 use super::with_store;
 use crate::source::BorrowedSliceSource;
+// The standard library's waits where ThreadSanitizer does not see it.
+use crate::sys::lock::Lock;
 
 type Store<'a> = GravityStore<&'a BorrowedSliceSource<'a>>;
 
@@ -20,7 +21,7 @@ const WRITERS: usize = 2;
 const LONGEST: usize = CAPACITY / 10;
 
 /// What one place of the table holds: a value's key, number and length.
-type Place = Mutex<Option<(Key, u32, usize)>>;
+type Place = Lock<Option<(Key, u32, usize)>>;
 
 /// A table of values. Each place is changed by one writer; anybody reads it.
 struct Table {
@@ -37,7 +38,7 @@ fn rounded(length: usize) -> usize {
 
 impl Table {
     fn new() -> Self {
-        let places = (0..PLACES).map(|_| Mutex::new(None)).collect();
+        let places = (0..PLACES).map(|_| Lock::new(None)).collect();
         Self { places, budget: AtomicUsize::new(CAPACITY), refused: AtomicUsize::new(0) }
     }
 
@@ -61,7 +62,7 @@ impl Table {
         check_pinned: impl Fn(usize),
     ) {
         let which = next(seed) as usize % (PLACES / WRITERS) * WRITERS + writer;
-        let mut place = self.places[which].lock().unwrap();
+        let mut place = self.places[which].lock();
         // It is not read here, for that would be a guard that the other writers meet.
         if let Some((key, _, length)) = place.take() {
             store.free(key).unwrap();
@@ -110,7 +111,7 @@ impl Table {
     fn check(&self, store: &Store<'_>) {
         store.verify();
         for (which, place) in self.places.iter().enumerate() {
-            if let Some((key, number, length)) = *place.lock().unwrap() {
+            if let Some((key, number, length)) = *place.lock() {
                 let guard = store.read(key).unwrap();
                 assert_eq!((check(&guard, which as u8), guard.len()), (number, length));
             }
@@ -119,7 +120,7 @@ impl Table {
 
     /// A guard of what is in a place, and what is to be read there.
     fn read<'a>(&self, store: &'a Store<'_>, which: usize) -> Option<(ReadGuard<'a>, u32)> {
-        let place = self.places[which].lock().unwrap();
+        let place = self.places[which].lock();
         place.map(|(key, number, _)| (store.read(key).unwrap(), number))
     }
 }

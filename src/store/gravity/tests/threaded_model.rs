@@ -4,7 +4,6 @@
 //! while the store is asked, so what the store says of it is known to the byte; entries of other
 //! threads are worked on meanwhile.
 
-use std::sync::Mutex;
 use std::thread;
 
 use proptest::prelude::*;
@@ -13,6 +12,8 @@ use super::super::*;
 use super::threads::join;
 use super::with_store;
 use crate::source::BorrowedSliceSource;
+// The standard library's waits where ThreadSanitizer does not see it.
+use crate::sys::lock::Lock;
 
 type Store<'a> = GravityStore<&'a BorrowedSliceSource<'a>>;
 
@@ -42,7 +43,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
     proptest::collection::vec(action, 50..200)
 }
 
-type Entry = Mutex<Option<(Key, Vec<u8>)>>;
+type Entry = Lock<Option<(Key, Vec<u8>)>>;
 
 /// Whether an error is one that there may be: what is pinned is told, and it is asked for.
 fn check_refusal(error: WriteError, length: usize) {
@@ -57,7 +58,7 @@ fn check_refusal(error: WriteError, length: usize) {
 }
 
 fn put(store: &Store<'_>, entry: &Entry, bytes: Vec<u8>) {
-    let mut entry = entry.lock().unwrap();
+    let mut entry = entry.lock();
     match &mut *entry {
         None => match store.write(&bytes) {
             Ok(key) => *entry = Some((key, bytes)),
@@ -81,14 +82,14 @@ fn run(store: &Store<'_>, entries: &[Entry], owner: usize, actions: &[Action]) {
                 put(store, own(entry), (0..length).map(byte).collect());
             }
             Action::Free(entry) => {
-                let mut entry = own(entry).lock().unwrap();
+                let mut entry = own(entry).lock();
                 if let Some((key, _)) = entry.take() {
                     store.free(key).unwrap();
                     assert!(store.read(key).is_err() && store.free(key).is_err());
                 }
             }
             Action::Read(entry) => {
-                let entry = entries[entry].lock().unwrap();
+                let entry = entries[entry].lock();
                 if let Some((key, bytes)) = &*entry {
                     let guard = store.read(*key).unwrap();
                     assert_eq!(&*guard, &**bytes);
@@ -127,7 +128,7 @@ proptest! {
         (granule_shift, capacity_shift) in (0..5_u32, 10..13_u32),
     ) {
         with_store(1 << capacity_shift, 1 << granule_shift, |store| {
-            let entries: Vec<Entry> = (0..THREADS * OWNED).map(|_| Mutex::new(None)).collect();
+            let entries: Vec<Entry> = (0..THREADS * OWNED).map(|_| Lock::new(None)).collect();
             thread::scope(|scope| {
                 let threads = core::array::from_fn::<_, THREADS, _>(|owner| {
                     let (entries, actions) = (&entries, &actions[owner]);
