@@ -140,7 +140,7 @@ proptest! {
             let usage = store.usage();
             let mut live = 0;
             for entry in entries {
-                if let Some((key, bytes)) = entry.into_inner().unwrap() {
+                if let Some((key, bytes)) = entry.lock().take() {
                     assert_eq!(&*store.read(key).unwrap(), &*bytes);
                     store.free(key).unwrap();
                     live += 1;
