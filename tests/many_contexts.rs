@@ -310,7 +310,7 @@ impl Left {
         assert!(self.taken <= SLACK / 2, "chunks are held: {self:?}");
         assert!(self.pages <= dirty + HUGE_PAGE + SLACK, "pages stay: {self:?}");
         let explained = self.pages + self.records + self.page_tables;
-        assert!(self.resident <= explained + SLACK, "unexplained: {self:?}");
+        assert!(self.resident <= explained + HUGE_PAGE + SLACK, "unexplained: {self:?}");
         let most = match hint() {
             LifetimeHint::Short => 1 << 10,
             LifetimeHint::Medium => 2 << 10,
