@@ -221,8 +221,7 @@ impl Buddy {
         // buddies are taken, all or none. The pointer takes the extent's provenance.
         unsafe {
             let record = record_of(extent);
-            let offset = pointers::distance(extent.start(), block);
-            let start = pointers::forward(extent.start(), offset);
+            let start = extent.own(block);
             self.halve(start, had, wanted, record);
             let record = record.as_ref();
             let fits =
@@ -332,8 +331,7 @@ unsafe impl Strategy for Buddy {
         // layout fits the block, so this is its order. The pointer takes the extent's provenance.
         unsafe {
             let record = record_of(extent);
-            let offset = pointers::distance(extent.start(), block);
-            let start = pointers::forward(extent.start(), offset);
+            let start = extent.own(block);
             if cfg!(any(test, heapswitch_check)) && self.is_free(start, order, record.as_ref()) {
                 abort_with(&["Buddy: a block is freed that is free already"]);
             }

@@ -55,7 +55,7 @@ use core::mem;
 use core::ptr::{self, NonNull};
 
 use crate::allocator::AllocError;
-use crate::pointers::{block, distance, forward};
+use crate::pointers::{block, forward};
 use crate::strategy::quick::Quick;
 use crate::strategy::sourced::SourcedAllocator;
 use crate::strategy::{Extent, Strategy};
@@ -185,7 +185,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         // SAFETY: the block is allocated, in the extent, and as long as any layout rounds to that
         // fits. What waits is allocated as far as the map says.
         unsafe {
-            let start = in_extent(extent, freed);
+            let start = extent.own(freed);
             if cfg!(any(test, heapswitch_check)) {
                 let address = start.addr().get();
                 self.check_is_taken(extent, &(address..address + length));
@@ -216,7 +216,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         // SAFETY: the block lies in the extent, whose record is valid; where the map says so, a
         // free block follows it, and is listed.
         unsafe {
-            let end = forward(in_extent(extent, block), old_length);
+            let end = forward(extent.own(block), old_length);
             if self.top.starts_at(end, extent.into()) {
                 return self.top.cut(more).map(|_| new_length);
             }
@@ -248,7 +248,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         if old_length != new_length {
             // SAFETY: the tail is whole granules of the block, which the caller gives up.
             unsafe {
-                let tail = forward(in_extent(extent, whole), new_length);
+                let tail = forward(extent.own(whole), new_length);
                 self.release(extent, block(tail, old_length - new_length));
             }
         }
@@ -382,14 +382,4 @@ const fn rounded(size: usize) -> usize {
 /// The whole granules of an extent, in bytes.
 const fn usable_length(extent: &Extent) -> usize {
     round_down(extent.length(), GRANULE)
-}
-
-/// The pointer to `block` with the provenance of its extent.
-///
-/// # Safety
-/// `block` lies in `extent`.
-#[inline]
-unsafe fn in_extent(extent: &Extent, block: NonNull<u8>) -> NonNull<u8> {
-    // SAFETY: the block lies in the extent by the contract.
-    unsafe { forward(extent.start(), distance(extent.start(), block)) }
 }

@@ -4,7 +4,7 @@ use std::alloc::{alloc, dealloc};
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::pointers::is_aligned;
+use crate::pointers::{distance, is_aligned};
 
 /// An extent with memory of its own.
 pub(super) struct Memory {
