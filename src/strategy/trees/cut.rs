@@ -13,7 +13,10 @@ use crate::strategy::Extent;
 
 impl MultipleBinarySearchTree {
     /// Allocates `length` bytes, a multiple of the granule above zero.
-    #[inline]
+    ///
+    /// Out of line, as [`release`](Self::release) is: what a quick list serves then saves no
+    /// register on the stack, and is so short that it is inlined.
+    #[inline(never)]
     pub(super) fn cut(&mut self, length: usize) -> Option<NonNull<[u8]>> {
         if let Some(taken) = self.bins.take(length) {
             count_new(taken.extent);
@@ -130,12 +133,13 @@ impl MultipleBinarySearchTree {
         block(start, length)
     }
 
-    /// Frees a range, and coalesces it with what is free on either side.
+    /// Frees a range, and coalesces it with what is free on either side. Out of line, see
+    /// [`cut`](Self::cut).
     ///
     /// # Safety
     /// These are whole granules of the extent, at least one, no part of a free block and no longer
     /// allocated; the range's start has the provenance of the extent.
-    #[inline]
+    #[inline(never)]
     pub(super) unsafe fn release(&mut self, extent: &Extent, freed: NonNull<[u8]>) {
         // SAFETY: the contract is the same but for the top; the block's end lies in the extent, or
         // at its end.
