@@ -154,11 +154,18 @@ impl<S: Strategy> State<S> {
     ) {
         if S::COUNTS_ON_SOURCES && !self.is_direct(layout) {
             // SAFETY: the record is of an extent that is held, the block is in it, and the layout
-            // fits.
-            if unsafe { self.strategy.free(&pointer.as_ref().extent, block, layout) } {
-                self.became_empty(source, pointer);
+            // fits; where the strategy says so, no block in it is left.
+            unsafe {
+                let extent = &pointer.as_ref().extent;
+                if !self.strategy.free(extent, block, layout) {
+                    return;
+                }
+                if self.spare != Some(pointer) {
+                    return self.became_empty(source, pointer);
+                }
+                // Kept already: for a program that has one block at a time, without a call.
+                return self.strategy.became_empty(extent);
             }
-            return;
         }
         let length = self.strategy.length_of_block(layout);
         // SAFETY: as above.
@@ -179,7 +186,7 @@ impl<S: Strategy> State<S> {
         self.allocated_blocks = self.allocated_blocks.wrapping_sub(1);
         if has_few_left {
             if S::TELLS_EMPTY && self.spare == Some(pointer) {
-                // Kept already: for a program that has one block at a time, without a call.
+                // As above.
                 // SAFETY: the record is of an extent that is held, and no block in it is left.
                 return unsafe { self.strategy.became_empty(&pointer.as_ref().extent) };
             }
