@@ -8,8 +8,8 @@
 //! slot that two ranges share: a wrong guess costs as much as the memory's latency. With slots of
 //! 16 KiB for ever, 81 of 100 random frees among a million blocks of 64 bytes found another range's
 //! record; with 64 slots that grow 16 did, and with these 4 do. Four times as many slots take no
-//! less time. Tried with 64: two records in each, of which one is chosen without a branch. Then 2 of
-//! 100 do, and it took no less time.
+//! less time. Tried with 64: two records in each, of which one is chosen without a branch. Then 2
+//! of 100 do, and it took no less time.
 
 use core::ptr::NonNull;
 
