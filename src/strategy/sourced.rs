@@ -21,7 +21,7 @@
 //! # Costs
 //! Beside the strategy's: the counts, and finding a freed block's extent, and a new block's unless
 //! the strategy [tells](Strategy::TELLS_EMPTY) which are empty. That is one compare if the
-//! last block in the same 1/64 of a stretch at least twice as long as all that is held was in the
+//! last block in the same 1/256 of a stretch at least twice as long as all that is held was in the
 //! same range, as nearly always; else some thirty instructions without a branch in them for the
 //! first 32 ranges, and O(log n) for more.
 

@@ -27,8 +27,8 @@ pub(super) struct Record {
     /// Twice as many as granules: no fewer than places for blocks, of all orders.
     bits: usize,
     words: NonNull<u64>,
-    /// The blocks that are currently allocated.
-    pub(super) live: Cell<usize>,
+    /// The bytes of blocks that are currently allocated, or wait in front of all counts.
+    used_bytes: Cell<usize>,
     /// The list of all records.
     pub(super) next: Option<NonNull<Record>>,
     pub(super) previous: Option<NonNull<Record>>,
@@ -63,7 +63,7 @@ impl Record {
                 usable_bytes,
                 bits: 2 * (usable_bytes >> MIN_ORDER),
                 words,
-                live: Cell::new(0),
+                used_bytes: Cell::new(0),
                 next: first,
                 previous: None,
             });
@@ -95,6 +95,24 @@ impl Record {
     /// The bytes that are in blocks.
     pub(super) const fn usable_bytes(&self) -> usize {
         self.usable_bytes
+    }
+
+    /// The bytes of blocks that are allocated, and of the one in front of all counts.
+    #[inline]
+    pub(super) const fn used_bytes(&self) -> usize {
+        self.used_bytes.get()
+    }
+
+    /// Counts a block that is allocated.
+    #[inline]
+    pub(super) fn count_taken(&self, order: usize) {
+        self.used_bytes.set(self.used_bytes.get().wrapping_add(1 << order));
+    }
+
+    /// Counts a block that is free.
+    #[inline]
+    pub(super) fn count_freed(&self, order: usize) {
+        self.used_bytes.set(self.used_bytes.get().wrapping_sub(1 << order));
     }
 
     /// Where the bits of an order begin in the map.

@@ -18,8 +18,10 @@
 //! record beside them, which lie in listed blocks; not what is free or how long.
 //!
 //! The block of each order that was freed last waits unmerged: a program that frees a block and
-//! allocates another of its size would otherwise merge and split all the way each time. When
-//! nothing else fits, those are merged too. Nothing is written to a block that waits.
+//! allocates another of its size would otherwise merge and split all the way each time. The one
+//! freed last of all waits in front of those, and of every count: that is one step less where a
+//! store and the load that follows it take most of the time. When nothing else fits, all these are
+//! merged too. Nothing is written to a block that waits.
 //!
 //! - `block` has the lists,
 //! - `extent` the record of an extent and its maps,
@@ -65,17 +67,25 @@ const MAX_ORDER: usize = MIN_ORDER + ORDERS - 1;
 /// Blocks of powers of two, see the [module](self).
 ///
 /// # Invariants
-/// 1. Every granule of 32 bytes of an extent is in one block: allocated, waiting in `waiting`, or
-///    in the list of its order. The maps have a bit for each listed block, no others.
+/// 1. Every granule of 32 bytes of an extent is in one block: allocated, waiting in `waiting` or
+///    in `last`, or in the list of its order. The maps have a bit for each listed block, no others.
 /// 2. No two listed blocks are buddies of one order.
 /// 3. `waiting[n]` is a block of order `MIN_ORDER + n` of an extent that was added and not removed.
-/// 4. Each record's count is that of its extent's allocated blocks.
+/// 4. `last` is such a block of order `last_order`, unless that is [`NO_ORDER`].
+/// 5. The bytes that each record counts are those of its extent's allocated blocks, and of `last`;
+///    `blocks` is how many these are in all extents.
 #[derive(Debug)]
 pub struct Buddy {
+    last_order: usize,
+    last: Waiting,
+    blocks: usize,
     lists: Lists,
     waiting: [Option<Waiting>; ORDERS],
     records: Option<NonNull<Record>>,
 }
+
+/// The order of no block.
+const NO_ORDER: usize = 0;
 
 /// A block that waits.
 #[derive(Clone, Copy, Debug)]
@@ -100,13 +110,24 @@ impl Buddy {
     /// Allocates a block of an order; none of an order that there is not.
     #[inline]
     fn take(&mut self, order: usize) -> Option<NonNull<u8>> {
+        if self.last_order == order {
+            // INVARIANT: none waits in front; the block is counted already.
+            self.last_order = NO_ORDER;
+            return Some(self.last.block);
+        }
+        self.take_counted(order)
+    }
+
+    /// Allocates a block that does not wait in front of the counts.
+    #[inline]
+    fn take_counted(&mut self, order: usize) -> Option<NonNull<u8>> {
         let Waiting { block, record } = match self.waiting.get_mut(order - MIN_ORDER)?.take() {
             Some(waiting) => waiting,
             None => self.split(order)?,
         };
+        self.blocks += 1;
         // SAFETY: the extent was added and not removed.
-        let live = unsafe { &record.as_ref().live };
-        live.set(live.get() + 1);
+        unsafe { record.as_ref() }.count_taken(order);
         Some(block)
     }
 
@@ -143,17 +164,30 @@ impl Buddy {
         }
     }
 
-    /// Lets a block wait, and merges the one that waited.
-    ///
-    /// # Safety
-    /// It is free, of that order, in the record's extent, and neither listed nor waiting.
+    /// Lets the block in front, if there is one, wait among those of its order, and merges the one
+    /// that waited there.
     #[inline]
-    unsafe fn await_use(&mut self, block: NonNull<u8>, order: usize, record: NonNull<Record>) {
+    fn put_last_back(&mut self) {
+        let order = self.last_order;
+        if order == NO_ORDER {
+            return;
+        }
+        self.last_order = NO_ORDER;
+        self.blocks = self.blocks.wrapping_sub(1);
+        // SAFETY: the extent was added and not removed.
+        unsafe { self.last.record.as_ref() }.count_freed(order);
         let Some(slot) = self.waiting.get_mut(order - MIN_ORDER) else { return };
-        if let Some(waited) = slot.replace(Waiting { block, record }) {
+        if let Some(waited) = slot.replace(self.last) {
             // SAFETY: what waits is free and in no list.
             unsafe { self.merge(waited, order) };
         }
+    }
+
+    /// The bytes of the block in front, if that is one of this record's.
+    #[inline]
+    fn last_bytes(&self, record: NonNull<Record>) -> usize {
+        let is_there = self.last_order != NO_ORDER && self.last.record == record;
+        if is_there { 1 << self.last_order } else { 0 }
     }
 
     /// Merges a block with its buddies, as far as they are free, and lists it.
@@ -179,12 +213,20 @@ impl Buddy {
     /// Merges every block that waits.
     #[cold]
     fn merge_waiting(&mut self) {
+        self.put_last_back();
         for index in 0..ORDERS {
             if let Some(waiting) = self.waiting.get_mut(index).and_then(Option::take) {
                 // SAFETY: what waits is free, of that order, and in no list.
                 unsafe { self.merge(waiting, MIN_ORDER + index) };
             }
         }
+    }
+
+    /// The blocks that wait, with their orders; first the one in front.
+    fn all_waiting(&self) -> impl Iterator<Item = (usize, Waiting)> {
+        let last = (self.last_order != NO_ORDER).then_some((self.last_order, self.last));
+        let others = (MIN_ORDER..).zip(&self.waiting);
+        last.into_iter().chain(others.filter_map(|(order, waits)| Some((order, (*waits)?))))
     }
 
     /// Whether a block that is being freed is free, or a part of it, or is part of a free one.
@@ -196,11 +238,9 @@ impl Buddy {
             start.addr().get()..start.addr().get() + (1 << order)
         };
         let freed = range(start, order);
-        let waits = (MIN_ORDER..).zip(&self.waiting).any(|(order, waiting)| {
-            waiting.is_some_and(|waiting| {
-                let waits = range(waiting.block, order);
-                waits.start < freed.end && freed.start < waits.end
-            })
+        let waits = self.all_waiting().any(|(order, waiting)| {
+            let waits = range(waiting.block, order);
+            waits.start < freed.end && freed.start < waits.end
         });
         // SAFETY: the caller's contract.
         waits || unsafe { record.overlaps_listed(start, order) }
@@ -234,6 +274,8 @@ impl Buddy {
                     self.lists.unlink(buddy.cast(), order);
                 }
             }
+            record.count_freed(had);
+            record.count_taken(wanted);
         }
         Some(1 << wanted)
     }
@@ -284,9 +326,17 @@ unsafe impl Strategy for Buddy {
     /// A chunk: then blocks of up to a chunk need no room for alignment.
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
 
+    const COUNTS_ON_SOURCES: bool = true;
     const TELLS_EMPTY: bool = true;
 
-    const DEFAULT: Self = Self { lists: Lists::new(), waiting: [None; ORDERS], records: None };
+    const DEFAULT: Self = Self {
+        last_order: NO_ORDER,
+        last: Waiting { block: NonNull::dangling(), record: NonNull::dangling() },
+        blocks: 0,
+        lists: Lists::new(),
+        waiting: [None; ORDERS],
+        records: None,
+    };
 
     fn new((): ()) -> Self {
         Self::DEFAULT
@@ -335,17 +385,32 @@ unsafe impl Strategy for Buddy {
             if cfg!(any(test, heapswitch_check)) && self.is_free(start, order, record.as_ref()) {
                 abort_with(&["Buddy: a block is freed that is free already"]);
             }
-            let live = record.as_ref().live.get().wrapping_sub(1);
-            record.as_ref().live.set(live);
-            self.await_use(start, order, record);
-            live == 0
+            self.put_last_back();
+            // INVARIANT: the block is free, of that order, and still counted.
+            self.last_order = order;
+            self.last = Waiting { block: start, record };
+            record.as_ref().used_bytes() == 1 << order
         }
     }
 
     #[inline]
     fn is_empty(&self, extent: &Extent) -> bool {
         // SAFETY: owners ask only about extents that they added and did not remove.
-        unsafe { record_of(extent).as_ref() }.live.get() == 0
+        unsafe {
+            let record = record_of(extent);
+            record.as_ref().used_bytes() == self.last_bytes(record)
+        }
+    }
+
+    fn used(&self) -> (usize, usize) {
+        let (mut bytes, mut next) = (0, self.records);
+        while let Some(pointer) = next {
+            // SAFETY: records in the list are of extents that were added and not removed.
+            let record = unsafe { pointer.as_ref() };
+            bytes += record.used_bytes() - self.last_bytes(pointer);
+            next = record.next;
+        }
+        (self.blocks - usize::from(self.last_order != NO_ORDER), bytes)
     }
 
     unsafe fn grow_in_place(

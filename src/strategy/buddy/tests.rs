@@ -66,8 +66,77 @@ fn a_block_that_waits_is_merged_where_it_is_needed() {
         // SAFETY: allocated above.
         unsafe { buddy.deallocate(&memory.extent, block.cast(), layout(1024, 8)) };
     }
-    assert!(buddy.waiting.iter().any(Option::is_some));
+    assert_eq!(buddy.all_waiting().count(), 2, "one of them in front");
     assert!(buddy.allocate(layout(4096, 8)).is_some());
+}
+
+/// It is handed out again by its order, also where an older one of it waits; to others it is free.
+#[test]
+fn the_block_freed_last_of_all_waits_in_front() {
+    let (mut buddy, memory) = with_extent(4096);
+    let new = |buddy: &mut Buddy, size| buddy.allocate(layout(size, 8)).unwrap().cast::<u8>();
+    let free = |buddy: &mut Buddy, block, size| {
+        // SAFETY: allocated below, and freed once.
+        let is_last = unsafe { buddy.free(&memory.extent, block, layout(size, 8)) };
+        buddy.verify();
+        assert_eq!(is_last, buddy.is_empty(&memory.extent));
+        is_last
+    };
+    let [first, second] = [(); 2].map(|()| new(&mut buddy, 64));
+    let long = new(&mut buddy, 1024);
+    assert!(!free(&mut buddy, first, 64) && !free(&mut buddy, second, 64));
+    assert_eq!(buddy.used(), (1, 1024));
+    assert_eq!([(); 2].map(|()| new(&mut buddy, 50)), [second, first], "the one freed last first");
+    assert!(!free(&mut buddy, first, 64) && !free(&mut buddy, long, 1024));
+    assert_eq!(new(&mut buddy, 64), first, "one of another order was freed since");
+    assert_eq!(new(&mut buddy, 1000), long);
+    assert_eq!(buddy.used(), (3, 64 + 64 + 1024));
+    assert!(!free(&mut buddy, second, 64) && !free(&mut buddy, long, 1024));
+    assert!(free(&mut buddy, first, 64), "none is left");
+    assert_eq!(buddy.used(), (0, 0));
+    assert_eq!(new(&mut buddy, 64), first);
+    assert_eq!((buddy.is_empty(&memory.extent), buddy.used()), (false, (1, 64)));
+    assert!(free(&mut buddy, first, 64), "again none is left");
+    assert_eq!(new(&mut buddy, 4096), memory.extent.start(), "all that waited merged");
+}
+
+/// Each extent tells when its last block is freed, whichever has the block in front.
+#[test]
+fn what_waits_in_front_is_of_one_extent() {
+    let (mut buddy, one) = with_extent(64);
+    let first = buddy.allocate(layout(64, 8)).unwrap();
+    let other = Memory::new(&buddy, 64);
+    other.add_to(&mut buddy);
+    let second = buddy.allocate(layout(64, 8)).unwrap();
+    // SAFETY: allocated above, and freed once; without a block an extent may go.
+    unsafe {
+        assert!(buddy.free(&one.extent, first.cast(), layout(64, 8)));
+        assert!(buddy.is_empty(&one.extent) && !buddy.is_empty(&other.extent));
+        assert_eq!(buddy.used(), (1, 64));
+        assert!(buddy.free(&other.extent, second.cast(), layout(64, 8)));
+        buddy.remove_extent(&other.extent);
+    }
+    assert!(buddy.is_empty(&one.extent));
+    buddy.verify();
+    assert_eq!(buddy.allocate(layout(64, 8)), Some(first));
+    assert_eq!(buddy.allocate(layout(64, 8)), None);
+}
+
+/// A block counts for what it is long now.
+#[test]
+fn resized_blocks_are_counted() {
+    let (mut buddy, memory) = with_extent(4096);
+    let block = buddy.allocate(layout(64, 8)).unwrap();
+    // SAFETY: allocated above, with that length each time.
+    unsafe {
+        let block = block.cast();
+        buddy.grow_in_place(&memory.extent, block, layout(64, 8), layout(512, 8)).unwrap();
+        assert_eq!(buddy.used(), (1, 512));
+        buddy.shrink_in_place(&memory.extent, block, layout(512, 8), layout(100, 8)).unwrap();
+        assert_eq!(buddy.used(), (1, 128));
+        assert!(buddy.free(&memory.extent, block, layout(128, 8)));
+    }
+    buddy.verify();
 }
 
 #[test]
@@ -153,8 +222,18 @@ fn verify_looks_at_what_waits() {
     let record = unsafe { record_of(&memory.extent) };
     let place = 6 - MIN_ORDER;
     assert_eq!(buddy.fault(), None);
+    let in_front = Waiting { block: first, record };
+    (buddy.last, buddy.last_order) = (in_front, 6);
+    assert_eq!(buddy.fault(), None, "it is counted still");
+    let misplaced = Some("a block that waits is listed, or lies at no multiple of its length");
+    let miscounted_in_all = Some("the blocks of all extents are miscounted");
+    for (order, fault) in [(7, miscounted_in_all), (8, misplaced), (NO_ORDER, None)] {
+        buddy.last_order = order;
+        assert_eq!(buddy.fault(), fault);
+    }
     // SAFETY: allocated above.
     unsafe { buddy.deallocate(&memory.extent, first, layout(64, 8)) };
+    buddy.put_last_back();
     assert_eq!(buddy.fault(), None);
     let mut fault_of = |block, record| {
         buddy.waiting[place] = Some(Waiting { block, record });
@@ -162,19 +241,27 @@ fn verify_looks_at_what_waits() {
     };
     // SAFETY: all lies in the extent.
     let (within, listed) = unsafe { (pointers::forward(first, 32), pointers::forward(second, 64)) };
-    let misplaced = Some("a block that waits is listed, or lies at no multiple of its length");
     assert_eq!(fault_of(within, record), misplaced);
     assert_eq!(fault_of(listed, record), misplaced);
-    let gone = Some("a block waits of an extent that is gone");
-    assert_eq!(fault_of(first, NonNull::dangling()), gone);
-    buddy.waiting[place] = None;
-    assert_eq!(buddy.fault(), None, "it is allocated");
+    assert_eq!(fault_of(first, record), None);
+    buddy.waiting[place + 1] = Some(Waiting { block: first, record: NonNull::dangling() });
+    assert_eq!(buddy.fault(), Some("a block waits of an extent that is gone"));
+    buddy.waiting[place + 1] = None;
+    let miscounted = Some("an extent's blocks are miscounted");
+    // SAFETY: the extent was added.
+    let record = unsafe { record.as_ref() };
+    record.count_freed(6);
+    assert_eq!(buddy.fault(), miscounted, "one is allocated");
+    record.count_taken(6);
+    for (blocks, fault) in [(0, miscounted_in_all), (2, None), (1, None)] {
+        buddy.blocks = blocks;
+        assert_eq!(buddy.fault(), fault);
+    }
     // SAFETY: allocated above.
     unsafe { buddy.deallocate(&memory.extent, second, layout(64, 8)) };
+    assert_eq!(buddy.fault(), None);
     buddy.waiting[place] = None;
-    // SAFETY: the extent was added.
-    unsafe { record.as_ref() }.live.set(0);
-    assert_eq!(buddy.fault(), Some("an extent's blocks are miscounted"));
+    assert_eq!(buddy.fault(), miscounted, "it is neither allocated nor free");
 }
 
 /// Extents of every length have a place for each block that they have room for.

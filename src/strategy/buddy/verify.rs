@@ -1,10 +1,6 @@
 //! The check of every equation of the buddies.
 
-use core::ptr::NonNull;
-
-use super::block::MIN_ORDER;
-use super::extent::Record;
-use super::{Buddy, Waiting};
+use super::{Buddy, NO_ORDER};
 use crate::pointers;
 
 impl Buddy {
@@ -15,6 +11,7 @@ impl Buddy {
             Err(fault) => return Some(fault),
         };
         let (mut counted, mut fault, mut waiting) = (0, None, 0);
+        let mut used_in_all = 0;
         let (mut previous, mut next) = (None, self.records);
         while let Some(pointer) = next {
             // SAFETY: records in the list are of extents that were added and not removed.
@@ -30,7 +27,8 @@ impl Buddy {
                     fault = Some("two free buddies are not merged");
                 }
             });
-            for (order, waits) in self.waiting_in(pointer) {
+            let waiting_here = self.all_waiting().filter(|(_, waits)| waits.record == pointer);
+            for (order, waits) in waiting_here {
                 waiting += 1;
                 free_bytes += 1 << order;
                 if !pointers::is_aligned(waits.block, 1 << order)
@@ -42,25 +40,23 @@ impl Buddy {
                     );
                 }
             }
-            if (record.live.get() == 0) != (free_bytes == record.usable_bytes()) {
+            let used_bytes = record.used_bytes().wrapping_sub(self.last_bytes(pointer));
+            if used_bytes.wrapping_add(free_bytes) != record.usable_bytes() {
                 return Some("an extent's blocks are miscounted");
             }
+            used_in_all += used_bytes;
             (previous, next) = (next, record.next);
         }
-        if waiting != self.waiting.iter().flatten().count() {
+        if waiting != self.all_waiting().count() {
             return Some("a block waits of an extent that is gone");
+        }
+        let least = usize::from(self.last_order != NO_ORDER);
+        if self.blocks < least || (self.blocks == least) != (used_in_all == 0) {
+            return Some("the blocks of all extents are miscounted");
         }
         if counted != listed {
             return Some("the maps and the lists have different blocks");
         }
         fault
-    }
-
-    /// The blocks of an extent that wait, with their orders.
-    fn waiting_in(&self, record: NonNull<Record>) -> impl Iterator<Item = (usize, Waiting)> {
-        let waiting = (MIN_ORDER..).zip(&self.waiting);
-        waiting
-            .filter_map(move |(order, waits)| Some((order, (*waits)?)))
-            .filter(move |(_, waits)| waits.record == record)
     }
 }

@@ -3,9 +3,9 @@
 //! Where one block is freed and another of the same layout is allocated next, as in a table whose
 //! entries are replaced, that block serves, and neither the strategy nor a count is told: all would
 //! be as before. Telling them is most of what such a pair costs: some 100 instructions and 22
-//! stores for a table in stripes, 55 and 15 without. Where the table does not fit the caches that
+//! stores for a table in stripes, 57 and 12 without. Where the table does not fit the caches that
 //! is what matters, because a processor that has less to do for one entry looks at more of them at
-//! once.
+//! once; stores matter most, for it has room for fewer of them than of instructions.
 //!
 //! Nobody can tell the difference: whatever else is asked first frees the block that is parked, and
 //! so does the free that leaves it alone in its range, or another range without a block.
@@ -28,51 +28,55 @@ use crate::sys::abort_with;
 /// A block that its user freed, or none.
 ///
 /// # Invariants
-/// Where the size is not zero, size and alignment are a layout's that the block fits, and was
-/// allocated with one like it, and freed; the strategy and all counts still have it. Its range has
-/// another, or there is no spare.
+/// A block that is here was allocated with a layout like this one, which fits it, and freed; the
+/// strategy and all counts still have it. Its range has another, or there is no spare.
 pub(super) struct Parked {
-    /// Zero where there is none. Apart from the alignment, which then stays as it is: one store
-    /// less.
-    size: usize,
-    align: usize,
-    block: NonNull<u8>,
+    block: Option<NonNull<u8>>,
+    /// Of the block, or of the one that was here last: where blocks come and go by one layout, it
+    /// is compared and never stored; nor is a block that goes as soon as it came.
+    layout: Layout,
 }
 
 impl Parked {
     pub(super) const fn none() -> Self {
-        Self { size: 0, align: 1, block: NonNull::dangling() }
+        Self { block: None, layout: Layout::new::<u8>() }
     }
 
     #[inline]
     fn is_none(&self) -> bool {
-        self.size == 0
+        self.block.is_none()
     }
 
     /// The block, and the bytes that were asked for.
     pub(super) fn of(&self) -> Option<(NonNull<u8>, usize)> {
-        (!self.is_none()).then_some((self.block, self.size))
+        Some((self.block?, self.layout.size()))
     }
 
     /// Whether the block at that address is parked.
-    pub(super) fn is_at(&self, address: NonNull<u8>) -> bool {
-        !self.is_none() && self.block == address
-    }
-
     #[inline]
-    fn layout(&self) -> Layout {
-        // SAFETY: the type's invariant, or a size of zero with the alignment of some layout.
-        unsafe { Layout::from_size_align_unchecked(self.size, self.align) }
+    pub(super) fn is_at(&self, address: NonNull<u8>) -> bool {
+        self.block == Some(address)
     }
 
-    /// Takes the block out if it fits the layout, which is not of size zero.
+    /// Whether the layout is the one for blocks here.
+    #[inline]
+    fn is_for(&self, layout: Layout) -> bool {
+        self.layout.size() == layout.size() && self.layout.align() == layout.align()
+    }
+
+    /// Puts a block in where none is.
+    #[inline]
+    fn put(&mut self, block: NonNull<u8>, layout: Layout) {
+        if !self.is_for(layout) {
+            self.layout = layout;
+        }
+        self.block = Some(block);
+    }
+
+    /// Takes the block out if it fits the layout.
     #[inline]
     fn take(&mut self, layout: Layout) -> Option<NonNull<u8>> {
-        if self.size != layout.size() || self.align != layout.align() {
-            return None;
-        }
-        self.size = 0;
-        Some(self.block)
+        if self.is_for(layout) { self.block.take() } else { None }
     }
 }
 
@@ -104,7 +108,7 @@ impl<S: Strategy> State<S> {
             return false;
         }
         if !self.parked.is_none() {
-            if self.parked.block == block {
+            if self.parked.is_at(block) {
                 abort_with(&[S::NAME, ": a block is freed that is free already"]);
             }
             return false;
@@ -117,7 +121,7 @@ impl<S: Strategy> State<S> {
         if is_alone && self.spare.is_some() {
             return false;
         }
-        self.parked = Parked { size: layout.size(), align: layout.align(), block };
+        self.parked.put(block, layout);
         true
     }
 
@@ -131,8 +135,8 @@ impl<S: Strategy> State<S> {
 
     #[inline(never)]
     fn free_parked(&mut self, source: &impl MemorySource) {
-        let (layout, block) = (self.parked.layout(), self.parked.block);
-        self.parked.size = 0;
+        let Some(block) = self.parked.block.take() else { return };
+        let layout = self.parked.layout;
         if let Some(record) = self.record_of(block) {
             // SAFETY: the block was parked, so it is as `park` was told.
             unsafe { self.free(source, block, layout, record) };
@@ -154,11 +158,18 @@ impl<S: Strategy> State<S> {
     ) {
         if S::COUNTS_ON_SOURCES && !self.is_direct(layout) {
             // SAFETY: the record is of an extent that is held, the block is in it, and the layout
-            // fits.
-            if unsafe { self.strategy.free(&pointer.as_ref().extent, block, layout) } {
-                self.became_empty(source, pointer);
+            // fits; where the strategy says so, no block in it is left.
+            unsafe {
+                let extent = &pointer.as_ref().extent;
+                if !self.strategy.free(extent, block, layout) {
+                    return;
+                }
+                if self.spare != Some(pointer) {
+                    return self.became_empty(source, pointer);
+                }
+                // Kept already: for a program that has one block at a time, without a call.
+                return self.strategy.became_empty(extent);
             }
-            return;
         }
         let length = self.strategy.length_of_block(layout);
         // SAFETY: as above.
@@ -179,7 +190,7 @@ impl<S: Strategy> State<S> {
         self.allocated_blocks = self.allocated_blocks.wrapping_sub(1);
         if has_few_left {
             if S::TELLS_EMPTY && self.spare == Some(pointer) {
-                // Kept already: for a program that has one block at a time, without a call.
+                // As above.
                 // SAFETY: the record is of an extent that is held, and no block in it is left.
                 return unsafe { self.strategy.became_empty(&pointer.as_ref().extent) };
             }
@@ -197,7 +208,7 @@ impl<S: Strategy> State<S> {
             // Of two ranges without a block in use one goes.
             self.unpark(source);
             self.became_empty(source, pointer);
-        } else if record.extent.contains(self.parked.block) {
+        } else if self.parked.block.is_some_and(|block| record.extent.contains(block)) {
             self.unpark(source);
         }
     }
@@ -211,7 +222,7 @@ impl<S: Strategy> State<S> {
             usage.allocated_bytes += bytes;
         }
         if !self.parked.is_none() {
-            usage.allocated_bytes -= self.strategy.length_of_block(self.parked.layout());
+            usage.allocated_bytes -= self.strategy.length_of_block(self.parked.layout);
             usage.allocated_blocks -= 1;
         }
         usage
