@@ -20,10 +20,9 @@
 //!
 //! # Costs
 //! Beside the strategy's: the counts, and finding a freed block's extent, and a new block's unless
-//! the strategy [tells](Strategy::TELLS_EMPTY) which are empty. That is one compare if the
-//! last block in the same 1/256 of a stretch at least twice as long as all that is held was in the
-//! same range, as nearly always; else some thirty instructions without a branch in them for the
-//! first 32 ranges, and O(log n) for more.
+//! the strategy [tells](Strategy::TELLS_EMPTY) which are empty. That is one compare if the last
+//! block in the same 1/256 of twice what is held was in the same range, as nearly always; else some
+//! thirty instructions without a branch for the first 32 ranges, and O(log n) for more.
 
 mod asked;
 mod direct;
@@ -278,7 +277,10 @@ impl<S: Strategy> State<S> {
     #[inline(never)]
     fn find_record(&mut self, block: NonNull<u8>) -> Option<NonNull<Record>> {
         let found = self.records.find(block)?;
-        self.found.remember(block, found);
+        // SAFETY: the extent is held. One of a single block is found faster than forgotten.
+        if !unsafe { found.as_ref() }.is_direct {
+            self.found.remember(block, found);
+        }
         Some(found)
     }
 
@@ -414,14 +416,13 @@ impl<S: Strategy> State<S> {
     /// # Safety
     /// It is held, no block in it is allocated, and it is not the spare.
     unsafe fn release(&mut self, source: &impl MemorySource, pointer: NonNull<Record>) {
-        self.found.forget(pointer);
-        // SAFETY: the record is valid until its range is given back. That is the last thing done,
-        // with a copy of what the record says of it.
+        // SAFETY: the record is valid until its range is given back, by a copy, at the end.
         unsafe {
             let record = pointer.as_ref();
             let range = record.range;
             self.records.remove(record);
             if !record.is_direct {
+                self.found.forget(pointer);
                 self.strategy.remove_extent(&record.extent);
             }
             self.usage.committed_bytes -= range.length;
