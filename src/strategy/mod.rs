@@ -192,8 +192,8 @@ pub unsafe trait Strategy: Sized {
     /// owner; [`free`](Self::free) and [`live_blocks`](Self::live_blocks) then mean something.
     const COUNTS_BLOCKS: bool = false;
 
-    /// Whether it does so outside a heap too, for its owner there, which else counts itself. It
-    /// then also [tells](Self::TELLS_EMPTY) which extents are empty.
+    /// Whether it counts blocks and bytes outside a heap, for its owner there, which else does so
+    /// itself. It then also [tells](Self::TELLS_EMPTY) which extents are empty.
     const COUNTS_ON_SOURCES: bool = false;
 
     /// Whether its owner should keep a few extents that became empty, because they come and go

@@ -416,7 +416,7 @@ impl<S: Strategy> State<S> {
     /// # Safety
     /// It is held, no block in it is allocated, and it is not the spare.
     unsafe fn release(&mut self, source: &impl MemorySource, pointer: NonNull<Record>) {
-        // SAFETY: the record is valid until its range is given back, by a copy, at the end.
+        // SAFETY: the record is valid until its range, of which a copy is made, is given back.
         unsafe {
             let record = pointer.as_ref();
             let range = record.range;

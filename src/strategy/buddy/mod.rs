@@ -19,9 +19,9 @@
 //!
 //! The block of each order that was freed last waits unmerged: a program that frees a block and
 //! allocates another of its size would otherwise merge and split all the way each time. The one
-//! freed last of all waits in front of those, and of every count: that is one step less where a
-//! store and the load that follows it take most of the time. When nothing else fits, all these are
-//! merged too. Nothing is written to a block that waits.
+//! freed last of all waits in front of those, and of every count: to free it and to hand it out
+//! again stores no count that the other would have to load at once. When nothing else fits, all
+//! these are merged too. Nothing is written to a block that waits.
 //!
 //! - `block` has the lists,
 //! - `extent` the record of an extent and its maps,

@@ -253,7 +253,7 @@ fn verify_looks_at_what_waits() {
     record.count_freed(6);
     assert_eq!(buddy.fault(), miscounted, "one is allocated");
     record.count_taken(6);
-    for (blocks, fault) in [(0, miscounted_in_all), (2, None), (1, None)] {
+    for (blocks, fault) in [(0, miscounted_in_all), (3, miscounted_in_all), (2, None), (1, None)] {
         buddy.blocks = blocks;
         assert_eq!(buddy.fault(), fault);
     }

@@ -1,6 +1,6 @@
 //! The check of every equation of the buddies.
 
-use super::{Buddy, NO_ORDER};
+use super::{Buddy, MIN_ORDER, NO_ORDER};
 use crate::pointers;
 
 impl Buddy {
@@ -51,7 +51,9 @@ impl Buddy {
             return Some("a block waits of an extent that is gone");
         }
         let least = usize::from(self.last_order != NO_ORDER);
-        if self.blocks < least || (self.blocks == least) != (used_in_all == 0) {
+        let blocks = self.blocks.wrapping_sub(least);
+        // Each has at least the bytes of the least order.
+        if blocks > used_in_all >> MIN_ORDER || (blocks == 0) != (used_in_all == 0) {
             return Some("the blocks of all extents are miscounted");
         }
         if counted != listed {

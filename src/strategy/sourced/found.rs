@@ -1,4 +1,5 @@
-//! Records that were found lately, each by some bits of the addresses in its extent.
+//! Records that were found lately, but those of one block, each by some bits of the addresses in
+//! its extent.
 //!
 //! ```text
 //!   address   │ ... │ slot: 8 bits │ shift: 14 bits or more │

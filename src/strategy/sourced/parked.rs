@@ -28,8 +28,8 @@ use crate::sys::abort_with;
 /// A block that its user freed, or none.
 ///
 /// # Invariants
-/// A block that is here was allocated with a layout like this one, which fits it, and freed; the
-/// strategy and all counts still have it. Its range has another, or there is no spare.
+/// The layout fits the block that is here, which was allocated and then freed; the strategy and all
+/// counts still have it. Its range has another, or there is no spare.
 pub(super) struct Parked {
     block: Option<NonNull<u8>>,
     /// Of the block, or of the one that was here last: where blocks come and go by one layout, it

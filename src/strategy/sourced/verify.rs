@@ -58,7 +58,8 @@ impl<S: Strategy> State<S> {
             (false, true) => live == 0,
             (false, false) => !S::TELLS_EMPTY || live == 0,
         };
-        sums.is_each_sound &= is_placed && is_counted;
+        let is_forgotten = !record.is_direct || self.found.times(pointer) == 0;
+        sums.is_each_sound &= is_placed && is_counted && is_forgotten;
         sums.is_spare_held |= is_spare;
         sums.range_bytes += range.length;
         sums.live_blocks += live;
