@@ -71,7 +71,7 @@ const MAX_ORDER: usize = MIN_ORDER + ORDERS - 1;
 ///    in `last`, or in the list of its order. The maps have a bit for each listed block, no others.
 /// 2. No two listed blocks are buddies of one order.
 /// 3. `waiting[n]` is a block of order `MIN_ORDER + n` of an extent that was added and not removed.
-/// 4. `last` is such a block of order `last_order`, unless that is [`NO_ORDER`].
+/// 4. `last` is such a block of order `last_order`, unless that is `NO_ORDER`.
 /// 5. The bytes that each record counts are those of its extent's allocated blocks, and of `last`;
 ///    `blocks` is how many these are in all extents.
 #[derive(Debug)]
