@@ -191,9 +191,7 @@ fn heaps_are_counted_whatever_their_owners_do() {
     let idle = Heap::builder().charged_to(&group).name("idle").build().unwrap();
     let kept = idle.run(|| blocks(30)).unwrap();
     thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| work(&group, &is_done));
-        }
+        let workers = [(); 2].map(|()| scope.spawn(|| work(&group, &is_done)));
         for _ in 0..400 {
             let report = MemoryReport::of(&group);
             let named = report.by_name();
@@ -201,6 +199,8 @@ fn heaps_are_counted_whatever_their_owners_do() {
             assert_eq!(idle.usage.allocated_blocks, 31);
         }
         is_done.store(true, Ordering::Relaxed);
+        // Not by the scope's end alone, which ThreadSanitizer does not see.
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
     });
     drop(kept);
     heapswitch::flush_foreign_frees();
