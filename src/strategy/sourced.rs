@@ -16,7 +16,8 @@
 //! that is asked for, down to what the request needs. One range without a block is kept, the
 //! longest met, so that a program that frees its last block and allocates again does not go to
 //! the source each time; [`release_unused`](LocalAllocator::release_unused) gives that back too,
-//! as does a request that the source refuses.
+//! as does a request that the source refuses. [`reserve`](SourcedAllocator::reserve) takes one
+//! beforehand.
 //!
 //! # Costs
 //! Beside the strategy's: the counts, and finding a freed block's extent, and a new block's unless
@@ -325,19 +326,12 @@ impl<S: Strategy> State<S> {
         Ok(())
     }
 
-    fn count_taken(&mut self, bytes: usize) {
-        let usage = &mut self.usage;
-        usage.committed_bytes += bytes;
-        usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
-        self.found.fit(usage.committed_bytes);
-    }
-
     /// Divides a range into extent, metadata and record, and gives the extent to the strategy.
     ///
     /// # Safety
     /// The range is this allocator's alone, in no extent of the strategy, and at least as long as
     /// [`range_bytes`](Self::range_bytes) of some extent.
-    unsafe fn divide(&mut self, range: MemoryRange) {
+    unsafe fn divide(&mut self, range: MemoryRange) -> NonNull<Record> {
         let end = range.length - size_of::<Record>();
         // The record is aligned by going down from the range's end, all else by going up.
         // SAFETY: `range_bytes` left room for the record in every range at least as long.
@@ -359,6 +353,7 @@ impl<S: Strategy> State<S> {
             record.write(Record::new(extent, range));
             self.records.insert(record);
             self.strategy.add_extent(&record.as_ref().extent);
+            record
         }
     }
 

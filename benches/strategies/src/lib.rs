@@ -2,5 +2,6 @@
 
 pub mod many;
 pub mod peers;
+pub mod published;
 pub mod requests;
 pub mod workloads;

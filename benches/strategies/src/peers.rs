@@ -6,10 +6,11 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use allocator_api2::alloc::Allocator;
+use heapswitch::strategy::Strategy;
 use heapswitch::strategy::free_list::Settings;
 use heapswitch::{
     BitSetAllocator, BorrowedSliceSource, BuddyAllocator, BumpAllocator, Fit, FreeListAllocator,
-    Locked, MultipleBinarySearchTreeAllocator, SlabAllocator, StripeAllocator,
+    Locked, MultipleBinarySearchTreeAllocator, SlabAllocator, SourcedAllocator, StripeAllocator,
 };
 use spinning_top::RawSpinlock;
 use talc::source::Manual;
@@ -227,6 +228,31 @@ pub fn slab(buffer: &mut Buffer) -> impl Peer {
 
 pub fn bump(buffer: &mut Buffer) -> impl Peer {
     ByTrait(BumpAllocator::new(buffer.source()))
+}
+
+/// With the whole buffer for one range, as the others are given it; what is not said to be so takes
+/// ranges as it needs them.
+fn reserved<S: Strategy>(allocator: SourcedAllocator<S, BorrowedSliceSource<'_>>) -> impl Peer {
+    // What the alignment of its start may cost.
+    let bytes = allocator.source().free_bytes() - S::EXTENT_ALIGN;
+    allocator.reserve(bytes).expect("nothing was taken");
+    ByTrait(allocator)
+}
+
+pub fn reserved_trees(buffer: &mut Buffer) -> impl Peer {
+    reserved(MultipleBinarySearchTreeAllocator::new(buffer.source()))
+}
+
+pub fn reserved_bits(buffer: &mut Buffer) -> impl Peer {
+    reserved(BitSetAllocator::new(buffer.source()))
+}
+
+pub fn reserved_free_list(buffer: &mut Buffer) -> impl Peer {
+    reserved(FreeListAllocator::new(buffer.source()))
+}
+
+pub fn reserved_buddy(buffer: &mut Buffer) -> impl Peer {
+    reserved(BuddyAllocator::new(buffer.source()))
 }
 
 pub fn talc(buffer: &mut Buffer) -> impl Peer {

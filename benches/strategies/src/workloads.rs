@@ -56,7 +56,9 @@ impl Live {
     }
 }
 
-/// talc's random actions: allocates, frees, or resizes a random block, at most 300 live.
+/// Random actions with all sizes alike: allocates, frees, or resizes a random block, at most 300
+/// live.
+#[inline(never)] // So that an allocator is compiled alike wherever its memory comes from.
 pub fn random_actions(
     peer: &impl Peer,
     addresses: &Range<usize>,
@@ -96,7 +98,7 @@ pub fn random_actions(
     taken
 }
 
-/// talc's heap efficiency: how much of the buffer is in live blocks when a request is refused, on
+/// How much of the buffer is in live blocks when a request is refused, on
 /// average over many refusals, each of which frees a random block.
 pub fn efficiency(peer: &impl Peer, addresses: &Range<usize>, most_bytes: usize) -> f64 {
     const REFUSALS: usize = 3000;

@@ -186,6 +186,12 @@ impl BitSet {
         if let Some(current) = self.current {
             // SAFETY: by the type's invariant the extent was added and not removed.
             let (extent, runs) = unsafe { (current.as_ref(), Runs::of(current.as_ref())) };
+            if runs.would_touch_new(blocks)
+                && align <= self.block_bytes()
+                && let cut @ Some(_) = self.cut_from_fuller::<MUST_TELL>(runs, blocks)
+            {
+                return cut;
+            }
             let cut = self.cut_from::<MUST_TELL>(extent, runs, blocks, align);
             if cut.is_some() {
                 return cut;

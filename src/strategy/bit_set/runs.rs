@@ -29,6 +29,7 @@ use super::bins::{self, BINS};
 use super::edges::{self, Edges};
 use crate::pointers;
 use crate::strategy::Extent;
+use crate::units::PAGE_BYTES;
 
 /// No index.
 const NONE: u32 = u32::MAX;
@@ -204,6 +205,17 @@ impl<'a> Runs<'a> {
             return Some(self.cut_end(bin, start, length, blocks));
         }
         self.take_from_tail(blocks)
+    }
+
+    /// Whether blocks would be cut from the tail, and lie on a page that none lay on before.
+    #[inline]
+    pub(super) fn would_touch_new(&self, blocks: usize) -> bool {
+        let page_of = |block: usize| (block << self.header.block_shift) / PAGE_BYTES;
+        let (end, fresh) = (self.header.tail.get() + blocks, self.header.fresh.get());
+        self.header.occupied.get() >> bins::of(blocks) == 0
+            && end <= self.header.blocks
+            && page_of(end - 1) != page_of(fresh.wrapping_sub(1))
+            && end > fresh
     }
 
     #[inline]

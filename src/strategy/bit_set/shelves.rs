@@ -21,6 +21,31 @@ pub(super) const fn shelf_of(bin: usize) -> usize {
 }
 
 impl BitSet {
+    /// Looks in the extents whose longest run is shorter than the current one's may be and yet
+    /// surely long enough, the fullest first: what was freed there serves before memory that nobody
+    /// has touched.
+    #[inline(never)]
+    pub(super) fn cut_from_fuller<const MUST_TELL: bool>(
+        &mut self,
+        current: Runs<'_>,
+        blocks: usize,
+    ) -> Option<Cut> {
+        let surely = u32::MAX << shelf_of(bins::of(blocks)) << 1;
+        // Each turn but the last puts an extent on a lower shelf: of a greater alignment one could
+        // have room and not serve.
+        loop {
+            let fuller = self.occupied & surely & ((1 << current.header.shelf.get()) - 1);
+            if fuller == 0 {
+                return None;
+            }
+            let shelf = fuller.trailing_zeros() as usize;
+            let cut = self.cut_from_shelf::<MUST_TELL>(shelf, 1, blocks, 1);
+            if cut.is_some() {
+                return cut;
+            }
+        }
+    }
+
     /// Looks first in a few of the extents that perhaps have room, then in those that surely had
     /// when they were put on their shelf, last in all that perhaps have.
     pub(super) fn cut_from_shelves<const MUST_TELL: bool>(

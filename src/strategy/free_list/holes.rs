@@ -13,6 +13,7 @@
 //! What finds a hole is by the fit: best fit has [`Bins`], lists of holes by length, first and next
 //! fit have [`Stretches`], the holes by address.
 
+use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::bins::{Bins, Found, MAX_GRANULES};
@@ -65,6 +66,8 @@ pub(super) struct Holes {
     /// How many granules in front are the index's.
     kept: usize,
     granules: usize,
+    /// From here on blocks were at most cut from holes of nearly their length.
+    touched: Cell<usize>,
     /// Which list of extents this one is in.
     pub(super) place: Place,
 }
@@ -164,6 +167,7 @@ impl Holes {
                 index,
                 kept,
                 granules,
+                touched: Cell::new(kept),
                 place: Place::new(),
             });
             Self::of(extent)
@@ -223,7 +227,36 @@ impl Holes {
         } else {
             bins.best_far(self.ground, granules)?
         };
+        if !NEAR {
+            self.touched.set(self.touched.get().max(found.first + granules));
+        }
         Some(self.cut_found(bins, found, granules))
+    }
+
+    /// Takes granules, in best fit, of a hole that is longer, where [`take_at_once`] found none
+    /// near: unless they lie on a page that no block was cut from before.
+    ///
+    /// [`take_at_once`]: Self::take_at_once
+    #[inline(always)] // measured: as `take_at_once`
+    pub(super) fn take_touched(&self, granules: usize) -> Option<NonNull<u8>> {
+        let Index::ByLength(bins) = self.index else { return None };
+        let found = bins.best_far(self.ground, granules)?;
+        let page_of = |granule: usize| granule * GRANULE / PAGE_BYTES;
+        let (end, touched) = (found.first + granules, self.touched.get());
+        if end > touched {
+            if page_of(end - 1) != page_of(touched.wrapping_sub(1)) {
+                return None;
+            }
+            self.touched.set(end);
+        }
+        Some(self.cut_found(bins, found, granules))
+    }
+
+    /// Takes granules, in best fit, of a hole of a class above theirs, or of the first of their
+    /// own: `None` if there is no such.
+    #[inline(always)] // measured: as `take_at_once`
+    pub(super) fn take_surely(&self, granules: usize) -> Option<NonNull<u8>> {
+        self.take_at_once::<true>(granules).or_else(|| self.take_at_once::<false>(granules))
     }
 
     /// Takes granules from the front of a hole that the bins found; where they start.

@@ -16,7 +16,7 @@
 //! - `bins` has lists of holes by length, for best fit, and keeps their heads in the extent itself;
 //!   `stretches` has the holes by address, for first and next fit, and `maxima` says where one may
 //!   be long enough; both by the lengths' `class`es,
-//! - `shelves` the extents that may serve a request.
+//! - `shelves` the extents that may serve a request, and `used` what of each is.
 //!
 //! **Which fit?** Best fit leaves the least behind, and takes the fewest steps: the default. First
 //! fit keeps the upper end of memory free. Next fit goes on where the last search ended, so blocks
@@ -52,10 +52,10 @@ mod shelves;
 mod stretches;
 #[cfg(test)]
 mod tests;
+mod used;
 mod verify;
 
 use core::alloc::Layout;
-use core::cell::Cell;
 use core::mem;
 use core::ptr::NonNull;
 
@@ -63,6 +63,7 @@ use self::bins::MAX_GRANULES;
 use self::granule::{GRANULE, granules_for};
 use self::holes::{Holes, Request};
 use self::shelves::{SHELVES, Shelves, shelf_of};
+use self::used::Used;
 use super::quick::{Quick, WAITING_BYTES};
 use super::sourced::SourcedAllocator;
 use super::{Extent, Strategy};
@@ -168,10 +169,54 @@ impl FreeList {
 
     #[inline(never)]
     fn cut_further(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
-        match self.cut_by::<false>(granules, align) {
+        let block = self.cut_from_touched(granules, align);
+        match block.or_else(|| self.cut_by::<false>(granules, align)) {
             None => self.cut_anywhere(granules, align),
             block => block,
         }
+    }
+
+    /// Cuts a block, in best fit, from memory that was touched before: of the current extent, or of
+    /// the fullest that surely has room.
+    #[inline(always)] // measured: as `cut_by`
+    fn cut_from_touched(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
+        if align > GRANULE || self.fit != Fit::Best {
+            return None;
+        }
+        // SAFETY: the current extent was added and not removed.
+        let extent = unsafe { self.current?.as_ref() };
+        // SAFETY: as above.
+        if let Some(block) = unsafe { Holes::of(extent) }.take_touched(granules) {
+            Used::of(extent).count_new(granules);
+            return Some(block);
+        }
+        self.cut_from_fullest(granules)
+    }
+
+    /// Cuts a block from the lowest shelf whose extents surely have room, so that what was freed
+    /// there serves before memory that nobody has touched. The current extent is asked before
+    /// others of its shelf.
+    fn cut_from_fullest(&mut self, granules: usize) -> Option<NonNull<u8>> {
+        let own = shelf_of(granules);
+        // Each turn but the last puts an extent on a lower shelf.
+        while let Some(shelf) = self.shelves.next_occupied(own + 1) {
+            // SAFETY: the current extent was added and not removed.
+            let shelf_of_current =
+                |current: NonNull<Extent>| unsafe { Holes::of(current.as_ref()).place.shelf.get() };
+            let current = self.current.filter(|&current| shelf_of_current(current) == shelf);
+            let pointer = current.or(self.shelves.first(shelf))?;
+            // SAFETY: every extent on a shelf was added and not removed.
+            let (extent, holes) = unsafe { (pointer.as_ref(), Holes::of(pointer.as_ref())) };
+            if let Some(block) = holes.take_surely(granules) {
+                Used::of(extent).count_new(granules);
+                self.current = Some(pointer);
+                return Some(block);
+            }
+            // SAFETY: as above. No hole is in a class above the request's own, which is within one
+            // shelf.
+            unsafe { self.shelves.put_on(extent, own) };
+        }
+        None
     }
 
     fn cut_from(extent: &Extent, request: Request) -> Option<NonNull<u8>> {
@@ -312,41 +357,6 @@ impl FreeList {
             }
         }
         Used::of(extent).blocks.get() == 0
-    }
-}
-
-/// How many blocks of an extent are allocated, and how many granules they have: in its words, not
-/// side by side, where both would be added at once, which takes more instructions.
-#[derive(Clone, Copy)]
-struct Used<'a> {
-    blocks: &'a Cell<usize>,
-    granules: &'a Cell<usize>,
-}
-
-impl<'a> Used<'a> {
-    #[inline]
-    fn of(extent: &'a Extent) -> Self {
-        let [blocks, _, granules, ..] = &extent.words;
-        Self { blocks, granules }
-    }
-
-    /// A block was allocated.
-    #[inline]
-    fn count_new(self, granules: usize) {
-        self.blocks.set(self.blocks.get() + 1);
-        self.granules.set(self.granules.get() + granules);
-    }
-
-    /// A block was freed.
-    #[inline]
-    fn count_freed(self, granules: usize) {
-        self.blocks.set(self.blocks.get().wrapping_sub(1));
-        self.granules.set(self.granules.get().wrapping_sub(granules));
-    }
-
-    /// A block has another length.
-    fn resize(self, had: usize, has: usize) {
-        self.granules.set(self.granules.get().wrapping_sub(had).wrapping_add(has));
     }
 }
 

@@ -2,8 +2,9 @@
 
 use core::ptr::NonNull;
 
+use super::FreeList;
 use super::holes::Holes;
-use super::{FreeList, Used};
+use super::used::Used;
 use crate::strategy::Extent;
 use crate::sys::abort_with;
 

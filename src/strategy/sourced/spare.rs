@@ -5,12 +5,56 @@
 //! spare still is, when that matters: so nobody looks, at each new block, whether it is cut from
 //! the spare.
 
+use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::State;
 use super::records::Record;
-use crate::allocator::{MemoryRange, MemorySource};
+use super::{ALIGN, SourcedAllocator, State};
+use crate::allocator::{AllocError, MemoryRange, MemorySource};
 use crate::strategy::Strategy;
+use crate::units::round_up;
+
+impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
+    /// Takes a range of at least `bytes` from the source now, to cut the next blocks from; nothing
+    /// if one as long without a block is held. What is kept about the range, records and
+    /// metadata, is a part of it.
+    ///
+    /// For whoever knows how much will be needed, or has one piece of memory for all: blocks at the
+    /// end of one range never join what is free at the start of the next, so one range serves the
+    /// same blocks from less memory than several, and faster. Of no use to a slab, whose classes
+    /// have ranges of their own, nor for requests that the strategy leaves [to the
+    /// source](Strategy::DIRECT_BYTES).
+    ///
+    /// The range is kept until it has had blocks and lost them all and a longer one is without
+    /// blocks, until [`release_unused`](crate::allocator::LocalAllocator::release_unused), or
+    /// until the source refuses a request.
+    ///
+    /// ```
+    /// use core::alloc::Layout;
+    /// use core::mem::MaybeUninit;
+    /// use heapswitch::allocator::{Allocator, LocalAllocator};
+    /// use heapswitch::{BorrowedSliceSource, MultipleBinarySearchTreeAllocator};
+    ///
+    /// let mut memory = [MaybeUninit::uninit(); 64 << 10];
+    /// let trees = MultipleBinarySearchTreeAllocator::new(BorrowedSliceSource::new(&mut memory));
+    /// trees.reserve(60 << 10)?;
+    /// let held = trees.memory_usage().committed_bytes;
+    /// let block = trees.allocate(Layout::new::<[u8; 50 << 10]>())?;
+    /// assert_eq!(trees.memory_usage().committed_bytes, held);
+    /// # unsafe { trees.deallocate(block.cast(), Layout::new::<[u8; 50 << 10]>()) };
+    /// # Ok::<(), allocator_api2::alloc::AllocError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The source has no such range, or the strategy could not use one as
+    /// [long](Strategy::MOST_RANGE_BYTES), or has no use for one so short. Nothing has changed but
+    /// that a shorter range without a block may have gone back.
+    pub fn reserve(&self, bytes: usize) -> Result<(), AllocError> {
+        let state = self.state();
+        state.unpark(&self.source);
+        state.reserve(&self.source, bytes)
+    }
+}
 
 impl<S: Strategy> State<S> {
     /// The spare, if there is one and it has no block.
@@ -19,6 +63,42 @@ impl<S: Strategy> State<S> {
         // SAFETY: the spare is held, so its record is valid.
         let is_empty = !S::TELLS_EMPTY || self.strategy.is_empty(unsafe { &spare.as_ref().extent });
         is_empty.then_some(spare)
+    }
+
+    /// Counts a range that was taken.
+    pub(super) fn count_taken(&mut self, bytes: usize) {
+        let usage = &mut self.usage;
+        usage.committed_bytes += bytes;
+        usage.peak_committed_bytes = usage.peak_committed_bytes.max(usage.committed_bytes);
+        self.found.fit(usage.committed_bytes);
+    }
+
+    /// Makes the spare a range of at least `bytes`.
+    #[cold]
+    fn reserve(&mut self, source: &impl MemorySource, bytes: usize) -> Result<(), AllocError> {
+        #[cfg(heapswitch_check)]
+        self.verify();
+        let granule = source.granule().max(ALIGN);
+        let bytes = round_up(bytes, granule).ok_or(AllocError)?;
+        // SAFETY: the spare is held, so its record is valid.
+        let is_as_long = |spare: NonNull<Record>| unsafe { spare.as_ref() }.range.length >= bytes;
+        if self.empty_spare().is_some_and(is_as_long) {
+            return Ok(());
+        }
+        let shortest = self.strategy.extent_bytes(Layout::new::<u8>()).ok_or(AllocError)?;
+        let least = self.range_bytes(shortest, granule).ok_or(AllocError)?;
+        if bytes < least || bytes > S::MOST_RANGE_BYTES {
+            return Err(AllocError);
+        }
+        let align = S::EXTENT_ALIGN.max(ALIGN);
+        let request = Layout::from_size_align(bytes, align).map_err(|_| AllocError)?;
+        // What is shorter and without a block would not be kept beside it.
+        self.release_spare(source);
+        let range = source.take(request)?;
+        // SAFETY: the range was just taken, and has room for the shortest extent of use.
+        self.spare = Some(unsafe { self.divide(range) });
+        self.count_taken(range.length);
+        Ok(())
     }
 
     /// Gives the spare to the strategy anew if it is `needed` bytes long. A strategy that did not
@@ -36,7 +116,8 @@ impl<S: Strategy> State<S> {
             let range = MemoryRange { is_zeroed: false, ..record.range };
             self.records.remove(record);
             self.strategy.remove_extent(&record.extent);
-            self.divide(range);
+            // At the same place.
+            let _ = self.divide(range);
         }
         true
     }
@@ -86,9 +167,11 @@ mod tests {
     use crate::strategy::Strategy;
     use crate::strategy::bit_set::BitSet;
     use crate::strategy::buddy::Buddy;
+    use crate::strategy::bump::Bump;
     use crate::strategy::free_list::FreeList;
     use crate::strategy::slab::Slab;
     use crate::strategy::sourced::SourcedAllocator;
+    use crate::strategy::stripes::Stripes;
     use crate::strategy::trees::MultipleBinarySearchTree;
 
     /// Blocks are cut from the spare without anybody being told.
@@ -139,6 +222,103 @@ mod tests {
         what_is_cut_from_the_spare_keeps_it::<MultipleBinarySearchTree>();
         what_is_cut_from_the_spare_keeps_it::<BitSet>();
         what_is_cut_from_the_spare_keeps_it::<FreeList>();
+    }
+
+    /// Where ranges have room, what was freed in one serves before pages that nobody has touched of
+    /// another.
+    fn serves_what_was_freed<S: Strategy>() {
+        let mut memory = vec![MaybeUninit::new(0xa5); 8 << 20];
+        let allocator = SourcedAllocator::<S, _>::new(BorrowedSliceSource::new(&mut memory));
+        let new = |size| {
+            let layout = Layout::from_size_align(size, 8).unwrap();
+            (allocator.allocate(layout).unwrap().cast::<u8>(), layout)
+        };
+        // SAFETY: those below are allocated with their layouts.
+        let free = |(block, layout)| unsafe { allocator.deallocate(block, layout) };
+        let committed = || allocator.memory_usage().committed_bytes;
+        let mut blocks = vec![new(4000)];
+        while committed() < 1 << 20 {
+            blocks.push(new(4000));
+        }
+        // The last range has one block, the others are full, and every other block of these goes.
+        let mut kept = Vec::new();
+        let mut freed = Vec::new();
+        for (index, block) in blocks.into_iter().enumerate() {
+            if index % 2 == 1 {
+                freed.push(block.0.addr().get());
+                free(block);
+            } else {
+                kept.push(block);
+            }
+        }
+        let mut elsewhere = 0;
+        for _ in 1..freed.len() {
+            let (block, layout) = new(1900);
+            let address = block.addr().get();
+            let is_in = |start: &usize| (*start..*start + 4032 - 1900).contains(&address);
+            elsewhere += usize::from(!freed.iter().any(is_in));
+            kept.push((block, layout));
+        }
+        assert!(elsewhere <= 2, "{}: {elsewhere} of {}", S::NAME, freed.len());
+        kept.into_iter().for_each(free);
+    }
+
+    #[test]
+    fn what_was_freed_serves_before_what_nobody_has_touched() {
+        serves_what_was_freed::<MultipleBinarySearchTree>();
+        serves_what_was_freed::<BitSet>();
+        serves_what_was_freed::<FreeList>();
+    }
+
+    /// What is reserved serves, stays, and goes back; a longer range takes its place.
+    fn serves_what_is_reserved<S: Strategy>() {
+        const MIB: usize = 1 << 20;
+        let mut memory = vec![MaybeUninit::new(0xa5); 8 * MIB];
+        let allocator = SourcedAllocator::<S, _>::new(BorrowedSliceSource::new(&mut memory));
+        let committed = || allocator.memory_usage().committed_bytes;
+        assert!(allocator.reserve(16).is_err() && allocator.reserve(9 * MIB).is_err());
+        assert!(allocator.reserve(usize::MAX).is_err());
+        assert_eq!((committed(), allocator.source().free_bytes()), (0, 8 * MIB));
+        allocator.reserve(MIB).unwrap();
+        allocator.reserve(MIB / 2).unwrap();
+        assert_eq!(committed(), MIB, "what is there does");
+        allocator.reserve(5 * MIB).unwrap();
+        assert_eq!(committed(), 5 * MIB, "the shorter one had no block");
+        allocator.verify();
+        let layout = Layout::from_size_align(1000, 8).unwrap();
+        for _ in 0..2 {
+            let blocks: Vec<_> = (0..4000)
+                .map(|_| {
+                    let block = allocator.allocate_zeroed(layout).unwrap();
+                    // SAFETY: the block is allocated.
+                    assert!(unsafe { block.as_ref() }.iter().all(|&byte| byte == 0));
+                    block.cast::<u8>()
+                })
+                .collect();
+            assert_eq!(committed(), 5 * MIB, "all are from it");
+            allocator.verify();
+            // It has blocks, so another is taken.
+            allocator.reserve(MIB).unwrap();
+            assert_eq!(committed(), 6 * MIB);
+            for block in blocks {
+                // SAFETY: allocated above with that layout.
+                unsafe { allocator.deallocate(block, layout) };
+            }
+            allocator.verify();
+            assert_eq!(committed(), 5 * MIB, "the longer one stays");
+        }
+        allocator.release_unused();
+        assert_eq!((committed(), allocator.source().free_bytes()), (0, 8 * MIB));
+    }
+
+    #[test]
+    fn what_is_reserved_serves() {
+        serves_what_is_reserved::<MultipleBinarySearchTree>();
+        serves_what_is_reserved::<BitSet>();
+        serves_what_is_reserved::<FreeList>();
+        serves_what_is_reserved::<Buddy>();
+        serves_what_is_reserved::<Stripes>();
+        serves_what_is_reserved::<Bump<false>>();
     }
 
     /// The range that is kept is given back only while it has no block.

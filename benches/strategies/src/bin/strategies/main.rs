@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use strategies::many::{self, Work};
 use strategies::peers::{self, Buffer};
-use strategies::{requests, workloads};
+use strategies::{published, requests, workloads};
 use table::Row;
 
 /// One peer's run of a workload.
@@ -70,6 +70,33 @@ fn random_actions(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
                 "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
                 "heapswitch-first-fit" peers::first_fit, "heapswitch-free-list" peers::free_list,
                 "heapswitch-buddy" peers::our_buddy, "heapswitch-stripes" peers::stripes,
+                "heapswitch-trees-reserved" peers::reserved_trees,
+                "heapswitch-bits-reserved" peers::reserved_bits,
+                "heapswitch-free-list-reserved" peers::reserved_free_list,
+                "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
+            );
+            rows.push(interleave(name, rounds, buffer, &runs));
+        }
+    }
+    rows
+}
+
+/// talc's published random actions.
+fn published_actions(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for with_resize in [false, true] {
+        for most in published::MOST_BYTES {
+            let name = format!("talc's{} to {most} B", if with_resize { ", resize" } else { "" });
+            let runs = runs!(
+                |peer: &_, range: &_| {
+                    seconds(published::random_actions(peer, range, most, with_resize))
+                };
+                "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
+                "heapswitch-free-list" peers::free_list, "heapswitch-buddy" peers::our_buddy,
+                "heapswitch-trees-reserved" peers::reserved_trees,
+                "heapswitch-bits-reserved" peers::reserved_bits,
+                "heapswitch-free-list-reserved" peers::reserved_free_list,
+                "heapswitch-buddy-reserved" peers::reserved_buddy,
                 "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
             );
             rows.push(interleave(name, rounds, buffer, &runs));
@@ -159,11 +186,29 @@ fn shares(buffer: &mut Buffer) -> Vec<Row> {
             "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
             "heapswitch-first-fit" peers::first_fit, "heapswitch-free-list" peers::free_list,
             "heapswitch-buddy" peers::our_buddy, "heapswitch-stripes" peers::stripes,
+            "heapswitch-trees-reserved" peers::reserved_trees,
+            "heapswitch-bits-reserved" peers::reserved_bits,
+            "heapswitch-free-list-reserved" peers::reserved_free_list,
             "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
         );
         rows.push(interleave(format!("share at refusal to {most} B"), 1, buffer, &runs));
     }
     rows
+}
+
+/// talc's published heap efficiency. Without the linked list, which takes minutes for it.
+fn published_share(buffer: &mut Buffer) -> Row {
+    let runs = runs!(
+        |peer: &_, range: &_| published::efficiency(peer, range);
+        "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
+        "heapswitch-free-list" peers::free_list, "heapswitch-buddy" peers::our_buddy,
+        "heapswitch-trees-reserved" peers::reserved_trees,
+        "heapswitch-bits-reserved" peers::reserved_bits,
+        "heapswitch-free-list-reserved" peers::reserved_free_list,
+        "heapswitch-buddy-reserved" peers::reserved_buddy,
+        "talc" peers::talc, "buddy" peers::buddy,
+    );
+    interleave("talc's share at refusal".into(), 1, buffer, &runs)
 }
 
 fn main() {
@@ -176,7 +221,11 @@ fn main() {
     times.extend(holes(rounds, &mut buffer));
     times.extend(million(rounds, &mut buffer));
     times.extend(random_actions(rounds, &mut buffer));
-    drop(buffer);
+    times.extend(published_actions(rounds, &mut buffer));
     table::print_times(&times);
-    table::print_shares(&shares(&mut Buffer::new(8 << 20)));
+    // A smoke run shows that it runs, in less memory.
+    let mut small = Buffer::new(8 << 20);
+    let mut all = shares(&mut small);
+    all.push(published_share(if is_smoke { &mut small } else { &mut buffer }));
+    table::print_shares(&all);
 }
