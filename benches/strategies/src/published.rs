@@ -1,6 +1,6 @@
 //! talc's published benchmarks, written anew: random actions, and how much of the memory is in
-//! live blocks when a request is refused. Sizes are small more often than large, alignments mostly 8, and
-//! blocks are not written to.
+//! live blocks when a request is refused. Sizes are small more often than large, alignments mostly
+//! 8, and blocks are not written to.
 
 use std::alloc::Layout;
 use std::ops::Range;
@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use crate::peers::Peer;
 use crate::workloads::Random;
 
-/// The most bytes that are asked for in each of the rows; three times that where blocks are resized.
+/// The most bytes that are asked for in each of the rows; three times that where blocks are
+/// resized.
 pub const MOST_BYTES: [usize; 5] = [200, 1000, 3000, 10_000, 30_000];
 
 /// A layout of 4 bytes to some limit, which is itself random: half of all have less than a fifth
-/// of `most_bytes`. Three of four are aligned to 8, and a quarter of those left to each power of two
-/// more.
+/// of `most_bytes`. Three of four are aligned to 8, and of the others three of four to each power
+/// of two more.
 fn layout(random: &mut Random, most_bytes: usize) -> Layout {
     let limit = 16 + random.below(most_bytes - 16);
     let size = 4 + random.below(limit - 4);
