@@ -207,15 +207,20 @@ impl<'a> Runs<'a> {
         self.take_from_tail(blocks)
     }
 
-    /// Whether blocks would be cut from the tail, and lie on a page that none lay on before.
+    /// Whether [`take`](Self::take) would cut the blocks from the tail, and they lie in 4 KiB of
+    /// the extent in which none lay before.
     #[inline]
     pub(super) fn would_touch_new(&self, blocks: usize) -> bool {
         let page_of = |block: usize| (block << self.header.block_shift) / PAGE_BYTES;
         let (end, fresh) = (self.header.tail.get() + blocks, self.header.fresh.get());
-        self.header.occupied.get() >> bins::of(blocks) == 0
+        let own = bins::of(blocks);
+        // Either no bin has a run, or only their own.
+        let fitting = self.header.occupied.get() >> own;
+        fitting <= 1
+            && end > fresh
             && end <= self.header.blocks
             && page_of(end - 1) != page_of(fresh.wrapping_sub(1))
-            && end > fresh
+            && (fitting == 0 || self.length(self.head(own)) < blocks)
     }
 
     #[inline]

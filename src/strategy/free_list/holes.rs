@@ -66,7 +66,7 @@ pub(super) struct Holes {
     /// How many granules in front are the index's.
     kept: usize,
     granules: usize,
-    /// From here on blocks were at most cut from holes of nearly their length.
+    /// From here on no block was cut from a hole much longer than it, or few: a hint.
     touched: Cell<usize>,
     /// Which list of extents this one is in.
     pub(super) place: Place,
@@ -234,7 +234,7 @@ impl Holes {
     }
 
     /// Takes granules, in best fit, of a hole that is longer, where [`take_at_once`] found none
-    /// near: unless they lie on a page that no block was cut from before.
+    /// near: unless they lie in 4 KiB of the extent from which, as far as is known, none were cut.
     ///
     /// [`take_at_once`]: Self::take_at_once
     #[inline(always)] // measured: as `take_at_once`

@@ -38,6 +38,9 @@ const DROPPED_SHIFT: u32 = 32;
 const CARVED_SHIFT: u32 = 32;
 const FREE_MASK: usize = (1 << CARVED_SHIFT) - 1;
 
+/// The most blocks of an extent that are counted.
+pub(super) const MOST_BLOCKS: usize = FREE_MASK;
+
 pub(super) fn class_of_extent(extent: &Extent) -> usize {
     extent.words[STATE].get() & 0xFF
 }

@@ -6,7 +6,8 @@ use core::ptr::NonNull;
 
 use super::class::{CLASSES, block_bytes, class_of};
 use super::partial::{
-    HEAD, Partials, carved, class_of_extent, count_carved, count_taken, free, used, used_bytes,
+    HEAD, MOST_BLOCKS, Partials, carved, class_of_extent, count_carved, count_taken, free, used,
+    used_bytes,
 };
 use crate::allocator::AllocError;
 use crate::pointers;
@@ -23,6 +24,9 @@ pub struct PlainSlab {
 // SAFETY: the pointers lead to memory that is the strategy's alone.
 unsafe impl Send for PlainSlab {}
 
+// All blocks of a range are counted, but where a source gives more than it was asked for.
+const _: () = assert!(PlainSlab::MOST_RANGE_BYTES / block_bytes(0) <= MOST_BLOCKS);
+
 /// The first word of a free block.
 type Link = Option<NonNull<u8>>;
 
@@ -35,7 +39,8 @@ fn set_free_head(extent: &Extent, link: Link) {
 }
 
 fn has_uncarved(extent: &Extent, class: usize) -> bool {
-    (carved(extent) + 1) * block_bytes(class) <= extent.length()
+    let carved = carved(extent);
+    (carved + 1) * block_bytes(class) <= extent.length() && carved < MOST_BLOCKS
 }
 
 fn distance(extent: &Extent, block: NonNull<u8>) -> usize {
@@ -66,7 +71,11 @@ impl PlainSlab {
                 // SAFETY: the block lies in the extent, as just asked.
                 unsafe { pointers::forward(extent.start(), offset) }
             }
-            None => return None,
+            None => {
+                // Too short for the class from the start.
+                self.partials.unlist(extent);
+                return None;
+            }
         };
         if free_head(extent).is_none() && !has_uncarved(extent, class) {
             self.partials.unlist(extent);
@@ -111,6 +120,7 @@ unsafe impl Strategy for PlainSlab {
     const KEEPS_SPARES: bool = true;
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
     const EXTENT_DIVISOR: usize = 64;
+    const MOST_RANGE_BYTES: usize = 16 << 30;
 
     const DEFAULT: Self = Self { partials: Partials::new() };
 

@@ -15,19 +15,19 @@ use crate::strategy::Strategy;
 use crate::units::round_up;
 
 impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
-    /// Takes a range of at least `bytes` from the source now, to cut the next blocks from; nothing
-    /// if one as long without a block is held. What is kept about the range, records and
-    /// metadata, is a part of it.
+    /// Takes a range of at least `bytes` from the source now, unless one as long is held without a
+    /// block. What is kept about the range, records and metadata, is a part of it.
     ///
     /// For whoever knows how much will be needed, or has one piece of memory for all: blocks at the
     /// end of one range never join what is free at the start of the next, so one range serves the
-    /// same blocks from less memory than several, and faster. Of no use to a slab, whose classes
-    /// have ranges of their own, nor for requests that the strategy leaves [to the
+    /// same blocks from less memory than several, and faster. Call it before the first block: a
+    /// bump does not return to the range that it leaves. Of no use to a slab, whose classes have
+    /// ranges of their own, nor for requests that the strategy leaves [to the
     /// source](Strategy::DIRECT_BYTES).
     ///
-    /// The range is kept until it has had blocks and lost them all and a longer one is without
-    /// blocks, until [`release_unused`](crate::allocator::LocalAllocator::release_unused), or
-    /// until the source refuses a request.
+    /// The range is kept while it has blocks, or is the longest without: until
+    /// [`release_unused`](crate::allocator::LocalAllocator::release_unused), or until the source
+    /// refuses a request.
     ///
     /// ```
     /// use core::alloc::Layout;
@@ -46,9 +46,9 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
     /// ```
     ///
     /// # Errors
-    /// The source has no such range, or the strategy could not use one as
-    /// [long](Strategy::MOST_RANGE_BYTES), or has no use for one so short. Nothing has changed but
-    /// that a shorter range without a block may have gone back.
+    /// The source has no such range, or it is longer than what the strategy [ever
+    /// takes](Strategy::MOST_RANGE_BYTES). Nothing has changed but that a shorter range without a
+    /// block may have gone back.
     pub fn reserve(&self, bytes: usize) -> Result<(), AllocError> {
         let state = self.state();
         state.unpark(&self.source);
@@ -78,16 +78,19 @@ impl<S: Strategy> State<S> {
     fn reserve(&mut self, source: &impl MemorySource, bytes: usize) -> Result<(), AllocError> {
         #[cfg(heapswitch_check)]
         self.verify();
+        if bytes == 0 {
+            return Ok(());
+        }
         let granule = source.granule().max(ALIGN);
-        let bytes = round_up(bytes, granule).ok_or(AllocError)?;
+        let shortest = self.strategy.extent_bytes(Layout::new::<u8>()).ok_or(AllocError)?;
+        let least = self.range_bytes(shortest, granule).ok_or(AllocError)?;
+        let bytes = round_up(bytes.max(least), granule).ok_or(AllocError)?;
         // SAFETY: the spare is held, so its record is valid.
         let is_as_long = |spare: NonNull<Record>| unsafe { spare.as_ref() }.range.length >= bytes;
         if self.empty_spare().is_some_and(is_as_long) {
             return Ok(());
         }
-        let shortest = self.strategy.extent_bytes(Layout::new::<u8>()).ok_or(AllocError)?;
-        let least = self.range_bytes(shortest, granule).ok_or(AllocError)?;
-        if bytes < least || bytes > S::MOST_RANGE_BYTES {
+        if bytes > S::MOST_RANGE_BYTES {
             return Err(AllocError);
         }
         let align = S::EXTENT_ALIGN.max(ALIGN);
@@ -169,10 +172,11 @@ mod tests {
     use crate::strategy::buddy::Buddy;
     use crate::strategy::bump::Bump;
     use crate::strategy::free_list::FreeList;
-    use crate::strategy::slab::Slab;
+    use crate::strategy::slab::{PlainSlab, Slab};
     use crate::strategy::sourced::SourcedAllocator;
     use crate::strategy::stripes::Stripes;
     use crate::strategy::trees::MultipleBinarySearchTree;
+    use crate::units::CHUNK_BYTES;
 
     /// Blocks are cut from the spare without anybody being told.
     fn what_is_cut_from_the_spare_keeps_it<S: Strategy>() {
@@ -240,8 +244,12 @@ mod tests {
         while committed() < 1 << 20 {
             blocks.push(new(4000));
         }
-        // The last range has one block, the others are full, and every other block of these goes.
-        let mut kept = Vec::new();
+        // In the last range is one block, and a hole that is nearly as long as what is asked for
+        // below.
+        let shorter = new(1800);
+        let mut kept = vec![blocks.pop().unwrap(), new(4000)];
+        free(shorter);
+        // The others are full, and every other block of these goes.
         let mut freed = Vec::new();
         for (index, block) in blocks.into_iter().enumerate() {
             if index % 2 == 1 {
@@ -276,9 +284,16 @@ mod tests {
         let mut memory = vec![MaybeUninit::new(0xa5); 8 * MIB];
         let allocator = SourcedAllocator::<S, _>::new(BorrowedSliceSource::new(&mut memory));
         let committed = || allocator.memory_usage().committed_bytes;
-        assert!(allocator.reserve(16).is_err() && allocator.reserve(9 * MIB).is_err());
-        assert!(allocator.reserve(usize::MAX).is_err());
+        assert!(allocator.reserve(9 * MIB).is_err() && allocator.reserve(usize::MAX).is_err());
+        allocator.reserve(0).unwrap();
         assert_eq!((committed(), allocator.source().free_bytes()), (0, 8 * MIB));
+        allocator.reserve(1).unwrap();
+        let least = committed();
+        assert!((16..=CHUNK_BYTES).contains(&least), "{}: {least}", S::NAME);
+        let byte = allocator.allocate(Layout::new::<u8>()).unwrap();
+        assert_eq!(committed(), least, "the shortest range serves");
+        // SAFETY: allocated with that layout.
+        unsafe { allocator.deallocate(byte.cast(), Layout::new::<u8>()) };
         allocator.reserve(MIB).unwrap();
         allocator.reserve(MIB / 2).unwrap();
         assert_eq!(committed(), MIB, "what is there does");
@@ -319,6 +334,24 @@ mod tests {
         serves_what_is_reserved::<Buddy>();
         serves_what_is_reserved::<Stripes>();
         serves_what_is_reserved::<Bump<false>>();
+    }
+
+    /// A range may be too short for some classes of a slab.
+    #[test]
+    fn what_is_reserved_for_short_blocks_is_in_the_way_of_no_others() {
+        let mut memory = vec![MaybeUninit::new(0xa5); 1 << 20];
+        let source = BorrowedSliceSource::new(&mut memory);
+        let allocator = SourcedAllocator::<PlainSlab, _>::new(source);
+        allocator.reserve(20 << 10).unwrap();
+        let layout = Layout::from_size_align(32 << 10, 8).unwrap();
+        let blocks: Vec<_> = (0..8).map(|_| allocator.allocate(layout).unwrap()).collect();
+        allocator.verify();
+        for block in blocks {
+            // SAFETY: allocated above with that layout.
+            unsafe { allocator.deallocate(block.cast(), layout) };
+        }
+        allocator.verify();
+        allocator.release_unused();
     }
 
     /// The range that is kept is given back only while it has no block.
