@@ -44,6 +44,12 @@ use core::ptr::NonNull;
 use crate::allocator::AllocError;
 use crate::pointers;
 
+/// From this length on an extent of a [`BitSet`](bit_set::BitSet) or a
+/// [`FreeList`](free_list::FreeList) has so much that nobody may have touched yet that what others
+/// have free is looked for first. Measured on the traces of the example `choose`, which hold less:
+/// looking in shorter ones, too, took 3 to 12 % more time, for 0 to 13 % less memory.
+const LONG_EXTENT_BYTES: usize = 1 << 20;
+
 /// One range that a strategy cuts up, and what the strategy keeps about it.
 ///
 /// # Invariants

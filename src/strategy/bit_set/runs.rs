@@ -28,7 +28,7 @@ use core::ptr::NonNull;
 use super::bins::{self, BINS};
 use super::edges::{self, Edges};
 use crate::pointers;
-use crate::strategy::Extent;
+use crate::strategy::{Extent, LONG_EXTENT_BYTES};
 use crate::units::PAGE_BYTES;
 
 /// No index.
@@ -207,8 +207,8 @@ impl<'a> Runs<'a> {
         self.take_from_tail(blocks)
     }
 
-    /// Whether [`take`](Self::take) would cut the blocks from the tail, and they lie in 4 KiB of
-    /// the extent in which none lay before.
+    /// Whether [`take`](Self::take) would cut the blocks from the tail of a long extent, and they
+    /// lie in 4 KiB of it in which none lay before.
     #[inline]
     pub(super) fn would_touch_new(&self, blocks: usize) -> bool {
         let page_of = |block: usize| (block << self.header.block_shift) / PAGE_BYTES;
@@ -219,6 +219,7 @@ impl<'a> Runs<'a> {
         fitting <= 1
             && end > fresh
             && end <= self.header.blocks
+            && self.header.blocks << self.header.block_shift >= LONG_EXTENT_BYTES
             && page_of(end - 1) != page_of(fresh.wrapping_sub(1))
             && (fitting == 0 || self.length(self.head(own)) < blocks)
     }

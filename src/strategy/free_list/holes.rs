@@ -24,7 +24,7 @@ use super::shelves::{Place, shelf_of};
 use super::stretches::Stretches;
 use super::{Fit, maxima::MAX_VALUE};
 use crate::pointers;
-use crate::strategy::Extent;
+use crate::strategy::{Extent, LONG_EXTENT_BYTES};
 use crate::units::PAGE_BYTES;
 
 const _: () = assert!(COARSE.class_of(MAX_GRANULES) < MAX_VALUE as usize);
@@ -234,7 +234,8 @@ impl Holes {
     }
 
     /// Takes granules, in best fit, of a hole that is longer, where [`take_at_once`] found none
-    /// near: unless they lie in 4 KiB of the extent from which, as far as is known, none were cut.
+    /// near: unless they lie in 4 KiB of a long extent from which, as far as is known, none were
+    /// cut.
     ///
     /// [`take_at_once`]: Self::take_at_once
     #[inline(always)] // measured: as `take_at_once`
@@ -244,7 +245,9 @@ impl Holes {
         let page_of = |granule: usize| granule * GRANULE / PAGE_BYTES;
         let (end, touched) = (found.first + granules, self.touched.get());
         if end > touched {
-            if page_of(end - 1) != page_of(touched.wrapping_sub(1)) {
+            if self.granules >= LONG_EXTENT_BYTES / GRANULE
+                && page_of(end - 1) != page_of(touched.wrapping_sub(1))
+            {
                 return None;
             }
             self.touched.set(end);

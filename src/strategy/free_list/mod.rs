@@ -176,8 +176,8 @@ impl FreeList {
         }
     }
 
-    /// Cuts a block, in best fit, from memory of the current extent that was touched before, or else
-    /// from the fullest extent that surely has room.
+    /// Cuts a block, in best fit, from memory of the current extent that was touched before, or
+    /// else from the fullest extent that surely has room.
     #[inline(always)] // measured: as `cut_by`
     fn cut_from_touched(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
         if align > GRANULE || self.fit != Fit::Best {

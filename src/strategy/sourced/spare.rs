@@ -241,7 +241,7 @@ mod tests {
         let free = |(block, layout)| unsafe { allocator.deallocate(block, layout) };
         let committed = || allocator.memory_usage().committed_bytes;
         let mut blocks = vec![new(4000)];
-        while committed() < 1 << 20 {
+        while committed() < 4 << 20 {
             blocks.push(new(4000));
         }
         // In the last range is one block, and a hole that is nearly as long as what is asked for
