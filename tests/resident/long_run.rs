@@ -99,7 +99,7 @@ const SHORT: Length = Length { operations: 600_000, births: 600, leaked_in: usiz
 
 /// The kernel makes no huge pages for the process meanwhile. When it makes one of pages that are
 /// there already depends on its clock, and may add 2 MiB that hold no block: more than what is
-/// looked for.
+/// looked for in a short run. The full one is as programs are.
 struct WithoutHugePages;
 
 impl WithoutHugePages {
@@ -143,7 +143,6 @@ fn a_leak_of_a_block_in_twenty_would_be_seen() {
 #[ignore = "takes many minutes"]
 fn full_length() {
     let _alone = crate::alone();
-    let _small = WithoutHugePages::new();
     let divisor = std::env::var("HEAPSWITCH_TEST_LONG_RUN").map_or(1, |text| text.parse().unwrap());
     let length =
         Length { operations: 1_000_000_000 / divisor, births: 1_000_000 / divisor, ..SHORT };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use strategies::many::{self, Work};
 use strategies::peers::{self, Buffer};
-use strategies::{requests, workloads};
+use strategies::{published, requests, workloads};
 
 /// Times one run after the other, each on an allocator made anew.
 fn time(criterion: &mut Criterion, row: &str, name: &str, mut run: impl FnMut() -> Duration) {
@@ -38,13 +38,33 @@ fn random_actions(criterion: &mut Criterion, buffer: &mut Buffer) {
             beside!(
                 criterion, buffer, &row,
                 |peer: &_, addresses: &_| {
-                    workloads::random_actions(peer, addresses, most, with_resize)
+                    workloads::random_actions(peer, addresses, most, with_resize, 0)
                 };
                 "MultipleBinarySearchTreeAllocator" peers::trees, "BitSetAllocator" peers::bits,
                 "FreeListAllocator" peers::free_list, "first fit" peers::first_fit,
                 "BuddyAllocator" peers::our_buddy, "StripeAllocator" peers::stripes,
                 "talc" peers::talc, "buddy_system_allocator" peers::buddy,
                 "linked_list_allocator" peers::linked_list,
+            );
+        }
+    }
+}
+
+/// talc's published random actions, for those that are given all memory as one range, as it is.
+fn published_actions(criterion: &mut Criterion, buffer: &mut Buffer) {
+    for most in published::MOST_BYTES {
+        for with_resize in [false, true] {
+            let row = format!("talc's{} to {most} B", if with_resize { ", resize" } else { "" });
+            beside!(
+                criterion, buffer, &row,
+                |peer: &_, addresses: &_| {
+                    published::random_actions(peer, addresses, most, with_resize)
+                };
+                "MultipleBinarySearchTreeAllocator" peers::reserved_trees,
+                "BitSetAllocator" peers::reserved_bits,
+                "FreeListAllocator" peers::reserved_free_list,
+                "BuddyAllocator" peers::reserved_buddy,
+                "talc" peers::talc, "buddy_system_allocator" peers::buddy,
             );
         }
     }
@@ -107,6 +127,7 @@ fn stripes(criterion: &mut Criterion, buffer: &mut Buffer) {
 fn own_ground(criterion: &mut Criterion) {
     let mut buffer = Buffer::new(128 << 20);
     random_actions(criterion, &mut buffer);
+    published_actions(criterion, &mut buffer);
     bumps(criterion, &mut buffer);
     buddies(criterion, &mut buffer);
     free_lists(criterion, &mut buffer);

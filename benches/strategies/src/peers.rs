@@ -16,6 +16,9 @@ use spinning_top::RawSpinlock;
 use talc::source::Manual;
 use talc::{TalcCell, TalcLock};
 
+/// What no workload writes.
+const MARK: u8 = 0xA5;
+
 /// Memory that allocators are built on, one after the other.
 pub struct Buffer(Box<[MaybeUninit<u8>]>);
 
@@ -29,6 +32,18 @@ impl Buffer {
 
     pub fn bytes(&self) -> usize {
         self.0.len()
+    }
+
+    /// Makes each page tell whether it is written to from now on.
+    pub fn mark(&mut self) {
+        self.0.fill(MaybeUninit::new(MARK));
+    }
+
+    /// The pages that were written to since it was marked.
+    pub fn written_pages(&self) -> usize {
+        // SAFETY: every byte was written when it was marked, and what is written are bytes.
+        let is_marked = |byte: &MaybeUninit<u8>| unsafe { byte.assume_init() } == MARK;
+        self.0.chunks(4096).filter(|page| !page.iter().all(is_marked)).count()
     }
 
     /// The first byte, for allocators that are told addresses.

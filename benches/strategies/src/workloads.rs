@@ -12,7 +12,12 @@ pub(crate) struct Random(u64);
 
 impl Random {
     pub fn new() -> Self {
-        Self(0x2545_F491_4F6C_DD1D)
+        Self::of(0)
+    }
+
+    /// One sequence for each number.
+    fn of(number: u64) -> Self {
+        Self(0x2545_F491_4F6C_DD1D_u64.wrapping_mul(2 * number + 1))
     }
 
     #[inline]
@@ -64,10 +69,11 @@ pub fn random_actions(
     addresses: &Range<usize>,
     most_bytes: usize,
     with_resize: bool,
+    sequence: u64,
 ) -> Duration {
     const ACTIONS: usize = 200_000;
     const MOST: usize = 300;
-    let mut random = Random::new();
+    let mut random = Random::of(sequence);
     let mut live = Live { blocks: Vec::with_capacity(MOST), sizes: Vec::with_capacity(MOST) };
     let start = Instant::now();
     for _ in 0..ACTIONS {

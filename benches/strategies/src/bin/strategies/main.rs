@@ -43,6 +43,13 @@ fn interleave(name: String, rounds: usize, buffer: &mut Buffer, runs: &[Run<'_>]
     Row { name, columns }
 }
 
+/// What is counted, and so the same in each round.
+fn once(name: String, buffer: &mut Buffer, runs: &[Run<'_>]) -> Row {
+    let runs = runs.iter().filter(|(peer, _)| is_wanted(&name, peer));
+    let columns = runs.map(|(peer, run)| (*peer, vec![run(buffer)])).collect();
+    Row { name, columns }
+}
+
 /// The same workload for each of the named constructors.
 macro_rules! runs {
     ($work:expr; $($name:literal $make:path),* $(,)?) => {
@@ -65,7 +72,7 @@ fn random_actions(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
             let name = format!("random{} to {most} B", if with_resize { ", resize" } else { "" });
             let runs = runs!(
                 |peer: &_, range: &_| {
-                    seconds(workloads::random_actions(peer, range, most, with_resize))
+                    seconds(workloads::random_actions(peer, range, most, with_resize, 0))
                 };
                 "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
                 "heapswitch-first-fit" peers::first_fit, "heapswitch-free-list" peers::free_list,
@@ -191,7 +198,7 @@ fn shares(buffer: &mut Buffer) -> Vec<Row> {
             "heapswitch-free-list-reserved" peers::reserved_free_list,
             "talc" peers::talc, "buddy" peers::buddy, "linked-list" peers::linked_list,
         );
-        rows.push(interleave(format!("share at refusal to {most} B"), 1, buffer, &runs));
+        rows.push(once(format!("share at refusal to {most} B"), buffer, &runs));
     }
     rows
 }
@@ -208,7 +215,40 @@ fn published_share(buffer: &mut Buffer) -> Row {
         "heapswitch-buddy-reserved" peers::reserved_buddy,
         "talc" peers::talc, "buddy" peers::buddy,
     );
-    interleave("talc's share at refusal".into(), 1, buffer, &runs)
+    once("talc's share at refusal".into(), buffer, &runs)
+}
+
+/// How many pages random actions write to, on average of some sequences.
+fn written_pages(sequences: u64, buffer: &mut Buffer) -> Vec<Row> {
+    macro_rules! runs_of_pages {
+        ($most:expr; $($name:literal $make:path),* $(,)?) => {
+            [$(($name, Box::new(|buffer: &mut Buffer| {
+                let addresses = buffer.addresses();
+                let pages = (0..sequences).map(|sequence| {
+                    buffer.mark();
+                    let peer = $make(buffer);
+                    workloads::random_actions(&peer, &addresses, $most, false, sequence);
+                    drop(peer);
+                    buffer.written_pages()
+                });
+                pages.sum::<usize>() as f64 / sequences as f64
+            }) as Box<dyn Fn(&mut Buffer) -> f64 + '_>)),*]
+        };
+    }
+    let mut rows = Vec::new();
+    for most in [10_000, 30_000, 100_000] {
+        let runs = runs_of_pages!(
+            most;
+            "heapswitch-trees" peers::trees, "heapswitch-bits" peers::bits,
+            "heapswitch-free-list" peers::free_list, "heapswitch-buddy" peers::our_buddy,
+            "heapswitch-trees-reserved" peers::reserved_trees,
+            "heapswitch-bits-reserved" peers::reserved_bits,
+            "heapswitch-free-list-reserved" peers::reserved_free_list,
+            "talc" peers::talc, "buddy" peers::buddy,
+        );
+        rows.push(once(format!("pages written to, to {most} B"), buffer, &runs));
+    }
+    rows
 }
 
 fn main() {
@@ -228,4 +268,7 @@ fn main() {
     let mut all = shares(&mut small);
     all.push(published_share(if is_smoke { &mut small } else { &mut buffer }));
     table::print_shares(&all);
+    drop(buffer);
+    let sequences = if is_smoke { 1 } else { 8 };
+    table::print_pages(&written_pages(sequences, &mut Buffer::new(64 << 20)));
 }

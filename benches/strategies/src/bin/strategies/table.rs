@@ -40,3 +40,15 @@ pub fn print_shares(rows: &[Row]) {
         println!();
     }
 }
+
+/// Counts of pages, lower is better.
+pub fn print_pages(rows: &[Row]) {
+    println!("\npages written to, mean of some sequences, lower is better\n");
+    for row in rows.iter().filter(|row| !row.columns.is_empty()) {
+        print!("{:<34}", row.name);
+        for (name, pages) in &row.columns {
+            print!("  {name} {:.0}", median(pages));
+        }
+        println!();
+    }
+}
