@@ -31,7 +31,9 @@
 //! `MemoryMapSource` is a mapping, and goes back when they are freed: so one long-lived small
 //! block never pins a large range. Inside heaps that begins at 32 KiB, as for every strategy.
 //! **Other ranges** are as long as all that is held, up to 16 GiB, so that there are few: no hole
-//! crosses from one to the next.
+//! crosses from one to the next. One of a MiB or more gives what nobody has touched, for best fit,
+//! only where no fuller one surely has room. [`reserve`](SourcedAllocator::reserve) takes one for
+//! all.
 //!
 //! Costs: a bit for each 16 bytes, and 4 bytes for each class of lengths, or, for first and next
 //! fit, another bit and a byte for each KiB (together about 1 or 2 %). A block from the lists, or
