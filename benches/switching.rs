@@ -99,8 +99,8 @@ fn only_allocating(
 #[derive(Clone, Copy, PartialEq)]
 enum Freed {
     Within,
-    OutsideInBatches,
-    OutsideOneByOne,
+    Outside,
+    OutsideFlushingEach,
 }
 
 /// Makes boxes in the heap and frees them as told, a thousand at a time; the time of freeing, and
@@ -112,8 +112,8 @@ fn freeing(heap: &Heap, boxes: &mut Vec<Box<[u8; 64]>>, calls: u32, freed: Freed
         let start = Instant::now();
         match freed {
             Freed::Within => heap.run(|| boxes.clear()).unwrap(),
-            Freed::OutsideInBatches => boxes.clear(),
-            Freed::OutsideOneByOne => boxes.drain(..).for_each(|block| {
+            Freed::Outside => boxes.clear(),
+            Freed::OutsideFlushingEach => boxes.drain(..).for_each(|block| {
                 drop(block);
                 heapswitch::flush_foreign_frees();
             }),
@@ -126,18 +126,21 @@ fn freeing(heap: &Heap, boxes: &mut Vec<Box<[u8; 64]>>, calls: u32, freed: Freed
 
 /// Freeing a heap's blocks within it and from outside.
 fn freeing_cases<'a>(
-    slab: &'a Heap,
-    [within, in_batches, one_by_one]: &'a mut [Vec<Box<[u8; 64]>>; 3],
-) -> [Case<'a>; 3] {
+    [slab, unbatched]: &'a [Heap; 2],
+    [within, in_batches, at_once, one_by_one]: &'a mut [Vec<Box<[u8; 64]>>; 4],
+) -> [Case<'a>; 4] {
     [
         Case::timed("free a box of a slab heap in it", |calls| {
             freeing(slab, within, calls, Freed::Within)
         }),
         Case::timed("free it outside in batches, collect it", |calls| {
-            freeing(slab, in_batches, calls, Freed::OutsideInBatches)
+            freeing(slab, in_batches, calls, Freed::Outside)
         }),
-        Case::timed("free it outside, hand it over at once, collect it", |calls| {
-            freeing(slab, one_by_one, calls, Freed::OutsideOneByOne)
+        Case::timed("free one of an unbatched heap outside, collect it", |calls| {
+            freeing(unbatched, at_once, calls, Freed::Outside)
+        }),
+        Case::timed("free one outside, flush, collect it", |calls| {
+            freeing(slab, one_by_one, calls, Freed::OutsideFlushingEach)
         }),
     ]
 }
@@ -184,12 +187,12 @@ fn main() {
     assert_serves(&heap);
     assert_serves(&pool.take().unwrap());
     let (limited, child) = budget_heaps(&heap);
-    let slab = Heap::builder().build_kind::<Slab>(()).unwrap();
-    assert_serves(&slab);
+    let slabs = [Heap::builder(), Heap::builder().unbatched()]
+        .map(|builder| builder.build_kind::<Slab>(()).unwrap());
+    slabs.iter().for_each(assert_serves);
     let kept = RefCell::new(Vec::with_capacity(1000));
     let bump = RefCell::new(Bump::with_capacity(1 << 20));
-    let mut boxes = [const { Vec::new() }; 3];
-    boxes.iter_mut().for_each(|boxes| boxes.reserve(1000));
+    let mut boxes = [(); 4].map(|()| Vec::with_capacity(1000));
     let mut coroutine = Coroutine::<(), (), ()>::new(|yielder, ()| {
         loop {
             yielder.suspend(());
@@ -240,7 +243,7 @@ fn main() {
         }),
     ];
     cases.extend(budget_cases(&heap, &limited, &child));
-    cases.extend(freeing_cases(&slab, &mut boxes));
+    cases.extend(freeing_cases(&slabs, &mut boxes));
     for _ in 0..ROUNDS {
         cases.iter_mut().for_each(Case::round);
     }

@@ -487,6 +487,53 @@ fn no_block_of_a_batch_is_lost() {
     }
 }
 
+/// What others free in an unbatched heap does not wait, in whichever it was made; it is counted off
+/// where its heap was closed. A heap that takes its place after a reset is unbatched, too.
+#[test]
+fn an_unbatched_heap_has_back_at_once_what_others_freed() {
+    fn free_elsewhere<T>(blocks: Vec<Vec<u8>>, look: impl FnOnce() -> T) -> T {
+        let step = Barrier::new(2);
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                drop(blocks);
+                step.wait();
+                step.wait(); // They were counted.
+            });
+            step.wait();
+            let seen = look();
+            step.wait();
+            thread.join().unwrap(); // Its batches are handed over.
+            seen
+        })
+    }
+    for is_unbatched in [true, false] {
+        let build = || {
+            let builder = Heap::builder();
+            if is_unbatched { builder.unbatched() } else { builder }
+        };
+        let heaps = [
+            build().hint(LifetimeHint::Short).build().unwrap(),
+            build().hint(LifetimeHint::Long).build().unwrap(),
+            build().build_kind::<Slab>(()).unwrap(),
+        ];
+        for mut heap in heaps {
+            let make = |heap: &Heap| heap.run(|| vec![vec![1; 64]; 5]).unwrap();
+            let left = |heap: &Heap| {
+                heap.run(|| ()).and_then(|()| heap.memory_usage()).unwrap().allocated_blocks
+            };
+            let (kept, freed) = (make(&heap), make(&heap));
+            assert_eq!(left(&heap), 12);
+            let expected = if is_unbatched { 6 } else { 12 };
+            assert_eq!(free_elsewhere(freed, || left(&heap)), expected, "{}", heap.strategy());
+            assert_eq!(heap.reset().unwrap().blocks, 6);
+            let (freed, expected) = (make(&heap), if is_unbatched { 0 } else { 6 });
+            assert_eq!(free_elsewhere(freed, || left(&heap)), expected, "{}", heap.strategy());
+            free_elsewhere(kept, || ());
+            heap.close();
+        }
+    }
+}
+
 #[test]
 fn blocks_as_long_as_a_chunk() {
     let settings = Settings { block_bytes: 64 << 10 };

@@ -293,6 +293,23 @@ impl Batches {
         }
     }
 
+    /// Frees a block of an unbatched heap that the caller does not run. Apart, for it saves
+    /// registers which a block that waits does not need.
+    ///
+    /// # Safety
+    /// As [`free`](Self::free).
+    #[inline(never)]
+    pub unsafe fn free_at_once(
+        &self,
+        owner: NonNull<HeapHeader>,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) {
+        decay::step_of(&self.pushes.0);
+        // SAFETY: the caller's contract.
+        unsafe { free_at_once(owner, block, layout) };
+    }
+
     /// Pushes every chain.
     #[inline]
     pub fn flush(&self) {
@@ -335,6 +352,7 @@ impl Default for Batches {
 ///
 /// # Safety
 /// As [`Batches::free`].
+#[inline]
 pub unsafe fn free_at_once(owner: NonNull<HeapHeader>, block: NonNull<u8>, layout: Layout) {
     // SAFETY: the block is freed by this call; it pins the header.
     unsafe {

@@ -164,6 +164,8 @@ pub struct HeapHeader {
     pub runner: Runner,
     /// Which fast path it has. Read by every allocation and free.
     pub fast_path: FastPath,
+    /// Whether each foreign free is handed over at once. Set before the heap is known to anyone.
+    pub is_unbatched: bool,
     /// What leaving has to look after: 0, or bits of [`attention`].
     /// Written by the runner; atomic, as others may close a heap that ends with its parent.
     pub(super) attention: AtomicU32,

@@ -25,6 +25,7 @@ pub struct HeapBuilder<'a> {
     name: &'a str,
     limits: LimitChoices,
     below: Below<'a>,
+    is_unbatched: bool,
     recorded: Option<Recorded>,
 }
 
@@ -183,6 +184,33 @@ impl<'a> HeapBuilder<'a> {
         Self { recorded: Some(recorded), ..self }
     }
 
+    /// Has what other threads, and other contexts, free of its blocks handed over at once, each
+    /// by an atomic operation of its own. Otherwise up to 32 blocks of at most 4 KiB wait in the
+    /// thread that freed them until it takes a slow path, leaves a context, or calls
+    /// [`flush_foreign_frees`](crate::flush_foreign_frees). That takes seven tenths of the time,
+    /// but a heap with a tight [limit](Self::limit) may need those blocks now, and before
+    /// [`discard_unchecked`](Heap::discard_unchecked) every other thread has to flush.
+    ///
+    /// ```
+    /// use heapswitch::{Heap, HeapSwitch};
+    ///
+    /// #[global_allocator]
+    /// static GLOBAL: HeapSwitch = HeapSwitch;
+    ///
+    /// # fn main() -> Result<(), heapswitch::HeapError> {
+    /// let heap = Heap::builder().unbatched().build()?;
+    /// let answer = heap.run(|| vec![42; 1000])?;
+    /// drop(answer); // outside of it, and yet the heap has it back already
+    /// heap.run(|| ())?;
+    /// # if heapswitch::sys::IS_PASS_THROUGH { return Ok(()); }
+    /// assert_eq!(heap.memory_usage()?.allocated_bytes, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn unbatched(self) -> Self {
+        Self { is_unbatched: true, ..self }
+    }
+
     /// An account that its memory is charged to as well, and whose limits bind it.
     pub fn charged_to(self, account: &'a Account) -> Self {
         Self { below: Below::Account(account), ..self }
@@ -249,6 +277,10 @@ impl<'a> HeapBuilder<'a> {
         if is_child {
             // SAFETY: the heap is new.
             unsafe { cell::share(header) };
+        }
+        if self.is_unbatched {
+            // SAFETY: the heap is new.
+            unsafe { cell::unbatch(header) };
         }
         // SAFETY: the heap is new, and this is its only handle.
         let heap = unsafe {

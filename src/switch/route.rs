@@ -338,9 +338,13 @@ unsafe fn free_foreign(
     layout: Layout,
 ) {
     let state = state();
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller's contract; the block pins the header.
     unsafe {
-        if state.phase.get() != Phase::Running || !state.batches.try_open(owner, block, layout) {
+        if owner.as_ref().is_unbatched {
+            state.batches.free_at_once(owner, block, layout);
+        } else if state.phase.get() != Phase::Running
+            || !state.batches.try_open(owner, block, layout)
+        {
             free_foreign_with_care(block, entry, owner, layout);
         }
     }

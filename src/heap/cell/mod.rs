@@ -168,6 +168,10 @@ unsafe fn recreate<S: Strategy + 'static>(header: Header) -> Option<Header> {
         // SAFETY: the heap is new and nobody else's.
         unsafe { share(header) };
     }
+    if this.is_unbatched {
+        // SAFETY: as above.
+        unsafe { unbatch(header) };
+    }
     // SAFETY: the heap is new.
     unsafe { publish(header) };
     Some(header)
@@ -194,6 +198,15 @@ pub unsafe fn share(header: Header) {
     this.attend(attention::SHARED);
 }
 
+/// Has each foreign free of a heap's blocks handed over at once.
+///
+/// # Safety
+/// The heap is new, and the caller's alone.
+pub unsafe fn unbatch(header: Header) {
+    // SAFETY: the caller's contract.
+    unsafe { &mut *header.as_ptr() }.is_unbatched = true;
+}
+
 fn create_with<S: Strategy + 'static>(
     settings: S::Settings,
     fast_path: FastPath,
@@ -207,6 +220,7 @@ fn create_with<S: Strategy + 'static>(
     let header = HeapHeader {
         runner: Runner::new(),
         fast_path,
+        is_unbatched: false,
         attention: AtomicU32::new(0),
         inline,
         operations: &OperationsOf::<S>::TABLE,
