@@ -292,6 +292,10 @@ fn slab(source: TestSource, way: Way) -> Tested {
     Tested::new(source, way, |builder| builder.build_kind::<Slab>(()).unwrap())
 }
 
+fn slab_unbatched(source: TestSource) -> Tested {
+    Tested::new(source, Way::Foreign, |builder| builder.unbatched().build_kind::<Slab>(()).unwrap())
+}
+
 fn bits_of(source: TestSource, block_bytes: usize) -> Tested {
     let settings = Settings { block_bytes };
     Tested::new(source, Way::Entered, |builder| builder.build_kind::<BitSet>(settings).unwrap())
@@ -350,6 +354,7 @@ battery!(slab_apart, |source| slab(source, Way::Apart));
 battery!(slab_entered, |source| slab(source, Way::Entered));
 battery!(slab_routed, |source| slab(source, Way::Routed), of_plenty());
 battery!(slab_foreign, |source| slab(source, Way::Foreign), of_plenty());
+battery!(slab_unbatched, slab_unbatched, of_plenty());
 
 // What a program has that switches nothing: the thread's own heap, and the global allocator.
 battery!(thread_heap, |_| GlobalAllocToAllocatorAdaptor::new(&GLOBAL), of_plenty());
@@ -507,14 +512,12 @@ fn an_unbatched_heap_has_back_at_once_what_others_freed() {
         })
     }
     for is_unbatched in [true, false] {
-        let build = || {
-            let builder = Heap::builder();
-            if is_unbatched { builder.unbatched() } else { builder }
-        };
+        let builder = Heap::builder();
+        let builder = if is_unbatched { builder.unbatched() } else { builder };
         let heaps = [
-            build().hint(LifetimeHint::Short).build().unwrap(),
-            build().hint(LifetimeHint::Long).build().unwrap(),
-            build().build_kind::<Slab>(()).unwrap(),
+            builder.hint(LifetimeHint::Short).build().unwrap(),
+            builder.hint(LifetimeHint::Long).build().unwrap(),
+            builder.build_kind::<Slab>(()).unwrap(),
         ];
         for mut heap in heaps {
             let make = |heap: &Heap| heap.run(|| vec![vec![1; 64]; 5]).unwrap();

@@ -3,7 +3,8 @@
 //! Each thread keeps a few chains of blocks that it freed in heaps of others, by owner. A chain is
 //! pushed when it is long enough, when its place is needed for another owner, when the thread takes
 //! a slow path, leaves a context, or ends. Until then its blocks count as allocated, so they pin
-//! their heap: at most `SLOTS * MOST_BATCH_BLOCKS` blocks a thread.
+//! their heap: at most `SLOTS * MOST_BATCH_BLOCKS` blocks a thread. Blocks of unbatched heaps
+//! join none: each is pushed by itself.
 
 use core::alloc::Layout;
 use core::cell::Cell;
@@ -293,23 +294,6 @@ impl Batches {
         }
     }
 
-    /// Frees a block of an unbatched heap that the caller does not run. Apart, for it saves
-    /// registers which a block that waits does not need.
-    ///
-    /// # Safety
-    /// As [`free`](Self::free).
-    #[inline(never)]
-    pub unsafe fn free_at_once(
-        &self,
-        owner: NonNull<HeapHeader>,
-        block: NonNull<u8>,
-        layout: Layout,
-    ) {
-        decay::step_of(&self.pushes.0);
-        // SAFETY: the caller's contract.
-        unsafe { free_at_once(owner, block, layout) };
-    }
-
     /// Pushes every chain.
     #[inline]
     pub fn flush(&self) {
@@ -348,11 +332,12 @@ impl Default for Batches {
     }
 }
 
-/// Frees one block of a heap that the caller does not run, at once.
+/// Frees one block of a heap that the caller does not run, at once. Apart, for it saves registers
+/// which a block that waits does not need.
 ///
 /// # Safety
 /// As [`Batches::free`].
-#[inline]
+#[inline(never)]
 pub unsafe fn free_at_once(owner: NonNull<HeapHeader>, block: NonNull<u8>, layout: Layout) {
     // SAFETY: the block is freed by this call; it pins the header.
     unsafe {

@@ -341,7 +341,7 @@ unsafe fn free_foreign(
     // SAFETY: the caller's contract; the block pins the header.
     unsafe {
         if owner.as_ref().is_unbatched {
-            state.batches.free_at_once(owner, block, layout);
+            batch::free_at_once(owner, block, layout);
         } else if state.phase.get() != Phase::Running
             || !state.batches.try_open(owner, block, layout)
         {
