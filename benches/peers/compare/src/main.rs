@@ -1,6 +1,6 @@
 //! Builds the programs, runs them in turn, prints how they compare, and draws it.
 //!
-//! `compare [--rounds N] [--profile NAME] [--smoke] [--peers A,B] [--threads 1,2,8]
+//! `compare [--rounds N] [--profile NAME] [--smoke] [--times N] [--peers A,B] [--threads 1,2,8]
 //! [--instructions] [--charts FOLDER] [--record FILE | --from FILE] [WORKLOAD...]`
 //!
 //! Each run is a process of its own, so that no workload inherits another's heap. Within a round
@@ -148,12 +148,16 @@ fn machine(options: &Options) -> String {
     let models: Vec<&str> =
         processors.lines().filter(|line| line.starts_with("model name")).collect();
     let model = models.first().and_then(|line| line.split_once(": ")).map_or("unknown", |m| m.1);
+    let extent = match options.times {
+        _ if options.is_smoke => ", SMOKE TEST: these figures mean nothing".to_owned(),
+        1 => String::new(),
+        times => format!(", workloads {times} times"),
+    };
     format!(
-        "{model}, {} processors, Linux {}, profile {}, {} rounds{}",
+        "{model}, {} processors, Linux {}, profile {}, {} rounds{extent}",
         models.len(),
         read("/proc/sys/kernel/osrelease").trim(),
         options.profile,
         options.rounds,
-        if options.is_smoke { ", SMOKE TEST: these figures mean nothing" } else { "" },
     )
 }

@@ -12,6 +12,8 @@ pub(crate) struct Options {
     pub(crate) rounds: usize,
     pub(crate) profile: String,
     pub(crate) is_smoke: bool,
+    /// How often each workload does what it does.
+    pub(crate) times: usize,
     /// Instructions are counted instead of time.
     pub(crate) counts_instructions: bool,
     /// Where to draw the charts.
@@ -31,6 +33,7 @@ impl Options {
             rounds: 15,
             profile: "release".to_owned(),
             is_smoke: false,
+            times: 1,
             counts_instructions: false,
             charts: None,
             record: None,
@@ -59,6 +62,7 @@ impl Options {
                         is_known.then_some(number).ok_or(format!("none runs on {number} threads"))
                     })?;
                 }
+                "--times" => options.times = positive(&value()?)?,
                 "--smoke" => options.is_smoke = true,
                 "--instructions" => options.counts_instructions = true,
                 "--charts" => options.charts = Some(value()?.into()),
@@ -126,9 +130,10 @@ mod tests {
 
     #[test]
     fn options_are_read() {
-        let line = "--rounds 3 --peers system,floor --threads 1,8 --charts a/b tree foreign";
+        let line =
+            "--rounds 3 --times 9 --peers system,floor --threads 1,8 --charts a/b tree foreign";
         let options = parse(line).expect("a good line");
-        assert_eq!(options.rounds, 3);
+        assert_eq!((options.rounds, options.times), (3, 9));
         let names: Vec<&str> = options.programs().iter().map(|program| program.name).collect();
         assert_eq!(names, ["system", "floor"]);
         let rows: Vec<String> = options.rows().iter().map(Row::to_string).collect();
@@ -154,6 +159,7 @@ mod tests {
             "--rounds",
             "--rounds 0",
             "--rounds x",
+            "--times 0",
             "--round 1",
             "trees",
             "--threads 3",

@@ -87,7 +87,9 @@ impl Built {
         row: Row,
         options: &Options,
     ) -> Result<(String, Measured), String> {
-        let output = self.started(&mut Command::new(&self.path), row, options.is_smoke)?;
+        let times = options.times.to_string();
+        let extent: &[&str] = if options.is_smoke { &["--smoke"] } else { &["--times", &times] };
+        let output = self.started(Command::new(&self.path).args(extent), row)?;
         self.read(row, &String::from_utf8_lossy(&output.stdout))
     }
 
@@ -96,7 +98,7 @@ impl Built {
     pub(crate) fn instructions(&self, row: Row) -> Result<(String, u64), String> {
         let mut valgrind = Command::new("valgrind");
         valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(&self.path);
-        let output = self.started(&mut valgrind, row, true)?;
+        let output = self.started(valgrind.arg("--smoke"), row)?;
         let (version, _) = self.read(row, &String::from_utf8_lossy(&output.stdout))?;
         let told = String::from_utf8_lossy(&output.stderr);
         let count = told
@@ -107,16 +109,10 @@ impl Built {
         Ok((version, count))
     }
 
-    fn started(
-        &self,
-        command: &mut Command,
-        row: Row,
-        is_smoke: bool,
-    ) -> Result<std::process::Output, String> {
+    fn started(&self, command: &mut Command, row: Row) -> Result<std::process::Output, String> {
         let name = self.program.name;
         let output = command
             .args([row.workload.name, "--threads", &row.threads.to_string()])
-            .args(is_smoke.then_some("--smoke"))
             .output()
             .map_err(|error| format!("{name} does not start: {error}"))?;
         if output.status.success() {

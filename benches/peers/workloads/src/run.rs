@@ -58,18 +58,21 @@ struct Wanted {
     names: Vec<String>,
     is_smoke: bool,
     threads: usize,
+    times: usize,
 }
 
 impl Wanted {
     fn of(mut arguments: impl Iterator<Item = String>) -> Self {
-        let mut wanted = Self { names: Vec::new(), is_smoke: false, threads: 1 };
+        let mut wanted = Self { names: Vec::new(), is_smoke: false, threads: 1, times: 1 };
+        let number_of = |argument: Option<String>| {
+            let number = argument.and_then(|number| number.parse().ok());
+            number.filter(|&number| number > 0).expect("a number")
+        };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--smoke" => wanted.is_smoke = true,
-                "--threads" => {
-                    let number = arguments.next().and_then(|number| number.parse().ok());
-                    wanted.threads = number.filter(|&number| number > 0).expect("a number");
-                }
+                "--threads" => wanted.threads = number_of(arguments.next()),
+                "--times" => wanted.times = number_of(arguments.next()),
                 name => {
                     assert!(WORKLOADS.iter().any(|known| known.name == name), "what is `{name}`?");
                     wanted.names.push(argument);
@@ -97,14 +100,14 @@ pub fn run(peer: &str, version: &str, wanted_version: &str, owns: impl Fn(*const
     }
     assert!(version.starts_with(wanted_version), "{peer} {wanted_version} was wanted: {version}");
     println!("allocator {peer} {version}");
-    let Wanted { names, is_smoke, threads } = Wanted::of(std::env::args().skip(1));
+    let Wanted { names, is_smoke, threads, times } = Wanted::of(std::env::args().skip(1));
     for workload in WORKLOADS {
         let Workload { name, repeats, .. } = workload;
         if names.is_empty() || names.iter().any(|wanted| wanted == name) {
             // Under test, once is enough.
             let (warm_up, repeats) = match is_smoke {
                 true => (0, repeats.div_ceil(100)),
-                false => (repeats.div_ceil(20), *repeats),
+                false => (repeats.div_ceil(20), *repeats * times),
             };
             println!("{name} {threads} {}", measured(workload, warm_up, repeats, threads));
         }
