@@ -278,6 +278,21 @@ pub unsafe fn entry_at(offset: usize) -> &'static ChunkEntry {
     }
 }
 
+/// The entry of the chunk that a block lies in. As [`offset_of`] and [`entry_at`], with one load of
+/// the base.
+///
+/// # Safety
+/// The block lies in a committed segment of the region.
+#[inline]
+pub unsafe fn entry_of_block(block: NonNull<u8>) -> &'static ChunkEntry {
+    // Relaxed: as in `offset_of`.
+    let base = BOUNDS.base.load(Ordering::Relaxed);
+    let offset = block.addr().get().wrapping_sub(base.addr());
+    let distance = ((offset >> CHUNK_SHIFT) + 1) * ENTRY_BYTES;
+    // SAFETY: as in `entry_at`, for there is a block in the region.
+    unsafe { crate::pointers::backward(NonNull::new_unchecked(base), distance).cast().as_ref() }
+}
+
 /// The distance of an address from the region's base, and the entry of its chunk, if it lies in the
 /// region. As [`offset_of`] and [`entry_at`], with one load of the base less.
 ///

@@ -91,7 +91,7 @@ impl Back {
     pub(super) fn put_back(&mut self, extent: &Extent, block: NonNull<u8>) -> bool {
         let class = class_of_extent(extent);
         self.check_owner(extent, class);
-        bits::put_back(extent, block, class);
+        bits::put_back(extent, block, bits::reciprocal_of(class));
         self.count_in(class, 1);
         self.partials.count_back(extent, 1)
     }

@@ -38,7 +38,7 @@ static RECIPROCALS: [u32; CLASSES] = {
 };
 
 #[inline]
-fn reciprocal_of(class: usize) -> u64 {
+pub(super) fn reciprocal_of(class: usize) -> u64 {
     RECIPROCALS.get(class).map_or(0, |&reciprocal| u64::from(reciprocal))
 }
 
@@ -90,21 +90,23 @@ pub(super) fn are_of_one_extent(one: NonNull<u8>, other: NonNull<u8>) -> bool {
     one.addr().get() / CHUNK_BYTES == other.addr().get() / CHUNK_BYTES
 }
 
-/// Marks a block of the extent as free. The caller counts it.
+/// Marks a block of the extent as free, where `reciprocal` is that of its class. The caller counts
+/// it.
 #[inline]
-pub(super) fn put_back(extent: &Extent, block: NonNull<u8>, class: usize) {
-    let index = index_at(offset_of(block), class);
+pub(super) fn put_back(extent: &Extent, block: NonNull<u8>, reciprocal: u64) {
+    let index = ((offset_of(block) as u64 * reciprocal) >> 32) as usize;
     let words = words(extent);
     // The mask changes no index of a block; it spares the test of the array's bound.
     let at = (index / 64) % words.len();
-    let before = words[at].get();
-    let after = before | 1 << (index % 64);
-    if after == before {
+    let (before, bit) = (words[at].get(), 1 << (index % 64));
+    if before & bit != 0 {
         freed_twice();
     }
-    words[at].set(after);
+    words[at].set(before | bit);
     let head = &extent.words[HEAD];
-    head.set(head.get().min(at));
+    if at < head.get() {
+        head.set(at);
+    }
 }
 
 /// Marks those of the leading blocks that lie in the extent, as the first does; how many those are.

@@ -121,22 +121,21 @@ impl Slab {
         let first = if which == Which::Oldest { 0 } else { magazine.len() - given_back };
         let mut rest = magazine.get(first..first + given_back).unwrap_or(&[]);
         let mut is_any_empty = false;
-        while let Some(&block) = rest.first() {
+        let reciprocal = bits::reciprocal_of(class);
+        while let Some((&block, others)) = rest.split_first() {
             // SAFETY: the block is free and of this slab.
             let extent = unsafe { extent_of_block(block) };
             self.back.check_owner(extent, class);
             // Neighbours in the magazine that share an extent are counted in one step.
-            let count = match rest.get(1) {
-                Some(&next) if bits::are_of_one_extent(block, next) => {
-                    bits::put_back_all(extent, rest, class)
-                }
-                _ => {
-                    bits::put_back(extent, block, class);
-                    1
-                }
-            };
-            is_any_empty |= self.back.partials.count_back(extent, count);
-            rest = rest.get(count..).unwrap_or(&[]);
+            if others.first().is_some_and(|&next| bits::are_of_one_extent(block, next)) {
+                let count = bits::put_back_all(extent, rest, class);
+                is_any_empty |= self.back.partials.count_back(extent, count);
+                rest = rest.get(count..).unwrap_or(&[]);
+            } else {
+                bits::put_back(extent, block, reciprocal);
+                is_any_empty |= self.back.partials.count_back(extent, 1);
+                rest = others;
+            }
         }
         self.back.count_in(class, given_back);
         self.front.drop_blocks(class, given_back, which);
@@ -223,9 +222,8 @@ fn mark_chunk(_: &Extent, _: usize) {}
 #[cfg(not(loom))]
 #[inline]
 unsafe fn extent_of_block<'a>(block: NonNull<u8>) -> &'a Extent {
-    let offset = pointers::distance(crate::region::base(), block);
     // SAFETY: the block lies in a chunk of the region that is an extent of the caller's heap.
-    unsafe { super::extent_of(crate::region::entry_at(offset)) }
+    unsafe { super::extent_of(crate::region::entry_of_block(block)) }
 }
 
 /// # Safety

@@ -36,10 +36,10 @@ const OWNER: usize = 5;
 const IS_LISTED: usize = 1 << 8;
 const DROPPED_SHIFT: u32 = 32;
 const CARVED_SHIFT: u32 = 32;
-const FREE_MASK: usize = (1 << CARVED_SHIFT) - 1;
+const USED_MASK: usize = (1 << CARVED_SHIFT) - 1;
 
 /// The most blocks of an extent that are counted.
-pub(super) const MOST_BLOCKS: usize = FREE_MASK;
+pub(super) const MOST_BLOCKS: usize = USED_MASK;
 
 pub(super) fn class_of_extent(extent: &Extent) -> usize {
     extent.words[STATE].get() & 0xFF
@@ -66,23 +66,24 @@ pub(super) fn carved(extent: &Extent) -> usize {
 
 /// Blocks that the extent has back.
 pub(super) fn free(extent: &Extent) -> usize {
-    extent.words[COUNTS].get() & FREE_MASK
+    // Where the counts are damaged this is more than any extent has, and is told as such.
+    carved(extent).wrapping_sub(used(extent))
 }
 
 /// Blocks that are allocated, or kept in front of the extents.
 pub(super) fn used(extent: &Extent) -> usize {
-    carved(extent) - free(extent)
+    extent.words[COUNTS].get() & USED_MASK
 }
 
 pub(super) fn count_carved(extent: &Extent, blocks: usize) {
     let counts = &extent.words[COUNTS];
-    counts.set(counts.get() + (blocks << CARVED_SHIFT));
+    counts.set(counts.get() + (blocks << CARVED_SHIFT) + blocks);
     forget_drop(extent);
 }
 
 pub(super) fn count_taken(extent: &Extent, blocks: usize) {
     let counts = &extent.words[COUNTS];
-    counts.set(counts.get() - blocks);
+    counts.set(counts.get() + blocks);
     forget_drop(extent);
 }
 
@@ -218,7 +219,7 @@ impl Partials {
     #[inline]
     pub(super) fn count_back(&mut self, extent: &Extent, blocks: usize) -> bool {
         let Some(used) = used(extent).checked_sub(blocks) else { freed_twice() };
-        extent.words[COUNTS].set(extent.words[COUNTS].get() + blocks);
+        extent.words[COUNTS].set(extent.words[COUNTS].get() - blocks);
         if !is_listed(extent) {
             self.list(extent);
         }
