@@ -228,6 +228,11 @@ pub unsafe trait Strategy: Sized {
     /// its owner, outside a heap, neither looks for a new block's extent nor counts the blocks.
     const TELLS_EMPTY: bool = false;
 
+    /// Whether it keeps some short blocks for the next request of their length. Its owner outside a
+    /// heap then asks for those in line, and for all else out of line, in one function:
+    /// [`may_wait`](Self::may_wait) and the functions behind it then mean something.
+    const HAS_WAITING: bool = false;
+
     /// The alignment that an extent's start must have, a power of two of at most
     /// [`CHUNK_BYTES`](crate::units::CHUNK_BYTES).
     const EXTENT_ALIGN: usize = 16;
@@ -288,6 +293,28 @@ pub unsafe trait Strategy: Sized {
     /// Cuts a block; `None` if no extent has room.
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>>;
 
+    /// Whether a block of that layout may wait: short enough, whatever the alignment.
+    #[inline]
+    fn may_wait(layout: Layout) -> bool {
+        let _ = layout;
+        true
+    }
+
+    /// Takes a block that waits; none for a layout of size zero.
+    #[inline]
+    fn take_waiting(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        let _ = layout;
+        None
+    }
+
+    /// Cuts a block where that takes few steps, and looks at none that waits: in line, before
+    /// [`allocate`](Self::allocate) is called out of line.
+    #[inline]
+    fn allocate_at_once(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        let _ = layout;
+        None
+    }
+
     /// Cuts a block whose bytes are all zero. Override it where memory is known to be zero.
     fn allocate_zeroed(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let block = self.allocate(layout)?;
@@ -325,6 +352,33 @@ pub unsafe trait Strategy: Sized {
     unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
         // SAFETY: the caller's contract.
         unsafe { self.deallocate(extent, block, layout) };
+        false
+    }
+
+    /// As [`free`](Self::free), in line, of a block that may not wait, without calls; whether
+    /// [`settle`](Self::settle) is to be called then. `None`, and nothing is done, where it takes
+    /// more.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline]
+    unsafe fn free_at_once(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) -> Option<bool> {
+        let _ = (extent, block, layout);
+        None
+    }
+
+    /// Does what [`free_at_once`](Self::free_at_once) left to be done for an extent. Whether that
+    /// has no block any more.
+    ///
+    /// # Safety
+    /// The extent was added and not removed.
+    unsafe fn settle(&mut self, extent: &Extent) -> bool {
+        let _ = extent;
         false
     }
 

@@ -21,16 +21,19 @@
 //!
 //! # Costs
 //! Beside the strategy's: the counts, and finding a freed block's extent, and a new block's unless
-//! the strategy [tells](Strategy::TELLS_EMPTY) which are empty. That is one compare if the last
-//! block in the same 1/256 of twice what is held was in the same range, as nearly always; else some
-//! thirty instructions without a branch for the first 32 ranges, and O(log n) for more.
+//! the strategy [tells](Strategy::TELLS_EMPTY) which are empty. That is one compare where there is
+//! one range; else two if the last block in the same 1/256 of twice what is held was in the same
+//! range, as nearly always; else some thirty instructions without a branch for the first 32 ranges,
+//! and O(log n) for more.
 
 mod asked;
 mod direct;
 mod few;
 mod found;
+mod out_of_line;
 mod parked;
 mod records;
+mod resized;
 mod spare;
 mod verify;
 
@@ -192,87 +195,27 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         }
         block
     }
-
-    /// Moves a block to a new one for `new`, and the first `kept_bytes` with it.
-    ///
-    /// # Safety
-    /// `block` is currently allocated here, `old` fits it, and both are at least `kept_bytes` long.
-    #[cold]
-    unsafe fn reallocate(
-        &self,
-        block: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-        kept_bytes: usize,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        let moved = self.allocate(new)?;
-        // SAFETY: both blocks are allocated, so they do not overlap, and long enough. The old one
-        // is the caller's to free.
-        unsafe {
-            block.copy_to_nonoverlapping(moved.cast(), kept_bytes);
-            self.deallocate(block, old);
-        }
-        Ok(moved)
-    }
-
-    /// Makes a block fit `new` where it stands.
-    ///
-    /// # Safety
-    /// `block` is currently allocated here, `old` fits it, and neither size is zero.
-    #[inline]
-    unsafe fn resize_in_place(
-        &self,
-        block: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Option<NonNull<[u8]>> {
-        if !pointers::is_aligned(block, new.align()) {
-            return None;
-        }
-        let state = self.state();
-        state.unpark(&self.source);
-        let had = state.strategy.block_length(old).ok()?;
-        let length = state.strategy.block_length(new).ok()?;
-        let record = state.record_of(block)?;
-        // SAFETY: the record is of an extent that is held, and the block is in it.
-        let block = unsafe { record.as_ref().extent.own(block) };
-        if length == had {
-            return Some(pointers::block(block, had));
-        }
-        // SAFETY: as above, and the rest is the caller's contract.
-        let length = unsafe {
-            let extent = &record.as_ref().extent;
-            if state.is_direct(old) || state.is_direct(new) {
-                record.as_ref().resize_direct(&state.strategy, new)?
-            } else if new.size() >= old.size() {
-                state.strategy.grow_in_place(extent, block, old, new)?
-            } else {
-                state.strategy.shrink_in_place(extent, block, old, new)?
-            }
-        };
-        #[cfg(not(loom))]
-        if let Some(sites) = state.strategy.sites() {
-            sites.resized(block, length);
-        }
-        if !S::COUNTS_ON_SOURCES || state.is_direct(old) {
-            let allocated = state.usage.allocated_bytes;
-            state.usage.allocated_bytes = allocated.wrapping_add(length).wrapping_sub(had);
-        }
-        Some(pointers::block(block, length))
-    }
 }
 
 impl<S: Strategy> State<S> {
     /// The record of the extent that a block is in.
     #[inline]
     fn record_of(&mut self, block: NonNull<u8>) -> Option<NonNull<Record>> {
-        if let Some(record) = self.found.guess(block)
-            // SAFETY: the extent is held, so its record is valid.
-            && unsafe { record.as_ref() }.extent.contains(block)
-        {
+        match self.guess(block) {
+            None => self.find_record(block),
+            record => record,
+        }
+    }
+
+    /// The same, if no search is needed.
+    #[inline]
+    fn guess(&self, block: NonNull<u8>) -> Option<NonNull<Record>> {
+        if let Some(record) = self.records.alone(block) {
             return Some(record);
         }
-        self.find_record(block)
+        // SAFETY: the extents of what is remembered are held, so the records are valid.
+        let is_in = |record: &NonNull<Record>| unsafe { record.as_ref() }.extent.contains(block);
+        self.found.guess(block).filter(is_in)
     }
 
     #[inline(never)]
@@ -283,6 +226,13 @@ impl<S: Strategy> State<S> {
             self.found.remember(block, found);
         }
         Some(found)
+    }
+
+    /// Counts that a block has another length.
+    #[inline]
+    fn count_resized(&mut self, had: usize, length: usize) {
+        let allocated = self.usage.allocated_bytes;
+        self.usage.allocated_bytes = allocated.wrapping_add(length).wrapping_sub(had);
     }
 
     /// Counts a block that the strategy allocated, if that does not do so itself.
@@ -432,6 +382,15 @@ impl<S: Strategy> State<S> {
 unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
     #[inline(always)] // measured: with a known layout, 60 instructions less for a pair of stripes'
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if S::HAS_WAITING {
+            if S::may_wait(layout)
+                && let Some(block) = self.state().strategy.take_waiting(layout)
+            {
+                self.state().count_new(block);
+                return Ok(self.noted(block));
+            }
+            return self.allocate_out_of_line(layout);
+        }
         if layout.size() > S::DIRECT_BYTES {
             let block = self.state().allocate_direct(&self.source, layout, false)?;
             return Ok(self.noted(block));
@@ -455,6 +414,10 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
 
     #[inline(always)] // measured: as `allocate`
     unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
+        if S::HAS_WAITING && !S::may_wait(layout) {
+            // SAFETY: the caller's contract; what is of size zero may wait.
+            return unsafe { self.deallocate_out_of_line(block, layout) };
+        }
         if layout.size() == 0 {
             return;
         }

@@ -1,24 +1,27 @@
 //! The holes of one extent by length, for best fit: a list for each class.
 //!
 //! ```text
-//!   extent     │ none │ flags   │ heads            │ blocks and holes ...
-//!                       0 1 ...   0  ▪  0  ▪ ...
-//!                                    │     └▶ hole
-//!                                    └──────▶ hole ⇄ hole ⇄ hole    linked through first granules
+//!   extent  │ none │ empty │ flags   │ heads            │ blocks and holes ...
+//!                            0 1 ...   0  ▪  0  ▪ ...
+//!                                         │     └▶ hole
+//!                                         └──────▶ hole ⇄ hole ⇄ hole    through first granules
 //! ```
 //!
 //! Up to 63 granules a class is one length, so the first hole of the first class that has one is
 //! the shortest that fits. Above, the first of the request's own class is taken if it fits, or else
-//! the first of a longer one, which is nearly that. Only where there is none the next ones of the
-//! own class are looked at too, up to a bound.
+//! the first of a longer one, which is nearly that: chosen without a branch, for nobody can foresee
+//! which. Only where there is none the next ones of the own class are looked at too, up to a bound.
 //!
 //! The heads lie in the extent itself, where a link back can lead to them as to a hole; behind the
 //! last hole of a list comes the granule `none`, which may be written as a hole may. So to put a
-//! hole in or take it out is the same few loads and stores for all. A search looks at eight heads
-//! at once; flags say which eight further away may have a hole, and stay when their lists become
-//! empty until a search finds that.
+//! hole in or take it out is the same few loads and stores for all. Where a freed block has no hole
+//! beside it, the hole `empty` is taken out, which has no length and leads to itself: whether there
+//! is one, again nobody can foresee, and a wrong guess costs more than these steps. A search looks
+//! at eight heads at once; flags say which eight further away may have a hole, and stay when their
+//! lists become empty until a search finds that.
 
 use core::cell::Cell;
+use core::hint::select_unpredictable;
 
 use super::class::FINE;
 use super::granule::{GRANULE, Granule, Ground, WORDS_OF_GRANULE, link_of};
@@ -34,15 +37,18 @@ const GROUP: usize = 8;
 const FLAG_WORDS: usize = 4;
 const CLASSES: usize = FLAG_WORDS * 8 * GROUP;
 
+/// What is joined where no hole is: one without length, to which its own link leads back.
+const EMPTY: usize = WORDS_OF_GRANULE;
+
 /// Where the flags are, in bytes.
-const FLAGS: usize = GRANULE;
+const FLAGS: usize = 2 * GRANULE;
 
 /// Where the heads are, in words of four bytes.
-const HEADS: usize = WORDS_OF_GRANULE + FLAG_WORDS * 2;
+const HEADS: usize = 2 * WORDS_OF_GRANULE + FLAG_WORDS * 2;
 
 /// The most granules of an extent: all links fit.
 pub(super) const MAX_GRANULES: usize = 1 << 30;
-const _: () = assert!(link_of(MAX_GRANULES - 1) <= u32::MAX as usize);
+const _: () = assert!(link_of((MAX_GRANULES - 1) * WORDS_OF_GRANULE) <= u32::MAX as usize);
 // No hole is as long as an extent, in which the heads are.
 const _: () = assert!(FINE.class_of(MAX_GRANULES - 1) < CLASSES);
 
@@ -59,9 +65,10 @@ pub(super) struct Found {
 /// Lists of holes.
 ///
 /// # Invariants
-/// - The head of a class that has holes is the first granule of the first one, and its group has a
+/// - The head of a class that has holes is the place of the first one, and its group has a
 ///   flag; of one that has none it is [`NONE`].
 /// - Every hole of the extent is in the list of its length's class, linked both ways.
+/// - [`EMPTY`] has no length, is led to by its own link and leads to none.
 /// - Behind the heads are [`GROUP`] words or more that stay zero.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bins {
@@ -92,6 +99,8 @@ impl Bins {
             // SAFETY: the caller's contract.
             unsafe { ground.word(word) }.set(0);
         }
+        // SAFETY: as above.
+        unsafe { ground.granule(EMPTY) }.previous.set(link_of(EMPTY) as u32);
         Self { classes: classes_for(granules) }
     }
 
@@ -99,7 +108,7 @@ impl Bins {
     #[inline]
     fn hole<'a>(self, ground: Ground, first: usize) -> &'a Granule {
         // SAFETY: only holes of the extent are put in, and they are taken out before they end;
-        // the first granule of all is in none.
+        // the first two granules of all are in none.
         unsafe { ground.granule(first) }
     }
 
@@ -134,7 +143,8 @@ impl Bins {
     #[inline]
     fn near(self, ground: Ground, class: usize) -> Option<usize> {
         // SAFETY: the heads and as many words as a group has behind them are in the table.
-        Some(class + unsafe { ground.first_set_of_eight(HEADS + class) }?)
+        let occupied = unsafe { ground.set_of_eight(HEADS + class) };
+        (occupied != 0).then(|| class + occupied.trailing_zeros() as usize)
     }
 
     /// The first class that has a hole, of the groups behind that of `class`.
@@ -159,37 +169,47 @@ impl Bins {
         None
     }
 
-    /// The first hole of the first class, of the eight from that of `granules` on, if it is long
+    /// The first hole of the first class, of the eight from that of `words` on, if it is long
     /// enough; else the first one of a class behind, not much longer.
     #[inline]
-    pub(super) fn best_near(self, ground: Ground, granules: usize) -> Option<Found> {
-        let own = FINE.class_of(granules);
+    pub(super) fn best_near(self, ground: Ground, words: usize) -> Option<Found> {
+        let own = FINE.class_of_words(words);
         if own >= self.classes {
             return None;
         }
-        let found = self.first_of(ground, self.near(ground, own)?);
-        if self.hole(ground, found.first).length.get() as usize >= granules {
+        // SAFETY: as in `near`.
+        let occupied = unsafe { ground.set_of_eight(HEADS + own) };
+        if occupied == 0 {
+            return None;
+        }
+        let found = self.first_of(ground, own + occupied.trailing_zeros() as usize);
+        if FINE.is_exact(words) {
             return Some(found);
         }
-        // That may be only in the request's own class.
-        Some(self.first_of(ground, self.near(ground, own + 1)?))
+        // It may be too short only in the request's own class. Whether it is, nobody can foresee.
+        let is_long = self.hole(ground, found.first).length.get() as usize >= words;
+        let others = occupied & (occupied - 1) | 1 << GROUP;
+        let other = self.first_of(ground, own + others.trailing_zeros() as usize);
+        let class = select_unpredictable(is_long, found.class, other.class);
+        let first = select_unpredictable(is_long, found.first, other.first);
+        (first != NONE).then_some(Found { class, first })
     }
 
     /// Where [`best_near`](Self::best_near) found none: a hole that is longer.
     #[inline]
-    pub(super) fn best_far(self, ground: Ground, granules: usize) -> Option<Found> {
-        let own = FINE.class_of(granules);
+    pub(super) fn best_far(self, ground: Ground, words: usize) -> Option<Found> {
+        let own = FINE.class_of_words(words);
         Some(self.first_of(ground, self.far(ground, own)?))
     }
 
-    /// The first hole that is right, from the class of `granules` on, of the first [`MOST_LOOKS`].
+    /// The first hole that is right, from the class of `words` on, of the first [`MOST_LOOKS`].
     pub(super) fn first_that(
         self,
         ground: Ground,
-        granules: usize,
+        words: usize,
         is_right: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let (mut from, mut looks) = (FINE.class_of(granules), 0);
+        let (mut from, mut looks) = (FINE.class_of_words(words), 0);
         while from < self.classes
             && let Some(class) = self.near(ground, from).or_else(|| self.far(ground, from))
         {
@@ -216,6 +236,25 @@ impl Bins {
         Some(FINE.length_of(class + 1) - 1)
     }
 
+    /// Takes out the hole before a place, if one is there; its length, else zero.
+    #[inline]
+    pub(super) fn take_before(self, ground: Ground, is_hole: bool, place: usize) -> usize {
+        // What ends there: the granule before, or the one that stands for none.
+        let end = select_unpredictable(is_hole, place, EMPTY + WORDS_OF_GRANULE);
+        let length = self.hole(ground, end - WORDS_OF_GRANULE).back.get() as usize;
+        let first = select_unpredictable(is_hole, place - length, EMPTY);
+        self.remove(ground, first, 0);
+        length
+    }
+
+    /// Takes out the hole behind a place, if one is there; its length, else zero.
+    #[inline]
+    pub(super) fn take_behind(self, ground: Ground, is_hole: bool, place: usize) -> usize {
+        let first = select_unpredictable(is_hole, place, EMPTY);
+        self.remove(ground, first, 0);
+        self.hole(ground, first).length.get() as usize
+    }
+
     /// What is wrong, if anything is; `holes` is how many there are, `length_of` tells the length
     /// of one by its first granule.
     pub(super) fn fault(
@@ -224,6 +263,12 @@ impl Bins {
         holes: usize,
         length_of: impl Fn(usize) -> Option<usize>,
     ) -> Option<&'static str> {
+        let empty = self.hole(ground, EMPTY);
+        let lengths = (empty.length.get(), empty.back.get());
+        let links = (empty.next.get() as usize, empty.previous.get() as usize);
+        if (lengths, links) != ((0, 0), (NONE, link_of(EMPTY))) {
+            return Some("the empty hole's links are wrong: freed memory was written to");
+        }
         let mut listed = 0;
         for class in 0..self.classes {
             let mut previous = HEADS + class;
@@ -233,7 +278,7 @@ impl Bins {
             }
             while next != NONE {
                 // Where freed memory was written to, the links lead anywhere.
-                let class_of = length_of(next).map(|length| FINE.class_of(length));
+                let class_of = length_of(next).map(|length| FINE.class_of_words(length));
                 if class_of != Some(class) || listed == holes {
                     return Some("a hole's links are wrong: freed memory was written to");
                 }
@@ -278,8 +323,8 @@ impl Bins {
 
     /// Notes what is left of a found hole.
     #[inline]
-    pub(super) fn replace(self, ground: Ground, found: Found, first: usize, granules: usize) {
-        let class = FINE.class_of_any(granules);
+    pub(super) fn replace(self, ground: Ground, found: Found, first: usize, words: usize) {
+        let class = FINE.class_of_any_words(words);
         if class == found.class {
             let next = self.hole(ground, found.first).next.get();
             self.put_in_front(ground, class, first, next);
@@ -292,8 +337,8 @@ impl Bins {
 
 impl Order for Bins {
     #[inline]
-    fn put(self, ground: Ground, first: usize, granules: usize) {
-        self.put_in(ground, FINE.class_of(granules), first);
+    fn put(self, ground: Ground, first: usize, words: usize) {
+        self.put_in(ground, FINE.class_of_words(words), first);
     }
 
     #[inline]
@@ -306,8 +351,8 @@ impl Order for Bins {
     }
 
     #[inline]
-    fn cut_front(self, ground: Ground, from: usize, first: usize, granules: usize) {
+    fn cut_front(self, ground: Ground, from: usize, first: usize, words: usize) {
         self.remove(ground, from, 0);
-        self.put(ground, first, granules);
+        self.put(ground, first, words);
     }
 }

@@ -4,6 +4,8 @@
 //! above a few an octave. A hole belongs to the last class whose length it reaches.
 #![forbid(unsafe_code)]
 
+use super::granule::WORDS_OF_GRANULE;
+
 /// How fine classes are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
@@ -34,15 +36,36 @@ impl Scale {
         octave_and_step as usize - (of_exact - (exact - 1))
     }
 
-    /// The same without a branch, for lengths of which nobody can foresee on which side of the
-    /// bound they are.
+    /// [`class_of`](Self::class_of) of a length in words of whole granules: a multiple of four.
     #[inline]
-    pub(super) fn class_of_any(self, granules: usize) -> usize {
-        let octave_and_step = (granules as i64 as f64).to_bits() >> (52 - self.steps_shift);
-        let of_exact = (1023 + self.exact_shift as usize) << self.steps_shift;
+    pub(super) const fn class_of_words(self, words: usize) -> usize {
+        if self.is_exact(words) {
+            return (words / WORDS_OF_GRANULE).wrapping_sub(1);
+        }
+        self.class_of_many(words)
+    }
+
+    /// Whether lengths of so many words have a class of their own.
+    #[inline]
+    pub(super) const fn is_exact(self, words: usize) -> bool {
+        words < WORDS_OF_GRANULE << self.exact_shift
+    }
+
+    /// [`class_of_words`](Self::class_of_words) without a branch, for lengths of which nobody can
+    /// foresee on which side of the bound they are.
+    #[inline]
+    pub(super) fn class_of_any_words(self, words: usize) -> usize {
+        let exact = (words / WORDS_OF_GRANULE).wrapping_sub(1);
+        core::hint::select_unpredictable(self.is_exact(words), exact, self.class_of_many(words))
+    }
+
+    #[inline]
+    const fn class_of_many(self, words: usize) -> usize {
+        let octave_and_step = (words as i64 as f64).to_bits() >> (52 - self.steps_shift);
+        let shift = WORDS_OF_GRANULE.ilog2() + self.exact_shift;
+        let of_exact = (1023 + shift as usize) << self.steps_shift;
         let exact = 1_usize << self.exact_shift;
-        let above = (octave_and_step as usize).wrapping_sub(of_exact - (exact - 1));
-        core::hint::select_unpredictable(granules < exact, granules.wrapping_sub(1), above)
+        (octave_and_step as usize).wrapping_sub(of_exact - (exact - 1))
     }
 
     /// The length of a class in granules: the least that belongs to it.
@@ -66,7 +89,9 @@ mod tests {
         for scale in [COARSE, FINE] {
             for granules in (1..5000).chain([1 << 20, (1 << 32) - 1, 1 << 32]) {
                 let class = scale.class_of(granules);
-                assert_eq!(scale.class_of_any(granules), class);
+                let words = granules * WORDS_OF_GRANULE;
+                assert_eq!(scale.class_of_words(words), class);
+                assert_eq!(scale.class_of_any_words(words), class);
                 let (length, next) = (scale.length_of(class), scale.length_of(class + 1));
                 assert!(length <= granules && granules < next);
                 let is_exact = granules < 1 << scale.exact_shift;

@@ -9,9 +9,10 @@
 //! and end. A hole of one granule has all four. What a search reads lies where the block will be
 //! that is cut there, which its user writes next: one line less to fetch than at the hole's end.
 //!
-//! Links lead to first granules, by number, and back to the **word** that leads here: the extent's
-//! memory as words of four bytes, in whose first granules the heads of the lists are. So whoever is
-//! taken out of a list need not know whether it is the first.
+//! Places in an extent, and lengths of holes, are counted in **words** of four bytes, four a
+//! granule: a processor multiplies by four, not by sixteen, where it reads memory. Links lead to
+//! first granules, and back to the word that leads here; in the extent's first granules are the
+//! heads of the lists. So whoever is taken out of a list need not know whether it is the first.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -27,7 +28,7 @@ pub(super) const GRANULE: usize = 1 << GRANULE_SHIFT;
 /// The words of a granule.
 pub(super) const WORDS_OF_GRANULE: usize = GRANULE / size_of::<u32>();
 
-/// What lies in a granule of a hole; lengths are in granules.
+/// What lies in a granule of a hole; lengths are in words.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Granule {
@@ -49,10 +50,10 @@ pub(super) const fn granules_for(bytes: usize) -> usize {
     (bytes + (GRANULE - 1)) >> GRANULE_SHIFT
 }
 
-/// The number of the word that says which hole comes next to the one that begins with a granule.
+/// The number of the word that says which hole comes next to the one that begins at a place.
 #[inline]
 pub(super) const fn link_of(first: usize) -> usize {
-    first * WORDS_OF_GRANULE + core::mem::offset_of!(Granule, next) / size_of::<u32>()
+    first + core::mem::offset_of!(Granule, next) / size_of::<u32>()
 }
 
 /// The memory of an extent.
@@ -66,30 +67,30 @@ impl Ground {
         Self(start.cast())
     }
 
-    /// Where a granule starts.
+    /// Where a word starts.
     ///
     /// # Safety
     /// It is one of the extent's, or its end.
     #[inline]
-    pub(super) unsafe fn address(self, index: usize) -> NonNull<u8> {
+    pub(super) unsafe fn address(self, word: usize) -> NonNull<u8> {
         // SAFETY: the caller's contract.
-        unsafe { pointers::element(self.0, index) }.cast()
+        unsafe { pointers::element(self.0.cast::<u32>(), word) }.cast()
     }
 
-    /// The granule that an address lies in.
+    /// The word that an address lies in.
     #[inline]
-    pub(super) fn index_of(self, address: NonNull<u8>) -> usize {
-        pointers::distance(self.0.cast(), address) >> GRANULE_SHIFT
+    pub(super) fn word_at(self, address: NonNull<u8>) -> usize {
+        pointers::distance(self.0.cast(), address) / size_of::<u32>()
     }
 
-    /// A granule as the first or last one of a hole.
+    /// The granule that begins with a word as the first or last one of a hole.
     ///
     /// # Safety
     /// It lies in a hole, or in granules that become one, or in front of all that blocks may have.
     #[inline]
-    pub(super) unsafe fn granule<'a>(self, index: usize) -> &'a Granule {
+    pub(super) unsafe fn granule<'a>(self, word: usize) -> &'a Granule {
         // SAFETY: the granule is the strategy's alone, and all in it are cells.
-        unsafe { self.address(index).cast().as_ref() }
+        unsafe { self.address(word).cast().as_ref() }
     }
 
     /// A word of four bytes.
@@ -122,35 +123,34 @@ impl Ground {
         unsafe { pointers::element(self.0.cast(), index).as_ref() }
     }
 
-    /// Which of eight words of four bytes, from `index` on, is the first that is not zero.
+    /// Which of eight words of four bytes, from `index` on, are not zero: a bit each.
     ///
     /// # Safety
     /// As [`granule`](Self::granule), of all of them.
     #[inline]
-    pub(super) unsafe fn first_set_of_eight(self, index: usize) -> Option<usize> {
+    pub(super) unsafe fn set_of_eight(self, index: usize) -> u32 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's contract; every such processor has these instructions.
         let zeros = unsafe {
             use core::arch::x86_64::{
-                __m128i, _mm_cmpeq_epi32, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi32,
-                _mm_setzero_si128,
+                __m128i, _mm_cmpeq_epi32, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16,
+                _mm_packs_epi32, _mm_setzero_si128,
             };
             let words = pointers::element(self.0.cast::<u32>(), index).cast::<__m128i>();
             let [low, high] = [0, 1].map(|half| {
                 let words = _mm_loadu_si128(pointers::element(words, half).as_ptr());
                 _mm_cmpeq_epi32(words, _mm_setzero_si128())
             });
-            _mm_movemask_epi8(_mm_packs_epi32(low, high)) as u32
+            let halves = _mm_packs_epi32(low, high);
+            _mm_movemask_epi8(_mm_packs_epi16(halves, _mm_setzero_si128())) as u32
         };
         #[cfg(not(target_arch = "x86_64"))]
         let zeros = (0..8).fold(0_u32, |zeros, at| {
             // SAFETY: the caller's contract.
             let is_zero = unsafe { self.word(index + at) }.get() == 0;
-            zeros | if is_zero { 3 << (2 * at) } else { 0 }
+            zeros | u32::from(is_zero) << at
         });
-        // Two bits a word.
-        let set = zeros ^ 0xffff;
-        (set != 0).then(|| set.trailing_zeros() as usize / 2)
+        zeros ^ 0xff
     }
 
     /// Writes a hole's length into its first granule and its last.
@@ -158,11 +158,11 @@ impl Ground {
     /// # Safety
     /// The granules lie in a hole, or in granules that become one.
     #[inline]
-    pub(super) unsafe fn write_length(self, first: usize, granules: usize) {
+    pub(super) unsafe fn write_length(self, first: usize, words: usize) {
         // SAFETY: the caller's contract.
         unsafe {
-            self.granule(first).length.set(granules as u32);
-            self.granule(first + granules - 1).back.set(granules as u32);
+            self.granule(first).length.set(words as u32);
+            self.granule(first + words - WORDS_OF_GRANULE).back.set(words as u32);
         }
     }
 }

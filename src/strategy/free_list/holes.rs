@@ -6,7 +6,7 @@
 //!   lengths        4▒▒▒▒▒4         1 1               7▒▒▒▒▒▒▒▒▒▒▒▒▒▒7    in first and last granule
 //! ```
 //!
-//! A hole is known by its first granule, where a block is cut from it. What is freed learns from
+//! A hole is known by where it begins, and a block is cut from there. What is freed learns from
 //! the [edges](Edges) whether holes lie beside it, and from their last and first granules how long
 //! they are: joining takes no search.
 //!
@@ -19,7 +19,7 @@ use core::ptr::NonNull;
 use super::bins::{Bins, Found, MAX_GRANULES};
 use super::class::COARSE;
 use super::edges::Edges;
-use super::granule::{GRANULE, Ground, granules_for};
+use super::granule::{GRANULE, Ground, WORDS_OF_GRANULE, granules_for};
 use super::shelves::{Place, shelf_of};
 use super::stretches::Stretches;
 use super::{Fit, maxima::MAX_VALUE};
@@ -29,16 +29,17 @@ use crate::units::PAGE_BYTES;
 
 const _: () = assert!(COARSE.class_of(MAX_GRANULES) < MAX_VALUE as usize);
 
-/// What tells where holes are that are long enough. A hole is known by its first granule.
+/// What tells where holes are that are long enough. A hole is known by its first word; lengths are
+/// in words too.
 pub(super) trait Order: Copy {
     /// Notes a hole whose length is written.
-    fn put(self, ground: Ground, first: usize, granules: usize);
+    fn put(self, ground: Ground, first: usize, words: usize);
 
-    /// Forgets a hole of so many granules.
-    fn remove(self, ground: Ground, first: usize, granules: usize);
+    /// Forgets a hole of so many words.
+    fn remove(self, ground: Ground, first: usize, words: usize);
 
-    /// Notes that the hole that began at `from` begins at `first`, and has so many granules left.
-    fn cut_front(self, ground: Ground, from: usize, first: usize, granules: usize);
+    /// Notes that the hole that began at `from` begins at `first`, and has so many words left.
+    fn cut_front(self, ground: Ground, from: usize, first: usize, words: usize);
 }
 
 /// How a hole for a request is found.
@@ -81,12 +82,23 @@ pub(super) struct Request {
     pub(super) fit: Fit,
 }
 
+impl Request {
+    const fn words(&self) -> usize {
+        self.granules * WORDS_OF_GRANULE
+    }
+}
+
 /// The granules of an extent that are used: all that holes can tell, or none where the index takes
 /// all.
 pub(super) const fn usable_granules(extent_bytes: usize, fit: Fit) -> usize {
     let granules = extent_bytes / GRANULE;
     let granules = if granules < MAX_GRANULES { granules } else { MAX_GRANULES };
     if granules > kept_granules(granules, fit) { granules } else { 0 }
+}
+
+/// The most words that alignment takes of a hole's front.
+const fn surplus_for(align: usize) -> usize {
+    (align / GRANULE).saturating_sub(1) * WORDS_OF_GRANULE
 }
 
 /// The granules that the index keeps of an extent of so many.
@@ -174,7 +186,9 @@ impl Holes {
         };
         if granules != 0 {
             // SAFETY: these granules are the strategy's, and in no hole yet.
-            unsafe { holes.give_by_any(holes.ground.address(kept), granules - kept) };
+            unsafe {
+                holes.give_by_any(holes.ground.address(kept * WORDS_OF_GRANULE), granules - kept)
+            };
         }
         holes
     }
@@ -182,7 +196,7 @@ impl Holes {
     /// The granule that a block starts with.
     #[inline]
     pub(super) fn index_of(&self, block: NonNull<u8>) -> usize {
-        self.ground.index_of(block)
+        self.ground.word_at(block) / WORDS_OF_GRANULE
     }
 
     /// The shelf of the longest hole that the index allows.
@@ -196,25 +210,25 @@ impl Holes {
 
     #[inline]
     fn length(&self, first: usize) -> usize {
-        // SAFETY: callers pass first granules of holes.
+        // SAFETY: callers pass first words of holes.
         unsafe { self.ground.granule(first) }.length.get() as usize
     }
 
-    /// The granules that alignment takes of a hole's front.
+    /// The words that alignment takes of a hole's front.
     #[inline]
     fn front_for(&self, first: usize, align: usize) -> usize {
         if align <= GRANULE {
             return 0;
         }
         // SAFETY: the hole lies in the extent.
-        pointers::padding(unsafe { self.ground.address(first) }, align) / GRANULE
+        pointers::padding(unsafe { self.ground.address(first) }, align) / size_of::<u32>()
     }
 
     /// Whether a hole fits as it lies.
     #[inline]
     fn fits(&self, first: usize, request: Request) -> bool {
         // Neither is more than the granules of a layout, so the sum does not overflow.
-        self.length(first) >= request.granules + self.front_for(first, request.align)
+        self.length(first) >= request.words() + self.front_for(first, request.align)
     }
 
     /// Takes granules where a look at the bins finds a hole, the nearest ones or all; where they
@@ -222,15 +236,30 @@ impl Holes {
     #[inline(always)] // measured: with it all is one function that saves no registers
     pub(super) fn take_at_once<const NEAR: bool>(&self, granules: usize) -> Option<NonNull<u8>> {
         let Index::ByLength(bins) = self.index else { return None };
+        let words = granules * WORDS_OF_GRANULE;
         let found = if NEAR {
-            bins.best_near(self.ground, granules)?
+            bins.best_near(self.ground, words)?
         } else {
-            bins.best_far(self.ground, granules)?
+            bins.best_far(self.ground, words)?
         };
         if !NEAR {
-            self.touched.set(self.touched.get().max(found.first + granules));
+            let end = found.first / WORDS_OF_GRANULE + granules;
+            self.touched.set(self.touched.get().max(end));
         }
-        Some(self.cut_found(bins, found, granules))
+        Some(self.cut_found(bins, found, words))
+    }
+
+    /// Takes granules, in best fit, of a hole near by that has them wherever it begins.
+    #[inline]
+    pub(super) fn take_aligned(&self, granules: usize, align: usize) -> Option<NonNull<u8>> {
+        let Index::ByLength(bins) = self.index else { return None };
+        let words = granules * WORDS_OF_GRANULE;
+        let found = bins.best_near(self.ground, words + surplus_for(align))?;
+        let front = self.front_for(found.first, align);
+        Some(match front {
+            0 => self.cut_found(bins, found, words),
+            _ => self.cut(bins, found.first, front, words),
+        })
     }
 
     /// Takes granules, in best fit, of a hole that is longer, where [`take_at_once`] found none
@@ -241,9 +270,10 @@ impl Holes {
     #[inline(always)] // measured: as `take_at_once`
     pub(super) fn take_touched(&self, granules: usize) -> Option<NonNull<u8>> {
         let Index::ByLength(bins) = self.index else { return None };
-        let found = bins.best_far(self.ground, granules)?;
+        let words = granules * WORDS_OF_GRANULE;
+        let found = bins.best_far(self.ground, words)?;
         let page_of = |granule: usize| granule * GRANULE / PAGE_BYTES;
-        let (end, touched) = (found.first + granules, self.touched.get());
+        let (end, touched) = (found.first / WORDS_OF_GRANULE + granules, self.touched.get());
         if end > touched {
             if self.granules >= LONG_EXTENT_BYTES / GRANULE
                 && page_of(end - 1) != page_of(touched.wrapping_sub(1))
@@ -252,7 +282,7 @@ impl Holes {
             }
             self.touched.set(end);
         }
-        Some(self.cut_found(bins, found, granules))
+        Some(self.cut_found(bins, found, words))
     }
 
     /// Takes granules, in best fit, of a hole of a class above theirs, or of the first of their
@@ -262,17 +292,17 @@ impl Holes {
         self.take_at_once::<true>(granules).or_else(|| self.take_at_once::<false>(granules))
     }
 
-    /// Takes granules from the front of a hole that the bins found; where they start.
+    /// Takes words of granules from the front of a hole that the bins found; where they start.
     #[inline(always)] // measured: as `take_at_once`
-    fn cut_found(&self, bins: Bins, found: Found, granules: usize) -> NonNull<u8> {
+    fn cut_found(&self, bins: Bins, found: Found, words: usize) -> NonNull<u8> {
         let (ground, edges) = (self.ground, self.edges);
-        let (first, end) = (found.first, found.first + granules);
-        // SAFETY: all granules lie in the hole, so they are the strategy's, and end in the extent.
+        let (first, end) = (found.first, found.first + words);
+        // SAFETY: all words lie in the hole, so they are the strategy's, and end in the extent.
         unsafe {
-            let rest = ground.granule(first).length.get() as usize - granules;
+            let rest = ground.granule(first).length.get() as usize - words;
             // INVARIANT: what is taken will be in no hole, and holes begin or end beside it.
-            edges.toggle(first);
-            edges.toggle(end);
+            edges.toggle(first / WORDS_OF_GRANULE);
+            edges.toggle(end / WORDS_OF_GRANULE);
             if rest == 0 {
                 bins.pop(ground, found);
             } else {
@@ -290,34 +320,34 @@ impl Holes {
         match &self.index {
             Index::ByLength(bins) => {
                 // Best among those that fit wherever they begin; else one that fits as it lies.
-                let surely = request.granules + (request.align / GRANULE).saturating_sub(1);
+                let surely = request.words() + surplus_for(request.align);
                 let near = bins.best_near(self.ground, surely);
                 let sure = near.or_else(|| bins.best_far(self.ground, surely));
                 let first = sure.map(|found| found.first);
                 let first =
-                    first.or_else(|| bins.first_that(self.ground, request.granules, fits))?;
-                Some(self.cut(*bins, first, front_for(first), request.granules))
+                    first.or_else(|| bins.first_that(self.ground, request.words(), fits))?;
+                Some(self.cut(*bins, first, front_for(first), request.words()))
             }
             Index::ByAddress(stretches) => {
                 let goes_on = request.fit == Fit::Next;
                 let first = stretches.first_that(self.ground, request.granules, goes_on, fits)?;
-                Some(self.cut(stretches, first, front_for(first), request.granules))
+                Some(self.cut(stretches, first, front_for(first), request.words()))
             }
         }
     }
 
-    /// Takes granules from a hole, behind those of its front that alignment takes; where they
-    /// start.
-    fn cut(&self, order: impl Order, hole: usize, front: usize, granules: usize) -> NonNull<u8> {
+    /// Takes words of granules from a hole, behind those of its front that alignment takes; where
+    /// they start.
+    fn cut(&self, order: impl Order, hole: usize, front: usize, words: usize) -> NonNull<u8> {
         let (ground, edges) = (self.ground, self.edges);
-        // SAFETY: all granules lie in the hole, so they are the strategy's, and end in the extent.
+        // SAFETY: all words lie in the hole, so they are the strategy's, and end in the extent.
         unsafe {
             let length = ground.granule(hole).length.get() as usize;
-            let (first, end) = (hole + front, hole + front + granules);
-            let rest = length - front - granules;
+            let (first, end) = (hole + front, hole + front + words);
+            let rest = length - front - words;
             // INVARIANT: what is taken will be in no hole, and holes begin or end beside it.
-            edges.toggle(first);
-            edges.toggle(end);
+            edges.toggle(first / WORDS_OF_GRANULE);
+            edges.toggle(end / WORDS_OF_GRANULE);
             if rest == 0 {
                 order.remove(ground, hole, length);
             } else {
@@ -332,7 +362,7 @@ impl Holes {
         }
     }
 
-    /// Puts granules back, and joins what touches them; the length of the hole that they are in
+    /// Puts granules back, and joins what touches them; the words of the hole that they are in
     /// now. `None`, and nothing is done, where the fit is not best fit.
     ///
     /// # Safety
@@ -341,7 +371,18 @@ impl Holes {
     pub(super) unsafe fn give(&self, start: NonNull<u8>, granules: usize) -> Option<usize> {
         let Index::ByLength(bins) = self.index else { return None };
         // SAFETY: the caller's contract.
-        Some(unsafe { self.join(bins, self.index_of(start), granules) })
+        Some(unsafe { self.join_in::<true>(bins, start, granules) })
+    }
+
+    /// As [`give`](Self::give), of granules right behind a block.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)] // measured: as `take_at_once`
+    pub(super) unsafe fn give_tail(&self, start: NonNull<u8>, granules: usize) -> Option<usize> {
+        let Index::ByLength(bins) = self.index else { return None };
+        // SAFETY: the caller's contract.
+        Some(unsafe { self.join_in::<false>(bins, start, granules) })
     }
 
     /// As [`give`](Self::give), for all fits.
@@ -349,31 +390,66 @@ impl Holes {
     /// # Safety
     /// As there.
     pub(super) unsafe fn give_by_any(&self, start: NonNull<u8>, granules: usize) -> usize {
-        let first = self.index_of(start);
         // SAFETY: the caller's contract.
         unsafe {
             match &self.index {
-                Index::ByLength(bins) => self.join(*bins, first, granules),
-                Index::ByAddress(stretches) => self.join(stretches, first, granules),
+                Index::ByLength(bins) => self.join(*bins, start, granules),
+                Index::ByAddress(stretches) => self.join(stretches, start, granules),
             }
+        }
+    }
+
+    /// # Safety
+    /// As [`give`](Self::give); without `ANYWHERE` a block lies before them.
+    #[inline(always)] // measured: as `take_at_once`
+    unsafe fn join_in<const ANYWHERE: bool>(
+        &self,
+        bins: Bins,
+        block: NonNull<u8>,
+        granules: usize,
+    ) -> usize {
+        let (ground, edges) = (self.ground, self.edges);
+        let mut start = ground.word_at(block);
+        let mut end = start + granules * WORDS_OF_GRANULE;
+        let first = start / WORDS_OF_GRANULE;
+        // Without a branch the processor does not guess what lies there: it would wait for the
+        // edges first.
+        if ANYWHERE {
+            pointers::prefetch(block, 0_usize.wrapping_sub(GRANULE));
+        }
+        pointers::prefetch(block, granules * GRANULE);
+        // SAFETY: where an edge is, beside what is in no hole, a hole is; its granules are the
+        // strategy's.
+        unsafe {
+            let is_before = edges.toggle(first);
+            if ANYWHERE {
+                start -= bins.take_before(ground, is_before, start);
+            }
+            let is_behind = edges.toggle(first + granules);
+            end += bins.take_behind(ground, is_behind, end);
+            let length = end - start;
+            ground.write_length(start, length);
+            bins.put(ground, start, length);
+            length
         }
     }
 
     /// # Safety
     /// As [`give`](Self::give).
     #[inline(always)] // measured: as `take_at_once`
-    unsafe fn join(&self, order: impl Order, first: usize, granules: usize) -> usize {
+    unsafe fn join(&self, order: impl Order, block: NonNull<u8>, granules: usize) -> usize {
         let (ground, edges) = (self.ground, self.edges);
-        let (mut start, mut end) = (first, first + granules);
+        let mut start = ground.word_at(block);
+        let mut end = start + granules * WORDS_OF_GRANULE;
         // SAFETY: where an edge is, beside what is in no hole, a hole is; its granules are the
         // strategy's.
         unsafe {
-            if edges.toggle(first) {
-                let length = ground.granule(first - 1).back.get() as usize;
+            if edges.toggle(start / WORDS_OF_GRANULE) {
+                let length = ground.granule(start - WORDS_OF_GRANULE).back.get() as usize;
                 start -= length;
                 order.remove(ground, start, length);
             }
-            if edges.toggle(end) {
+            if edges.toggle(end / WORDS_OF_GRANULE) {
                 let length = ground.granule(end).length.get() as usize;
                 order.remove(ground, end, length);
                 end += length;
@@ -394,13 +470,14 @@ impl Holes {
         if first == self.granules || !self.edges.is_set(first) {
             return false;
         }
+        let (first, words) = (first * WORDS_OF_GRANULE, granules * WORDS_OF_GRANULE);
         // The granule before is a block's, so where the edge is a hole begins.
-        if self.length(first) < granules {
+        if self.length(first) < words {
             return false;
         }
         match &self.index {
-            Index::ByLength(bins) => self.cut(*bins, first, 0, granules),
-            Index::ByAddress(stretches) => self.cut(stretches, first, 0, granules),
+            Index::ByLength(bins) => self.cut(*bins, first, 0, words),
+            Index::ByAddress(stretches) => self.cut(stretches, first, 0, words),
         };
         true
     }
@@ -411,7 +488,7 @@ impl Holes {
         // Found out of line: what is visited may be lost.
         while let Some((start, end)) = self.edges.next_hole(from) {
             // SAFETY: the hole lies in the extent.
-            let first = unsafe { self.ground.address(start) };
+            let first = unsafe { self.ground.address(start * WORDS_OF_GRANULE) };
             visit(pointers::block(first, (end - start) * GRANULE));
             from = end + 1;
         }
@@ -440,7 +517,9 @@ impl Holes {
     /// Whether the extent is one hole.
     pub(super) fn is_empty(&self) -> bool {
         let free = self.granules - self.kept;
-        self.granules == 0 || self.edges.is_set(self.kept) && self.length(self.kept) == free
+        self.granules == 0
+            || self.edges.is_set(self.kept)
+                && self.length(self.kept * WORDS_OF_GRANULE) == free * WORDS_OF_GRANULE
     }
 
     /// Where the granules begin that blocks may have.
@@ -463,10 +542,10 @@ impl Holes {
         let (mut from, mut holes) = (0, 0);
         while let Some((start, end)) = self.edges.next_hole(from) {
             // SAFETY: a hole lies there.
-            let (last, first) =
-                unsafe { (self.ground.granule(end - 1), self.ground.granule(start)) };
-            let length = end - start;
-            if last.back.get() as usize != length || first.length.get() as usize != length {
+            let [last, first] = [end - 1, start]
+                .map(|granule| unsafe { self.ground.granule(granule * WORDS_OF_GRANULE) });
+            let (length, words) = (end - start, (end - start) * WORDS_OF_GRANULE);
+            if last.back.get() as usize != words || first.length.get() as usize != words {
                 return Some("a hole's length is wrong: freed memory was written to");
             }
             if let Index::ByAddress(stretches) = &self.index {
@@ -484,14 +563,18 @@ impl Holes {
             Index::ByAddress(stretches) => (stretches.count(self.granules) != holes)
                 .then_some("a hole's end is noted where none is"),
             Index::ByLength(bins) => bins.fault(self.ground, holes, |first| {
-                if first >= self.granules || !self.edges.is_set(first) {
+                let granule = first / WORDS_OF_GRANULE;
+                if first % WORDS_OF_GRANULE != 0
+                    || granule >= self.granules
+                    || !self.edges.is_set(granule)
+                {
                     return None;
                 }
                 // Only where a list was written over, and leads to where a hole ends, is the
                 // granule a block's.
-                let length = self.length(first);
-                let end = first.checked_add(length)?;
-                (self.edges.next_hole(first) == Some((first, end))).then_some(length)
+                let words = self.length(first);
+                let end = first.checked_add(words)? / WORDS_OF_GRANULE;
+                (self.edges.next_hole(granule) == Some((granule, end))).then_some(words)
             }),
         }
     }

@@ -16,7 +16,8 @@
 //! - `bins` has lists of holes by length, for best fit, and keeps their heads in the extent itself;
 //!   `stretches` has the holes by address, for first and next fit, and `maxima` says where one may
 //!   be long enough; both by the lengths' `class`es,
-//! - `shelves` the extents that may serve a request, and `used` what of each is.
+//! - `shelves` the extents that may serve a request, and `used` what of each is,
+//! - `cut` says where a block is cut.
 //!
 //! **Which fit?** Best fit leaves the least behind, and takes the fewest steps: the default. First
 //! fit keeps the upper end of memory free. Next fit goes on where the last search ended, so blocks
@@ -37,7 +38,7 @@
 //!
 //! Costs: a bit for each 16 bytes, and 4 bytes for each class of lengths, or, for first and next
 //! fit, another bit and a byte for each KiB (together about 1 or 2 %). A block from the lists, or
-//! into them, takes some ten instructions. Best fit else takes about ninety, and freeing seventy,
+//! into them, takes some ten instructions. Best fit else takes about a hundred, and freeing eighty,
 //! however many holes there are; before a request finds no room, a look at 32 holes more. First fit
 //! takes a few steps, which grow with the logarithm of the extent's length, and one more for each
 //! hole of nearly the size that does not fit. Not for: many threads' worth of objects of a few
@@ -46,6 +47,7 @@
 
 mod bins;
 mod class;
+mod cut;
 mod edges;
 mod granule;
 mod holes;
@@ -58,12 +60,11 @@ mod used;
 mod verify;
 
 use core::alloc::Layout;
-use core::mem;
 use core::ptr::NonNull;
 
 use self::bins::MAX_GRANULES;
-use self::granule::{GRANULE, granules_for};
-use self::holes::{Holes, Request};
+use self::granule::{GRANULE, WORDS_OF_GRANULE, granules_for};
+use self::holes::Holes;
 use self::shelves::{SHELVES, Shelves, shelf_of};
 use self::used::Used;
 use super::quick::{Quick, WAITING_BYTES};
@@ -95,9 +96,6 @@ pub struct Settings {
     /// Which hole is taken.
     pub fit: Fit,
 }
-
-/// How many extents of the request's own shelf are asked before better shelves are.
-const SHORT_LOOK: usize = 4;
 
 /// Blocks shorter than this, in granules, may wait in quick lists: up to 1 KiB.
 const QUICK_LENGTHS: usize = 65;
@@ -145,157 +143,6 @@ pub struct FreeList {
 unsafe impl Send for FreeList {}
 
 impl FreeList {
-    /// Cuts a block.
-    #[inline(never)]
-    fn cut(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
-        match self.cut_by::<true>(granules, align) {
-            None => self.cut_further(granules, align),
-            block => block,
-        }
-    }
-
-    /// Cuts a block from the current extent, of which only the holes that are not much longer than
-    /// needed are looked at, or all.
-    #[inline(always)] // measured: with it all is one function that saves no registers
-    fn cut_by<const NEAR: bool>(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
-        if align > GRANULE {
-            return None;
-        }
-        // SAFETY: the current extent was added and not removed.
-        let extent = unsafe { self.current?.as_ref() };
-        // SAFETY: as above.
-        let block = unsafe { Holes::of(extent) }.take_at_once::<NEAR>(granules)?;
-        Used::of(extent).count_new(granules);
-        Some(block)
-    }
-
-    #[inline(never)]
-    fn cut_further(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
-        let block = self.cut_from_touched(granules, align);
-        match block.or_else(|| self.cut_by::<false>(granules, align)) {
-            None => self.cut_anywhere(granules, align),
-            block => block,
-        }
-    }
-
-    /// Cuts a block, in best fit, from memory of the current extent that was touched before, or
-    /// else from the fullest extent that surely has room.
-    #[inline(always)] // measured: as `cut_by`
-    fn cut_from_touched(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
-        if align > GRANULE || self.fit != Fit::Best {
-            return None;
-        }
-        // SAFETY: the current extent was added and not removed.
-        let extent = unsafe { self.current?.as_ref() };
-        // SAFETY: as above.
-        if let Some(block) = unsafe { Holes::of(extent) }.take_touched(granules) {
-            Used::of(extent).count_new(granules);
-            return Some(block);
-        }
-        self.cut_from_fullest(granules)
-    }
-
-    /// Cuts a block from the lowest shelf whose extents surely have room, so that what was freed
-    /// there serves before memory that nobody has touched. The current extent is asked before
-    /// others of its shelf.
-    fn cut_from_fullest(&mut self, granules: usize) -> Option<NonNull<u8>> {
-        let own = shelf_of(granules);
-        // Each turn but the last puts an extent on a lower shelf.
-        while let Some(shelf) = self.shelves.next_occupied(own + 1) {
-            // SAFETY: the current extent was added and not removed.
-            let shelf_of_current =
-                |current: NonNull<Extent>| unsafe { Holes::of(current.as_ref()).place.shelf.get() };
-            let current = self.current.filter(|&current| shelf_of_current(current) == shelf);
-            let pointer = current.or(self.shelves.first(shelf))?;
-            // SAFETY: every extent on a shelf was added and not removed.
-            let (extent, holes) = unsafe { (pointer.as_ref(), Holes::of(pointer.as_ref())) };
-            if let Some(block) = holes.take_surely(granules) {
-                Used::of(extent).count_new(granules);
-                self.current = Some(pointer);
-                return Some(block);
-            }
-            // SAFETY: as above. No hole is in a class above the request's own, which is within one
-            // shelf.
-            unsafe { self.shelves.put_on(extent, own) };
-        }
-        None
-    }
-
-    fn cut_from(extent: &Extent, request: Request) -> Option<NonNull<u8>> {
-        // SAFETY: callers pass extents that were added and not removed.
-        let block = unsafe { Holes::of(extent) }.take(request)?;
-        Used::of(extent).count_new(request.granules);
-        Some(block)
-    }
-
-    /// Looks in the current extent, and in all; once more after the blocks that wait were joined
-    /// to the holes.
-    #[inline(never)]
-    fn cut_anywhere(&mut self, granules: usize, align: usize) -> Option<NonNull<u8>> {
-        let request = Request { granules, align, fit: self.fit };
-        // SAFETY: the current extent was added and not removed.
-        let current = self.current.map(|extent| unsafe { extent.as_ref() });
-        let block = current.and_then(|extent| Self::cut_from(extent, request));
-        let block = block.or_else(|| self.cut_from_shelves(request));
-        if block.is_some() || self.quick.is_empty() {
-            return block;
-        }
-        self.flush();
-        self.cut_from_shelves(request)
-    }
-
-    /// Joins the blocks that wait to the holes.
-    fn flush(&mut self) {
-        // The lists are emptied by a copy, for `give` needs the strategy.
-        let mut quick = mem::replace(&mut self.quick, Quick::new(QUICK_ROOM));
-        quick.drain(|extent, block, granules| {
-            // SAFETY: a quick list's extents were added and not removed; for them the block is
-            // allocated.
-            unsafe { self.give(extent, block, granules) };
-        });
-    }
-
-    /// Cuts a block from the fullest extent in which it is found without a long search.
-    fn cut_from_shelves(&mut self, request: Request) -> Option<NonNull<u8>> {
-        let shelf = shelf_of(request.granules);
-        if let Some(block) = self.cut_from_shelf(shelf, SHORT_LOOK, request) {
-            return Some(block);
-        }
-        let mut better = shelf;
-        while let Some(occupied) = self.shelves.next_occupied(better + 1) {
-            better = occupied;
-            if let Some(block) = self.cut_from_shelf(better, usize::MAX, request) {
-                return Some(block);
-            }
-        }
-        self.cut_from_shelf(shelf, usize::MAX, request)
-    }
-
-    fn cut_from_shelf(
-        &mut self,
-        shelf: usize,
-        mut looks: usize,
-        request: Request,
-    ) -> Option<NonNull<u8>> {
-        let mut next = self.shelves.first(shelf);
-        while let Some(pointer) = next
-            && looks > 0
-        {
-            looks -= 1;
-            // SAFETY: every extent on a shelf was added and not removed.
-            let (extent, holes) = unsafe { (pointer.as_ref(), Holes::of(pointer.as_ref())) };
-            next = holes.place.next.get();
-            let block = Self::cut_from(extent, request);
-            if block.is_some() {
-                self.current = Some(pointer);
-                return block;
-            }
-            // SAFETY: the extent is on a shelf.
-            unsafe { self.shelves.put_on(extent, holes.longest()) };
-        }
-        None
-    }
-
     /// Frees granules of an extent into its holes.
     ///
     /// # Safety
@@ -306,8 +153,8 @@ impl FreeList {
         // is the caller's contract.
         unsafe {
             match Holes::of(extent).give(start, granules) {
-                Some(length) if length < Holes::of(extent).place.limit.get() => {}
-                Some(length) => self.raise(extent, length),
+                Some(words) if words < Holes::of(extent).place.limit.get() => {}
+                Some(words) => self.raise(extent, words),
                 None => self.give_by_address(extent, start, granules),
             }
         }
@@ -322,9 +169,9 @@ impl FreeList {
         // SAFETY: as there.
         unsafe {
             let holes = Holes::of(extent);
-            let length = holes.give_by_any(start, granules);
-            if length >= holes.place.limit.get() {
-                self.raise(extent, length);
+            let words = holes.give_by_any(start, granules);
+            if words >= holes.place.limit.get() {
+                self.raise(extent, words);
             }
         }
     }
@@ -335,9 +182,9 @@ impl FreeList {
     /// It was added and not removed.
     #[cold]
     #[inline(never)]
-    unsafe fn raise(&mut self, extent: &Extent, longest: usize) {
+    unsafe fn raise(&mut self, extent: &Extent, words: usize) {
         // SAFETY: the extent is on a shelf.
-        unsafe { self.shelves.put_on(extent, shelf_of(longest)) };
+        unsafe { self.shelves.put_on(extent, shelf_of(words / WORDS_OF_GRANULE)) };
     }
 
     /// Frees a block; whether its extent has none any more.
@@ -386,6 +233,8 @@ unsafe impl Strategy for FreeList {
     const COUNTS_ON_SOURCES: bool = true;
     const TELLS_EMPTY: bool = true;
 
+    const HAS_WAITING: bool = true;
+
     const EXTENT_ALIGN: usize = 64;
 
     const DIRECT_BYTES: usize = 128 << 10;
@@ -431,16 +280,35 @@ unsafe impl Strategy for FreeList {
 
     #[inline]
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        if let block @ Some(_) = self.take_waiting(layout) {
+            return block;
+        }
         let granules = granules_for(layout.size());
-        let quick = if layout.align() <= GRANULE { self.quick.pop(granules) } else { None };
-        let start = match quick {
-            Some((start, extent)) => {
-                // SAFETY: a quick list's extents were added and not removed.
-                Used::of(unsafe { extent.as_ref() }).count_new(granules);
-                start
-            }
-            None => self.cut(granules, layout.align())?,
-        };
+        let start = self.cut(granules, layout.align())?;
+        Some(pointers::block(start, granules * GRANULE))
+    }
+
+    #[inline]
+    fn may_wait(layout: Layout) -> bool {
+        layout.size() <= (QUICK_LENGTHS - 1) * GRANULE
+    }
+
+    #[inline]
+    fn take_waiting(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        let granules = granules_for(layout.size());
+        if layout.align() > GRANULE {
+            return None;
+        }
+        let (start, extent) = self.quick.pop(granules)?;
+        // SAFETY: a quick list's extents were added and not removed.
+        Used::of(unsafe { extent.as_ref() }).count_new(granules);
+        Some(pointers::block(start, granules * GRANULE))
+    }
+
+    #[inline]
+    fn allocate_at_once(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        let granules = granules_for(layout.size());
+        let start = self.cut_by::<true>(granules, layout.align())?;
         Some(pointers::block(start, granules * GRANULE))
     }
 
@@ -458,6 +326,40 @@ unsafe impl Strategy for FreeList {
             self.emptied = Some(extent.start());
         }
         is_last
+    }
+
+    #[inline]
+    unsafe fn free_at_once(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) -> Option<bool> {
+        let granules = granules_for(layout.size());
+        if cfg!(any(test, heapswitch_check)) {
+            self.check_is_taken(extent, block, granules);
+        }
+        // SAFETY: a block is allocated in the extent, so that was added and not removed; the rest
+        // is the caller's contract.
+        unsafe {
+            let holes = Holes::of(extent);
+            let words = holes.give(block, granules)?;
+            Used::of(extent).count_freed(granules);
+            Some(words >= holes.place.limit.get() || self.is_empty(extent))
+        }
+    }
+
+    unsafe fn settle(&mut self, extent: &Extent) -> bool {
+        // SAFETY: the caller's contract; what was added is on a shelf.
+        unsafe {
+            let holes = Holes::of(extent);
+            self.shelves.put_on(extent, holes.longest().max(holes.place.shelf.get()));
+        }
+        let is_empty = self.is_empty(extent);
+        if is_empty {
+            self.emptied = Some(extent.start());
+        }
+        is_empty
     }
 
     fn next_emptied(&mut self) -> Option<NonNull<u8>> {
@@ -519,7 +421,11 @@ unsafe impl Strategy for FreeList {
             // SAFETY: the block is allocated in the extent, and its tail is given up.
             unsafe {
                 let tail = pointers::forward(block, wanted * GRANULE);
-                self.give(extent, tail, had - wanted);
+                match Holes::of(extent).give_tail(tail, had - wanted) {
+                    Some(words) if words < Holes::of(extent).place.limit.get() => {}
+                    Some(words) => self.raise(extent, words),
+                    None => self.give_by_address(extent, tail, had - wanted),
+                }
             }
             Used::of(extent).resize(had, wanted);
         }

@@ -7,6 +7,7 @@
 use core::cell::Cell;
 use core::ptr::NonNull;
 
+use super::granule::WORDS_OF_GRANULE;
 use super::holes::Holes;
 use crate::strategy::Extent;
 
@@ -19,11 +20,16 @@ pub(super) const fn shelf_of(granules: usize) -> usize {
     granules.ilog2() as usize + 1
 }
 
+/// The words from which on a hole belongs on a higher shelf.
+const fn limit_of(shelf: usize) -> usize {
+    WORDS_OF_GRANULE << shelf
+}
+
 /// Where an extent stands: in its record.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) shelf: Cell<usize>,
-    /// From how many granules on a hole belongs on a higher shelf.
+    /// From how many words on a hole belongs on a higher shelf.
     pub(super) limit: Cell<usize>,
     pub(super) next: Cell<Option<NonNull<Extent>>>,
     previous: Cell<Option<NonNull<Extent>>>,
@@ -33,7 +39,7 @@ impl Place {
     pub(super) const fn new() -> Self {
         Self {
             shelf: Cell::new(0),
-            limit: Cell::new(1),
+            limit: Cell::new(limit_of(0)),
             next: Cell::new(None),
             previous: Cell::new(None),
         }
@@ -92,7 +98,7 @@ impl Shelves {
                 holes(next).place.previous.set(Some(extent.into()));
             }
             place.shelf.set(shelf);
-            place.limit.set(1 << shelf);
+            place.limit.set(limit_of(shelf));
             place.previous.set(None);
             place.next.set(*head);
         }
@@ -173,7 +179,7 @@ impl Shelves {
                     return Some("a list reads differently backwards");
                 }
                 let is_there =
-                    (holes.place.shelf.get(), holes.place.limit.get()) == (shelf, 1 << shelf);
+                    (holes.place.shelf.get(), holes.place.limit.get()) == (shelf, limit_of(shelf));
                 if !is_there || holes.longest() > shelf {
                     return Some("an extent stands below the shelf of its longest hole");
                 }

@@ -14,7 +14,7 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::class::COARSE;
-use super::granule::Ground;
+use super::granule::{Ground, WORDS_OF_GRANULE};
 use super::holes::Order;
 use super::maxima::Maxima;
 use crate::pointers;
@@ -99,7 +99,7 @@ impl Stretches {
         granules: usize,
         is_right: &impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let value = value_of(granules);
+        let (value, words) = (value_of(granules), granules * WORDS_OF_GRANULE);
         let mut mask = u64::MAX << (from % STRETCH);
         let mut stretch = from / STRETCH;
         loop {
@@ -112,13 +112,14 @@ impl Stretches {
             while rest != 0 {
                 let last = stretch * STRETCH + rest.trailing_zeros() as usize;
                 // SAFETY: a hole ends with it.
-                let length = unsafe { ground.granule(last) }.back.get() as usize;
-                let first = last + 1 - length;
-                if length >= granules && is_right(first) {
+                let last_granule = unsafe { ground.granule(last * WORDS_OF_GRANULE) };
+                let length = last_granule.back.get() as usize;
+                let first = (last + 1) * WORDS_OF_GRANULE - length;
+                if length >= words && is_right(first) {
                     self.rover.set(last);
                     return Some(first);
                 }
-                longest = longest.max(value_of(length));
+                longest = longest.max(value_of(length / WORDS_OF_GRANULE));
                 rest &= rest - 1;
             }
             if mask == u64::MAX {
@@ -152,18 +153,18 @@ impl Stretches {
 
 impl Order for &Stretches {
     #[inline]
-    fn put(self, _: Ground, first: usize, granules: usize) {
-        let last = first + granules - 1;
+    fn put(self, _: Ground, first: usize, words: usize) {
+        let last = (first + words) / WORDS_OF_GRANULE - 1;
         let (stretch, bit) = (last / STRETCH, 1 << (last % STRETCH));
         let ends = self.ends_in(stretch);
         // INVARIANT: the end is noted, and so long a hole allowed.
         ends.set(ends.get() | bit);
-        self.maxima.raise(stretch, value_of(granules));
+        self.maxima.raise(stretch, value_of(words / WORDS_OF_GRANULE));
     }
 
     #[inline]
-    fn remove(self, _: Ground, first: usize, granules: usize) {
-        let last = first + granules - 1;
+    fn remove(self, _: Ground, first: usize, words: usize) {
+        let last = (first + words) / WORDS_OF_GRANULE - 1;
         let ends = self.ends_in(last / STRETCH);
         // INVARIANT: the end is noted no more; the maxima may stay too high.
         ends.set(ends.get() & !(1 << (last % STRETCH)));

@@ -9,11 +9,44 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::records::Record;
-use super::{ALIGN, Extent, State};
+use super::{ALIGN, Extent, SourcedAllocator, State};
 use crate::allocator::{AllocError, MemoryRange, MemorySource};
 use crate::pointers;
 use crate::strategy::Strategy;
 use crate::units::round_up;
+
+impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
+    /// Makes a block fit `new` where it stands, where it has a range of its own, or would have one.
+    ///
+    /// # Safety
+    /// As [`resize_in_place`](Self::resize_in_place).
+    #[cold]
+    pub(super) unsafe fn resize_direct(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Option<NonNull<[u8]>> {
+        let state = self.state();
+        let had = state.strategy.block_length(old).ok()?;
+        let record = state.record_of(block)?;
+        // SAFETY: the record is of an extent that is held, and the block is in it.
+        let (record, block) = unsafe { (record.as_ref(), record.as_ref().extent.own(block)) };
+        let length = state.strategy.block_length(new).ok()?;
+        if length == had {
+            return Some(pointers::block(block, had));
+        }
+        let length = record.resize_direct(&state.strategy, new)?;
+        #[cfg(not(loom))]
+        if let Some(sites) = state.strategy.sites() {
+            sites.resized(block, length);
+        }
+        if state.is_direct(old) {
+            state.count_resized(had, length);
+        }
+        Some(pointers::block(block, length))
+    }
+}
 
 impl<S: Strategy> State<S> {
     /// Whether a layout's block has a range of its own. A constant where no layout has.

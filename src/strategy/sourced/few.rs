@@ -10,6 +10,7 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::records::Record;
+use crate::pointers;
 use crate::units::CHUNK_SHIFT;
 
 /// Records that have room: extents grow as memory does, so this is enough for many gigabytes.
@@ -27,13 +28,27 @@ fn chunk_of(address: NonNull<u8>) -> ChunkNumber {
     (address.addr().get() >> CHUNK_SHIFT) as ChunkNumber
 }
 
+/// The record that is the only one, with its extent's start and length; of no length where there is
+/// none or another, so that one compare tells whether an address is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Alone {
+    start: NonNull<u8>,
+    bytes: usize,
+    record: NonNull<Record>,
+}
+
+impl Alone {
+    const NONE: Self = Self { start: NonNull::dangling(), bytes: 0, record: NonNull::dangling() };
+}
+
 /// Some records by address.
 ///
 /// # Invariants
 /// The first `count` records are in order of their extents' starts, and `starts` has the chunks of
-/// these; behind them is [`NOWHERE`] and no record.
+/// these; behind them is [`NOWHERE`] and no record. If there is one, `alone` is that.
 #[derive(Debug)]
 pub(super) struct Few {
+    alone: Cell<Alone>,
     starts: [Cell<ChunkNumber>; FEW],
     records: [Cell<Option<NonNull<Record>>>; FEW],
     count: Cell<usize>,
@@ -42,6 +57,7 @@ pub(super) struct Few {
 impl Few {
     pub(super) const fn new() -> Self {
         Self {
+            alone: Cell::new(Alone::NONE),
             starts: [const { Cell::new(NOWHERE) }; FEW],
             records: [const { Cell::new(None) }; FEW],
             count: Cell::new(0),
@@ -54,6 +70,25 @@ impl Few {
         let chunk = chunk_of(address);
         let behind: i32 = self.starts.iter().map(|start| i32::from(start.get() > chunk)).sum();
         FEW - behind as usize
+    }
+
+    /// The record whose extent an address lies in, if that is the only one.
+    #[inline]
+    pub(super) fn alone(&self, address: NonNull<u8>) -> Option<NonNull<Record>> {
+        let Alone { start, bytes, record } = self.alone.get();
+        (pointers::distance(start, address) < bytes).then_some(record)
+    }
+
+    /// What `alone` is to be.
+    fn who_is_alone(&self) -> Alone {
+        match self.record(0) {
+            Some(record) if self.count() == 1 => {
+                // SAFETY: as in `candidate`.
+                let extent = unsafe { &record.as_ref().extent };
+                Alone { start: extent.start(), bytes: extent.length(), record }
+            }
+            _ => Alone::NONE,
+        }
     }
 
     /// The record whose extent an address lies in, if it is here; or another, or none.
@@ -88,6 +123,7 @@ impl Few {
         }
         self.set(at, Some(record), chunk_of(start));
         self.count.set(count + 1);
+        self.alone.set(self.who_is_alone());
     }
 
     /// Takes a record out if it is here.
@@ -99,6 +135,7 @@ impl Few {
         }
         self.set(count - 1, None, NOWHERE);
         self.count.set(count - 1);
+        self.alone.set(self.who_is_alone());
     }
 
     /// Takes over what others are.
@@ -107,6 +144,7 @@ impl Few {
             self.set(at, others.record(at), others.start(at));
         }
         self.count.set(others.count.get());
+        self.alone.set(self.who_is_alone());
     }
 
     /// How many there are.
@@ -122,7 +160,7 @@ impl Few {
     /// Whether the invariants hold, of records that are valid.
     pub(super) fn is_sound(&self) -> bool {
         let mut above = None;
-        (0..FEW).all(|at| match self.record(at) {
+        let are_sorted = (0..FEW).all(|at| match self.record(at) {
             Some(record) => {
                 // SAFETY: as in `candidate`.
                 let start = unsafe { record.as_ref() }.extent.start();
@@ -131,7 +169,8 @@ impl Few {
                 at < self.count() && is_next && self.start(at) == chunk_of(start)
             }
             None => at >= self.count() && self.start(at) == NOWHERE,
-        })
+        });
+        are_sorted && self.alone.get() == self.who_is_alone()
     }
 
     fn record(&self, at: usize) -> Option<NonNull<Record>> {

@@ -98,6 +98,12 @@ impl Records {
         Self { root: Cell::new(None), few: Few::new() }
     }
 
+    /// The record of the extent that `address` lies in, if that is the only one.
+    #[inline]
+    pub(super) fn alone(&self, address: NonNull<u8>) -> Link {
+        self.few.alone(address)
+    }
+
     /// The record of the extent that `address` lies in.
     #[inline]
     pub(super) fn find(&self, address: NonNull<u8>) -> Link {
