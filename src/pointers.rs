@@ -1,5 +1,5 @@
-//! The only pointer arithmetic of the crate. Every function but [`of_exposed`] keeps
-//! provenance.
+//! The only pointer arithmetic of the crate. Every function but [`of_exposed`] and [`of_number`]
+//! keeps provenance.
 
 use core::ptr::NonNull;
 
@@ -33,8 +33,9 @@ pub unsafe fn element<T>(first: NonNull<T>, index: usize) -> NonNull<T> {
     unsafe { first.add(index) }
 }
 
-/// Lets [`of_exposed`] reach the allocation that `pointer` points into, which must be known beyond
-/// the compiled code in any case: mapped by the kernel, say, or stored where others read.
+/// Lets [`of_exposed`] and [`of_number`] reach the allocation that `pointer` points into, which
+/// must be known beyond the compiled code in any case: mapped by the kernel, say, or stored where
+/// others read.
 pub fn expose(pointer: NonNull<u8>) {
     let _ = pointer.as_ptr().expose_provenance();
 }
@@ -66,6 +67,33 @@ pub unsafe fn of_exposed<const SHIFT: u32>(word: u64) -> NonNull<u8> {
     unsafe {
         core::hint::assert_unchecked(!pointer.is_null());
         NonNull::new_unchecked(pointer)
+    }
+}
+
+/// A number for what lies at an address and is a byte long or more: the address and one. So the
+/// compiler sees that it is not 0, which a pointer loses on the way through a number. Of what is
+/// about to be stored it sees that it is there already if it is a number, and not if it is a
+/// pointer.
+#[inline]
+pub fn number(pointer: NonNull<u8>) -> usize {
+    // SAFETY: an address that another follows is not the last.
+    unsafe { pointer.addr().get().unchecked_add(1) }
+}
+
+/// A pointer to what has the [`number`], in an allocation that was [exposed](expose); none if it is
+/// 0.
+///
+/// # Safety
+/// `number` is 0 or came from there.
+#[inline]
+pub unsafe fn of_number(number: usize) -> Option<NonNull<u8>> {
+    if number == 0 {
+        return None;
+    }
+    // SAFETY: the caller's contract: it is above 1.
+    unsafe {
+        let pointer = core::ptr::with_exposed_provenance_mut(number.unchecked_sub(1));
+        Some(NonNull::new_unchecked(pointer))
     }
 }
 

@@ -301,6 +301,9 @@ impl<S: Strategy> State<S> {
             let extent = Extent::new(range.start, metadata_at, metadata, range.is_zeroed);
             let record = pointers::forward(range.start, record_at).cast::<Record>();
             record.write(Record::new(extent, range));
+            if S::PARKS_LAST {
+                pointers::expose(range.start);
+            }
             self.records.insert(record);
             self.strategy.add_extent(&record.as_ref().extent);
             record
@@ -396,7 +399,7 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
             return Ok(self.noted(block));
         }
         if layout.size() != 0
-            && let Some(block) = self.state().take_parked(layout)
+            && let Some(block) = self.state().take_parked(&self.source, layout)
         {
             return Ok(self.noted(block));
         }
@@ -422,17 +425,12 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
             return;
         }
         let state = self.state();
-        let Some(pointer) = state.record_of(block) else { return };
         #[cfg(not(loom))]
         if let Some(sites) = state.strategy.sites() {
             sites.forget(block);
         }
-        // SAFETY: the record is of the block's extent, and the rest is the caller's contract.
-        unsafe {
-            if state.is_direct(layout) || !state.park(block, layout, pointer) {
-                state.free(&self.source, block, layout, pointer);
-            }
-        }
+        // SAFETY: the caller's contract.
+        unsafe { state.park_or_free(&self.source, block, layout) };
     }
 
     unsafe fn grow(

@@ -3,17 +3,26 @@
 //! Where one block is freed and another of the same layout is allocated next, as in a table whose
 //! entries are replaced, that block serves, and neither the strategy nor a count is told: all would
 //! be as before. Telling them is most of what such a pair costs: some 100 instructions and 22
-//! stores for a table in stripes, 57 and 12 without. Where the table does not fit the caches that
+//! stores for a table in stripes, 41 and 9 without. Where the table does not fit the caches that
 //! is what matters, because a processor that has less to do for one entry looks at more of them at
-//! once; stores matter most, for it has room for fewer of them than of instructions.
+//! once. Stores matter most, for it has room for fewer of them than of instructions, and each waits
+//! there until the memory has come that those before it write to: with a store more for an entry
+//! of eight words the pair took a tenth more time, with 15 instructions less the same.
+//!
+//! So nothing is stored where the compiler sees the free and the request that follows: it drops
+//! what the free stores, for the request stores to the same place, and what the request stores, for
+//! that is there already. To see it, it needs
+//! - that the block is known by a [number](pointers::number), and not by a pointer;
+//! - that whether one is here is the last that a free asks before it parks a block;
+//! - that a request takes out what is here before it asks whether that fits.
 //!
 //! Nobody can tell the difference: whatever else is asked first frees the block that is parked, and
-//! so does the free that leaves it alone in its range, or another range without a block.
+//! so does the free that leaves it alone in its range, or another range without a block. As long as
+//! no range without a block is kept, a block's range need not be looked for to park it.
 //!
 //! Only for strategies that [want it](Strategy::PARKS_LAST). Where requests of random sizes follow
 //! frees, a block that was parked in vain costs some 15 instructions: 4 to 16 % of what others
-//! than stripes take. Not looking for the range of the block that is parked, which would save 13
-//! instructions more, took no less time, and a range could have been held for that block alone.
+//! than stripes take.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -31,31 +40,27 @@ use crate::sys::abort_with;
 /// The layout fits the block that is here, which was allocated and then freed; the strategy and all
 /// counts still have it. Its range has another, or there is no spare.
 pub(super) struct Parked {
-    block: Option<NonNull<u8>>,
+    /// The block's [number](pointers::number), or 0.
+    block: usize,
     /// Of the block, or of the one that was here last: where blocks come and go by one layout, it
-    /// is compared and never stored; nor is a block that goes as soon as it came.
+    /// is compared and never stored.
     layout: Layout,
 }
 
 impl Parked {
     pub(super) const fn none() -> Self {
-        Self { block: None, layout: Layout::new::<u8>() }
+        Self { block: 0, layout: Layout::new::<u8>() }
     }
 
     #[inline]
     fn is_none(&self) -> bool {
-        self.block.is_none()
+        self.block == 0
     }
 
     /// The block, and the bytes that were asked for.
     pub(super) fn of(&self) -> Option<(NonNull<u8>, usize)> {
-        Some((self.block?, self.layout.size()))
-    }
-
-    /// Whether the block at that address is parked.
-    #[inline]
-    pub(super) fn is_at(&self, address: NonNull<u8>) -> bool {
-        self.block == Some(address)
+        // SAFETY: it is 0 or a block's number.
+        Some((unsafe { pointers::of_number(self.block) }?, self.layout.size()))
     }
 
     /// Whether the layout is the one for blocks here.
@@ -64,65 +69,113 @@ impl Parked {
         self.layout.size() == layout.size() && self.layout.align() == layout.align()
     }
 
-    /// Puts a block in where none is.
-    #[inline]
-    fn put(&mut self, block: NonNull<u8>, layout: Layout) {
-        if !self.is_for(layout) {
-            self.layout = layout;
-        }
-        self.block = Some(block);
+    /// Puts a block of a layout in where none is.
+    pub(super) fn put_of(&mut self, block: NonNull<u8>, layout: Layout) {
+        self.layout = layout;
+        self.put(block);
     }
 
-    /// Takes the block out if it fits the layout.
+    /// Puts a block in where none is, of the layout that is here.
     #[inline]
-    fn take(&mut self, layout: Layout) -> Option<NonNull<u8>> {
-        if self.is_for(layout) { self.block.take() } else { None }
+    fn put(&mut self, block: NonNull<u8>) {
+        self.block = pointers::number(block);
+    }
+
+    /// Takes out what is here. The pointer is the range's, which was exposed, and not that with
+    /// which the block came back.
+    #[inline]
+    fn take(&mut self) -> Option<NonNull<u8>> {
+        // SAFETY: it is 0 or a block's number.
+        unsafe { pointers::of_number(core::mem::take(&mut self.block)) }
+    }
+
+    /// Whether the block at that address is parked.
+    #[inline]
+    pub(super) fn is_at(&self, address: NonNull<u8>) -> bool {
+        self.block == pointers::number(address)
     }
 }
 
 impl<S: Strategy> State<S> {
-    /// Takes out the block that is parked if it fits the layout, which is not of size zero.
+    /// Takes out the block that is parked if it fits the layout, which is not of size zero, and
+    /// else frees it.
     #[inline]
-    pub(super) fn take_parked(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+    pub(super) fn take_parked(
+        &mut self,
+        source: &impl MemorySource,
+        layout: Layout,
+    ) -> Option<NonNull<[u8]>> {
         if !S::PARKS_LAST {
             return None;
         }
-        let block = self.parked.take(layout)?;
+        let block = self.parked.take()?;
+        if !self.parked.is_for(layout) {
+            self.free_taken(source, block);
+            return None;
+        }
         Some(pointers::block(block, self.strategy.length_of_block(layout)))
     }
 
-    /// Parks a block, if none is parked, and its range has another or would be kept without one.
-    /// Whether it did.
+    /// Parks a block, if none is parked and its range has another or would be kept without one; or
+    /// else frees it.
     ///
     /// # Safety
-    /// The block's user freed it, the strategy has it, and the layout fits it. The record is of its
-    /// extent.
-    #[inline]
-    pub(super) unsafe fn park(
+    /// It is currently allocated, and the layout fits it.
+    #[inline(always)] // measured: as `free`; parked and taken in sight of each other, see above
+    pub(super) unsafe fn park_or_free(
         &mut self,
+        source: &impl MemorySource,
         block: NonNull<u8>,
         layout: Layout,
-        record: NonNull<Record>,
-    ) -> bool {
-        if !S::PARKS_LAST {
-            return false;
-        }
-        if !self.parked.is_none() {
-            if self.parked.is_at(block) {
-                abort_with(&[S::NAME, ": a block is freed that is free already"]);
+    ) {
+        if S::PARKS_LAST && !self.is_direct(layout) {
+            let parked = &mut self.parked;
+            if !parked.is_for(layout) || self.spare.is_some() {
+                if parked.is_none() {
+                    // SAFETY: the caller's contract.
+                    return unsafe { self.look_and_park(source, block, layout) };
+                }
+            } else if parked.is_none() {
+                if cfg!(any(test, heapswitch_check)) && self.records.find(block).is_none() {
+                    abort_with(&[S::NAME, ": a block is freed that is in no range"]);
+                }
+                return parked.put(block);
             }
-            return false;
+            self.check_freed(block);
         }
-        // SAFETY: the record is of an extent that is held, and the block is in it.
-        let (is_alone, block) = unsafe {
-            let record = record.as_ref();
-            (record.live_blocks.get() == 1, record.extent.own(block))
-        };
+        let Some(pointer) = self.record_of(block) else { return };
+        // SAFETY: the record is of the block's extent, and the rest is the caller's contract.
+        unsafe { self.free(source, block, layout, pointer) };
+    }
+
+    /// The same where none is parked, but the block's range must be looked at: the layout is
+    /// another than that of the block that was parked last, or there is a spare.
+    ///
+    /// # Safety
+    /// As [`park_or_free`](Self::park_or_free).
+    #[inline(never)]
+    unsafe fn look_and_park(
+        &mut self,
+        source: &impl MemorySource,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) {
+        let Some(pointer) = self.record_of(block) else { return };
+        // SAFETY: the record is of an extent that is held.
+        let is_alone = unsafe { pointer.as_ref() }.live_blocks.get() == 1;
         if is_alone && self.spare.is_some() {
-            return false;
+            // SAFETY: the record is of the block's extent, and the rest is the caller's contract.
+            return unsafe { self.free(source, block, layout, pointer) };
         }
-        self.parked.put(block, layout);
-        true
+        self.parked.put_of(block, layout);
+    }
+
+    /// Aborts if that block is parked: it was freed before.
+    #[inline]
+    fn check_freed(&self, block: NonNull<u8>) {
+        if self.parked.is_at(block) {
+            abort_with(&[S::NAME, ": a block is freed that is free already"]);
+        }
     }
 
     /// Frees the block that is parked, if one is.
@@ -135,10 +188,17 @@ impl<S: Strategy> State<S> {
 
     #[inline(never)]
     fn free_parked(&mut self, source: &impl MemorySource) {
-        let Some(block) = self.parked.block.take() else { return };
+        if let Some(block) = self.parked.take() {
+            self.free_taken(source, block);
+        }
+    }
+
+    /// Frees the block that was parked, and was just taken out.
+    #[inline(never)]
+    fn free_taken(&mut self, source: &impl MemorySource, block: NonNull<u8>) {
         let layout = self.parked.layout;
         if let Some(record) = self.record_of(block) {
-            // SAFETY: the block was parked, so it is as `park` was told.
+            // SAFETY: the block was parked, so it was freed with that layout.
             unsafe { self.free(source, block, layout, record) };
         }
     }
@@ -208,7 +268,7 @@ impl<S: Strategy> State<S> {
             // Of two ranges without a block in use one goes.
             self.unpark(source);
             self.became_empty(source, pointer);
-        } else if self.parked.block.is_some_and(|block| record.extent.contains(block)) {
+        } else if self.parked.of().is_some_and(|(block, _)| record.extent.contains(block)) {
             self.unpark(source);
         }
     }

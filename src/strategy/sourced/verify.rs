@@ -179,8 +179,7 @@ mod tests {
                 let layout = Layout::from_size_align(1000, 8).unwrap();
                 // What it was is parked no more, and was not freed either: only the counts matter.
                 state.parked = super::super::parked::Parked::none();
-                // SAFETY: the record is of an extent that is held; the block is used no more.
-                unsafe { state.park(record.extent.start(), layout, record.into()) };
+                state.parked.put_of(record.extent.start(), layout);
                 state.allocated_blocks -= record.live_blocks.replace(live) - live;
             })
         };
