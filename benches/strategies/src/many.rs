@@ -97,10 +97,34 @@ fn run<T: Table>(mut table: T, work: Work) -> Duration {
     start.elapsed()
 }
 
+/// All are put in; then sixteen random ones are taken out before as many are put in, so that what a
+/// table does for either is not in vain, and the compiler cannot leave it out. Only that is timed.
+fn replace_sixteen<T: Table>(mut table: T) -> Duration {
+    let mut keys: Vec<_> = (0..COUNT as u64).map(|number| table.put([number; 8])).collect();
+    let (mut sum, mut random) = (0, Random::new());
+    let start = Instant::now();
+    for number in 0..COUNT as u64 / 16 {
+        for _ in 0..16 {
+            sum += table.take(keys.swap_remove(random.below(keys.len())));
+        }
+        keys.extend((0..16).map(|_| table.put([number; 8])));
+    }
+    black_box(sum);
+    start.elapsed()
+}
+
 pub fn in_peer(peer: &impl Peer, addresses: &Range<usize>, work: Work) -> Duration {
     run(InPeer { peer, addresses }, work)
 }
 
 pub fn in_slab_crate(work: Work) -> Duration {
     run(slab::Slab::<Entry>::new(), work)
+}
+
+pub fn sixteen_in_peer(peer: &impl Peer, addresses: &Range<usize>) -> Duration {
+    replace_sixteen(InPeer { peer, addresses })
+}
+
+pub fn sixteen_in_slab_crate() -> Duration {
+    replace_sixteen(slab::Slab::<Entry>::new())
 }

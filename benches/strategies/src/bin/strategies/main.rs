@@ -182,6 +182,12 @@ fn million(rounds: usize, buffer: &mut Buffer) -> Vec<Row> {
         runs.push(("slab-crate", Box::new(move |_| seconds(many::in_slab_crate(work)))));
         rows.push(interleave(name.into(), rounds, buffer, &runs));
     }
+    let mut runs = Vec::from(runs!(
+        |peer: &_, range: &_| seconds(many::sixteen_in_peer(peer, range));
+        "heapswitch-stripes" peers::stripes, "heapswitch-slab" peers::slab,
+    ));
+    runs.push(("slab-crate", Box::new(|_| seconds(many::sixteen_in_slab_crate()))));
+    rows.push(interleave("a million of 64 B, sixteen at a time".into(), rounds, buffer, &runs));
     rows
 }
 
