@@ -173,6 +173,18 @@ pub unsafe fn extent_of(entry: &crate::region::ChunkEntry) -> &Extent {
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Extent>() <= size_of::<crate::region::RecordSpace>());
 
+/// What [`Strategy::free_at_once`] leaves to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreedAtOnce {
+    /// Nothing.
+    Done,
+    /// The extent has no block any more: to be [settled](Strategy::settle), if its owner did not
+    /// keep it as such before.
+    Emptied,
+    /// The extent is to be settled.
+    ToSettle,
+}
+
 /// A way to cut extents up into blocks.
 ///
 /// # Safety
@@ -230,7 +242,8 @@ pub unsafe trait Strategy: Sized {
 
     /// Whether it keeps some short blocks for the next request of their length. Its owner outside a
     /// heap then asks for those in line, and for all else out of line, in one function:
-    /// [`may_wait`](Self::may_wait) and the functions behind it then mean something.
+    /// [`may_wait`](Self::may_wait) and the functions behind it then mean something. Only for
+    /// strategies that count their blocks and park none.
     const HAS_WAITING: bool = false;
 
     /// The alignment that an extent's start must have, a power of two of at most
@@ -355,9 +368,8 @@ pub unsafe trait Strategy: Sized {
         false
     }
 
-    /// As [`free`](Self::free), in line, of a block that may not wait, without calls; whether
-    /// [`settle`](Self::settle) is to be called then. `None`, and nothing is done, where it takes
-    /// more.
+    /// As [`free`](Self::free), in line, of a block that may not wait, without calls; what is to be
+    /// done then. `None`, and nothing is done, where it takes more.
     ///
     /// # Safety
     /// As there.
@@ -367,7 +379,7 @@ pub unsafe trait Strategy: Sized {
         extent: &Extent,
         block: NonNull<u8>,
         layout: Layout,
-    ) -> Option<bool> {
+    ) -> Option<FreedAtOnce> {
         let _ = (extent, block, layout);
         None
     }

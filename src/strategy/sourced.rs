@@ -110,6 +110,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         const {
             assert!(!(S::TELLS_EMPTY && S::PARKS_LAST), "what is parked is not told of");
             assert!(S::TELLS_EMPTY || !S::COUNTS_ON_SOURCES, "who counts can tell");
+            assert!(S::COUNTS_ON_SOURCES || !S::HAS_WAITING, "what waits is not counted");
         }
         let state = State {
             strategy,

@@ -46,8 +46,9 @@ const FLAGS: usize = 2 * GRANULE;
 /// Where the heads are, in words of four bytes.
 const HEADS: usize = 2 * WORDS_OF_GRANULE + FLAG_WORDS * 2;
 
-/// The most granules of an extent: all links fit.
-pub(super) const MAX_GRANULES: usize = 1 << 30;
+/// The most granules of an extent: all links fit, and the length of a hole that is all of it.
+pub(super) const MAX_GRANULES: usize = (1 << 30) - 1;
+const _: () = assert!(MAX_GRANULES * WORDS_OF_GRANULE <= u32::MAX as usize);
 const _: () = assert!(link_of((MAX_GRANULES - 1) * WORDS_OF_GRANULE) <= u32::MAX as usize);
 // No hole is as long as an extent, in which the heads are.
 const _: () = assert!(FINE.class_of(MAX_GRANULES - 1) < CLASSES);

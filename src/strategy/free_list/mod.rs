@@ -69,7 +69,7 @@ use self::shelves::{SHELVES, Shelves, shelf_of};
 use self::used::Used;
 use super::quick::{Quick, WAITING_BYTES};
 use super::sourced::SourcedAllocator;
-use super::{Extent, Strategy};
+use super::{Extent, FreedAtOnce, Strategy};
 use crate::allocator::AllocError;
 use crate::pointers;
 use crate::sys::abort_with;
@@ -118,7 +118,7 @@ const QUICK_ROOM: [u8; QUICK_LENGTHS] = {
 };
 const _: () = assert!(WAITING_BYTES <= GRANULE);
 
-/// The most bytes of an extent that are used: 16 GiB.
+/// The most bytes of an extent that are used: 16 GiB less a granule.
 const MOST_BYTES: usize = MAX_GRANULES * GRANULE;
 
 /// Holes by address, see the [module](self).
@@ -241,7 +241,7 @@ unsafe impl Strategy for FreeList {
 
     const EXTENT_DIVISOR: usize = 1;
 
-    const MOST_RANGE_BYTES: usize = MOST_BYTES;
+    const MOST_RANGE_BYTES: usize = MOST_BYTES + GRANULE;
 
     const DEFAULT: Self = Self {
         fit: Fit::Best,
@@ -305,7 +305,7 @@ unsafe impl Strategy for FreeList {
         Some(pointers::block(start, granules * GRANULE))
     }
 
-    #[inline]
+    #[inline(always)] // measured: a tenth less instructions where a program has two sources
     fn allocate_at_once(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
         let granules = granules_for(layout.size());
         let start = self.cut_by::<true>(granules, layout.align())?;
@@ -328,13 +328,13 @@ unsafe impl Strategy for FreeList {
         is_last
     }
 
-    #[inline]
+    #[inline(always)] // measured: as `allocate_at_once`
     unsafe fn free_at_once(
         &mut self,
         extent: &Extent,
         block: NonNull<u8>,
         layout: Layout,
-    ) -> Option<bool> {
+    ) -> Option<FreedAtOnce> {
         let granules = granules_for(layout.size());
         if cfg!(any(test, heapswitch_check)) {
             self.check_is_taken(extent, block, granules);
@@ -345,7 +345,11 @@ unsafe impl Strategy for FreeList {
             let holes = Holes::of(extent);
             let words = holes.give(block, granules)?;
             Used::of(extent).count_freed(granules);
-            Some(words >= holes.place.limit.get() || self.is_empty(extent))
+            Some(match words >= holes.place.limit.get() {
+                true => FreedAtOnce::ToSettle,
+                false if self.is_empty(extent) => FreedAtOnce::Emptied,
+                false => FreedAtOnce::Done,
+            })
         }
     }
 

@@ -28,8 +28,8 @@ fn chunk_of(address: NonNull<u8>) -> ChunkNumber {
     (address.addr().get() >> CHUNK_SHIFT) as ChunkNumber
 }
 
-/// The record that is the only one, with its extent's start and length; of no length where there is
-/// none or another, so that one compare tells whether an address is in it.
+/// The record that is the only one here, with its extent's start and length; of no length where
+/// there is none or another, so that one compare tells whether an address is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Alone {
     start: NonNull<u8>,
@@ -72,7 +72,7 @@ impl Few {
         FEW - behind as usize
     }
 
-    /// The record whose extent an address lies in, if that is the only one.
+    /// The record whose extent an address lies in, if that is the only one here.
     #[inline]
     pub(super) fn alone(&self, address: NonNull<u8>) -> Option<NonNull<Record>> {
         let Alone { start, bytes, record } = self.alone.get();

@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 use super::SourcedAllocator;
 use super::records::Record;
 use crate::allocator::{AllocError, MemorySource};
-use crate::strategy::Strategy;
+use crate::strategy::{FreedAtOnce, Strategy};
 
 impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
     /// Allocates where nothing waits that fits.
@@ -54,8 +54,10 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
             }
             let extent = &pointer.as_ref().extent;
             match state.strategy.free_at_once(extent, block, layout) {
-                Some(false) => {}
-                Some(true) => self.settle(pointer),
+                Some(FreedAtOnce::Done) => {}
+                // Kept already.
+                Some(FreedAtOnce::Emptied) if state.spare == Some(pointer) => {}
+                Some(_) => self.settle(pointer),
                 None => self.deallocate_here(block, layout),
             }
         }

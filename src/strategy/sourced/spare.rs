@@ -355,10 +355,10 @@ mod tests {
     }
 
     /// The range that is kept is given back only while it has no block.
-    fn is_kept_while_used<S: Strategy>() {
+    fn is_kept_while_used<S: Strategy>(bytes: usize) {
         let mut memory = vec![MaybeUninit::new(0xa5); 8 << 20];
         let allocator = SourcedAllocator::<S, _>::new(BorrowedSliceSource::new(&mut memory));
-        let layout = Layout::from_size_align(100, 8).unwrap();
+        let layout = Layout::from_size_align(bytes, 8).unwrap();
         let usage = || allocator.memory_usage();
         for _ in 0..3 {
             let block = allocator.allocate(layout).unwrap();
@@ -380,8 +380,10 @@ mod tests {
 
     #[test]
     fn a_range_that_has_a_block_again_is_no_spare() {
-        is_kept_while_used::<FreeList>();
-        is_kept_while_used::<Slab>();
-        is_kept_while_used::<Buddy>();
+        for bytes in [100, 2000, 9000] {
+            is_kept_while_used::<FreeList>(bytes);
+            is_kept_while_used::<Slab>(bytes);
+            is_kept_while_used::<Buddy>(bytes);
+        }
     }
 }
