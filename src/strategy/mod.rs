@@ -243,7 +243,7 @@ pub unsafe trait Strategy: Sized {
     /// Whether it keeps some short blocks for the next request of their length. Its owner outside a
     /// heap then asks for those in line, and for all else out of line, in one function:
     /// [`may_wait`](Self::may_wait) and the functions behind it then mean something. Only for
-    /// strategies that count their blocks and park none.
+    /// strategies that tell what is empty.
     const HAS_WAITING: bool = false;
 
     /// The alignment that an extent's start must have, a power of two of at most

@@ -110,7 +110,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         const {
             assert!(!(S::TELLS_EMPTY && S::PARKS_LAST), "what is parked is not told of");
             assert!(S::TELLS_EMPTY || !S::COUNTS_ON_SOURCES, "who counts can tell");
-            assert!(S::COUNTS_ON_SOURCES || !S::HAS_WAITING, "what waits is not counted");
+            assert!(S::TELLS_EMPTY || !S::HAS_WAITING, "what waits is not counted");
         }
         let state = State {
             strategy,
@@ -255,6 +255,18 @@ impl<S: Strategy> State<S> {
         if live == 0 && self.spare == Some(pointer) {
             self.spare = None;
         }
+    }
+
+    /// Counts that a block was freed, where the strategy tells what is empty, if it does not count
+    /// itself.
+    #[inline]
+    fn count_freed(&mut self, layout: Layout) {
+        if S::COUNTS_ON_SOURCES {
+            return;
+        }
+        let length = self.strategy.length_of_block(layout);
+        self.usage.allocated_bytes = self.usage.allocated_bytes.wrapping_sub(length);
+        self.allocated_blocks = self.allocated_blocks.wrapping_sub(1);
     }
 
     /// Makes room from which `layout` can surely be served: in the spare, or a new range.

@@ -53,12 +53,15 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
                 return self.deallocate_here(block, layout);
             }
             let extent = &pointer.as_ref().extent;
-            match state.strategy.free_at_once(extent, block, layout) {
-                Some(FreedAtOnce::Done) => {}
+            let Some(freed) = state.strategy.free_at_once(extent, block, layout) else {
+                return self.deallocate_here(block, layout);
+            };
+            state.count_freed(layout);
+            match freed {
+                FreedAtOnce::Done => {}
                 // Kept already.
-                Some(FreedAtOnce::Emptied) if state.spare == Some(pointer) => {}
-                Some(_) => self.settle(pointer),
-                None => self.deallocate_here(block, layout),
+                FreedAtOnce::Emptied if state.spare == Some(pointer) => {}
+                _ => self.settle(pointer),
             }
         }
     }

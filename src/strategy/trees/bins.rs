@@ -1,9 +1,13 @@
 //! The free blocks of all extents: lists by size, and trees for what the lists cannot tell.
 //!
-//! Every free block is in the list of its bin, the newest first. A bit set says which bins hold
+//! Every free block is in the list of its bin, the newest first. A bit set says which bins may hold
 //! blocks, so the first bin that may serve a request is found in one instruction. Below 1 KiB a bin
 //! holds one size, so its first block is the best fit. Above, the first block of the request's own
 //! bin is taken if it fits, otherwise the first of the next bin that holds any, all of which fit.
+//!
+//! Who takes the last block out of a list leaves the bit, and who finds the list empty clears it:
+//! most are filled again before. (Rejected: the bit cleared at once. Then the next request waits
+//! for what lies beside the block that was freed last, for which no branch asks.)
 //!
 //! Only when no bin is left but the request's own and the large blocks does the order in a bin
 //! matter. Now its blocks are **sorted**: put into the octave's red-black tree, besides their list,
@@ -17,7 +21,8 @@ use core::hint::select_unpredictable;
 use core::ptr::{self, NonNull};
 
 use super::free_block::{
-    self, FreeBlock, bin_if_first, first_of_bin, flagged_length, is_sorted, mark_sorted, write_ends,
+    self, FreeBlock, any_or_nothing, bin_if_first, first_of_bin, flagged_length, is_sorted,
+    mark_sorted, write_ends,
 };
 use super::size_class::{BINS, FIRST_RANGE, LARGE, TREES, bin_of, tree_of};
 use super::verify::{Tally, check};
@@ -38,8 +43,9 @@ pub(super) struct Taken {
 /// The free blocks of all extents.
 ///
 /// # Invariants
-/// 1. Bit `b` of `occupied` is set exactly where bin `b` holds a block, and then `heads[b]` is its
-///    first; otherwise that is null. Bin 0 never holds any.
+/// 1. `heads[b]` is the first block of bin `b`, or null where that holds none. Bit `b` of
+///    `occupied` is set where it holds any, and may be set where it holds none, until somebody
+///    looks for a block there. Bin 0 never holds any, and its bit is never set.
 /// 2. A block is in the list of `bin_of` its length.
 /// 3. The links of a list agree in both directions; the first's previous link tells the bin.
 /// 4. In each list the blocks that are not sorted come first. The sorted ones are exactly those in
@@ -94,7 +100,7 @@ impl Bins {
     /// Takes a block out of its list, and out of its tree if it is in one.
     ///
     /// # Safety
-    /// `block` is listed.
+    /// `block` is listed, or the empty one.
     #[inline]
     pub(super) unsafe fn remove(&mut self, block: NonNull<FreeBlock>) {
         // SAFETY: the block is listed.
@@ -106,10 +112,11 @@ impl Bins {
         }
     }
 
-    /// Takes a block that is in no tree out of its list.
+    /// Takes a block that is in no tree out of its list. It is as if the
+    /// [empty block](free_block::or_nothing) were alone in that of bin 0, where nothing changes.
     ///
     /// # Safety
-    /// `block` is listed and not sorted.
+    /// `block` is listed and not sorted, or the empty one.
     #[inline]
     pub(super) unsafe fn unlink(&mut self, block: NonNull<FreeBlock>) {
         // SAFETY: the block is listed, and so are its neighbours in the list.
@@ -119,62 +126,44 @@ impl Bins {
             let head = &raw mut self.heads[bin.unwrap_or(0)];
             *select_unpredictable(bin.is_some(), head, previous.cast()) = next;
             (*self.or_sink(next)).previous = previous;
-            self.clear_if(bin.unwrap_or(0), next.is_null() & bin.is_some());
         }
-    }
-
-    /// Makes a listed block longer where it stands, unless that changes its bin or its place in a
-    /// tree. So a run of frees in order of address, such as a dropped vector of boxes, relinks
-    /// seldom.
-    ///
-    /// # Safety
-    /// `block` is listed, not sorted, and in the extent that it names; `block..block + length` is
-    /// free and no other block listed begins in it.
-    #[inline]
-    pub(super) unsafe fn lengthen(&mut self, block: NonNull<FreeBlock>, length: usize) -> bool {
-        // SAFETY: the block is listed, and free as long as it becomes.
-        unsafe {
-            if bin_of(flagged_length(block)) != bin_of(length) {
-                return false;
-            }
-            write_ends(block, length, (*block.as_ptr()).extent);
-        }
-        true
     }
 
     /// Takes out a block of at least `length` bytes, a multiple of the granule above zero, but none
     /// of the large ones, and none that only a search would find.
-    #[inline]
+    #[inline(always)] // measured: as `release_at_once`
     pub(super) fn take(&mut self, length: usize) -> Option<Taken> {
         let own = bin_of(length) % BINS;
-        let fitting = self.occupied >> own;
-        let mut bin = own + fitting.trailing_zeros() as usize;
-        if fitting == 0 || bin == LARGE {
-            return None;
-        }
-        // SAFETY: the bin is occupied, so its head is listed.
-        let mut block = unsafe { NonNull::new_unchecked(self.heads[bin % BINS]) };
-        // SAFETY: the block is listed.
-        if unsafe { flagged_length(block) } < length {
-            // Only in the request's own bin.
-            bin = self.bin_above(own)?;
-            // SAFETY: as above.
-            block = unsafe { NonNull::new_unchecked(self.heads[bin % BINS]) };
-        }
-        // SAFETY: the block is the first of the bin.
-        unsafe {
-            if is_sorted(block) {
-                return Some(self.take_first_sorted(block));
+        loop {
+            let fitting = self.occupied & (u64::MAX << own) & NOT_LARGE;
+            let mut bin = fitting.trailing_zeros() as usize % BINS;
+            let mut first = self.heads[bin];
+            if own >= FIRST_RANGE {
+                // It may be too short only in the request's own bin. Whether it is, nobody can
+                // foresee.
+                // SAFETY: the block is listed, or the empty one.
+                let is_long = unsafe { flagged_length(any_or_nothing(first)) } >= length;
+                let others = fitting & fitting.wrapping_sub(1);
+                let other = others.trailing_zeros() as usize % BINS;
+                let is_other = !first.is_null() & !is_long;
+                bin = select_unpredictable(is_other, other, bin);
+                first = select_unpredictable(is_other, self.heads[other], first);
             }
-            Some(self.take_first(block, bin))
+            let Some(block) = NonNull::new(first) else {
+                if bin == 0 {
+                    return None;
+                }
+                self.occupied &= !(1 << bin);
+                continue;
+            };
+            // SAFETY: the block is the first of the bin.
+            unsafe {
+                if is_sorted(block) {
+                    return Some(self.take_first_sorted(block));
+                }
+                return Some(self.take_first(block, bin));
+            }
         }
-    }
-
-    /// The first bin above one, but for that of the large blocks, that holds a block.
-    #[inline]
-    fn bin_above(&self, bin: usize) -> Option<usize> {
-        let above = self.occupied & NOT_LARGE & (u64::MAX << bin << 1);
-        (above != 0).then_some(above.trailing_zeros() as usize)
     }
 
     /// Takes out the first block of a bin.
@@ -189,7 +178,6 @@ impl Bins {
             let FreeBlock { next, extent, .. } = *block.as_ptr();
             self.heads[bin % BINS] = next;
             (*self.or_sink(next)).previous = first_of_bin(bin);
-            self.clear_if(bin, next.is_null());
             Taken { block, length, extent }
         }
     }
@@ -237,7 +225,10 @@ impl Bins {
         if bin < FIRST_RANGE {
             return None;
         }
-        let first = NonNull::new(self.heads[bin % BINS])?;
+        let Some(first) = NonNull::new(self.heads[bin % BINS]) else {
+            self.occupied &= !(1 << bin);
+            return None;
+        };
         let tree = &mut self.trees[tree_of(bin)];
         // SAFETY: every block that is reached is listed, and one that is not marked is in no tree.
         unsafe {
@@ -270,12 +261,6 @@ impl Bins {
         select_unpredictable(block.is_null(), (&raw mut self.sink).cast(), block)
     }
 
-    /// Notes that a bin has become empty.
-    #[inline]
-    fn clear_if(&mut self, bin: usize, is_empty: bool) {
-        self.occupied &= !(u64::from(is_empty) << bin);
-    }
-
     /// Checks the invariants, aborts where one fails, and counts the blocks.
     pub(super) fn verify(&self) -> Tally {
         let mut tally = Tally::default();
@@ -284,10 +269,12 @@ impl Bins {
         let mut sorted = [0; TREES];
         for bin in 0..BINS {
             let is_occupied = self.occupied >> bin & 1 != 0;
-            check(is_occupied != self.heads[bin].is_null(), "a bin's bit and list disagree");
+            check(is_occupied || self.heads[bin].is_null(), "an occupied bin's bit is not set");
             self.verify_list(bin, &mut tally, &mut sorted);
         }
-        check(self.heads[0].is_null(), "the first bin holds a block");
+        // It is as if the empty block were in the first bin, alone, and had been taken out.
+        let is_unused = self.heads[0].is_null() && self.occupied & 1 == 0;
+        check(is_unused, "the first bin holds a block");
         check(in_trees == sorted, "a tree holds other blocks than are marked sorted");
         tally
     }

@@ -11,6 +11,7 @@
 //! first length. In a block of one granule the two lengths are one word. Bit 0 of the first length
 //! is [`SORTED`]: the block is in a tree, which only blocks of 1 KiB and more ever are.
 
+use core::hint::select_unpredictable;
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 
@@ -132,6 +133,51 @@ pub(super) unsafe fn before(end: NonNull<u8>) -> (NonNull<FreeBlock>, usize) {
         let length = backward(end, TAIL_BYTES).cast::<usize>().read();
         (backward(end, length).cast(), length)
     }
+}
+
+/// The same, or where no block ends at `end` that address, and no length.
+///
+/// # Safety
+/// As there, where `is_free`.
+#[inline]
+pub(super) unsafe fn before_if(is_free: bool, end: NonNull<u8>) -> (NonNull<FreeBlock>, usize) {
+    // SAFETY: as in `before`, and the empty block has a length too.
+    unsafe {
+        let nowhere = &raw mut (*nothing().as_ptr()).length;
+        let word = end.as_ptr().wrapping_sub(TAIL_BYTES).cast();
+        let length = *select_unpredictable(is_free, word, nowhere);
+        (backward(end, length).cast(), length)
+    }
+}
+
+/// What is joined where no block is free: an empty block, of which nothing but links and length
+/// exists.
+///
+/// Its links are those of the only block in the list of bin 0, which never holds any. So whoever
+/// takes it out of that list changes nothing but the sink. Nobody can write to it.
+#[repr(align(32))]
+struct Nothing([usize; 4]);
+
+static NOTHING: Nothing = Nothing([0; 4]);
+
+const _: () = assert!(offset_of!(FreeBlock, tree) <= size_of::<Nothing>());
+
+#[inline]
+fn nothing() -> NonNull<FreeBlock> {
+    NonNull::from(&NOTHING.0).cast()
+}
+
+/// The block if it is free, otherwise the empty one, which may be taken out of its bin but not
+/// written to.
+#[inline]
+pub(super) fn or_nothing(is_free: bool, block: NonNull<FreeBlock>) -> NonNull<FreeBlock> {
+    select_unpredictable(is_free, block, nothing())
+}
+
+/// The block, or where that is null the empty one.
+#[inline]
+pub(super) fn any_or_nothing(block: *mut FreeBlock) -> NonNull<FreeBlock> {
+    NonNull::new(block).unwrap_or(nothing())
 }
 
 /// The previous link of the first block in the list of `bin`: no address, but the bin. So a block

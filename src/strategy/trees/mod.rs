@@ -58,7 +58,7 @@ use crate::allocator::AllocError;
 use crate::pointers::{block, forward};
 use crate::strategy::quick::Quick;
 use crate::strategy::sourced::SourcedAllocator;
-use crate::strategy::{Extent, Strategy};
+use crate::strategy::{Extent, FreedAtOnce, Strategy};
 use crate::units::{PAGE_BYTES, round_down};
 use bins::{Bins, Taken};
 use free_block::{HEAD_BYTES, TAIL_BYTES};
@@ -122,6 +122,8 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     /// A count beside the extent's address: which extent it is, its owner would have to find.
     const TELLS_EMPTY: bool = true;
 
+    const HAS_WAITING: bool = true;
+
     const EXTENT_ALIGN: usize = GRANULE;
 
     const DEFAULT: Self = Self {
@@ -164,11 +166,34 @@ unsafe impl Strategy for MultipleBinarySearchTree {
         if layout.align() > GRANULE {
             return self.cut_aligned(length, layout.align());
         }
-        if let Some((start, extent)) = self.quick.pop(length >> GRANULE_SHIFT) {
-            count_new(extent);
-            return Some(block(start, length));
+        match self.take_waiting(layout) {
+            None => self.cut(length),
+            block => block,
         }
-        self.cut(length)
+    }
+
+    #[inline]
+    fn may_wait(layout: Layout) -> bool {
+        layout.size() <= (QUICK_LENGTHS - 1) * GRANULE
+    }
+
+    #[inline]
+    fn take_waiting(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        if layout.align() > GRANULE {
+            return None;
+        }
+        let length = rounded(layout.size());
+        let (start, extent) = self.quick.pop(length >> GRANULE_SHIFT)?;
+        count_new(extent);
+        Some(block(start, length))
+    }
+
+    #[inline(always)] // measured: as of the free list
+    fn allocate_at_once(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        if layout.align() > GRANULE {
+            return None;
+        }
+        self.cut_at_once(rounded(layout.size()))
     }
 
     #[inline]
@@ -195,6 +220,34 @@ unsafe impl Strategy for MultipleBinarySearchTree {
             }
             live == 0
         }
+    }
+
+    #[inline(always)] // measured: as of the free list
+    unsafe fn free_at_once(
+        &mut self,
+        extent: &Extent,
+        freed: NonNull<u8>,
+        layout: Layout,
+    ) -> Option<FreedAtOnce> {
+        let length = rounded(layout.size());
+        // SAFETY: as in `free`.
+        unsafe {
+            let start = extent.own(freed);
+            if cfg!(any(test, heapswitch_check)) {
+                let address = start.addr().get();
+                self.check_is_taken(extent, &(address..address + length));
+            }
+            if !self.release_at_once(extent, block(start, length)) {
+                return None;
+            }
+        }
+        let live = live_blocks(extent).get().wrapping_sub(1);
+        live_blocks(extent).set(live);
+        Some(if live == 0 { FreedAtOnce::Emptied } else { FreedAtOnce::Done })
+    }
+
+    unsafe fn settle(&mut self, extent: &Extent) -> bool {
+        self.is_empty(extent)
     }
 
     fn is_empty(&self, extent: &Extent) -> bool {
@@ -249,7 +302,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
             // SAFETY: the tail is whole granules of the block, which the caller gives up.
             unsafe {
                 let tail = forward(extent.own(whole), new_length);
-                self.release(extent, block(tail, old_length - new_length));
+                self.release_tail(extent, block(tail, old_length - new_length));
             }
         }
         Some(new_length)
