@@ -159,10 +159,20 @@ impl MultipleBinarySearchTree {
     /// As there.
     #[inline(always)] // measured: with it all is one function that saves few registers
     pub(super) unsafe fn release_at_once(&mut self, extent: &Extent, freed: NonNull<[u8]>) -> bool {
+        let start = freed.cast::<u8>();
         // SAFETY: the caller's contract; the block's end lies in the extent, or at its end.
         unsafe {
-            let end = forward(freed.cast(), freed.len());
-            !self.top.touches(freed.cast(), end) && self.free_apart::<true>(extent, freed)
+            let end = forward(start, freed.len());
+            if !self.top.touches(start, end) {
+                return self.free_apart::<true>(extent, freed);
+            }
+            // What was cut last goes back so: before it nothing is free.
+            let is_plain = self.top.starts_at(end, extent.into())
+                && !map_of(extent).is_set(start.addr().get());
+            if is_plain {
+                self.top.lower(start);
+            }
+            is_plain
         }
     }
 
