@@ -492,8 +492,8 @@ fn no_block_of_a_batch_is_lost() {
     }
 }
 
-/// What others free in an unbatched heap does not wait, in whichever it was made; it is counted off
-/// where its heap was closed. A heap that takes its place after a reset is unbatched, too.
+/// What others free in an unbatched heap does not wait, whatever its strategy. A heap that takes
+/// its place after a reset is unbatched, too.
 #[test]
 fn an_unbatched_heap_has_back_at_once_what_others_freed() {
     fn free_elsewhere<T>(blocks: Vec<Vec<u8>>, look: impl FnOnce() -> T) -> T {
