@@ -26,6 +26,7 @@ mod bins;
 mod block_bits;
 pub mod census;
 pub mod class;
+mod dirty;
 mod entry;
 mod growth;
 mod kinds;
@@ -39,6 +40,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize
 
 #[cfg(heapswitch_check)]
 pub use block_bits::BlockBits;
+use dirty::Shard;
 pub use entry::{ChunkEntry, ENTRY_BYTES, RecordSpace};
 pub use kinds::{
     HugePages, KindSettings, MAX_KINDS, SegmentKind, refused_advice, refused_placements,
@@ -387,12 +389,13 @@ pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option
     if !ensure_reserved() || !is_plausible(chunks.checked_add(align_chunks)?) {
         return None;
     }
-    let taken = lock_of(kind).lock().take(kind, chunks, align_chunks);
+    let here = Shard::here();
+    let taken = lock_of(kind).lock().take(kind, chunks, align_chunks, here);
     let run = match taken {
         Some(run) => run,
         // What other kinds hold of the commit limit may be what is missing.
         None if is_commit_charged() && purge_all().charge_bytes != 0 => {
-            lock_of(kind).lock().take(kind, chunks, align_chunks)?
+            lock_of(kind).lock().take(kind, chunks, align_chunks, here)?
         }
         None => return None,
     };
@@ -415,8 +418,9 @@ fn is_plausible(chunks: usize) -> bool {
 pub unsafe fn return_run(run: Run) {
     let Some(kind) = kind_of_chunk(run.first_chunk()) else { return };
     sys::poison::poison(run.start(), run.bytes());
+    let here = Shard::here();
     // SAFETY: the caller's contract.
-    unsafe { lock_of(kind).lock().give_back(run) };
+    unsafe { lock_of(kind).lock().give_back(run, here) };
 }
 
 /// Makes a run longer where it stands, by chunks that follow it. The new run, not zeroed.
@@ -444,8 +448,9 @@ pub unsafe fn shrink_run(run: Run, chunks: usize) -> Option<Run> {
     let kind = kind_of_chunk(run.first_chunk())?;
     let (kept, end) = run.split(chunks)?;
     sys::poison::poison(end.start(), end.bytes());
+    let here = Shard::here();
     // SAFETY: the caller's contract.
-    unsafe { lock_of(kind).lock().give_back_end(end) };
+    unsafe { lock_of(kind).lock().give_back_end(end, here) };
     Some(kept)
 }
 

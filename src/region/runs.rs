@@ -3,9 +3,10 @@
 //!
 //! Free runs are kept in bins by length, in two sets: **clean** (known to be zero, no page
 //! resident) and **dirty** (used before, pages still resident). A dirty run is taken first; it
-//! costs no page fault. Runs of one set that touch are merged at once; runs of different sets only
-//! when the dirty one has been purged, or cleanness would be lost by the megabyte. Taking and
-//! giving back are O(1) but for at most `SEARCH` steps in one bin, and what a purge takes.
+//! costs no page fault; and first of those that the same processor used last: see
+//! [`dirty`](super::dirty). Runs of one set that touch are merged at once; runs of different sets
+//! only when the dirty one has been purged, or cleanness would be lost by the megabyte. Taking and
+//! giving back are O(1) but for a bounded search in the bins, and what a purge takes.
 //!
 //! ```text
 //!   chunk table:  │ edge, run_chunks = 5 │   │   │   │ edge, head_distance = 4 │ taken ...
@@ -26,7 +27,8 @@
 //! chunks beside others go with them, and until the kind grows again huge pages are not wished for:
 //! see [`growth`](super::growth).
 
-use super::bins::{BINS, Bins, CLEAN, DIRTY, RESERVED, bin_of, entry};
+use super::bins::{BINS, Bins, CLEAN, RESERVED, bin_of, entry};
+use super::dirty::{Dirty, Shard, is_free};
 use super::growth::{Growth, HUGE_PAGE_CHUNKS};
 use super::{
     ChunkEntry, RegionUsage, SegmentKind, at, commit_again, commit_segments, is_commit_charged,
@@ -184,7 +186,7 @@ pub(super) struct Purged {
 #[derive(Debug)]
 pub(crate) struct Runs {
     clean: Bins,
-    dirty: Bins,
+    dirty: Dirty,
     reserved: Bins,
     committed_segments: usize,
     taken_chunks: usize,
@@ -202,7 +204,7 @@ impl Runs {
     pub(super) const fn new() -> Self {
         Self {
             clean: Bins::new(),
-            dirty: Bins::new(),
+            dirty: Dirty::new(),
             reserved: Bins::new(),
             committed_segments: 0,
             taken_chunks: 0,
@@ -221,10 +223,11 @@ impl Runs {
         kind: SegmentKind,
         chunks: usize,
         align_chunks: usize,
+        here: Shard,
     ) -> Option<Run> {
         let wanted = chunks.checked_add(align_chunks - 1)?;
         let wanted = u32::try_from(wanted).ok().filter(|&wanted| wanted < 1 << 24)?;
-        if let Some(run) = self.take_free(wanted, chunks as u32, align_chunks as u32) {
+        if let Some(run) = self.take_free(wanted, chunks as u32, align_chunks as u32, here) {
             self.tick();
             return Some(run);
         }
@@ -233,19 +236,37 @@ impl Runs {
         if !self.commit_reserved(kind, wanted) && !self.grow_segments(kind, wanted as usize) {
             self.purge(self.dirty.chunks);
         }
-        self.take_free(wanted, chunks as u32, align_chunks as u32)
+        self.take_free(wanted, chunks as u32, align_chunks as u32, here)
     }
 
-    fn bins_of(&mut self, edge: u8) -> &mut Bins {
+    /// Puts a free run into the set of an edge.
+    fn insert(&mut self, first: u32, chunks: u32, edge: u8) {
         match edge {
-            CLEAN => &mut self.clean,
-            DIRTY => &mut self.dirty,
-            _ => &mut self.reserved,
+            CLEAN => self.clean.insert(first, chunks, edge),
+            RESERVED => self.reserved.insert(first, chunks, edge),
+            _ => self.dirty.insert(first, chunks, Shard::of_edge(edge)),
         }
     }
 
-    fn take_free(&mut self, wanted: u32, chunks: u32, align_chunks: u32) -> Option<Run> {
-        let (first, is_zeroed) = match self.dirty.find(wanted) {
+    /// Takes the free run that starts at a chunk out of its set: its length, and its edge.
+    fn remove(&mut self, first: u32) -> (u32, u8) {
+        let edge = entry(first).edge.get();
+        let chunks = match edge {
+            CLEAN => self.clean.remove(first),
+            RESERVED => self.reserved.remove(first),
+            _ => self.dirty.remove(first).0,
+        };
+        (chunks, edge)
+    }
+
+    fn take_free(
+        &mut self,
+        wanted: u32,
+        chunks: u32,
+        align_chunks: u32,
+        here: Shard,
+    ) -> Option<Run> {
+        let (first, is_zeroed) = match self.dirty.find(wanted, here) {
             Some(first) => (first, false),
             None => (self.clean.find(wanted)?, true),
         };
@@ -253,15 +274,13 @@ impl Runs {
         if is_zeroed && self.growth.is_awaited() {
             self.growth.note(start + chunks, chunks, chunks);
         }
-        let edge = if is_zeroed { CLEAN } else { DIRTY };
-        let bins = self.bins_of(edge);
-        let available = bins.remove(first);
+        let (available, edge) = self.remove(first);
         let (before, after) = (start - first, available - (start - first) - chunks);
         if before != 0 {
-            bins.insert(first, before, edge);
+            self.insert(first, before, edge);
         }
         if after != 0 {
-            bins.insert(start + chunks, after, edge);
+            self.insert(start + chunks, after, edge);
         }
         self.count_taken(chunks);
         self.runs_taken += 1;
@@ -303,10 +322,10 @@ impl Runs {
 
     /// # Safety
     /// The run was taken from these runs and is given back once.
-    pub(super) unsafe fn give_back(&mut self, run: Run) {
+    pub(super) unsafe fn give_back(&mut self, run: Run, here: Shard) {
         self.taken_chunks -= run.chunks();
         self.runs_returned += 1;
-        self.insert_merged(run.first, run.chunks, if run.is_zeroed { CLEAN } else { DIRTY });
+        self.insert_merged(run.first, run.chunks, if run.is_zeroed { CLEAN } else { here.edge() });
         self.tick();
     }
 
@@ -314,28 +333,27 @@ impl Runs {
     ///
     /// # Safety
     /// The end is part of a run that was taken from these runs, and is given back once.
-    pub(super) unsafe fn give_back_end(&mut self, end: Run) {
+    pub(super) unsafe fn give_back_end(&mut self, end: Run, here: Shard) {
         self.taken_chunks -= end.chunks();
-        self.insert_merged(end.first, end.chunks, DIRTY);
+        self.insert_merged(end.first, end.chunks, here.edge());
         self.tick();
     }
 
     /// Inserts a free run, merged with the free runs of its set that touch it.
     fn insert_merged(&mut self, first: u32, chunks: u32, edge: u8) {
-        let bins = self.bins_of(edge);
         let kind = kind_of_chunk(first as usize);
         let (mut first, mut chunks) = (first, chunks);
         let touches = |chunk: u32| {
             chunk != 0 && kind_of_chunk(chunk as usize) == kind && entry(chunk).edge.get() == edge
         };
         if touches(first + chunks) {
-            chunks += bins.remove(first + chunks);
+            chunks += self.remove(first + chunks).0;
         }
         if touches(first - 1) {
             first -= 1 + entry(first - 1).head_distance.get();
-            chunks += bins.remove(first);
+            chunks += self.remove(first).0;
         }
-        bins.insert(first, chunks, edge);
+        self.insert(first, chunks, edge);
     }
 
     /// # Safety
@@ -348,8 +366,8 @@ impl Runs {
         let mut found = 0;
         while found < extra {
             let next = end + found;
-            let is_free = kind_of_chunk(next as usize) == kind
-                && matches!(entry(next).edge.get(), CLEAN | DIRTY);
+            // The entry is there only where the segment is committed.
+            let is_free = kind_of_chunk(next as usize) == kind && is_free(entry(next));
             if !is_free {
                 return None;
             }
@@ -361,12 +379,10 @@ impl Runs {
         let mut taken = 0;
         while taken < extra {
             let next = end + taken;
-            let edge = entry(next).edge.get();
-            let bins = self.bins_of(edge);
-            let available = bins.remove(next);
+            let (available, edge) = self.remove(next);
             let used = available.min(extra - taken);
             if used < available {
-                bins.insert(next + used, available - used, edge);
+                self.insert(next + used, available - used, edge);
             }
             taken += used;
         }
@@ -488,11 +504,11 @@ impl Runs {
     /// Gives the pages of at least `chunks` dirty chunks back, the longest runs first; the bytes.
     fn purge(&mut self, chunks: usize) -> usize {
         let mut purged = 0;
-        let mut refused = [(0, 0); MOST_REFUSALS];
+        let mut refused = [(0, 0, 0); MOST_REFUSALS];
         let mut places = refused.iter_mut();
         while purged < chunks {
             let Some(first) = self.dirty.longest() else { break };
-            let run = self.dirty.remove(first);
+            let (run, shard) = self.dirty.remove(first);
             // A part of a long run may do.
             let part = (run as usize).min(chunks - purged) as u32;
             let (start, chunks_around) = with_clean_around(first, part);
@@ -501,20 +517,20 @@ impl Runs {
             if !is_given_back {
                 // The program locked it, say: the others are not to wait for that.
                 let Some(place) = places.next() else {
-                    self.insert_merged(first, run, DIRTY);
+                    self.insert_merged(first, run, shard.edge());
                     break;
                 };
-                *place = (first, run);
+                *place = (first, run, shard.edge());
                 continue;
             }
             if part < run {
-                self.dirty.insert(first + part, run - part, DIRTY);
+                self.dirty.insert(first + part, run - part, shard);
             }
             self.insert_merged(first, part, CLEAN);
             purged += part as usize;
         }
-        for (first, run) in refused.into_iter().filter(|&(first, _)| first != 0) {
-            self.insert_merged(first, run, DIRTY);
+        for (first, run, edge) in refused.into_iter().filter(|&(first, ..)| first != 0) {
+            self.insert_merged(first, run, edge);
         }
         if purged != 0 {
             self.note_shrinking();
@@ -542,8 +558,8 @@ impl Runs {
     /// Checks every bin against the chunk table.
     #[cfg(any(test, heapswitch_check))]
     pub(super) fn verify(&self) {
-        let sets = [(&self.clean, CLEAN), (&self.dirty, DIRTY), (&self.reserved, RESERVED)];
-        for (bins, edge) in sets {
+        let sets = [(&self.clean, CLEAN), (&self.reserved, RESERVED)];
+        for (bins, edge) in sets.into_iter().chain(self.dirty.sets()) {
             let mut chunks = 0;
             for (bin, &head) in bins.heads.iter().enumerate() {
                 let mut previous = 0;
@@ -568,7 +584,7 @@ impl Runs {
                     sys::abort_with(&["the map of bins of free runs is corrupted"]);
                 }
             }
-            if chunks != bins.chunks {
+            if chunks != bins.chunks || !self.dirty.is_counted() {
                 sys::abort_with(&["the count of free chunks is corrupted"]);
             }
         }

@@ -25,7 +25,26 @@ fn usage_of(kind: SegmentKind) -> RegionUsage {
     usage
 }
 
-/// Takes, fills, grows and gives back at random, and checks contents, `each` some steps the bins.
+/// Takes a run as a thread does that runs on a processor.
+fn take_by(processor: usize, kind: SegmentKind, chunks: usize, align: usize) -> Run {
+    assert!(ensure_reserved());
+    let run = lock_of(kind).lock().take(kind, chunks, align, Shard::of(processor)).unwrap();
+    sys::poison::unpoison(run.start(), run.bytes());
+    run
+}
+
+/// # Safety
+/// As [`return_run`]'s.
+unsafe fn return_by(processor: usize, mut run: Run) {
+    run.is_zeroed = false;
+    let Some(kind) = kind_of_chunk(run.first_chunk()) else { return };
+    sys::poison::poison(run.start(), run.bytes());
+    // SAFETY: the caller's contract.
+    unsafe { lock_of(kind).lock().give_back(run, Shard::of(processor)) };
+}
+
+/// Takes, fills, grows and gives back at random, on three processors, and checks contents, `each`
+/// some steps the bins.
 fn at_random(kind: SegmentKind, longest_shift: usize, mut each: impl FnMut(usize)) {
     let mut seed = 1_u64;
     let mut random = move |below: usize| {
@@ -37,7 +56,7 @@ fn at_random(kind: SegmentKind, longest_shift: usize, mut each: impl FnMut(usize
         if runs.len() < 200 && random(2) == 0 {
             let most = 1 << random(longest_shift + 1);
             let (chunks, align) = (1 + random(most), 1 << random(6));
-            let run = take_run(kind, chunks, align).unwrap();
+            let run = take_by(random(3), kind, chunks, align);
             assert_eq!(run.first_chunk() % align, 0);
             assert_eq!(run.chunks(), chunks);
             assert_ne!(run.first_chunk(), 0);
@@ -78,8 +97,7 @@ fn at_random(kind: SegmentKind, longest_shift: usize, mut each: impl FnMut(usize
                     assert_eq!(shrunk.start().read(), fill);
                     run = shrunk;
                 }
-                run.is_zeroed = false;
-                return_run(run);
+                return_by(random(3), run);
             }
         }
         if step % 64 == 0 {
@@ -92,6 +110,64 @@ fn at_random(kind: SegmentKind, longest_shift: usize, mut each: impl FnMut(usize
         // SAFETY: the run is ours and given back once.
         unsafe { return_run(run) };
     }
+}
+
+#[test]
+fn who_used_a_run_last_takes_it_first() {
+    let kind = kind_of(c"by-processor");
+    let [first, kept, second] = [0; 3].map(|processor| take_by(processor, kind, 1, 1));
+    let return_both = || {
+        // SAFETY: they were taken, and are not used any more.
+        unsafe {
+            return_by(0, first);
+            return_by(1, second);
+        }
+    };
+    return_both();
+    let take = |processor| take_by(processor, kind, 1, 1).first_chunk();
+    assert_eq!([take(1), take(0)], [second.first_chunk(), first.first_chunk()]);
+    return_both();
+    assert_eq!([take(0), take(1)], [first.first_chunk(), second.first_chunk()]);
+    // A third takes what they had before anything clean, wherever it is counted.
+    return_both();
+    lock_of(kind).lock().verify();
+    let taken = [2, 2, 65].map(|processor| take_by(processor, kind, 1, 1));
+    assert_eq!(taken.map(|run| run.is_zeroed), [false, false, true]);
+    // SAFETY: they were taken, and are not used any more.
+    taken.into_iter().chain([kept]).for_each(|run| unsafe { return_by(0, run) });
+}
+
+#[test]
+fn runs_of_several_processors_are_joined_where_a_longer_one_is_wanted() {
+    let kind = kind_of(c"joined");
+    let whole = take_by(0, kind, 9, 1);
+    let parts = |most: usize| {
+        (0..most).map(|part| Run::at_offset(whole.offset_bytes() + part * CHUNK_BYTES, 1, false))
+    };
+    // SAFETY: each part was taken with the whole, or alone, and is not used any more.
+    unsafe { parts(8).for_each(|part| return_by(part.first_chunk() % 3, part)) };
+    lock_of(kind).lock().verify();
+    let [long, short] = [5, 3].map(|chunks| take_by(1, kind, chunks, 1));
+    assert_eq!([long.is_zeroed, short.is_zeroed], [false; 2]);
+    let (first, end) = (whole.first_chunk(), whole.first_chunk() + 8);
+    assert!([long, short].iter().all(|run| (first..end).contains(&run.first_chunk())));
+    lock_of(kind).lock().verify();
+    assert_eq!(usage_of(kind).dirty_bytes, 0);
+    // Where a taken chunk lies between there is none to be had.
+    // SAFETY: as above.
+    unsafe {
+        return_by(2, long);
+        return_by(2, short);
+        let [left, middle, right] = [3, 1, 4].map(|chunks| take_by(0, kind, chunks, 1));
+        assert_eq!(middle.first_chunk(), first + 3);
+        return_by(0, left);
+        return_by(1, right);
+        let clean = take_by(0, kind, 5, 1);
+        assert!(clean.is_zeroed);
+        [middle, clean].into_iter().chain(parts(9).last()).for_each(|run| return_by(0, run));
+    }
+    lock_of(kind).lock().purge_all();
+    lock_of(kind).lock().verify();
 }
 
 #[test]
