@@ -164,7 +164,7 @@ fn runs_of_several_processors_are_joined_where_a_longer_one_is_wanted() {
         return_by(1, right);
         let clean = take_by(0, kind, 5, 1);
         assert!(clean.is_zeroed);
-        [middle, clean].into_iter().chain(parts(9).last()).for_each(|run| return_by(0, run));
+        [middle, clean].into_iter().chain(parts(9).next_back()).for_each(|run| return_by(0, run));
     }
     lock_of(kind).lock().purge_all();
     lock_of(kind).lock().verify();
