@@ -1,8 +1,7 @@
 //! Coroutines that change threads while they are suspended. To be run with fat LTO, too, which lets
 //! the compiler see, and keep, what it would otherwise have to load anew after a switch: `cargo
 //! test --profile lto --test coroutine_migration`.
-//! Not under ThreadSanitizer, which is not told of the stacks and keeps one call stack a thread.
-#![cfg(not(any(heapswitch_pass_through, heapswitch_tsan)))]
+#![cfg(not(heapswitch_pass_through))]
 
 use std::sync::mpsc;
 use std::thread;

@@ -67,6 +67,41 @@ fn seeded_race() {
     black_box(block);
 }
 
+/// Two coroutines do, each of which ran on another thread before.
+#[test]
+#[ignore = "wrong on purpose"]
+fn seeded_race_of_coroutines() {
+    let mut block = Box::new(0_u64);
+    let address = (&raw mut *block).expose_provenance();
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    let make = || {
+        let body = move |yielder: &heapswitch::Yielder<'_, (), ()>, ()| {
+            yielder.suspend(());
+            STARTED.fetch_add(1, Ordering::Relaxed);
+            while STARTED.load(Ordering::Relaxed) < 2 {
+                std::thread::yield_now();
+            }
+            let shared = std::ptr::with_exposed_provenance_mut::<u64>(address);
+            for _ in 0..1000 {
+                // SAFETY: the block outlives both threads; the race is the seeded mistake.
+                unsafe { shared.write_volatile(shared.read_volatile() + 1) };
+            }
+        };
+        let mut coroutine = heapswitch::Coroutine::new(Heap::new().unwrap(), body).unwrap();
+        coroutine.resume(()).unwrap();
+        // SAFETY: it holds nothing but a number, and uses no thread-local variable.
+        unsafe { coroutine.assume_send() }
+    };
+    let threads = [(); 2].map(|()| {
+        let mut coroutine = make();
+        std::thread::spawn(move || coroutine.resume(()).unwrap())
+    });
+    for thread in threads {
+        thread.join().unwrap().as_return().unwrap();
+    }
+    black_box(block);
+}
+
 /// Another thread frees what a heap made, and hands it over; nothing else orders the two, so the
 /// heap's stack of such blocks does.
 fn blocks_come_back() {

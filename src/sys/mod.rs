@@ -6,6 +6,8 @@
 pub mod call_stack;
 pub mod environment;
 pub mod fault;
+#[cfg(feature = "corosensei")]
+pub(crate) mod fiber;
 pub mod file;
 pub mod fork;
 pub mod lock;
