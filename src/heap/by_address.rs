@@ -17,7 +17,9 @@ use super::header::HeapHeader;
 use crate::region::class::WHOLE_RUN;
 use crate::region::{ChunkEntry, class};
 use crate::strategy::slab::Slab;
-use crate::strategy::slab::class::{CLASSES, block_bytes, class_of, computed_class};
+use crate::strategy::slab::class::{
+    CLASSES, MAX_BLOCK_BYTES, block_bytes, class_of, computed_class,
+};
 use crate::units::CHUNK_SHIFT;
 
 const _: () = assert!(CLASSES < WHOLE_RUN as usize);
@@ -88,6 +90,26 @@ pub unsafe fn try_allocate(header: NonNull<HeapHeader>, layout: Layout) -> Optio
     let class = class_of(layout)?;
     // SAFETY: the caller runs the heap; the fast path tells the strategy; the class is one.
     let block = unsafe { front_of(header).pop(class) }?;
+    check::handed_out(block);
+    Some(block)
+}
+
+/// Allocates a block of more than [`TABLE_BYTES`] from the lists of a slab heap; `None` also where
+/// the alignment is beyond [`ALIGN_BYTES`].
+///
+/// # Safety
+/// The caller runs the heap, whose fast path is that of the slab.
+#[inline]
+pub unsafe fn try_allocate_medium(
+    header: NonNull<HeapHeader>,
+    layout: Layout,
+) -> Option<NonNull<u8>> {
+    if layout.align() > ALIGN_BYTES || !(TABLE_BYTES + 1..=MAX_BLOCK_BYTES).contains(&layout.size())
+    {
+        return None;
+    }
+    // SAFETY: the caller runs the heap; the fast path tells the strategy; the size has a class.
+    let block = unsafe { front_of(header).pop(computed_class(layout.size())) }?;
     check::handed_out(block);
     Some(block)
 }

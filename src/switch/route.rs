@@ -21,11 +21,33 @@ use crate::sync::Relation;
 /// As [`GlobalAlloc::alloc`].
 #[inline]
 pub unsafe fn alloc<C: Configuration>(layout: Layout) -> *mut u8 {
+    if !fast::is_small(layout) {
+        // SAFETY: the caller's contract.
+        return unsafe { alloc_medium::<C>(layout) };
+    }
     match try_fast(layout) {
         Some(block) => block.as_ptr(),
         // SAFETY: the caller's contract.
         None => unsafe { alloc_slow::<C>(layout, false) },
     }
+}
+
+/// What is too large for the inline paths: from the lists of the heap in use, or as it comes. Apart
+/// from what follows, for it needs no register that would have to be saved.
+///
+/// # Safety
+/// As [`GlobalAlloc::alloc`].
+#[cold]
+#[inline(never)]
+unsafe fn alloc_medium<C: Configuration>(layout: Layout) -> *mut u8 {
+    if let Some(heap) = inline().slab()
+        // SAFETY: as in `try_fast`.
+        && let Some(block) = unsafe { by_address::try_allocate_medium(heap, layout) }
+    {
+        return block.as_ptr();
+    }
+    // SAFETY: the caller's contract.
+    unsafe { alloc_slower::<C>(layout, false) }
 }
 
 /// The inline paths.
