@@ -342,3 +342,33 @@ fn one_allocates_and_another_frees_for_ever_in_bounded_memory() {
         assert!(most_after_warm_up < warm + (8 << 20));
     }
 }
+
+/// The owner asks for nothing but blocks that are runs of their own, and never comes by for less.
+#[test]
+fn large_blocks_that_another_frees_are_used_again() {
+    let _alone = alone();
+    const BYTES: usize = 1 << 20;
+    const WAITING: usize = 4;
+    for uses_heap in [false, true] {
+        let (sender, receiver) = mpsc::sync_channel::<Vec<u8>>(WAITING);
+        let before = process_usage().region.taken_bytes;
+        let producer = thread::spawn(move || {
+            let heap = Heap::new().unwrap();
+            let _scope = uses_heap.then(|| heap.enter().unwrap());
+            for number in 0..300_u32 {
+                let mut block = Vec::with_capacity(BYTES);
+                block.push(number as u8);
+                sender.send(block).unwrap();
+            }
+        });
+        let mut most = 0;
+        for (number, block) in receiver.iter().enumerate() {
+            assert_eq!(block[0], number as u8);
+            drop(block);
+            most = most.max(process_usage().region.taken_bytes);
+        }
+        producer.join().unwrap();
+        println!("in a heap: {uses_heap}; {before} bytes before, at most {most}");
+        assert!(most < before + 4 * WAITING * BYTES, "{before} {most}");
+    }
+}

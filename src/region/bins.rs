@@ -16,10 +16,11 @@ pub(super) const BINS: usize = EXACT_BINS + 20 * 4;
 /// Not the end of a free run.
 pub(super) const NOT_FREE: u8 = 0;
 pub(super) const CLEAN: u8 = 1;
+pub(super) const DIRTY: u8 = 2;
 /// Not committed: whole segments whose memory and commit charge were given back.
-pub(super) const RESERVED: u8 = 2;
-/// Used before by a processor of the first shard; from here on the other shards'.
-pub(super) const DIRTY: u8 = 3;
+pub(super) const RESERVED: u8 = 3;
+/// A dirty chunk that the first processor gave back lately; from here on the other processors'.
+pub(super) const RECENT: u8 = 4;
 
 /// The entry of a chunk in a committed segment.
 #[inline]
@@ -118,21 +119,9 @@ impl Bins {
         Some(self.head(bin)).filter(|&first| longer != 0 && first != 0)
     }
 
-    /// The first chunks of at most so many runs, of the longest bins.
-    pub(super) fn longest_first(&self, most: usize) -> impl Iterator<Item = u32> {
-        let mut bins = self.occupied;
-        let mut next = 0;
-        let runs = core::iter::from_fn(move || {
-            if next == 0 {
-                let bin = bins.checked_ilog2()? as usize;
-                bins &= !(1 << bin);
-                next = self.head(bin);
-            }
-            let run = next;
-            next = entry(run).next.get();
-            Some(run)
-        });
-        runs.take(most)
+    /// The first chunk of a run of just so many chunks, at most [`EXACT_BINS`].
+    pub(super) fn exactly(&self, chunks: u32) -> Option<u32> {
+        Some(self.head(bin_of(chunks))).filter(|&first| first != 0)
     }
 
     /// The first chunk of one of the longest runs.

@@ -26,13 +26,14 @@ mod bins;
 mod block_bits;
 pub mod census;
 pub mod class;
-mod dirty;
 mod entry;
 mod growth;
 mod kinds;
 pub mod label;
 pub mod map;
 mod metadata;
+mod recent;
+mod run;
 mod runs;
 
 use core::ptr::NonNull;
@@ -40,7 +41,6 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize
 
 #[cfg(heapswitch_check)]
 pub use block_bits::BlockBits;
-use dirty::Shard;
 pub use entry::{ChunkEntry, ENTRY_BYTES, RecordSpace};
 pub use kinds::{
     HugePages, KindSettings, MAX_KINDS, SegmentKind, refused_advice, refused_placements,
@@ -48,8 +48,9 @@ pub use kinds::{
 };
 use kinds::{add_figures, kind_locks, lock_of, note_taker};
 pub use metadata::{Metadata, metadata_bytes_held};
+use recent::Processor;
+pub use run::Run;
 use runs::Purged;
-pub use runs::Run;
 
 use crate::sys::fork::{ForkEntry, Rank};
 use crate::sys::{self, lock::Lock, memory};
@@ -392,7 +393,7 @@ pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option
     if !ensure_reserved() || !is_plausible(chunks.checked_add(align_chunks)?) {
         return None;
     }
-    let here = Shard::here();
+    let here = Processor::here();
     let taken = lock_of(kind).lock().take(kind, chunks, align_chunks, here);
     let run = match taken {
         Some(run) => run,
@@ -421,7 +422,7 @@ fn is_plausible(chunks: usize) -> bool {
 pub unsafe fn return_run(run: Run) {
     let Some(kind) = kind_of_chunk(run.first_chunk()) else { return };
     sys::poison::poison(run.start(), run.bytes());
-    let here = Shard::here();
+    let here = Processor::here();
     // SAFETY: the caller's contract.
     unsafe { lock_of(kind).lock().give_back(run, here) };
 }
@@ -451,9 +452,8 @@ pub unsafe fn shrink_run(run: Run, chunks: usize) -> Option<Run> {
     let kind = kind_of_chunk(run.first_chunk())?;
     let (kept, end) = run.split(chunks)?;
     sys::poison::poison(end.start(), end.bytes());
-    let here = Shard::here();
     // SAFETY: the caller's contract.
-    unsafe { lock_of(kind).lock().give_back_end(end, here) };
+    unsafe { lock_of(kind).lock().give_back_end(end) };
     Some(kept)
 }
 

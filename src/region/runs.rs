@@ -3,10 +3,11 @@
 //!
 //! Free runs are kept in bins by length, in two sets: **clean** (known to be zero, no page
 //! resident) and **dirty** (used before, pages still resident). A dirty run is taken first; it
-//! costs no page fault; and first of those that the same processor used last: see
-//! [`dirty`](super::dirty). Runs of one set that touch are merged at once; runs of different sets
-//! only when the dirty one has been purged, or cleanness would be lost by the megabyte. Taking and
-//! giving back are O(1) but for a bounded search in the bins, and what a purge takes.
+//! costs no page fault. Runs of one set that touch are merged at once; runs of different sets only
+//! when the dirty one has been purged, or cleanness would be lost by the megabyte. Single chunks
+//! wait a while by the processor that used them, before they are merged with other dirty runs: see
+//! [`recent`](super::recent). Taking and giving back are O(1) but for at most `SEARCH` steps in one
+//! bin, merging what waited, once for each chunk, and what a purge takes.
 //!
 //! ```text
 //!   chunk table:  │ edge, run_chunks = 5 │   │   │   │ edge, head_distance = 4 │ taken ...
@@ -27,12 +28,13 @@
 //! chunks beside others go with them, and until the kind grows again huge pages are not wished for:
 //! see [`growth`](super::growth).
 
-use super::bins::{BINS, Bins, CLEAN, RESERVED, bin_of, entry};
-use super::dirty::{Dirty, Shard, is_free};
+use super::bins::{BINS, Bins, CLEAN, DIRTY, RESERVED, bin_of, entry};
 use super::growth::{Growth, HUGE_PAGE_CHUNKS};
+use super::recent::{Processor, Recent, is_recent};
+use super::run::Run;
 use super::{
-    ChunkEntry, RegionUsage, SegmentKind, at, commit_again, commit_segments, is_commit_charged,
-    kind_of_chunk, period_milliseconds,
+    RegionUsage, SegmentKind, at, commit_again, commit_segments, is_commit_charged, kind_of_chunk,
+    period_milliseconds,
 };
 use crate::sys::{self, memory};
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, SEGMENT_CHUNKS};
@@ -52,72 +54,6 @@ const MOST_REFUSALS: usize = 8;
 
 /// The most clean runs whose ends are given back at once.
 const MOST_ENDS: usize = 1024;
-
-/// A run of chunks that was taken from the region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    first: u32,
-    chunks: u32,
-    /// Whether every byte is known to be zero.
-    pub is_zeroed: bool,
-}
-
-impl Run {
-    /// The run that starts at an offset of the region; for a taken run only.
-    pub(crate) fn at_offset(offset: usize, chunks: usize, is_zeroed: bool) -> Self {
-        Self { first: (offset >> CHUNK_SHIFT) as u32, chunks: chunks as u32, is_zeroed }
-    }
-
-    /// The index of its first chunk.
-    #[inline]
-    pub fn first_chunk(self) -> usize {
-        self.first as usize
-    }
-
-    /// Its length in chunks, at least 1.
-    #[inline]
-    pub fn chunks(self) -> usize {
-        self.chunks as usize
-    }
-
-    /// Its length in bytes.
-    #[inline]
-    pub fn bytes(self) -> usize {
-        self.chunks() << CHUNK_SHIFT
-    }
-
-    /// Its distance from the region's base, in bytes.
-    #[inline]
-    pub fn offset_bytes(self) -> usize {
-        self.first_chunk() << CHUNK_SHIFT
-    }
-
-    /// Its first byte.
-    #[inline]
-    pub fn start(self) -> core::ptr::NonNull<u8> {
-        // SAFETY: a run lies in the region.
-        unsafe { at(self.offset_bytes()) }
-    }
-
-    /// Its first `chunks` chunks and the rest, where neither is empty; not zeroed.
-    pub(super) fn split(self, chunks: usize) -> Option<(Self, Self)> {
-        let first_part = u32::try_from(chunks).ok().filter(|&chunks| chunks != 0)?;
-        let rest = self.chunks.checked_sub(first_part).filter(|&rest| rest != 0)?;
-        let part = |first, chunks| Self { first, chunks, is_zeroed: false };
-        Some((part(self.first, first_part), part(self.first + first_part, rest)))
-    }
-
-    /// The entry of its first chunk.
-    #[inline]
-    pub fn entry(self) -> &'static ChunkEntry {
-        entry(self.first)
-    }
-
-    /// The entries of its chunks, in order.
-    pub fn entries(self) -> impl Iterator<Item = &'static ChunkEntry> {
-        (self.first..self.first + self.chunks).map(entry)
-    }
-}
 
 /// The first chunk from `first` on whose address is aligned. The region itself starts at a
 /// segment's boundary, so beyond that its chunks' numbers say nothing about alignment.
@@ -186,7 +122,9 @@ pub(super) struct Purged {
 #[derive(Debug)]
 pub(crate) struct Runs {
     clean: Bins,
-    dirty: Dirty,
+    dirty: Bins,
+    /// Dirty, too, and not merged yet.
+    recent: Recent,
     reserved: Bins,
     committed_segments: usize,
     taken_chunks: usize,
@@ -204,7 +142,8 @@ impl Runs {
     pub(super) const fn new() -> Self {
         Self {
             clean: Bins::new(),
-            dirty: Dirty::new(),
+            dirty: Bins::new(),
+            recent: Recent::new(),
             reserved: Bins::new(),
             committed_segments: 0,
             taken_chunks: 0,
@@ -223,7 +162,7 @@ impl Runs {
         kind: SegmentKind,
         chunks: usize,
         align_chunks: usize,
-        here: Shard,
+        here: Processor,
     ) -> Option<Run> {
         let wanted = chunks.checked_add(align_chunks - 1)?;
         let wanted = u32::try_from(wanted).ok().filter(|&wanted| wanted < 1 << 24)?;
@@ -234,29 +173,58 @@ impl Runs {
         // Together with what lies dirty beside it a clean run might do; growing comes first, for it
         // costs no system call for each run.
         if !self.commit_reserved(kind, wanted) && !self.grow_segments(kind, wanted as usize) {
-            self.purge(self.dirty.chunks);
+            self.purge(self.dirty_chunks());
         }
         self.take_free(wanted, chunks as u32, align_chunks as u32, here)
     }
 
-    /// Puts a free run into the set of an edge.
-    fn insert(&mut self, first: u32, chunks: u32, edge: u8) {
+    fn bins_of(&mut self, edge: u8) -> &mut Bins {
         match edge {
-            CLEAN => self.clean.insert(first, chunks, edge),
-            RESERVED => self.reserved.insert(first, chunks, edge),
-            _ => self.dirty.insert(first, chunks, Shard::of_edge(edge)),
+            CLEAN => &mut self.clean,
+            DIRTY => &mut self.dirty,
+            _ => &mut self.reserved,
         }
+    }
+
+    fn dirty_chunks(&self) -> usize {
+        self.dirty.chunks + self.recent.chunks
+    }
+
+    /// A dirty run of so many chunks. A single one is this processor's, or as short as can be.
+    fn find_dirty(&mut self, wanted: u32, here: Processor) -> Option<u32> {
+        if wanted == 1 {
+            let short = self.recent.newest_of(here).or_else(|| self.dirty.exactly(1));
+            return short.or_else(|| self.recent.any()).or_else(|| self.dirty.find(1));
+        }
+        let found = self.dirty.find(wanted);
+        if found.is_some() || self.recent.chunks == 0 || self.dirty_chunks() < wanted as usize {
+            return found;
+        }
+        self.merge_recent();
+        self.dirty.find(wanted)
+    }
+
+    /// Merges the chunks that were given back lately with the dirty runs that they touch.
+    fn merge_recent(&mut self) {
+        while let Some(chunk) = self.recent.any() {
+            self.recent.remove(chunk);
+            self.insert_merged(chunk, 1, DIRTY);
+        }
+    }
+
+    fn insert(&mut self, first: u32, chunks: u32, edge: u8) {
+        self.bins_of(edge).insert(first, chunks, edge);
     }
 
     /// Takes the free run that starts at a chunk out of its set: its length, and its edge.
     fn remove(&mut self, first: u32) -> (u32, u8) {
-        let edge = entry(first).edge.get();
-        let chunks = match edge {
-            CLEAN => self.clean.remove(first),
-            RESERVED => self.reserved.remove(first),
-            _ => self.dirty.remove(first).0,
-        };
-        (chunks, edge)
+        let head = entry(first);
+        if is_recent(head) {
+            self.recent.remove(first);
+            return (1, DIRTY);
+        }
+        let edge = head.edge.get();
+        (self.bins_of(edge).remove(first), edge)
     }
 
     fn take_free(
@@ -264,9 +232,9 @@ impl Runs {
         wanted: u32,
         chunks: u32,
         align_chunks: u32,
-        here: Shard,
+        here: Processor,
     ) -> Option<Run> {
-        let (first, is_zeroed) = match self.dirty.find(wanted, here) {
+        let (first, is_zeroed) = match self.find_dirty(wanted, here) {
             Some(first) => (first, false),
             None => (self.clean.find(wanted)?, true),
         };
@@ -284,7 +252,7 @@ impl Runs {
         }
         self.count_taken(chunks);
         self.runs_taken += 1;
-        self.low_water = self.low_water.min(self.dirty.chunks);
+        self.low_water = self.low_water.min(self.dirty_chunks());
         Some(Run { first: start, chunks, is_zeroed })
     }
 
@@ -322,10 +290,13 @@ impl Runs {
 
     /// # Safety
     /// The run was taken from these runs and is given back once.
-    pub(super) unsafe fn give_back(&mut self, run: Run, here: Shard) {
+    pub(super) unsafe fn give_back(&mut self, run: Run, here: Processor) {
         self.taken_chunks -= run.chunks();
         self.runs_returned += 1;
-        self.insert_merged(run.first, run.chunks, if run.is_zeroed { CLEAN } else { here.edge() });
+        let is_recent = run.chunks == 1 && !run.is_zeroed && self.recent.push(run.first, here);
+        if !is_recent {
+            self.insert_merged(run.first, run.chunks, if run.is_zeroed { CLEAN } else { DIRTY });
+        }
         self.tick();
     }
 
@@ -333,27 +304,28 @@ impl Runs {
     ///
     /// # Safety
     /// The end is part of a run that was taken from these runs, and is given back once.
-    pub(super) unsafe fn give_back_end(&mut self, end: Run, here: Shard) {
+    pub(super) unsafe fn give_back_end(&mut self, end: Run) {
         self.taken_chunks -= end.chunks();
-        self.insert_merged(end.first, end.chunks, here.edge());
+        self.insert_merged(end.first, end.chunks, DIRTY);
         self.tick();
     }
 
     /// Inserts a free run, merged with the free runs of its set that touch it.
     fn insert_merged(&mut self, first: u32, chunks: u32, edge: u8) {
+        let bins = self.bins_of(edge);
         let kind = kind_of_chunk(first as usize);
         let (mut first, mut chunks) = (first, chunks);
         let touches = |chunk: u32| {
             chunk != 0 && kind_of_chunk(chunk as usize) == kind && entry(chunk).edge.get() == edge
         };
         if touches(first + chunks) {
-            chunks += self.remove(first + chunks).0;
+            chunks += bins.remove(first + chunks);
         }
         if touches(first - 1) {
             first -= 1 + entry(first - 1).head_distance.get();
-            chunks += self.remove(first).0;
+            chunks += bins.remove(first);
         }
-        self.insert(first, chunks, edge);
+        bins.insert(first, chunks, edge);
     }
 
     /// # Safety
@@ -366,8 +338,9 @@ impl Runs {
         let mut found = 0;
         while found < extra {
             let next = end + found;
-            // The entry is there only where the segment is committed.
-            let is_free = kind_of_chunk(next as usize) == kind && is_free(entry(next));
+            let is_of_kind = kind_of_chunk(next as usize) == kind;
+            let is_free = is_of_kind
+                && (matches!(entry(next).edge.get(), CLEAN | DIRTY) || is_recent(entry(next)));
             if !is_free {
                 return None;
             }
@@ -387,7 +360,7 @@ impl Runs {
             taken += used;
         }
         self.count_taken(extra);
-        self.low_water = self.low_water.min(self.dirty.chunks);
+        self.low_water = self.low_water.min(self.dirty_chunks());
         Some(Run { first: run.first, chunks: run.chunks + extra, is_zeroed: false })
     }
 
@@ -480,7 +453,7 @@ impl Runs {
         if self.operations.is_multiple_of(OPERATIONS_PER_CHECK) {
             self.verify();
         }
-        if self.operations.is_multiple_of(OPERATIONS_PER_TICK) && self.dirty.chunks != 0 {
+        if self.operations.is_multiple_of(OPERATIONS_PER_TICK) && self.dirty_chunks() != 0 {
             self.decay(sys::coarse_milliseconds());
         }
     }
@@ -497,18 +470,21 @@ impl Runs {
         if is_commit_charged() {
             self.release_segments();
         }
-        self.low_water = self.dirty.chunks;
+        self.low_water = self.dirty_chunks();
         self.growth.look_sometimes(now);
     }
 
     /// Gives the pages of at least `chunks` dirty chunks back, the longest runs first; the bytes.
     fn purge(&mut self, chunks: usize) -> usize {
+        if chunks != 0 {
+            self.merge_recent();
+        }
         let mut purged = 0;
-        let mut refused = [(0, 0, 0); MOST_REFUSALS];
+        let mut refused = [(0, 0); MOST_REFUSALS];
         let mut places = refused.iter_mut();
         while purged < chunks {
             let Some(first) = self.dirty.longest() else { break };
-            let (run, shard) = self.dirty.remove(first);
+            let run = self.dirty.remove(first);
             // A part of a long run may do.
             let part = (run as usize).min(chunks - purged) as u32;
             let (start, chunks_around) = with_clean_around(first, part);
@@ -517,20 +493,20 @@ impl Runs {
             if !is_given_back {
                 // The program locked it, say: the others are not to wait for that.
                 let Some(place) = places.next() else {
-                    self.insert_merged(first, run, shard.edge());
+                    self.insert_merged(first, run, DIRTY);
                     break;
                 };
-                *place = (first, run, shard.edge());
+                *place = (first, run);
                 continue;
             }
             if part < run {
-                self.dirty.insert(first + part, run - part, shard);
+                self.dirty.insert(first + part, run - part, DIRTY);
             }
             self.insert_merged(first, part, CLEAN);
             purged += part as usize;
         }
-        for (first, run, edge) in refused.into_iter().filter(|&(first, ..)| first != 0) {
-            self.insert_merged(first, run, edge);
+        for (first, run) in refused.into_iter().filter(|&(first, _)| first != 0) {
+            self.insert_merged(first, run, DIRTY);
         }
         if purged != 0 {
             self.note_shrinking();
@@ -540,7 +516,7 @@ impl Runs {
 
     /// Gives back all that no run needs: pages, and where it is charged their commitment.
     pub(super) fn purge_all(&mut self) -> Purged {
-        let page_bytes = self.purge(self.dirty.chunks);
+        let page_bytes = self.purge(self.dirty_chunks());
         let charge_bytes = if is_commit_charged() { self.release_segments() } else { 0 };
         Purged { page_bytes, charge_bytes }
     }
@@ -550,7 +526,7 @@ impl Runs {
         usage.committed_bytes += segments * CHUNK_BYTES;
         usage.taken_bytes += self.taken_chunks * CHUNK_BYTES;
         usage.peak_bytes += self.peak_chunks * CHUNK_BYTES;
-        usage.dirty_bytes += self.dirty.chunks * CHUNK_BYTES;
+        usage.dirty_bytes += self.dirty_chunks() * CHUNK_BYTES;
         usage.runs_taken += self.runs_taken;
         usage.runs_returned += self.runs_returned;
     }
@@ -558,8 +534,11 @@ impl Runs {
     /// Checks every bin against the chunk table.
     #[cfg(any(test, heapswitch_check))]
     pub(super) fn verify(&self) {
-        let sets = [(&self.clean, CLEAN), (&self.reserved, RESERVED)];
-        for (bins, edge) in sets.into_iter().chain(self.dirty.sets()) {
+        if !self.recent.is_consistent() {
+            sys::abort_with(&["the lists of free chunks are corrupted"]);
+        }
+        let sets = [(&self.clean, CLEAN), (&self.dirty, DIRTY), (&self.reserved, RESERVED)];
+        for (bins, edge) in sets {
             let mut chunks = 0;
             for (bin, &head) in bins.heads.iter().enumerate() {
                 let mut previous = 0;
@@ -584,7 +563,7 @@ impl Runs {
                     sys::abort_with(&["the map of bins of free runs is corrupted"]);
                 }
             }
-            if chunks != bins.chunks || !self.dirty.is_counted() {
+            if chunks != bins.chunks {
                 sys::abort_with(&["the count of free chunks is corrupted"]);
             }
         }

@@ -28,7 +28,7 @@ fn usage_of(kind: SegmentKind) -> RegionUsage {
 /// Takes a run as a thread does that runs on a processor.
 fn take_by(processor: usize, kind: SegmentKind, chunks: usize, align: usize) -> Run {
     assert!(ensure_reserved());
-    let run = lock_of(kind).lock().take(kind, chunks, align, Shard::of(processor)).unwrap();
+    let run = lock_of(kind).lock().take(kind, chunks, align, Processor::of(processor)).unwrap();
     sys::poison::unpoison(run.start(), run.bytes());
     run
 }
@@ -40,7 +40,7 @@ unsafe fn return_by(processor: usize, mut run: Run) {
     let Some(kind) = kind_of_chunk(run.first_chunk()) else { return };
     sys::poison::poison(run.start(), run.bytes());
     // SAFETY: the caller's contract.
-    unsafe { lock_of(kind).lock().give_back(run, Shard::of(processor)) };
+    unsafe { lock_of(kind).lock().give_back(run, Processor::of(processor)) };
 }
 
 /// Takes, fills, grows and gives back at random, on three processors, and checks contents, `each`
@@ -113,7 +113,7 @@ fn at_random(kind: SegmentKind, longest_shift: usize, mut each: impl FnMut(usize
 }
 
 #[test]
-fn who_used_a_run_last_takes_it_first() {
+fn who_used_a_chunk_last_takes_it_first() {
     let kind = kind_of(c"by-processor");
     let [first, kept, second] = [0; 3].map(|processor| take_by(processor, kind, 1, 1));
     let return_both = || {
@@ -138,36 +138,71 @@ fn who_used_a_run_last_takes_it_first() {
 }
 
 #[test]
-fn runs_of_several_processors_are_joined_where_a_longer_one_is_wanted() {
-    let kind = kind_of(c"joined");
+fn chunks_of_several_processors_are_merged_where_a_longer_run_is_wanted() {
+    let kind = kind_of(c"merged");
     let whole = take_by(0, kind, 9, 1);
-    let parts = |most: usize| {
-        (0..most).map(|part| Run::at_offset(whole.offset_bytes() + part * CHUNK_BYTES, 1, false))
-    };
-    // SAFETY: each part was taken with the whole, or alone, and is not used any more.
-    unsafe { parts(8).for_each(|part| return_by(part.first_chunk() % 3, part)) };
+    let part = |part: usize| Run::at_offset(whole.offset_bytes() + part * CHUNK_BYTES, 1, false);
+    // SAFETY: each part was taken with the whole, or alone, and is not used any more; so below.
+    unsafe { (0..8).for_each(|number| return_by(number % 3, part(number))) };
     lock_of(kind).lock().verify();
     let [long, short] = [5, 3].map(|chunks| take_by(1, kind, chunks, 1));
     assert_eq!([long.is_zeroed, short.is_zeroed], [false; 2]);
-    let (first, end) = (whole.first_chunk(), whole.first_chunk() + 8);
-    assert!([long, short].iter().all(|run| (first..end).contains(&run.first_chunk())));
     lock_of(kind).lock().verify();
     assert_eq!(usage_of(kind).dirty_bytes, 0);
-    // Where a taken chunk lies between there is none to be had.
+    // A run grows into chunks that others gave back.
+    let mut runs = [long, short];
+    runs.sort_by_key(|run| run.first_chunk());
     // SAFETY: as above.
     unsafe {
-        return_by(2, long);
-        return_by(2, short);
-        let [left, middle, right] = [3, 1, 4].map(|chunks| take_by(0, kind, chunks, 1));
-        assert_eq!(middle.first_chunk(), first + 3);
-        return_by(0, left);
-        return_by(1, right);
-        let clean = take_by(0, kind, 5, 1);
-        assert!(clean.is_zeroed);
-        [middle, clean].into_iter().chain(parts(9).next_back()).for_each(|run| return_by(0, run));
+        let [lower, upper] = runs;
+        for number in 0..upper.chunks() {
+            return_by(number % 2, Run::at_offset(upper.offset_bytes() + (number << 16), 1, false));
+        }
+        let grown = grow_run(lower, 8).expect("what follows is free");
+        lock_of(kind).lock().verify();
+        assert_eq!(usage_of(kind).dirty_bytes, 0);
+        return_by(0, grown);
+        return_by(0, part(8));
     }
     lock_of(kind).lock().purge_all();
     lock_of(kind).lock().verify();
+    assert_eq!(usage_of(kind).dirty_bytes, 0);
+}
+
+/// As much as all that is held at once, and little more, is ever touched, however many processors
+/// take and give back.
+#[test]
+fn processors_make_no_more_memory_resident() {
+    for (name, longest) in [(c"long-and-short", 20), (c"all-lengths", 64)] {
+        let kind = kind_of(name);
+        let mut seed = 1_u64;
+        let mut random = move |below: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % below
+        };
+        let mut runs: Vec<Run> = Vec::new();
+        for _ in 0..40_000 {
+            if random(2) == 0 || runs.len() > 200 {
+                if !runs.is_empty() {
+                    let run = runs.swap_remove(random(runs.len()));
+                    // SAFETY: it was taken, and is not used any more.
+                    unsafe { return_by(random(64), run) };
+                }
+            } else {
+                let chunks = match longest {
+                    20 => [1, 20][random(2)],
+                    _ => 1 + random(longest),
+                };
+                runs.push(take_by(random(64), kind, chunks, 1));
+            }
+        }
+        lock_of(kind).lock().verify();
+        let usage = usage_of(kind);
+        let touched = usage.taken_bytes + usage.dirty_bytes;
+        assert!(touched * 10 <= usage.peak_bytes * 12, "{name:?}: {touched} {}", usage.peak_bytes);
+        // SAFETY: they were taken, and are not used any more.
+        runs.into_iter().for_each(|run| unsafe { return_by(0, run) });
+    }
 }
 
 #[test]

@@ -49,7 +49,7 @@ use super::handle::Heap;
 use super::saved::{ContextMark, SavedContext};
 use super::stack_pool::{CoroutineStack, DEFAULT_STACKS};
 use crate::sys::SystemError;
-use crate::sys::fiber::Fiber;
+use crate::sys::fiber::{Fiber, on_fiber};
 
 /// What corosensei moves to a new stack at most, in bytes; and no alignment takes it off the stack.
 const MAX_CAPTURE_BYTES: usize = 1024;
@@ -258,9 +258,7 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
         let entered = Entered { body: &mut self.body, mark: Some(mark) };
         // Nothing of the thread's state is held across this: the body may resume, and be resumed,
         // anywhere.
-        let switched = entered.body.fiber.switch_to();
-        let result = entered.body.raw.resume(input);
-        drop(switched);
+        let result = on_fiber!(entered.body.fiber, entered.body.raw.resume(input));
         drop(entered);
         Ok(match result {
             corosensei::CoroutineResult::Yield(value) => {
@@ -421,9 +419,7 @@ impl<Input, Yield, Return> Body<Input, Yield, Return> {
         }
         let mark = self.context.resume_to_unwind(self.heap);
         let entered = Entered { body: self, mark };
-        let switched = entered.body.fiber.switch_to();
-        entered.body.raw.force_unwind();
-        drop(switched);
+        on_fiber!(entered.body.fiber, entered.body.raw.force_unwind());
         drop(entered);
         panic_put_off();
     }

@@ -227,11 +227,19 @@ pub fn current_place() -> Result<Place, SystemError> {
 }
 
 /// The processor that this thread runs on now, without a system call where the C library can;
-/// `None` where it cannot tell.
+/// `None` where it cannot tell. errno stays as it was.
 pub fn current_processor() -> Option<usize> {
     if fault::strikes(Call::AskNode) {
         return None;
     }
-    // SAFETY: no memory is involved.
-    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
+    // SAFETY: no memory is involved but errno, whose address is valid on every thread.
+    unsafe {
+        let error_number = libc::__errno_location();
+        let saved = *error_number;
+        let processor = usize::try_from(libc::sched_getcpu()).ok();
+        if processor.is_none() {
+            *error_number = saved;
+        }
+        processor
+    }
 }

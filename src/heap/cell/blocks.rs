@@ -91,11 +91,13 @@ unsafe fn allocate<S: Strategy>(
 ) -> Option<NonNull<[u8]>> {
     // SAFETY: the caller's contract holds for each call below.
     unsafe {
-        if is_direct_in::<S>(layout) {
-            return allocate_direct::<S>(header, layout, is_zeroed);
-        }
-        if S::COLLECTS_FIRST && !header_of(header).foreign.is_empty() {
+        let is_direct = is_direct_in::<S>(layout);
+        // Before a run of its own is taken, too: those that others freed may be as long.
+        if (S::COLLECTS_FIRST || is_direct) && !header_of(header).foreign.is_empty() {
             collect::<S>(header);
+        }
+        if is_direct {
+            return allocate_direct::<S>(header, layout, is_zeroed);
         }
         if let Some(block) = cut::<S>(header, layout, is_zeroed) {
             return Some(block);
