@@ -21,33 +21,11 @@ use crate::sync::Relation;
 /// As [`GlobalAlloc::alloc`].
 #[inline]
 pub unsafe fn alloc<C: Configuration>(layout: Layout) -> *mut u8 {
-    if !fast::is_small(layout) {
-        // SAFETY: the caller's contract.
-        return unsafe { alloc_medium::<C>(layout) };
-    }
     match try_fast(layout) {
         Some(block) => block.as_ptr(),
         // SAFETY: the caller's contract.
         None => unsafe { alloc_slow::<C>(layout, false) },
     }
-}
-
-/// What is too large for the inline paths: from the lists of the heap in use, or as it comes. Apart
-/// from what follows, for it needs no register that would have to be saved.
-///
-/// # Safety
-/// As [`GlobalAlloc::alloc`].
-#[cold]
-#[inline(never)]
-unsafe fn alloc_medium<C: Configuration>(layout: Layout) -> *mut u8 {
-    if let Some(heap) = inline().slab()
-        // SAFETY: as in `try_fast`.
-        && let Some(block) = unsafe { by_address::try_allocate_medium(heap, layout) }
-    {
-        return block.as_ptr();
-    }
-    // SAFETY: the caller's contract.
-    unsafe { alloc_slower::<C>(layout, false) }
 }
 
 /// The inline paths.
@@ -95,25 +73,35 @@ pub unsafe fn alloc_zeroed<C: Configuration>(layout: Layout) -> *mut u8 {
     unsafe { alloc_slow::<C>(layout, true) }
 }
 
-/// What the inline paths do not serve. Apart from [`alloc_slower`], for that saves registers which
-/// a bump heap's next page does not need.
+/// What the inline paths do not serve: from a bump heap's next page, or what is too large for them
+/// from a slab's lists, or as it comes. Apart from [`alloc_slower`], for that saves registers which
+/// the first two do not need; and one function, so that whoever records call sites sees one.
 ///
 /// # Safety
 /// As [`GlobalAlloc::alloc`].
 #[cold]
 #[inline(never)]
 unsafe fn alloc_slow<C: Configuration>(layout: Layout, is_zeroed: bool) -> *mut u8 {
-    if fast::is_small(layout)
-        && !is_zeroed
-        && let Some(heap) = inline().bump()
-        && !state().batches.is_pending()
+    let inline = inline();
+    let block = if is_zeroed {
+        None
+    } else if let Some(heap) = inline.slab() {
         // SAFETY: as in `try_fast`.
-        && let Some(block) = unsafe { fast::try_bump_page(heap, layout) }
+        unsafe { by_address::try_allocate_medium(heap, layout) }
+    } else if fast::is_small(layout)
+        && let Some(heap) = inline.bump()
+        && !state().batches.is_pending()
     {
-        return block.as_ptr();
+        // SAFETY: as in `try_fast`.
+        unsafe { fast::try_bump_page(heap, layout) }
+    } else {
+        None
+    };
+    match block {
+        Some(block) => block.as_ptr(),
+        // SAFETY: the caller's contract.
+        None => unsafe { alloc_slower::<C>(layout, is_zeroed) },
     }
-    // SAFETY: the caller's contract.
-    unsafe { alloc_slower::<C>(layout, is_zeroed) }
 }
 
 /// # Safety
