@@ -104,6 +104,16 @@ pub fn distance(base: NonNull<u8>, pointer: NonNull<u8>) -> usize {
     pointer.addr().get().wrapping_sub(base.addr().get())
 }
 
+/// `base + bytes`, wherever that is: for an address that is used only if it is right.
+///
+/// # Safety
+/// The sum is not 0.
+#[inline]
+pub unsafe fn anywhere(base: NonNull<u8>, bytes: usize) -> NonNull<u8> {
+    // SAFETY: the caller's contract.
+    unsafe { NonNull::new_unchecked(base.as_ptr().wrapping_add(bytes)) }
+}
+
 /// Has the processor fetch what lies `bytes` above `base`, wherever that is: nothing is read.
 #[inline]
 pub fn prefetch(base: NonNull<u8>, bytes: usize) {

@@ -308,7 +308,7 @@ pub unsafe trait Strategy: Sized {
 
     /// Whether a block of that layout may wait: short enough, whatever the alignment.
     #[inline]
-    fn may_wait(layout: Layout) -> bool {
+    fn may_wait(&self, layout: Layout) -> bool {
         let _ = layout;
         true
     }

@@ -1,44 +1,32 @@
 //! Bins: free runs by length, exact up to 8 blocks and four bins to each doubling above.
 #![forbid(unsafe_code)]
 
-use core::hint::select_unpredictable;
-
 /// How many bins there are: as many as a word has bits, so that one says which are not empty.
 pub(super) const BINS: usize = 64;
 
 /// The last bin, in which lengths differ without limit.
 pub(super) const LAST: usize = BINS - 1;
 
-/// The least length in the last bin.
-const LAST_BLOCKS: usize = 7 << 14;
-
 /// The bin for runs of `blocks`. Does not fall as `blocks` grows.
 ///
-/// From a table, which takes half the instructions of the formula, and without a branch: on which
-/// side of a limit a length lies is what a predictor guesses worst.
+/// From a table where runs are up to 128 KiB at the usual block size, which takes fewer
+/// instructions than the formula. (Rejected: a table for all lengths, and no branch. Some branches
+/// less are guessed wrong where blocks are of up to 100,000 bytes, and it takes 2 to 5 % more time
+/// there and below.)
 #[inline]
 pub(super) fn of(blocks: usize) -> usize {
-    let coarse = (blocks >> COARSE_SHIFT).min(COARSE_LAST) + COARSE_AT;
-    TABLE[select_unpredictable(blocks < FINE, blocks, coarse)] as usize
+    match TABLE.get(blocks) {
+        Some(&bin) => bin as usize,
+        None => computed(blocks),
+    }
 }
 
-/// Shorter runs have an entry for each length in the table.
-const FINE: usize = 512;
-
-/// log2 of the blocks that one entry stands for where runs are longer: all of one bin.
-const COARSE_SHIFT: u32 = FINE.ilog2() - 2;
-
-const COARSE_LAST: usize = LAST_BLOCKS >> COARSE_SHIFT;
-
-/// Where the entry of the length zero would be, of those for longer runs.
-const COARSE_AT: usize = FINE - (FINE >> COARSE_SHIFT);
-
-static TABLE: [u8; COARSE_AT + COARSE_LAST + 1] = {
-    let mut table = [0; COARSE_AT + COARSE_LAST + 1];
-    let mut at = 0;
-    while at < table.len() {
-        table[at] = computed(if at < FINE { at } else { (at - COARSE_AT) << COARSE_SHIFT }) as u8;
-        at += 1;
+static TABLE: [u8; 4096] = {
+    let mut table = [0; 4096];
+    let mut blocks = 0;
+    while blocks < table.len() {
+        table[blocks] = computed(blocks) as u8;
+        blocks += 1;
     }
     table
 };
@@ -59,6 +47,9 @@ pub(super) fn holding(blocks: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The least length in the last bin.
+    const LAST_BLOCKS: usize = 7 << 14;
 
     #[test]
     fn bins_do_not_fall_and_hold_what_they_say() {

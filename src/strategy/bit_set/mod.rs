@@ -7,10 +7,11 @@
 //!
 //! - `edges` is the bit set: two bits are flipped for a block of any length, and tell which of its
 //!   neighbours are free;
-//! - `bins` maps lengths to 64 bins, and `runs` lists one extent's free runs in them;
+//! - `bins` maps lengths to 64 bins, `lists` has one extent's free runs in them, and `runs` takes
+//!   blocks from these and gives them back;
 //! - quick lists keep a few blocks that were freed lately out of the bits, to be handed out again;
-//! - `shelves` keep the extents by their longest run;
-//! - `verify` checks all that;
+//! - `shelves` keep the extents by their longest run, and `used` what of each is;
+//! - `cut` allocates and frees with all of these, and `verify` checks them;
 //! - this file does the arithmetic between layouts, addresses and indices.
 //!
 //! # Costs
@@ -21,32 +22,37 @@
 //! each extent whose longest run is in that bin, so that nothing is refused that fits: O(runs of
 //! lengths that differ by up to a quarter). Bins below 8 blocks have one length and no such search;
 //! above 114,688 blocks (3.5 MiB at the default size) all lengths are in one bin. The metadata is
-//! 336 bytes an extent and one bit a block: 1 % of a chunk at 32-byte blocks.
+//! 352 bytes an extent and one bit a block: 1 % of a chunk at 32-byte blocks. At that size all
+//! shifts are constants and most calls one function; other sizes take a longer way. No request of
+//! more than 32 GiB is served.
 //!
 //! # Not for
 //! Requests far smaller than a block, which a slab packs tighter, and memory freed all at once, for
 //! which bump allocation is several times cheaper.
 
 mod bins;
+mod cut;
 mod edges;
+mod lists;
 mod runs;
 #[cfg(test)]
 mod sabotage;
 mod shelves;
 #[cfg(test)]
 mod tests;
+mod used;
 mod verify;
 
 use core::alloc::Layout;
-use core::cell::Cell;
-use core::mem;
 use core::ptr::NonNull;
 
-use self::runs::{Alignment, HEAD_BYTES, MAX_BLOCKS, Runs, TAIL_BYTES};
+use self::lists::{HEAD_BYTES, TAIL_BYTES};
+use self::runs::{MAX_UNITS, Runs, UNIT};
 use self::shelves::{SHELVES, shelf_of};
+use self::used::Used;
 use super::quick::{Quick, WAITING_BYTES};
 use super::sourced::SourcedAllocator;
-use super::{Extent, Strategy};
+use super::{Extent, FreedAtOnce, Strategy};
 use crate::allocator::{AllocError, MemorySource};
 use crate::pointers;
 use crate::units::{MIN_BLOCK_BYTES, PAGE_BYTES, round_up};
@@ -95,6 +101,10 @@ const MAX_BLOCK_BYTES: usize = 1 << 30;
 pub struct BitSet {
     block_shift: u32,
     occupied: u32,
+    /// The bytes of a block but one.
+    last_byte: usize,
+    /// Longer blocks do not wait.
+    quick_bytes: usize,
     current: Option<NonNull<Extent>>,
     quick: Quick<QUICK_LENGTHS>,
     shelves: [Option<NonNull<Extent>>; SHELVES],
@@ -104,30 +114,22 @@ pub struct BitSet {
 // nothing here depends on the thread.
 unsafe impl Send for BitSet {}
 
-/// A block as it was cut, and how many of its leading bytes may not be zero; more than it has for
-/// all, also where nobody wants to know. A pair, so that it is returned in registers.
-type Cut = (NonNull<u8>, usize);
-
-/// How many blocks are allocated in an extent.
-#[inline]
-fn live_blocks(extent: &Extent) -> &Cell<usize> {
-    &extent.words[0]
-}
-
 /// Blocks shorter than this, in blocks, may wait in quick lists.
 const QUICK_LENGTHS: usize = 32;
 
-/// How many of each length may wait.
+/// How many of each length may wait. Where lengths are random each that finds room saves a wrong
+/// guess as well, so of blocks of up to 1 KiB more wait: together 71 KiB at the usual block size.
 const fn quick_room(block_shift: u32) -> [u8; QUICK_LENGTHS] {
     let mut room = [0; QUICK_LENGTHS];
     let mut blocks = 1;
     while blocks < QUICK_LENGTHS {
         // A block that is too short to hold its link cannot wait.
         if blocks << block_shift >= WAITING_BYTES {
-            room[blocks] = match blocks {
-                ..4 => 8,
-                4..8 => 4,
-                8..16 => 2,
+            room[blocks] = match (blocks, blocks << block_shift <= 1 << 10) {
+                (..4, _) | (4..8, true) => 8,
+                (8..16, true) => 6,
+                (_, true) | (4..8, _) => 4,
+                (8..16, _) => 2,
                 _ => 1,
             };
         }
@@ -148,6 +150,8 @@ impl BitSet {
         Self {
             block_shift,
             occupied: 0,
+            last_byte: (1 << block_shift) - 1,
+            quick_bytes: (QUICK_LENGTHS - 1) << block_shift,
             current: None,
             quick: Quick::new(quick_room(block_shift)),
             shelves: [None; SHELVES],
@@ -156,155 +160,27 @@ impl BitSet {
 
     #[inline]
     const fn block_bytes(&self) -> usize {
-        1 << self.block_shift
+        self.last_byte + 1
     }
 
-    /// The blocks that `bytes` need.
+    /// The blocks for a layout.
     #[inline]
-    const fn blocks_for(&self, bytes: usize) -> usize {
-        // Not the usual sum, which could overflow. At least one, though no size is zero here.
-        (bytes.wrapping_sub(1) >> self.block_shift) + 1
+    const fn blocks_for(&self, layout: Layout) -> usize {
+        // A layout's size is at most isize::MAX, so the sum does not overflow.
+        (layout.size() + self.last_byte) >> self.block_shift
     }
 
-    /// Cuts a block; where the caller asks, it is told how much of it may not be zero.
+    /// The place of a block of an extent's.
     #[inline]
-    fn cut<const MUST_TELL: bool>(&mut self, layout: Layout) -> Option<Cut> {
-        let blocks = self.blocks_for(layout.size());
-        if layout.align() <= self.block_bytes()
-            && let Some((start, extent)) = self.quick.pop(blocks)
-        {
-            // SAFETY: a quick list's extents were added and not removed.
-            let live = live_blocks(unsafe { extent.as_ref() });
-            live.set(live.get() + 1);
-            return Some((start, usize::MAX));
-        }
-        self.cut_from_runs::<MUST_TELL>(blocks, layout.align())
-    }
-
-    #[inline(never)]
-    fn cut_from_runs<const MUST_TELL: bool>(&mut self, blocks: usize, align: usize) -> Option<Cut> {
-        if let Some(current) = self.current {
-            // SAFETY: by the type's invariant the extent was added and not removed.
-            let (extent, runs) = unsafe { (current.as_ref(), Runs::of(current.as_ref())) };
-            if runs.would_touch_new(blocks)
-                && align <= self.block_bytes()
-                && let cut @ Some(_) = self.cut_from_fuller::<MUST_TELL>(runs, blocks)
-            {
-                return cut;
-            }
-            let cut = self.cut_from::<MUST_TELL>(extent, runs, blocks, align);
-            if cut.is_some() {
-                return cut;
-            }
-        }
-        self.cut_elsewhere::<MUST_TELL>(blocks, align)
-    }
-
-    #[inline(always)] // measured: with `Runs::take`, a tenth of a call with random sizes
-    fn cut_from<const MUST_TELL: bool>(
-        &self,
-        extent: &Extent,
-        runs: Runs<'_>,
-        blocks: usize,
-        align: usize,
-    ) -> Option<Cut> {
-        let fresh = runs.header.fresh.get();
-        let index = if align <= self.block_bytes() {
-            match runs.take(blocks) {
-                None => take_from_bin(extent, blocks),
-                index => index,
-            }
-        } else {
-            self.take_aligned(extent, blocks, align)
-        }?;
-        live_blocks(extent).set(live_blocks(extent).get() + 1);
-        let used_bytes = match MUST_TELL && extent.is_zeroed() {
-            true => fresh.saturating_sub(index) << self.block_shift,
-            false => usize::MAX,
-        };
-        // SAFETY: the runs hold only indices of blocks between the base and the extent's end.
-        let start = unsafe { pointers::forward(runs.header.base, index << self.block_shift) };
-        Some((start, used_bytes))
-    }
-
-    /// Frees the blocks in the quick lists.
-    fn flush(&mut self) {
-        // The lists are emptied by a copy, for giving a block to its run needs the strategy.
-        let mut quick = mem::replace(&mut self.quick, Quick::new(quick_room(self.block_shift)));
-        quick.drain(|extent, block, blocks| {
-            // SAFETY: a block that waits is marked as taken, in an extent that was added and not
-            // removed, and was freed.
-            unsafe { self.release_to_run(extent, block, blocks) };
-        });
-    }
-
-    /// Looks in all extents; once more after the quick lists were flushed if blocks wait in them.
-    #[cold]
-    fn cut_elsewhere<const MUST_TELL: bool>(&mut self, blocks: usize, align: usize) -> Option<Cut> {
-        let cut = self.cut_from_shelves::<MUST_TELL>(blocks, align);
-        if cut.is_some() || self.quick.is_empty() {
-            return cut;
-        }
-        self.flush();
-        self.cut_from_shelves::<MUST_TELL>(blocks, align)
-    }
-
-    /// Takes blocks of an alignment above theirs.
-    #[inline(never)]
-    fn take_aligned(&self, extent: &Extent, blocks: usize, align: usize) -> Option<usize> {
-        // SAFETY: only asked of extents that were added and not removed.
-        let runs = unsafe { Runs::of(extent) };
-        let alignment = Alignment {
-            stride: align >> self.block_shift,
-            phase: pointers::padding(runs.header.base, align) >> self.block_shift,
-        };
-        runs.take_aligned(blocks, alignment)
-    }
-
-    /// The index of a block.
-    #[inline]
-    fn index_of(&self, runs: Runs<'_>, block: NonNull<u8>) -> usize {
-        pointers::distance(runs.header.base, block) >> self.block_shift
-    }
-
-    /// Frees a block: into its quick list, or its run.
-    ///
-    /// # Safety
-    /// The block is allocated in the extent, and `blocks` long.
-    #[inline]
-    unsafe fn release(&mut self, extent: &Extent, block: NonNull<u8>, blocks: usize) {
-        if cfg!(any(test, heapswitch_check)) {
-            // SAFETY: a block is allocated in the extent, so that was added and not removed.
-            let runs = unsafe { Runs::of(extent) };
-            self.check_is_taken(extent.into(), runs, self.index_of(runs, block), blocks);
-        }
-        // SAFETY: a freed block, marked as taken until it is given to its run.
-        if unsafe { self.quick.push(extent, block, blocks) } {
-            return;
-        }
-        // SAFETY: as above.
-        unsafe { self.release_to_run(extent, block, blocks) }
-    }
-
-    /// Frees a block into its run.
-    ///
-    /// # Safety
-    /// As [`release`](Self::release).
-    #[inline(never)]
-    unsafe fn release_to_run(&mut self, extent: &Extent, block: NonNull<u8>, blocks: usize) {
-        // SAFETY: a block is allocated in the extent, so that was added and not removed.
-        let runs = unsafe { Runs::of(extent) };
-        let shelf = shelf_of(runs.give(self.index_of(runs, block), blocks));
-        if shelf > runs.header.shelf.get() {
-            self.raise(extent, shelf);
-        }
+    fn place_of(runs: Runs<'_>, block: NonNull<u8>) -> usize {
+        pointers::distance(runs.base, block) / UNIT
     }
 }
 
 // SAFETY:
 // - A block is cut from a run that was free, and marked as taken until it is given to a run again;
 //   the quick lists hand blocks out only while they are marked and freed. `take_aligned` takes only
-//   aligned indices; the rest is only for alignments that every index has.
+//   aligned places; the rest is only for alignments that every block has.
 // - `block_length` rounds the size up to whole blocks: monotone, the same for all sizes up to it.
 // - Only the metadata, the extents' words, both ends of free runs and what waits are written.
 // - `extent_bytes` leaves room to align both block 0 and the request.
@@ -322,11 +198,15 @@ unsafe impl Strategy for BitSet {
     /// A count beside the extent's address: which extent it is, its owner would have to find.
     const TELLS_EMPTY: bool = true;
 
+    const COUNTS_ON_SOURCES: bool = true;
+
+    const HAS_WAITING: bool = true;
+
     /// As long as all that is held: then extents are few, and fewer runs end where one does.
     const EXTENT_DIVISOR: usize = 1;
 
-    /// What the shortest blocks use of one, in whole KiB.
-    const MOST_RANGE_BYTES: usize = (MAX_BLOCKS * MIN_BLOCK_BYTES) >> 10 << 10;
+    /// In whole KiB.
+    const MOST_RANGE_BYTES: usize = (MAX_UNITS * UNIT) >> 10 << 10;
 
     const DEFAULT: Self = Self::of(Settings::DEFAULT);
 
@@ -335,7 +215,7 @@ unsafe impl Strategy for BitSet {
     }
 
     fn metadata_bytes(&self, extent_bytes: usize) -> usize {
-        runs::metadata_bytes((extent_bytes >> self.block_shift).min(MAX_BLOCKS))
+        runs::metadata_bytes(extent_bytes.min(MAX_UNITS * UNIT) >> self.block_shift)
     }
 
     fn extent_bytes(&self, layout: Layout) -> Option<usize> {
@@ -349,24 +229,51 @@ unsafe impl Strategy for BitSet {
     #[inline]
     fn block_length(&self, layout: Layout) -> Result<usize, AllocError> {
         match round_up(layout.size(), self.block_bytes()) {
-            Some(length) if length >> self.block_shift <= MAX_BLOCKS => Ok(length),
+            Some(length) if length / UNIT <= MAX_UNITS => Ok(length),
             _ => Err(AllocError),
         }
     }
 
     #[inline]
     fn length_of_block(&self, layout: Layout) -> usize {
-        self.blocks_for(layout.size()) << self.block_shift
+        self.blocks_for(layout) << self.block_shift
     }
 
     #[inline]
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
-        let length = self.blocks_for(layout.size()) << self.block_shift;
+        let length = self.length_of_block(layout);
         self.cut::<false>(layout).map(|(start, _)| pointers::block(start, length))
     }
 
+    #[inline]
+    fn may_wait(&self, layout: Layout) -> bool {
+        layout.size() <= self.quick_bytes
+    }
+
+    #[inline]
+    fn take_waiting(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        let start = self.pop_quick(layout)?;
+        Some(pointers::block(start, self.length_of_block(layout)))
+    }
+
+    #[inline(always)] // measured: as of the free list
+    fn allocate_at_once(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
+        if layout.align() - 1 > self.last_byte {
+            return None;
+        }
+        // SAFETY: by the type's invariant the extent was added and not removed.
+        let extent = unsafe { self.current?.as_ref() };
+        // SAFETY: as above.
+        let runs = unsafe { Runs::of(extent) };
+        let blocks = self.blocks_for(layout);
+        let first = runs.take_at_once(blocks)?;
+        Used::of(extent).count_new(blocks);
+        let (start, _) = Self::block_at::<false>(extent, runs, first, 0);
+        Some(pointers::block(start, blocks << self.block_shift))
+    }
+
     fn allocate_zeroed(&mut self, layout: Layout) -> Option<NonNull<[u8]>> {
-        let length = self.blocks_for(layout.size()) << self.block_shift;
+        let length = self.length_of_block(layout);
         let (start, used_bytes) = self.cut::<true>(layout)?;
         // SAFETY: at most the length of the block, which is the caller's alone now.
         unsafe { start.write_bytes(0, used_bytes.min(length)) };
@@ -376,20 +283,56 @@ unsafe impl Strategy for BitSet {
     #[inline]
     unsafe fn deallocate(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller's contract.
-        let _ = unsafe { self.free(extent, block, layout) };
+        unsafe { self.release(extent, block, layout) };
     }
 
     #[inline]
     unsafe fn free(&mut self, extent: &Extent, block: NonNull<u8>, layout: Layout) -> bool {
-        let live = live_blocks(extent).get().wrapping_sub(1);
-        live_blocks(extent).set(live);
-        // SAFETY: the block is allocated in the extent, so that was added and not removed.
-        unsafe { self.release(extent, block, self.blocks_for(layout.size())) };
-        live == 0
+        // SAFETY: the caller's contract.
+        unsafe { self.release(extent, block, layout) };
+        self.is_empty(extent)
+    }
+
+    #[inline(always)] // measured: as of the free list
+    unsafe fn free_at_once(
+        &mut self,
+        extent: &Extent,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) -> Option<FreedAtOnce> {
+        let blocks = self.blocks_for(layout);
+        if cfg!(any(test, heapswitch_check)) {
+            self.check_is_taken(extent, block, blocks);
+        }
+        // SAFETY: a block is allocated in the extent, so that was added and not removed.
+        let runs = unsafe { Runs::of(extent) };
+        let bin = runs.give_at_once::<true>(Self::place_of(runs, block), blocks)?;
+        Used::of(extent).count_freed(blocks);
+        Some(match shelf_of(bin) > runs.header.shelf.get() {
+            true => FreedAtOnce::ToSettle,
+            false if self.is_empty(extent) => FreedAtOnce::Emptied,
+            false => FreedAtOnce::Done,
+        })
+    }
+
+    unsafe fn settle(&mut self, extent: &Extent) -> bool {
+        // SAFETY: the caller's contract.
+        let shelf = shelf_of(unsafe { Runs::of(extent) }.top_bin());
+        self.raise(extent, shelf);
+        self.is_empty(extent)
     }
 
     fn is_empty(&self, extent: &Extent) -> bool {
-        live_blocks(extent).get() == 0
+        Used::of(extent).requests.get() == 0
+    }
+
+    fn used(&self) -> (usize, usize) {
+        let (mut requests, mut blocks) = (0, 0);
+        self.visit_extents(|extent| {
+            requests += Used::of(extent).requests.get();
+            blocks += Used::of(extent).blocks.get();
+        });
+        (requests, blocks << self.block_shift)
     }
 
     unsafe fn grow_in_place(
@@ -399,13 +342,14 @@ unsafe impl Strategy for BitSet {
         old: Layout,
         new: Layout,
     ) -> Option<usize> {
-        let (had, wanted) = (self.blocks_for(old.size()), self.blocks_for(new.size()));
+        let (had, wanted) = (self.blocks_for(old), self.blocks_for(new));
         // SAFETY: the block is allocated in the extent, so that was added and not removed.
         let runs = unsafe { Runs::of(extent) };
-        let end = self.index_of(runs, block) + had;
-        if wanted > had && !runs.take_at(end, wanted - had) {
+        let end = Self::place_of(runs, block) + (had << runs.step);
+        if wanted > had && !runs.take_at(end, (wanted - had) << runs.step) {
             return None;
         }
+        Used::of(extent).resize(had, wanted);
         Some(wanted << self.block_shift)
     }
 
@@ -416,15 +360,14 @@ unsafe impl Strategy for BitSet {
         old: Layout,
         new: Layout,
     ) -> Option<usize> {
-        let (had, wanted) = (self.blocks_for(old.size()), self.blocks_for(new.size()));
+        let (had, wanted) = (self.blocks_for(old), self.blocks_for(new));
+        let length = wanted << self.block_shift;
         if wanted < had {
+            Used::of(extent).resize(had, wanted);
             // SAFETY: the end of the block, which the caller gives up.
-            unsafe {
-                let end = pointers::forward(block, wanted << self.block_shift);
-                self.release_to_run(extent, end, had - wanted);
-            }
+            unsafe { self.release_tail(extent, pointers::forward(block, length), had - wanted) };
         }
-        Some(wanted << self.block_shift)
+        Some(length)
     }
 
     unsafe fn add_extent(&mut self, extent: &Extent) {
@@ -448,14 +391,11 @@ unsafe impl Strategy for BitSet {
     fn visit_idle(&self, extent: &Extent, visit: &mut dyn FnMut(NonNull<[u8]>)) {
         // SAFETY: owners ask only about extents that they added and did not remove.
         let runs = unsafe { Runs::of(extent) };
-        runs.edges.visit_runs(runs.header.blocks, |first, blocks| {
-            let length = blocks << self.block_shift;
-            let Some(length) = length.checked_sub(HEAD_BYTES + TAIL_BYTES) else { return };
+        runs.visit(|first, units| {
+            let Some(length) = (units * UNIT).checked_sub(HEAD_BYTES + TAIL_BYTES) else { return };
             // SAFETY: the run lies between the base and the extent's end; what is written at its
             // ends is skipped.
-            let start = unsafe {
-                pointers::forward(runs.header.base, (first << self.block_shift) + HEAD_BYTES)
-            };
+            let start = unsafe { pointers::forward(runs.base, first * UNIT + HEAD_BYTES) };
             let skipped = pointers::padding(start, PAGE_BYTES);
             let pages = length.saturating_sub(skipped) & !(PAGE_BYTES - 1);
             if pages > 0 {
@@ -470,22 +410,14 @@ unsafe impl Strategy for BitSet {
         self.flush();
         // SAFETY: owners ask only about extents that they added and did not remove.
         let runs = unsafe { Runs::of(extent) };
-        runs.edges.visit_runs(runs.header.blocks, |first, blocks| {
+        runs.visit(|first, units| {
             // SAFETY: the run lies between the base and the extent's end.
-            let start = unsafe { pointers::forward(runs.header.base, first << self.block_shift) };
-            visit(pointers::block(start, blocks << self.block_shift));
+            let start = unsafe { pointers::forward(runs.base, first * UNIT) };
+            visit(pointers::block(start, units * UNIT));
         });
     }
 
     fn verify(&self) {
         self.verify_all();
     }
-}
-
-/// [`Runs::take_from_bin`] in an extent that was added and not removed. Apart, so that the runs
-/// stay in registers where it is not called.
-#[inline(never)]
-fn take_from_bin(extent: &Extent, blocks: usize) -> Option<usize> {
-    // SAFETY: as above.
-    unsafe { Runs::of(extent) }.take_from_bin(blocks)
 }

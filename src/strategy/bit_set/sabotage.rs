@@ -13,6 +13,8 @@ const VARIABLE: &str = "HEAPSWITCH_SABOTAGE";
 enum Break {
     /// The count of an extent's blocks becomes that.
     Count(usize),
+    /// The count of their bytes, in blocks of the bit set, becomes that.
+    Bytes(usize),
     /// The extent is removed, while its count is that.
     Remove(usize),
     /// A byte of the bits is changed.
@@ -23,12 +25,16 @@ enum Break {
     FreeTwice,
     /// The address of its extent in a block that waits.
     Waiting,
+    /// A word of the empty run becomes one.
+    Empty(usize),
 }
 
 /// What is broken, and what is said of it.
 const CASES: &[(Break, &str)] = &[
     (Break::Count(0), "the count of an extent's blocks disagrees with the bits"),
     (Break::Count(73), "the count of an extent's blocks disagrees with the bits"),
+    (Break::Bytes(0), "the count of an extent's bytes disagrees with the bits"),
+    (Break::Bytes(73), "the count of an extent's bytes disagrees with the bits"),
     (Break::Remove(3), "an extent is removed that has blocks"),
     (Break::Remove(0), "the count of an extent's blocks disagrees with the bits"),
     (Break::Bits(1), "a block in a quick list is marked as free"),
@@ -36,6 +42,9 @@ const CASES: &[(Break, &str)] = &[
     (Break::Run(8), "a run's lengths differ from the edges"),
     (Break::FreeTwice, "a block is freed that is free already"),
     (Break::Waiting, "a block in a quick list was written to after it was freed"),
+    (Break::Empty(0), "the empty run is not empty"),
+    (Break::Empty(1), "the empty run is not empty"),
+    (Break::Empty(2), "the empty run is not empty"),
 ];
 
 /// Five blocks, of which the second is free and the last waits: three are allocated, in 72 blocks
@@ -62,9 +71,10 @@ fn break_one(what: Break) {
     // SAFETY: words of free memory and of the metadata, which only the strategy reads.
     unsafe {
         match what {
-            Break::Count(count) => live_blocks(&memory.extent).set(count),
+            Break::Count(count) => Used::of(&memory.extent).requests.set(count),
+            Break::Bytes(blocks) => Used::of(&memory.extent).blocks.set(blocks),
             Break::Remove(count) => {
-                live_blocks(&memory.extent).set(count);
+                Used::of(&memory.extent).requests.set(count);
                 strategy.remove_extent(&memory.extent);
             }
             Break::Bits(bits) => {
@@ -78,6 +88,7 @@ fn break_one(what: Break) {
                 let extent = pointers::forward(blocks[4], size_of::<usize>());
                 extent.cast::<usize>().write(64);
             }
+            Break::Empty(word) => Runs::of(&memory.extent).header.empty.damage(word),
         }
     }
     strategy.verify();

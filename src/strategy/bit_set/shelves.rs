@@ -3,9 +3,10 @@
 
 use core::ptr::NonNull;
 
+use super::BitSet;
 use super::bins;
+use super::cut::Cut;
 use super::runs::Runs;
-use super::{BitSet, Cut};
 use crate::strategy::Extent;
 
 /// Shelves: one for full extents, and one for each doubling of the longest run.
@@ -140,6 +141,19 @@ impl BitSet {
             if next.is_none() {
                 // INVARIANT: the list is empty now.
                 self.occupied &= !(1 << shelf);
+            }
+        }
+    }
+
+    /// Calls `visit` with each extent.
+    pub(super) fn visit_extents(&self, mut visit: impl FnMut(&Extent)) {
+        for head in self.shelves {
+            let mut next = head;
+            while let Some(pointer) = next {
+                // SAFETY: every extent in a shelf's list was added and not removed.
+                let (extent, runs) = unsafe { (pointer.as_ref(), Runs::of(pointer.as_ref())) };
+                next = runs.header.next.get();
+                visit(extent);
             }
         }
     }

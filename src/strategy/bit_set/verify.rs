@@ -2,10 +2,11 @@
 
 use core::ptr::NonNull;
 
+use super::BitSet;
 use super::runs::Runs;
 use super::shelves::shelf_of;
-use super::{BitSet, live_blocks};
-use crate::strategy::Extent;
+use super::used::Used;
+use crate::strategy::{Extent, Strategy};
 use crate::sys::abort_with;
 
 /// Aborts with `what` unless `holds`.
@@ -53,16 +54,19 @@ impl BitSet {
             check(is_known, "a block in a quick list was written to after it was freed");
             // SAFETY: extents on a shelf were added and not removed.
             let runs = unsafe { Runs::of(extent.as_ref()) };
-            let index = self.index_of(runs, block);
-            let is_free =
-                runs.edges.is_free(index) || runs.edges.has_between(index, index + blocks);
-            check(!is_free, "a block in a quick list is marked as free");
+            check(!Self::is_free(runs, block, blocks), "a block in a quick list is marked as free");
         });
     }
 
-    /// That the count of an extent's allocated blocks may be right: the bits do not tell where one
-    /// of two neighbours ends, but that each takes a block of the bit set at least, and that each
-    /// taken stretch has one.
+    /// Whether any of some blocks is free.
+    fn is_free(runs: Runs<'_>, block: NonNull<u8>, blocks: usize) -> bool {
+        let index = runs.blocks_in(Self::place_of(runs, block));
+        runs.edges.is_free(index) || runs.edges.has_between(index, index + blocks)
+    }
+
+    /// That an extent counts as much as is taken and does not wait. Of the count of blocks, which
+    /// the bits do not tell where they touch, that each takes one of the bit set at least, and that
+    /// each taken stretch has one.
     fn verify_count(&self, extent: &Extent, runs: Runs<'_>) {
         let (mut waiting, mut waiting_blocks) = (0, 0);
         self.quick.visit(|other, _, blocks| {
@@ -77,39 +81,36 @@ impl BitSet {
             stretches += usize::from(first != free_end);
             free_end = end;
         };
-        runs.edges.visit_runs(runs.header.blocks, |first, blocks| {
-            count_taken(first, first + blocks);
-        });
-        count_taken(runs.header.blocks, 0);
-        let live = live_blocks(extent).get();
-        let allocated = taken.checked_sub(waiting_blocks);
+        runs.visit(|first, units| count_taken(first, first + units));
+        count_taken(runs.header.units, 0);
+        let Used { requests, blocks } = Used::of(extent);
+        let (live, allocated) = (requests.get(), runs.blocks_in(taken).checked_sub(waiting_blocks));
         let agrees = allocated.is_some_and(|allocated| {
             live <= allocated && (live == 0) == (allocated == 0) && live + waiting >= stretches
         });
         check(agrees, "the count of an extent's blocks disagrees with the bits");
+        let counted = allocated == Some(blocks.get());
+        check(counted, "the count of an extent's bytes disagrees with the bits");
     }
 
     /// Aborts if a block of an extent that is being removed is allocated.
     pub(super) fn check_is_empty(&self, extent: &Extent) {
-        check(live_blocks(extent).get() == 0, "an extent is removed that has blocks");
+        check(self.is_empty(extent), "an extent is removed that has blocks");
         // SAFETY: who removes an extent added it, and did not remove it before.
         self.verify_count(extent, unsafe { Runs::of(extent) });
     }
 
     /// Aborts if a block that is being freed is free.
-    pub(super) fn check_is_taken(
-        &self,
-        extent: NonNull<Extent>,
-        runs: Runs<'_>,
-        index: usize,
-        blocks: usize,
-    ) {
-        let mut is_free =
-            runs.edges.is_free(index) || runs.edges.has_between(index, index + blocks);
+    pub(super) fn check_is_taken(&self, extent: &Extent, block: NonNull<u8>, blocks: usize) {
+        // SAFETY: a block is allocated in the extent, so that was added and not removed.
+        let runs = unsafe { Runs::of(extent) };
+        let start = Self::place_of(runs, block);
+        let end = start + (blocks << runs.step);
+        let mut is_free = Self::is_free(runs, block, blocks);
         self.quick.visit(|other, waiting, length| {
-            let other_index = self.index_of(runs, waiting);
-            is_free |=
-                other == extent && other_index < index + blocks && index < other_index + length;
+            let other_start = Self::place_of(runs, waiting);
+            let other_end = other_start + (length << runs.step);
+            is_free |= other == extent.into() && other_start < end && start < other_end;
         });
         check(!is_free, "a block is freed that is free already");
     }

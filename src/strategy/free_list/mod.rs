@@ -289,7 +289,7 @@ unsafe impl Strategy for FreeList {
     }
 
     #[inline]
-    fn may_wait(layout: Layout) -> bool {
+    fn may_wait(&self, layout: Layout) -> bool {
         layout.size() <= (QUICK_LENGTHS - 1) * GRANULE
     }
 

@@ -224,21 +224,37 @@ fn an_extent_that_goes_is_not_told_of() {
     assert_eq!(list.next_emptied(), None);
 }
 
-/// What a count of an extent is made, and what is said of it. One block of 10 granules is
-/// allocated, and one waits.
-const BROKEN: [(usize, usize, &str); 5] = [
-    (0, 0, "an extent counts other blocks than are allocated in it"),
-    (0, 11, "an extent counts other blocks than are allocated in it"),
-    (2, 9, "an extent counts other bytes than are allocated in it"),
-    (2, 0, "an extent counts other bytes than are allocated in it"),
-    (2, usize::MAX, "an extent counts other bytes than are allocated in it"),
+/// What is broken.
+#[derive(Clone, Copy)]
+enum Break {
+    /// A word of the extent, a count, becomes that.
+    Count(usize, usize),
+    /// A byte of the empty hole, which lies in the second granule, is changed.
+    Empty(usize),
+}
+
+const OTHER_BLOCKS: &str = "an extent counts other blocks than are allocated in it";
+const OTHER_BYTES: &str = "an extent counts other bytes than are allocated in it";
+const EMPTY_IS_WRONG: &str = "the empty hole's links are wrong: freed memory was written to";
+
+/// What is broken, and what is said of it. One block of 10 granules is allocated, and one waits.
+const BROKEN: [(Break, &str); 9] = [
+    (Break::Count(0, 0), OTHER_BLOCKS),
+    (Break::Count(0, 11), OTHER_BLOCKS),
+    (Break::Count(2, 9), OTHER_BYTES),
+    (Break::Count(2, 0), OTHER_BYTES),
+    (Break::Count(2, usize::MAX), OTHER_BYTES),
+    (Break::Empty(0), EMPTY_IS_WRONG),
+    (Break::Empty(4), EMPTY_IS_WRONG),
+    (Break::Empty(8), EMPTY_IS_WRONG),
+    (Break::Empty(12), EMPTY_IS_WRONG),
 ];
 
-/// A count that is broken is found: each in a process of its own, which aborts.
+/// What is broken is found: each in a process of its own, which aborts.
 #[test]
 #[cfg_attr(miri, ignore = "starts processes")]
-fn a_broken_count_is_found_and_named() {
-    const VARIABLE: &str = "HEAPSWITCH_BROKEN_COUNT";
+fn what_is_broken_is_found_and_named() {
+    const VARIABLE: &str = "HEAPSWITCH_SABOTAGE";
     if let Ok(case) = std::env::var(VARIABLE) {
         let mut list = FreeList::new(Settings::default());
         let memory = Memory::new(&list, 4096);
@@ -247,13 +263,19 @@ fn a_broken_count_is_found_and_named() {
         // SAFETY: allocated above.
         unsafe { list.deallocate(&memory.extent, blocks[0].cast(), layout(160, 8)) };
         list.verify();
-        let (word, value, _) = BROKEN[case.parse::<usize>().unwrap()];
-        memory.extent.words[word].set(value);
+        match BROKEN[case.parse::<usize>().unwrap()].0 {
+            Break::Count(word, value) => memory.extent.words[word].set(value),
+            // SAFETY: a byte of the extent that is the list's own.
+            Break::Empty(byte) => unsafe {
+                let byte = pointers::forward(memory.extent.start(), GRANULE + byte);
+                byte.write(byte.read() ^ 1);
+            },
+        }
         return list.verify();
     }
     let this = std::env::current_exe().unwrap();
-    let name = "strategy::free_list::tests::a_broken_count_is_found_and_named";
-    for (case, (.., message)) in BROKEN.iter().enumerate() {
+    let name = "strategy::free_list::tests::what_is_broken_is_found_and_named";
+    for (case, (_, message)) in BROKEN.iter().enumerate() {
         let output = std::process::Command::new(&this)
             .args(["--exact", name, "--nocapture", "--test-threads=1"])
             .env(VARIABLE, case.to_string())

@@ -279,6 +279,12 @@ impl Bins {
         tally
     }
 
+    /// Has bits say that bins are occupied, for the tests.
+    #[cfg(test)]
+    pub(super) fn damage(&mut self, bits: u64) {
+        self.occupied |= bits;
+    }
+
     /// Checks and counts the blocks of one bin, and counts the sorted ones by tree.
     fn verify_list(&self, bin: usize, tally: &mut Tally, sorted: &mut [usize; TREES]) {
         let mut previous = first_of_bin(bin);

@@ -173,7 +173,7 @@ unsafe impl Strategy for MultipleBinarySearchTree {
     }
 
     #[inline]
-    fn may_wait(layout: Layout) -> bool {
+    fn may_wait(&self, layout: Layout) -> bool {
         layout.size() <= (QUICK_LENGTHS - 1) * GRANULE
     }
 

@@ -18,6 +18,8 @@ enum Place {
     Count,
     /// The extent's address, in a block that waits.
     Waiting,
+    /// The bit of the first bin, in which the empty block would be.
+    FirstBin,
     /// Nothing, but the block that waits is freed once more.
     FreeTwice,
     /// Nothing, but the extent is removed.
@@ -39,6 +41,7 @@ const CASES: &[(Place, usize, &str)] = &[
     (Place::Count, 0, "the count of an extent's blocks disagrees with the map"),
     (Place::Count, 42, "the count of an extent's blocks disagrees with the map"),
     (Place::Waiting, 64, "a block in a quick list was written to after it was freed"),
+    (Place::FirstBin, 1, "the first bin holds a block"),
     (Place::FreeTwice, 0, "a block is freed that is free already"),
     (Place::Remove, 0, "an extent is removed that is not one free block"),
 ];
@@ -78,6 +81,7 @@ fn break_one(case: usize) {
             }
             Place::Count => live_blocks(&memory.extent).set(value),
             Place::Waiting => forward(blocks[5], 8).cast::<usize>().write(value),
+            Place::FirstBin => strategy.bins.damage(value as u64),
             Place::FreeTwice => strategy.deallocate(&memory.extent, blocks[5], layout(sizes[5])),
             Place::Remove => strategy.remove_extent(&memory.extent),
         }
