@@ -100,8 +100,8 @@ pub struct Settings {
 /// Blocks shorter than this, in granules, may wait in quick lists: up to 1 KiB.
 const QUICK_LENGTHS: usize = 65;
 
-/// How many of each length may wait: together 147 KiB, which serve before anything is refused. Where
-/// lengths are random each that finds room saves a wrong guess as well. Measured on the trace
+/// How many of each length may wait: together 147 KiB, which serve before anything is refused.
+/// Where lengths are random each that finds room saves a wrong guess as well. Measured on the trace
 /// `cache`: with none waiting the least memory that would do is 269 KiB, with these 345.
 const QUICK_ROOM: [u8; QUICK_LENGTHS] = {
     let mut room = [0; QUICK_LENGTHS];
