@@ -49,8 +49,9 @@ const OPERATIONS_PER_CHECK: u32 = 64;
 /// The most segments that are committed at once beyond what is needed: 1 GiB.
 const MAX_GROWTH_SEGMENTS: usize = 32;
 
-/// The most dirty runs that the system may not take in one purge.
-const MOST_REFUSALS: usize = 8;
+/// The most dirty runs that the system may not take in one purge: those are passed over, and what
+/// is beyond so many waits behind them.
+const MOST_REFUSALS: usize = 64;
 
 /// The most clean runs whose ends are given back at once.
 const MOST_ENDS: usize = 1024;

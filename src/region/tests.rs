@@ -415,6 +415,37 @@ fn what_the_program_locked_keeps_nothing_else() {
 }
 
 #[test]
+#[cfg(not(any(heapswitch_asan, heapswitch_tsan)))]
+fn many_chunks_that_the_program_locked_keep_nothing_else() {
+    let kind = kind_of(c"many-locked");
+    // Every other one is locked; none touch when they are free, but those that are not locked.
+    let runs: Vec<Run> = (0..120).map(|_| take_run(kind, 1, 1).unwrap()).collect();
+    let locked: Vec<Run> = runs.iter().copied().filter(|run| run.first_chunk() % 4 == 0).collect();
+    for run in &locked {
+        // SAFETY: the run is ours.
+        if unsafe { memory::lock_in_memory(run.start(), PAGE_BYTES) }.is_err() {
+            return println!("not tested here: no memory can be locked");
+        }
+    }
+    let (kept, freed): (Vec<Run>, Vec<Run>) =
+        runs.into_iter().partition(|run| run.first_chunk() % 2 == 1);
+    // SAFETY: they were taken, and are not used any more; and so below.
+    freed.into_iter().for_each(|run| unsafe { return_by(run.first_chunk() % 3, run) });
+    assert!(locked.len() >= 28, "{}", locked.len());
+    lock_of(kind).lock().purge_all();
+    lock_of(kind).lock().verify();
+    assert_eq!(usage_of(kind).dirty_bytes, locked.len() * CHUNK_BYTES);
+    // SAFETY: it was locked above.
+    locked.iter().for_each(|run| unsafe {
+        libc::munlock(run.start().as_ptr().cast(), PAGE_BYTES);
+    });
+    lock_of(kind).lock().purge_all();
+    assert_eq!(usage_of(kind).dirty_bytes, 0);
+    // SAFETY: as above.
+    kept.into_iter().for_each(|run| unsafe { return_by(0, run) });
+}
+
+#[test]
 fn only_what_a_huge_page_shares_with_others_is_an_end() {
     use super::runs::shared_ends;
     assert_eq!(shared_ends(32, 64), [(32, 32), (96, 96)]);
