@@ -250,3 +250,29 @@ impl Pool {
         Some(block)
     }
 }
+
+#[cfg(all(test, not(heapswitch_pass_through)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_zeroed_and_reused() {
+        for bytes in [1, 64, 65, 4096, 5000, 1 << 20, 3 << 20] {
+            let block = Metadata::take(bytes).unwrap();
+            // SAFETY: the block is ours for `bytes`.
+            unsafe {
+                let slice = core::slice::from_raw_parts_mut(block.as_ptr(), bytes);
+                assert!(slice.iter().all(|&byte| byte == 0));
+                slice.fill(0xFF);
+                Metadata::give_back(block, bytes);
+            }
+            let again = Metadata::take(bytes).unwrap();
+            // SAFETY: the block is ours for `bytes`.
+            unsafe {
+                let slice = core::slice::from_raw_parts(again.as_ptr(), bytes);
+                assert!(slice.iter().all(|&byte| byte == 0));
+                Metadata::give_back(again, bytes);
+            }
+        }
+    }
+}

@@ -591,24 +591,3 @@ fn too_long_runs_are_refused() {
     assert_eq!(take_run(SegmentKind::THREAD, usize::MAX, 1), None);
     assert_eq!(take_run(SegmentKind::THREAD, bytes() / CHUNK_BYTES + 1, 1), None);
 }
-
-#[test]
-fn metadata_is_zeroed_and_reused() {
-    for bytes in [1, 64, 65, 4096, 5000, 1 << 20, 3 << 20] {
-        let block = Metadata::take(bytes).unwrap();
-        // SAFETY: the block is ours for `bytes`.
-        unsafe {
-            let slice = core::slice::from_raw_parts_mut(block.as_ptr(), bytes);
-            assert!(slice.iter().all(|&byte| byte == 0));
-            slice.fill(0xFF);
-            Metadata::give_back(block, bytes);
-        }
-        let again = Metadata::take(bytes).unwrap();
-        // SAFETY: the block is ours for `bytes`.
-        unsafe {
-            let slice = core::slice::from_raw_parts(again.as_ptr(), bytes);
-            assert!(slice.iter().all(|&byte| byte == 0));
-            Metadata::give_back(again, bytes);
-        }
-    }
-}
