@@ -135,6 +135,14 @@ impl<const LENGTHS: usize> Quick<LENGTHS> {
         has
     }
 
+    /// Whether blocks of all of the eight longest lengths wait, of each of which four may: a sign
+    /// that many do, for an instruction or two.
+    #[inline]
+    pub(super) fn many_wait(&self) -> bool {
+        let longest = self.room.last_chunk().map_or(u64::MAX, |&room| u64::from_ne_bytes(room));
+        longest & u64::from_ne_bytes([4; 8]) == 0
+    }
+
     /// Whether no block waits.
     pub(super) fn is_empty(&self) -> bool {
         self.heads.iter().all(Option::is_none)

@@ -425,6 +425,28 @@ fn blocks_that_wait_are_joined_before_a_request_is_refused() {
 }
 
 #[test]
+fn where_no_other_block_is_left_few_wait() {
+    let mut model = Model::new(&[262_144]);
+    let mut random = Random(6);
+    let layout = |size| Layout::from_size_align(size, 8).expect("a layout");
+    for (most_bytes, at_most) in [(992, 1), (96, usize::MAX)] {
+        for size in (32..=most_bytes).step_by(32) {
+            assert!(model.allocate(layout(size)) && model.allocate(layout(size)));
+        }
+        let count = model.live.len();
+        while !model.live.is_empty() {
+            model.free(0, &mut random);
+        }
+        let mut waiting = 0;
+        model.strategy.quick.visit(|_, _, _| waiting += 1);
+        assert!(waiting <= at_most && waiting != 0, "{waiting} wait");
+        assert!(at_most < count || waiting >= count, "{waiting} of {count} wait");
+        model.strategy.verify();
+    }
+    model.remove_all();
+}
+
+#[test]
 fn the_context_and_a_chunks_metadata_stay_small() {
     assert!(size_of::<MultipleBinarySearchTree>() <= 928);
     assert!(MultipleBinarySearchTree::new(()).metadata_bytes(65_536) <= 320);
