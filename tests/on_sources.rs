@@ -214,3 +214,30 @@ fn large_requests_go_straight_to_the_memory_map() {
     }
     small.free(&allocator, false);
 }
+
+/// Blocks of 992 bytes until the slice is full; of two that touch the one behind is freed, and waits
+/// for its length: the other grows into it.
+fn grows_into_what_waits(allocator: &impl LocalAllocator) {
+    let (layout, twice) = (battery::layout(992, 8), battery::layout(1984, 8));
+    let allocate = || allocator.allocate(layout).ok();
+    let mut blocks: Vec<NonNull<u8>> = std::iter::from_fn(allocate).map(NonNull::cast).collect();
+    blocks.sort();
+    let touch = |pair: &[NonNull<u8>]| pair[1].addr().get() - pair[0].addr().get() == 992;
+    let first = blocks.windows(2).rposition(touch).expect("there are two that touch");
+    let behind = blocks.remove(first + 1);
+    // SAFETY: each block is allocated with its layout, and freed once.
+    unsafe {
+        allocator.deallocate(behind, layout);
+        let grown = allocator.grow(blocks[first], layout, twice).expect("there is room behind it");
+        assert_eq!(grown.cast(), blocks[first], "nowhere else is any");
+        allocator.deallocate(blocks.remove(first), twice);
+        blocks.into_iter().for_each(|block| allocator.deallocate(block, layout));
+    }
+}
+
+#[test]
+fn a_block_grows_into_one_that_waits_where_nothing_else_is_left() {
+    grows_into_what_waits(&BitSetAllocator::new(slice_of(64 << 10)));
+    grows_into_what_waits(&FreeListAllocator::new(slice_of(64 << 10)));
+    grows_into_what_waits(&MultipleBinarySearchTreeAllocator::new(slice_of(64 << 10)));
+}

@@ -459,7 +459,10 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
         unsafe {
             match self.resize_in_place(block, old, new) {
                 Some(grown) => Ok(grown),
-                None => self.reallocate(block, old, new, old.size()),
+                // Where that was refused, what waited is free now, perhaps behind the block.
+                None => self
+                    .reallocate(block, old, new, old.size())
+                    .or_else(|_| self.resize_in_place(block, old, new).ok_or(AllocError)),
             }
         }
     }

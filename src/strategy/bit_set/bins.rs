@@ -1,4 +1,4 @@
-//! Bins: free runs by length, exact up to 8 blocks and four bins to each doubling above.
+//! Bins: free runs by length, exact below 8 blocks and four bins to each doubling above.
 #![forbid(unsafe_code)]
 
 /// How many bins there are: as many as a word has bits, so that one says which are not empty.

@@ -109,7 +109,7 @@ impl<'a> Edges<'a> {
 mod tests {
     use super::*;
 
-    /// Against a plain vector of bools, at sizes around the levels' limits.
+    /// Against a plain vector of bools, at sizes around the words' limits.
     #[test]
     fn agrees_with_a_plain_model() {
         for blocks in [1, 2, 63, 64, 65, 4095, 4096, 4097, 262_143, 262_144, 300_000] {

@@ -223,6 +223,9 @@ unsafe impl Strategy for BitSet {
         // Block 0 loses at most the first term to its alignment, and the request, which then starts
         // at a multiple of the larger of both, at most that in all.
         let align = layout.align().max(self.block_bytes());
+        // More of an extent is not used.
+        let used = length.checked_add(align - self.block_bytes())?;
+        (used <= MAX_UNITS * UNIT).then_some(())?;
         length.checked_add(align.saturating_sub(Self::EXTENT_ALIGN))
     }
 

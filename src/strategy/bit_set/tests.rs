@@ -207,3 +207,39 @@ fn lengths_round_up_to_blocks_and_no_further() {
     assert!(strategy.block_length(layout(most, 1)).is_err());
     assert_eq!(strategy.extent_bytes(layout(most, 1)), None);
 }
+
+#[test]
+fn no_extent_is_asked_for_that_could_not_serve() {
+    let strategy = BitSet::new(Settings::default());
+    let most = runs::MAX_UNITS * UNIT;
+    let length = most & !31;
+    assert_eq!(strategy.extent_bytes(layout(length, 32)), Some(length));
+    assert_eq!(strategy.extent_bytes(layout(length, 8192)), None);
+    let (length, align) = ((32 << 30) - (1 << 20), 4 << 20);
+    assert_eq!(strategy.extent_bytes(layout(length, align)), None);
+}
+
+#[test]
+fn what_waits_is_joined_before_a_request_is_refused() {
+    let mut strategy = BitSet::new(Settings::default());
+    let memory = Memory::new(&strategy, 65_536, true);
+    // SAFETY: the memory lives until the extent is removed below, and each block is freed once,
+    // with the layout that it was allocated with.
+    unsafe {
+        strategy.add_extent(&memory.extent);
+        for (wanted, align) in [(65_536, 8), (32_768, 32_768)] {
+            let small = layout(64, 8);
+            let blocks: Vec<_> = core::iter::from_fn(|| strategy.allocate(small)).collect();
+            assert_eq!(blocks.len(), 1024);
+            blocks
+                .iter()
+                .for_each(|block| strategy.deallocate(&memory.extent, block.cast(), small));
+            assert!(!strategy.quick.is_empty());
+            let large = layout(wanted, align);
+            let block = strategy.allocate(large).expect("all of it is free");
+            strategy.verify();
+            strategy.deallocate(&memory.extent, block.cast(), large);
+        }
+        strategy.remove_extent(&memory.extent);
+    }
+}

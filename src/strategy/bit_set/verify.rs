@@ -54,6 +54,9 @@ impl BitSet {
             check(is_known, "a block in a quick list was written to after it was freed");
             // SAFETY: extents on a shelf were added and not removed.
             let runs = unsafe { Runs::of(extent.as_ref()) };
+            let end = Self::place_of(runs, block) + (blocks << runs.step);
+            let is_inside = end <= runs.header.units;
+            check(is_inside, "a block in a quick list reaches past its extent");
             check(!Self::is_free(runs, block, blocks), "a block in a quick list is marked as free");
         });
     }
@@ -106,6 +109,7 @@ impl BitSet {
         let runs = unsafe { Runs::of(extent) };
         let start = Self::place_of(runs, block);
         let end = start + (blocks << runs.step);
+        check(end <= runs.header.units, "a block is freed that reaches past its extent");
         let mut is_free = Self::is_free(runs, block, blocks);
         self.quick.visit(|other, waiting, length| {
             let other_start = Self::place_of(runs, waiting);
