@@ -215,8 +215,8 @@ fn large_requests_go_straight_to_the_memory_map() {
     small.free(&allocator, false);
 }
 
-/// Blocks of 992 bytes until the slice is full; of two that touch the one behind is freed, and waits
-/// for its length: the other grows into it.
+/// Blocks of 992 bytes until the slice is full; of two that touch the one behind is freed, and
+/// waits for its length: the other grows into it.
 fn grows_into_what_waits(allocator: &impl LocalAllocator) {
     let (layout, twice) = (battery::layout(992, 8), battery::layout(1984, 8));
     let allocate = || allocator.allocate(layout).ok();

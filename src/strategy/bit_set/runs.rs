@@ -54,8 +54,8 @@ pub(super) const MAX_UNITS: usize = FIRST as usize - 1;
 /// - Every free run but the tail is in the list of its length's bin, and nothing else is in any.
 /// - `occupied` has the bits of the bins whose list is not empty, and of some whose list became so
 ///   when a run was joined or taken out of its middle: a search clears those that it meets behind
-///   the first. (Rejected: cleared at once. Then the next request waits for what lies beside a freed
-///   block, for which no branch asks.)
+///   the first. (Rejected: cleared at once. Then the next request waits for what lies beside a
+///   freed block, for which no branch asks.)
 /// - Every run in a list has its length at both ends, unless it is of 8 bytes.
 /// - Bin 0 has no runs.
 #[repr(C, align(16))]
