@@ -139,8 +139,9 @@ fn a_leak_of_a_block_in_twenty_would_be_seen() {
     let _alone = crate::alone();
     let _small = WithoutHugePages::new();
     let (operations, births) = (SHORT.operations / 3, SHORT.births / 3);
-    let leaks = Length { operations, births, leaked_in: 20 };
-    assert!((0..SHORT_RUNS).all(|_| growth(leaks) > MOST_GROWTH_SHORT));
+    // Once, for what leaks is resident for the other tests, too.
+    let growth = growth(Length { operations, births, leaked_in: 20 });
+    assert!(growth > MOST_GROWTH_SHORT, "{growth}");
 }
 
 #[test]
