@@ -5,7 +5,8 @@
 //! chunk back puts it on its processor's list, and whoever takes one looks there first. The lists
 //! are bounded, of single chunks, and dirty runs like all others but for where they are found: they
 //! are merged with what they touch when a longer run is wanted than there is, and before anything
-//! is purged. So they make no more memory resident than if all were merged at once.
+//! is purged. So they make little more memory resident than if all were merged at once: only where
+//! a longer run is cut before those on the lists were merged to a fitting one.
 
 use super::ChunkEntry;
 use super::bins::{NOT_FREE, RECENT, entry};
