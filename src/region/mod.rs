@@ -393,7 +393,7 @@ pub fn take_run(kind: SegmentKind, chunks: usize, align_chunks: usize) -> Option
     if !ensure_reserved() || !is_plausible(chunks.checked_add(align_chunks)?) {
         return None;
     }
-    let here = Processor::here();
+    let here = Processor::for_run_of(chunks);
     let taken = lock_of(kind).lock().take(kind, chunks, align_chunks, here);
     let run = match taken {
         Some(run) => run,
@@ -422,7 +422,7 @@ fn is_plausible(chunks: usize) -> bool {
 pub unsafe fn return_run(run: Run) {
     let Some(kind) = kind_of_chunk(run.first_chunk()) else { return };
     sys::poison::poison(run.start(), run.bytes());
-    let here = Processor::here();
+    let here = Processor::for_run_of(run.chunks());
     // SAFETY: the caller's contract.
     unsafe { lock_of(kind).lock().give_back(run, here) };
 }

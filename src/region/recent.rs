@@ -28,9 +28,11 @@ impl Processor {
         Self((number % LISTS) as u8)
     }
 
-    /// The one that this thread runs on now; the first where the system does not tell.
-    pub(super) fn here() -> Self {
-        Self::of(policy::current_processor().unwrap_or(0))
+    /// The one that this thread runs on now; the first where the system does not tell, and where it
+    /// does not matter, as no list has runs of so many chunks.
+    pub(super) fn for_run_of(chunks: usize) -> Self {
+        let number = if chunks == 1 { policy::current_processor() } else { None };
+        Self::of(number.unwrap_or(0))
     }
 
     fn index(self) -> usize {

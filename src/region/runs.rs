@@ -477,9 +477,10 @@ impl Runs {
 
     /// Gives the pages of at least `chunks` dirty chunks back, the longest runs first; the bytes.
     fn purge(&mut self, chunks: usize) -> usize {
-        if chunks != 0 {
-            self.merge_recent();
+        if chunks == 0 {
+            return 0;
         }
+        self.merge_recent();
         let mut purged = 0;
         let mut refused = [(0, 0); MOST_REFUSALS];
         let mut places = refused.iter_mut();
