@@ -227,8 +227,8 @@ pub unsafe trait Strategy: Sized {
     /// where it is asked so seldom that this costs little.
     const COLLECTS_FIRST: bool = false;
 
-    /// Whether its owner, outside a heap, should keep the block that was freed last for the next
-    /// request of the same layout: where it costs much more to tell the strategy.
+    /// Whether its owner, outside a heap, should keep the blocks that were freed last for the next
+    /// requests of the same layout: where it costs much more to tell the strategy.
     const PARKS_LAST: bool = false;
 
     /// Whether, inside a heap, each block is a run of chunks of its own, so that no request reaches

@@ -34,6 +34,7 @@ mod out_of_line;
 mod parked;
 mod records;
 mod resized;
+mod shelf;
 mod spare;
 mod verify;
 
@@ -45,6 +46,7 @@ use core::ptr::NonNull;
 use self::found::Found;
 use self::parked::Parked;
 use self::records::{Record, Records};
+use self::shelf::{Shelf, is_bound};
 use super::{Extent, Strategy};
 use crate::allocator::{
     AllocError, Allocator, LocalAllocator, MemoryRange, MemorySource, MemoryUsage,
@@ -73,6 +75,7 @@ struct State<S> {
     records: Records,
     found: Found,
     parked: Parked,
+    shelf: Shelf,
     /// The one extent without a block that is kept, if there is one. Where the strategy tells which
     /// are empty, blocks may have been cut from it since: see [`empty_spare`](Self::empty_spare).
     spare: Option<NonNull<Record>>,
@@ -117,6 +120,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
             records: Records::new(),
             found: Found::new(),
             parked: Parked::none(),
+            shelf: Shelf::new(),
             spare: None,
             usage: MemoryUsage::NONE,
             allocated_blocks: 0,
@@ -252,8 +256,12 @@ impl<S: Strategy> State<S> {
         let record = unsafe { pointer.as_ref() };
         let live = record.live_blocks.get();
         record.live_blocks.set(live + 1);
-        if live == 0 && self.spare == Some(pointer) {
-            self.spare = None;
+        if is_bound::<S>(live) {
+            if S::PARKS_LAST {
+                self.passed_bound(pointer, live);
+            } else if self.spare == Some(pointer) {
+                self.spare = None;
+            }
         }
     }
 
@@ -411,10 +419,13 @@ unsafe impl<S: Strategy, M: MemorySource> Allocator for SourcedAllocator<S, M> {
             let block = self.state().allocate_direct(&self.source, layout, false)?;
             return Ok(self.noted(block));
         }
-        if layout.size() != 0
-            && let Some(block) = self.state().take_parked(&self.source, layout)
-        {
-            return Ok(self.noted(block));
+        if layout.size() != 0 {
+            if let Some(block) = self.state().take_parked(&self.source, layout) {
+                return Ok(self.noted(block));
+            }
+            if let Some(block) = self.state().take_shelved(layout) {
+                return Ok(self.noted(block));
+            }
         }
         self.allocate_by(layout, S::allocate)
     }

@@ -9,7 +9,7 @@ use crate::strategy::{Extent, Strategy};
 impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
     /// Calls `ask` with the strategy, the extent that an address is in and the address with that
     /// extent's provenance. `None` if it is in no extent, in one that the strategy never saw, or
-    /// of the block that is parked. `ask` must not use this allocator.
+    /// of a block that is parked or waits beside that. `ask` must not use this allocator.
     pub(in crate::strategy) fn ask_at<T>(
         &self,
         address: *const u8,
@@ -20,7 +20,7 @@ impl<S: Strategy, M: MemorySource> SourcedAllocator<S, M> {
         let record = state.record_of(address)?;
         // SAFETY: the extent is held, so its record is valid.
         let record = unsafe { record.as_ref() };
-        if record.is_direct || state.parked.is_at(address) {
+        if record.is_direct || state.parked.is_at(address) || state.shelf.is_at(address) {
             return None;
         }
         let start = record.extent.start();

@@ -29,6 +29,7 @@ use core::ptr::NonNull;
 
 use super::State;
 use super::records::Record;
+use super::shelf::is_few_left;
 use crate::allocator::{MemorySource, MemoryUsage};
 use crate::pointers;
 use crate::strategy::Strategy;
@@ -65,8 +66,13 @@ impl Parked {
 
     /// Whether the layout is the one for blocks here.
     #[inline]
-    fn is_for(&self, layout: Layout) -> bool {
+    pub(super) fn is_for(&self, layout: Layout) -> bool {
         self.layout.size() == layout.size() && self.layout.align() == layout.align()
+    }
+
+    /// The layout of the block that is here, or of the one that was here last.
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Puts a block of a layout in where none is.
@@ -129,20 +135,38 @@ impl<S: Strategy> State<S> {
         layout: Layout,
     ) {
         if S::PARKS_LAST && !self.is_direct(layout) {
-            let parked = &mut self.parked;
-            if !parked.is_for(layout) || self.spare.is_some() {
-                if parked.is_none() {
-                    // SAFETY: the caller's contract.
-                    return unsafe { self.look_and_park(source, block, layout) };
+            // SAFETY: the caller's contract, for each call below.
+            unsafe {
+                if !self.parked.is_for(layout) || self.spare.is_some() {
+                    if self.parked.is_none() {
+                        return self.look_and_park(source, block, layout);
+                    }
+                } else if self.parked.is_none() {
+                    self.check_held(block);
+                    return self.parked.put(block);
+                } else if self.try_shelve(block) {
+                    return;
                 }
-            } else if parked.is_none() {
-                if cfg!(any(test, heapswitch_check)) && self.records.find(block).is_none() {
-                    abort_with(&[S::NAME, ": a block is freed that is in no range"]);
-                }
-                return parked.put(block);
+                return self.find_and_free(source, block, layout);
             }
-            self.check_freed(block);
         }
+        let Some(pointer) = self.record_of(block) else { return };
+        // SAFETY: the record is of the block's extent, and the rest is the caller's contract.
+        unsafe { self.free(source, block, layout, pointer) };
+    }
+
+    /// Frees a block. Apart, so that whoever parks or shelves has registers left.
+    ///
+    /// # Safety
+    /// As [`park_or_free`](Self::park_or_free), of a block that is not parked.
+    #[inline(never)]
+    unsafe fn find_and_free(
+        &mut self,
+        source: &impl MemorySource,
+        block: NonNull<u8>,
+        layout: Layout,
+    ) {
+        self.check_freed(block);
         let Some(pointer) = self.record_of(block) else { return };
         // SAFETY: the record is of the block's extent, and the rest is the caller's contract.
         unsafe { self.free(source, block, layout, pointer) };
@@ -167,22 +191,45 @@ impl<S: Strategy> State<S> {
             // SAFETY: the record is of the block's extent, and the rest is the caller's contract.
             return unsafe { self.free(source, block, layout, pointer) };
         }
+        if !self.parked.is_for(layout) {
+            self.clear_shelf(source);
+        }
         self.parked.put_of(block, layout);
     }
 
-    /// Aborts if that block is parked: it was freed before.
+    /// In builds that check: aborts if that block is in no range, or was freed before.
     #[inline]
-    fn check_freed(&self, block: NonNull<u8>) {
-        if self.parked.is_at(block) {
+    fn check_held(&self, block: NonNull<u8>) {
+        if cfg!(any(test, heapswitch_check)) {
+            if self.records.find(block).is_none() {
+                abort_with(&[S::NAME, ": a block is freed that is in no range"]);
+            }
+            if self.shelf.is_at(block) {
+                abort_with(&[S::NAME, ": a block is freed that is free already"]);
+            }
+        }
+    }
+
+    /// Aborts if that block is parked, and in builds that check also if it waits beside that: it
+    /// was freed before.
+    #[inline]
+    pub(super) fn check_freed(&self, block: NonNull<u8>) {
+        let is_checked = cfg!(any(test, heapswitch_check));
+        if self.parked.is_at(block) || (is_checked && self.shelf.is_at(block)) {
             abort_with(&[S::NAME, ": a block is freed that is free already"]);
         }
     }
 
-    /// Frees the block that is parked, if one is.
+    /// Frees the block that is parked, and those that wait beside it.
     #[inline]
     pub(super) fn unpark(&mut self, source: &impl MemorySource) {
-        if S::PARKS_LAST && !self.parked.is_none() {
-            self.free_parked(source);
+        if S::PARKS_LAST {
+            if self.shelf.length() != 0 {
+                self.clear_shelf(source);
+            }
+            if !self.parked.is_none() {
+                self.free_parked(source);
+            }
         }
     }
 
@@ -243,7 +290,7 @@ impl<S: Strategy> State<S> {
                 }
                 let live = record.live_blocks.get().wrapping_sub(1);
                 record.live_blocks.set(live);
-                live <= usize::from(S::PARKS_LAST)
+                is_few_left::<S>(live)
             }
         };
         self.usage.allocated_bytes = self.usage.allocated_bytes.wrapping_sub(length);
@@ -258,22 +305,29 @@ impl<S: Strategy> State<S> {
         }
     }
 
-    /// A range has one block left, which may be parked, or none.
+    /// A range has few blocks left, and of those as many as matter.
     #[cold]
     #[inline(never)]
     fn became_almost_empty(&mut self, source: &impl MemorySource, pointer: NonNull<Record>) {
         // SAFETY: the record is of an extent that is held.
         let record = unsafe { pointer.as_ref() };
-        if record.live_blocks.get() == 0 {
+        let live = record.live_blocks.get();
+        if S::PARKS_LAST && !record.is_direct {
+            self.fell_to(source, live);
+        }
+        if live == 0 {
             // Of two ranges without a block in use one goes.
             self.unpark(source);
             self.became_empty(source, pointer);
-        } else if self.parked.of().is_some_and(|(block, _)| record.extent.contains(block)) {
+        } else if live == 1
+            && self.parked.of().is_some_and(|(block, _)| record.extent.contains(block))
+        {
             self.unpark(source);
         }
     }
 
-    /// What is in use: with what the strategy counted, without the block that is parked.
+    /// What is in use: with what the strategy counted, without the block that is parked and those
+    /// that wait beside it.
     pub(super) fn usage_now(&self) -> MemoryUsage {
         let mut usage = MemoryUsage { allocated_blocks: self.allocated_blocks, ..self.usage };
         if S::COUNTS_ON_SOURCES {
@@ -281,10 +335,9 @@ impl<S: Strategy> State<S> {
             usage.allocated_blocks += blocks;
             usage.allocated_bytes += bytes;
         }
-        if !self.parked.is_none() {
-            usage.allocated_bytes -= self.strategy.length_of_block(self.parked.layout);
-            usage.allocated_blocks -= 1;
-        }
+        let freed = self.shelf.length() + usize::from(!self.parked.is_none());
+        usage.allocated_bytes -= freed * self.strategy.length_of_block(self.parked.layout);
+        usage.allocated_blocks -= freed;
         usage
     }
 }

@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 
 use super::State;
 use super::records::Record;
+use super::shelf::is_scarce;
 use crate::pointers;
 use crate::strategy::Strategy;
 use crate::sys::abort_with;
@@ -16,6 +17,7 @@ struct Sums {
     live_blocks: usize,
     direct_blocks: usize,
     remembered: usize,
+    scarce_ranges: usize,
     is_spare_held: bool,
     is_each_sound: bool,
 }
@@ -37,7 +39,7 @@ impl<S: Strategy> State<S> {
             ("records", is_tree && sums.is_each_sound),
             ("remembered records", sums.remembered == self.found.count()),
             ("spare's records", sums.is_spare_held || self.spare.is_none()),
-            ("parked blocks", is_parked_sound()),
+            ("parked blocks", is_parked_sound() && self.is_shelf_sound(&sums)),
             ("counts", self.counts_are(&sums)),
         ];
         equations.into_iter().find(|(_, holds)| !holds).map(|(what, _)| what)
@@ -64,6 +66,7 @@ impl<S: Strategy> State<S> {
         sums.range_bytes += range.length;
         sums.live_blocks += live;
         sums.direct_blocks += usize::from(record.is_direct);
+        sums.scarce_ranges += usize::from(!record.is_direct && is_scarce(live));
         sums.remembered += self.found.times(pointer);
     }
 
@@ -81,6 +84,20 @@ impl<S: Strategy> State<S> {
             && usage.committed_bytes == sums.range_bytes
             && usage.committed_bytes <= usage.peak_committed_bytes
             && usage.allocated_bytes <= usage.committed_bytes
+    }
+
+    /// Whether the blocks that wait beside the one that is parked may: each once, and no range has
+    /// few.
+    fn is_shelf_sound(&self, sums: &Sums) -> bool {
+        let scarce_ranges = if S::PARKS_LAST { sums.scarce_ranges } else { 0 };
+        let is_sound = |block: NonNull<u8>| {
+            self.records.find(block).is_some()
+                && !self.parked.is_at(block)
+                && self.shelf.iter().filter(|other| *other == block).count() == 1
+        };
+        self.shelf.scarce_ranges() == scarce_ranges
+            && (self.shelf.length() == 0 || (S::PARKS_LAST && scarce_ranges == 0))
+            && self.shelf.iter().all(is_sound)
     }
 
     /// Whether a block may be parked: it counts as allocated in a range that has another, or there
