@@ -2,6 +2,7 @@
 #![cfg(not(any(heapswitch_pass_through, loom)))]
 #![expect(clippy::vec_box, reason = "each box is a block that is allocated and freed")]
 
+use std::alloc::{GlobalAlloc, Layout};
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -391,6 +392,26 @@ fn limits_are_suspended_while_unwinding() {
     assert!(caught.is_err());
     assert_eq!(heap.run(checkpoint).unwrap(), Ok(()));
     assert!(heap.run(|| Vec::<u8>::new().try_reserve_exact(10 * CHUNK)).unwrap().is_err());
+}
+
+/// The block behind one waits for a request of its own length, and there is no room for another.
+#[test]
+fn what_is_full_grows_a_block_over_one_that_waits() {
+    let build = Heap::builder().hint(LifetimeHint::Long).limit(4 * CHUNK);
+    let heap = build.policy(LimitPolicy::Fail).build().unwrap();
+    let layout = Layout::from_size_align(64, 8).unwrap();
+    let mut blocks = Vec::with_capacity(4 * CHUNK / 64);
+    // SAFETY: the layout is not empty, and two neighbours of those that are allocated are used.
+    heap.run(|| unsafe {
+        let new = || Some(GLOBAL.alloc(layout)).filter(|block| !block.is_null());
+        blocks.extend(std::iter::from_fn(new).take(blocks.capacity()));
+        let middle = blocks.len() / 2 + 5;
+        let [first, behind] = [blocks[middle], blocks[middle + 1]];
+        assert_eq!(first.wrapping_add(64), behind);
+        GLOBAL.dealloc(behind, layout);
+        assert_eq!(GLOBAL.realloc(first, layout, 128), first);
+    })
+    .unwrap();
 }
 
 #[test]

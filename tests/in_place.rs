@@ -170,3 +170,31 @@ mod heaps {
         assert!(stayed.count() > 0);
     }
 }
+
+/// In a heap that is full the block behind one waits for a request of its own length. Growing must
+/// not fail for that: by the allocator trait and by the global allocator.
+#[test]
+fn a_block_of_a_full_heap_grows_over_one_that_waits() {
+    use heapswitch::{Heap, LifetimeHint, LimitPolicy};
+    for hint in [LifetimeHint::Medium, LifetimeHint::Long] {
+        for size in [64, 256, 1024] {
+            let of = layout(size, ALIGN);
+            let build = Heap::builder().hint(hint).limit(256 << 10).policy(LimitPolicy::Fail);
+            let heap = build.build().unwrap();
+            let mut blocks = Vec::new();
+            while let Ok(block) = (&heap).allocate(of) {
+                blocks.push(block.cast::<u8>());
+            }
+            // In the middle of a chunk, and two neighbours.
+            let at = blocks.len() / 2 + 5;
+            let (first, behind) = (blocks[at], blocks[at + 1]);
+            assert_eq!(first.as_ptr().wrapping_add(size), behind.as_ptr());
+            // SAFETY: the blocks are allocated with that layout.
+            unsafe {
+                (&heap).deallocate(behind, of);
+                let grown = (&heap).grow(first, of, layout(2 * size, ALIGN));
+                assert_eq!(grown.map(|block| block.cast()), Ok(first), "{hint:?} {size}");
+            }
+        }
+    }
+}

@@ -37,17 +37,23 @@ impl Heap {
         new: Layout,
         is_zeroed: bool,
     ) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: the caller's contract.
-        if let Some(length) = unsafe { self.resize_in_place(block, old, new) } {
-            let kept = old.size().min(new.size());
+        let bytes = old.size().min(new.size());
+        let in_place = || {
+            // SAFETY: the caller's contract.
+            let length = unsafe { self.resize_in_place(block, old, new) }?;
             if is_zeroed {
                 // SAFETY: the block is `length` bytes long and the caller's alone.
-                unsafe { pointers::forward(block, kept).write_bytes(0, length - kept) };
+                unsafe { pointers::forward(block, bytes).write_bytes(0, length - bytes) };
             }
-            return Ok(pointers::block(block, length));
+            Some(pointers::block(block, length))
+        };
+        if let Some(resized) = in_place() {
+            return Ok(resized);
         }
-        let moved = self.allocate_block(new, is_zeroed)?;
-        let bytes = old.size().min(new.size());
+        let Ok(moved) = self.allocate_block(new, is_zeroed) else {
+            // What waited for requests of its length is free now, perhaps behind the block.
+            return in_place().ok_or(AllocError);
+        };
         // SAFETY: both blocks are allocated and do not overlap.
         unsafe {
             moved.cast::<u8>().copy_from_nonoverlapping(block, bytes);

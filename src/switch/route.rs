@@ -450,7 +450,14 @@ unsafe fn realloc_at<C: Configuration>(
             }
             None => NonNull::new(alloc_global::<C>(new, false)),
         };
-        let Some(moved) = moved else { return core::ptr::null_mut() };
+        let Some(moved) = moved else {
+            // What waited for requests of its length is free now, perhaps behind the block.
+            if is_runner && (operations.resize)(owner, entry, block, old, new).is_some() {
+                note_own(state(), owner);
+                return block.as_ptr();
+            }
+            return core::ptr::null_mut();
+        };
         if is_runner {
             count_spilled_growth(owner, old, new);
         }
