@@ -12,7 +12,8 @@ use crate::port::Port;
 pub trait Store: Sync {
     type Key: Copy + Send;
 
-    fn with_capacity(bytes: usize) -> Self;
+    /// A store of so many bytes, in granules of so many where it has such.
+    fn with_capacity(bytes: usize, granule_bytes: usize) -> Self;
     fn write(&self, bytes: &[u8]) -> Option<Self::Key>;
     fn free(&self, key: Self::Key) -> bool;
     fn free_bytes(&self) -> usize;
@@ -25,8 +26,9 @@ pub trait Store: Sync {
 impl Store for GravityStore {
     type Key = Key;
 
-    fn with_capacity(bytes: usize) -> Self {
-        GravityStore::new(GravitySettings::new(bytes)).expect("there is memory")
+    fn with_capacity(capacity_bytes: usize, granule_bytes: usize) -> Self {
+        let settings = GravitySettings { capacity_bytes, granule_bytes };
+        GravityStore::new(settings).expect("there is memory")
     }
 
     fn write(&self, bytes: &[u8]) -> Option<Key> {
@@ -55,7 +57,7 @@ impl Store for GravityStore {
 impl Store for Port {
     type Key = u64;
 
-    fn with_capacity(bytes: usize) -> Self {
+    fn with_capacity(bytes: usize, _: usize) -> Self {
         Port::new(bytes)
     }
 
@@ -100,8 +102,13 @@ pub struct Filled<S: Store> {
 }
 
 impl<S: Store> Filled<S> {
+    /// In granules of 8 bytes.
     pub fn new(capacity: usize, lengths: Lengths, parts: usize) -> Self {
-        let store = S::with_capacity(capacity);
+        Self::in_granules(8, capacity, lengths, parts)
+    }
+
+    pub fn in_granules(granule: usize, capacity: usize, lengths: Lengths, parts: usize) -> Self {
+        let store = S::with_capacity(capacity, granule);
         let mut keys = vec![Vec::new(); parts];
         let (mut numbers, bytes) = (Numbers(1), vec![1; lengths.1]);
         for part in (0..parts).cycle() {

@@ -167,30 +167,52 @@ fn writes(scale: &Scale, is_smoke: bool) {
 
 type Work<S> = fn(&mut Filled<S>, usize) -> Duration;
 
+const WORKS: [(&str, Work<GravityStore>, Work<Port>); 4] = [
+    ("read, ends", |s, n| s.read(n, ends), |s, n| s.read(n, ends)),
+    ("read, every byte", |s, n| s.read(n, sum), |s, n| s.read(n, sum)),
+    ("9 reads, 1 replaced", |s, n| s.mixed(n, ends), |s, n| s.mixed(n, ends)),
+    ("replaced", |s, n| s.replace(n / 10), |s, n| s.replace(n / 10)),
+];
+
 fn beside_port(scale: &Scale) {
     println!("\ntwo threads at 90 % fill: the port's time as a multiple of the store's");
-    let works: [(&str, Work<GravityStore>, Work<Port>); 4] = [
-        ("read, ends", |s, n| s.read(n, ends), |s, n| s.read(n, ends)),
-        ("read, every byte", |s, n| s.read(n, sum), |s, n| s.read(n, sum)),
-        ("9 reads, 1 replaced", |s, n| s.mixed(n, ends), |s, n| s.mixed(n, ends)),
-        ("replaced", |s, n| s.replace(n / 10), |s, n| s.replace(n / 10)),
-    ];
+    let mut all = Vec::new();
     for (size, lengths) in [
         ("64 to 256 B", Lengths(64, 256)),
         ("1 to 4 KiB", Lengths(1024, 4096)),
         ("64 B to 16 KiB", Lengths(64, 16_384)),
     ] {
-        let mut store = Filled::<GravityStore>::new(scale.capacity(lengths), lengths, 2);
-        let mut port = Filled::<Port>::new(scale.capacity(lengths), lengths, 2);
-        for (name, on_store, on_port) in works {
-            let spread = ratio(
-                scale.rounds,
-                Box::new(|| on_store(&mut store, scale.operations)),
-                Box::new(|| on_port(&mut port, scale.operations)),
-            );
-            println!("  {size:<14} {name:<20} {spread}");
-        }
+        all.extend(each_beside_port(scale, (size, lengths, 8), &WORKS));
     }
+    let mean = all.iter().map(|figure| figure.ln()).sum::<f64>() / all.len() as f64;
+    println!("  geometric mean of these {}: {:.2}", all.len(), mean.exp());
+    println!("the store in granules of about a sixteenth of the mean length, 3 % of its memory");
+    for of in
+        [("1 to 4 KiB", Lengths(1024, 4096), 128), ("64 B to 16 KiB", Lengths(64, 16_384), 512)]
+    {
+        each_beside_port(scale, of, &WORKS[2..]);
+    }
+}
+
+/// The medians, of values of some lengths in a store of some granule.
+fn each_beside_port(
+    scale: &Scale,
+    (size, lengths, granule): (&str, Lengths, usize),
+    works: &[(&str, Work<GravityStore>, Work<Port>)],
+) -> Vec<f64> {
+    let capacity = scale.capacity(lengths);
+    let mut store = Filled::<GravityStore>::in_granules(granule, capacity, lengths, 2);
+    let mut port = Filled::<Port>::new(capacity, lengths, 2);
+    let of_work = |(name, on_store, on_port): &(&str, Work<GravityStore>, Work<Port>)| {
+        let spread = ratio(
+            scale.rounds,
+            Box::new(|| on_store(&mut store, scale.operations)),
+            Box::new(|| on_port(&mut port, scale.operations)),
+        );
+        println!("  {size:<14} {name:<20} {spread}");
+        spread.median
+    };
+    works.iter().map(of_work).collect()
 }
 
 fn moved<S: Store>(capacity: usize, lengths: Lengths, count: usize) -> f64 {
