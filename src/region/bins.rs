@@ -3,8 +3,7 @@
 //! Inserting and removing are O(1); finding one long enough takes at most `SEARCH` steps in the one
 //! bin whose runs may be too short.
 
-use super::{ChunkEntry, entry_at};
-use crate::units::CHUNK_SHIFT;
+use super::links::{entry, link_before, unlink};
 
 /// Steps in a bin whose runs differ in length, before a longer bin is taken.
 const SEARCH: usize = 8;
@@ -21,13 +20,6 @@ pub(super) const DIRTY: u8 = 2;
 pub(super) const RESERVED: u8 = 3;
 /// A dirty chunk that the first processor gave back lately; from here on the other processors'.
 pub(super) const RECENT: u8 = 4;
-
-/// The entry of a chunk in a committed segment.
-#[inline]
-pub(super) fn entry(chunk: u32) -> &'static ChunkEntry {
-    // SAFETY: runs and bins hold only chunks of committed segments.
-    unsafe { entry_at((chunk as usize) << CHUNK_SHIFT) }
-}
 
 pub(super) const fn bin_of(chunks: u32) -> usize {
     if chunks as usize <= EXACT_BINS {
@@ -73,12 +65,7 @@ impl Bins {
         head.edge.set(edge);
         last.edge.set(edge);
         let bin = bin_of(chunks);
-        let next = self.head(bin);
-        head.next.set(next);
-        head.previous.set(0);
-        if next != 0 {
-            entry(next).previous.set(first);
-        }
+        link_before(self.head(bin), first);
         self.set_head(bin, first);
         self.chunks += chunks as usize;
     }
@@ -86,13 +73,7 @@ impl Bins {
     pub(super) fn remove(&mut self, first: u32) -> u32 {
         let head = entry(first);
         let chunks = head.run_chunks.get();
-        let (next, previous) = (head.next.get(), head.previous.get());
-        if next != 0 {
-            entry(next).previous.set(previous);
-        }
-        if previous != 0 {
-            entry(previous).next.set(next);
-        } else {
+        if let Some(next) = unlink(head) {
             self.set_head(bin_of(chunks), next);
         }
         head.edge.set(NOT_FREE);

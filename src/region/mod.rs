@@ -30,6 +30,7 @@ mod entry;
 mod growth;
 mod kinds;
 pub mod label;
+pub(crate) mod links;
 pub mod map;
 mod metadata;
 mod recent;

@@ -9,7 +9,8 @@
 //! a longer run is cut before those on the lists were merged to a fitting one.
 
 use super::ChunkEntry;
-use super::bins::{NOT_FREE, RECENT, entry};
+use super::bins::{NOT_FREE, RECENT};
+use super::links::{entry, link_before, unlink};
 use crate::sys::policy;
 
 /// Processors whose numbers are alike in so many low bits share a list.
@@ -81,11 +82,7 @@ impl Recent {
         head.run_chunks.set(1);
         head.head_distance.set(0);
         head.edge.set(RECENT + of.0);
-        head.next.set(list.head);
-        head.previous.set(0);
-        if list.head != 0 {
-            entry(list.head).previous.set(chunk);
-        }
+        link_before(list.head, chunk);
         *list = List { head: chunk, chunks: list.chunks + 1 };
         self.occupied |= 1 << of.index();
         self.chunks += 1;
@@ -97,13 +94,7 @@ impl Recent {
         let head = entry(chunk);
         let of = Processor::of(usize::from(head.edge.get().saturating_sub(RECENT)));
         let list = &mut self.lists[of.index()];
-        let (next, previous) = (head.next.get(), head.previous.get());
-        if next != 0 {
-            entry(next).previous.set(previous);
-        }
-        if previous != 0 {
-            entry(previous).next.set(next);
-        } else {
+        if let Some(next) = unlink(head) {
             list.head = next;
         }
         list.chunks -= 1;

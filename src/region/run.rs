@@ -1,6 +1,6 @@
 //! A run of chunks.
 
-use super::bins::entry;
+use super::links::entry;
 use super::{ChunkEntry, at};
 use crate::units::CHUNK_SHIFT;
 

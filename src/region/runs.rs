@@ -28,8 +28,9 @@
 //! chunks beside others go with them, and until the kind grows again huge pages are not wished for:
 //! see [`growth`](super::growth).
 
-use super::bins::{BINS, Bins, CLEAN, DIRTY, RESERVED, bin_of, entry};
+use super::bins::{BINS, Bins, CLEAN, DIRTY, RESERVED, bin_of};
 use super::growth::{Growth, HUGE_PAGE_CHUNKS};
+use super::links::entry;
 use super::recent::{Processor, Recent, is_recent};
 use super::run::Run;
 use super::{

@@ -22,7 +22,7 @@ use super::{DIRECT, EXTENT, Header, SPARE, header_of, strategy_of};
 use crate::allocator::MemoryRange;
 use crate::region::class::{NO_CLASS, WHOLE_RUN};
 use crate::region::label::Labelled;
-use crate::region::{self, ChunkEntry, Metadata, Run};
+use crate::region::{self, ChunkEntry, Metadata, Run, links};
 use crate::strategy::{Extent, Strategy, extent_of};
 use crate::sys;
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT};
@@ -31,11 +31,6 @@ pub(super) fn index_of(entry: &ChunkEntry) -> u32 {
     // Entries lie below the region's base, one after the other downwards.
     let distance = region::base().addr().get() - core::ptr::from_ref(entry).addr();
     (distance / region::ENTRY_BYTES) as u32 - 1
-}
-
-fn entry_of_index(index: u32) -> &'static ChunkEntry {
-    // SAFETY: only indices of runs that heaps hold are kept.
-    unsafe { region::entry_at((index as usize) << CHUNK_SHIFT) }
 }
 
 pub(super) fn run_of(entry: &ChunkEntry) -> Run {
@@ -100,12 +95,7 @@ pub(super) unsafe fn take_run(header: Header, request: Layout, tag: u8) -> Optio
         entry.set_class(WHOLE_RUN);
     }
     entry.word.reset();
-    let next = this.first_run.get();
-    entry.next.set(next);
-    entry.previous.set(0);
-    if next != 0 {
-        entry_of_index(next).previous.set(run.first_chunk() as u32);
-    }
+    links::link_before(this.first_run.get(), run.first_chunk() as u32);
     this.first_run.set(run.first_chunk() as u32);
     Some(run)
 }
@@ -154,13 +144,7 @@ pub(super) fn label(this: &HeapHeader, entry: &ChunkEntry, distance: usize, tag:
 pub(super) unsafe fn return_run(header: Header, entry: &'static ChunkEntry) -> usize {
     // SAFETY: the caller's contract.
     let this = unsafe { header_of(header) };
-    let (next, previous) = (entry.next.get(), entry.previous.get());
-    if next != 0 {
-        entry_of_index(next).previous.set(previous);
-    }
-    if previous != 0 {
-        entry_of_index(previous).next.set(next);
-    } else {
+    if let Some(next) = links::unlink(entry) {
         this.first_run.set(next);
     }
     count_held(this, -(run_of(entry).bytes() as isize));
@@ -197,7 +181,7 @@ pub(super) fn pop_spare(this: &HeapHeader) -> Option<&'static ChunkEntry> {
     if index == 0 {
         return None;
     }
-    let entry = entry_of_index(index);
+    let entry = links::entry(index);
     this.first_spare.set(entry.live.replace(0));
     this.spares.set(this.spares.get() - 1);
     entry.tag.set(EXTENT);
@@ -293,7 +277,7 @@ pub(super) unsafe fn give_back_metadata<S: Strategy>(strategy: &S, entry: &Chunk
 
 /// The runs of a heap.
 pub(super) fn runs(this: &HeapHeader) -> impl Iterator<Item = &'static ChunkEntry> {
-    let entry = |index: u32| (index != 0).then(|| entry_of_index(index));
+    let entry = |index: u32| (index != 0).then(|| links::entry(index));
     // The successor is read before the item is handed out, so the item may be given back.
     let mut next = entry(this.first_run.get());
     core::iter::from_fn(move || {
