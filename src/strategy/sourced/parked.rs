@@ -155,7 +155,8 @@ impl<S: Strategy> State<S> {
         unsafe { self.free(source, block, layout, pointer) };
     }
 
-    /// Frees a block. Apart, so that whoever parks or shelves has registers left.
+    /// Frees a block, or lets it wait on the shelf if its own range has more than few, although
+    /// another may not. Apart, so that whoever parks or shelves has registers left.
     ///
     /// # Safety
     /// As [`park_or_free`](Self::park_or_free), of a block that is not parked.
@@ -169,7 +170,14 @@ impl<S: Strategy> State<S> {
         self.check_freed(block);
         let Some(pointer) = self.record_of(block) else { return };
         // SAFETY: the record is of the block's extent, and the rest is the caller's contract.
-        unsafe { self.free(source, block, layout, pointer) };
+        unsafe {
+            let is_shelved = self.parked.is_for(layout)
+                && !self.parked.is_none()
+                && self.shelf.try_push_of(block, pointer.as_ref().live_blocks.get());
+            if !is_shelved {
+                self.free(source, block, layout, pointer);
+            }
+        }
     }
 
     /// The same where none is parked, but the block's range must be looked at: the layout is
@@ -184,6 +192,7 @@ impl<S: Strategy> State<S> {
         block: NonNull<u8>,
         layout: Layout,
     ) {
+        self.check_held(block);
         let Some(pointer) = self.record_of(block) else { return };
         // SAFETY: the record is of an extent that is held.
         let is_alone = unsafe { pointer.as_ref() }.live_blocks.get() == 1;
@@ -253,8 +262,8 @@ impl<S: Strategy> State<S> {
     /// Frees a block.
     ///
     /// # Safety
-    /// It is currently allocated, the layout fits it, and it is not parked; the record is of its
-    /// extent.
+    /// It is currently allocated, the layout fits it, and it neither is parked nor waits; the record
+    /// is of its extent.
     #[inline(always)] // measured: with a known layout, 30 instructions less for a block of stripes
     pub(super) unsafe fn free(
         &mut self,

@@ -4,9 +4,10 @@
 //! serve the next requests, and again neither the strategy nor a count is told. Nobody can tell the
 //! difference, for whatever else is asked first [frees them](State::clear_shelf).
 //!
-//! Nor is it asked which ranges they are in. It is known how many ranges have a block, but at most
-//! [`FEW`], and blocks wait only while no range is so: then each has more than can wait, so none is
-//! kept for what its users freed.
+//! Nor is it asked which ranges they are in, mostly. A range that has more than [`FEW`] blocks has
+//! more than can wait, so it is not kept for what its users freed. It is known how many ranges have
+//! fewer; where none has, a block waits wherever it is, and else its range is looked up and asked.
+//! Whenever a range falls to few all that wait are freed.
 
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
@@ -31,11 +32,12 @@ const _: () = assert!(FEW.is_power_of_two() && MOST + 1 < FEW);
 /// # Invariants
 /// - As many as `length` says are here, by their [numbers](pointers::number). Each was allocated by
 ///   the layout that blocks are parked by; the strategy and all counts still have it.
-/// - The limit is [`MOST`] while no range has a block but at most [`FEW`], and else 0; there are no
-///   more blocks.
+/// - Each is in a range that has more than [`FEW`]; but for while they are freed because it has no
+///   more.
+/// - The limit is [`MOST`] while no range has a block but at most [`FEW`], and else 0.
 pub(super) struct Shelf {
     length: usize,
-    /// How many may be here: [`MOST`], or none while a range has few.
+    /// How many may be here before a range is asked: [`MOST`], or none while one has few.
     limit: usize,
     blocks: [MaybeUninit<usize>; MOST],
     /// Ranges that have a block but at most [`FEW`]; for strategies that park.
@@ -61,15 +63,26 @@ impl Shelf {
         self.length < self.limit
     }
 
-    /// Puts a block in.
+    /// Puts a block in, of a range that has not few.
     ///
     /// # Safety
-    /// There is room.
+    /// There are less than [`MOST`].
     #[inline]
     unsafe fn push(&mut self, block: NonNull<u8>) {
-        // SAFETY: the length is below the limit, and that at most the number of places.
+        // SAFETY: the caller's contract: there is such a place.
         unsafe { self.blocks.get_unchecked_mut(self.length) }.write(pointers::number(block));
         self.length += 1;
+    }
+
+    /// Puts a block in, if there is a place and its range, which has so many, has not few.
+    #[inline]
+    pub(super) fn try_push_of(&mut self, block: NonNull<u8>, live: usize) -> bool {
+        if live <= FEW || self.length >= MOST {
+            return false;
+        }
+        // SAFETY: there is a place.
+        unsafe { self.push(block) };
+        true
     }
 
     /// Takes out the block that came last.
@@ -104,8 +117,7 @@ impl Shelf {
     }
 }
 
-/// Whether a range that now has so many blocks more than `least` may have just had, or had not,
-/// few: for who counts up and down.
+/// Whether a range that had so many blocks, and has one more, has few from now on or not any more.
 #[inline]
 pub(super) const fn is_bound<S: Strategy>(live: usize) -> bool {
     if S::PARKS_LAST { live & !FEW == 0 } else { live == 0 }
@@ -118,9 +130,9 @@ pub(super) const fn is_few_left<S: Strategy>(live: usize) -> bool {
     if S::PARKS_LAST { live & !FEW <= 1 } else { live == 0 }
 }
 
-/// Whether a range is scarce, as counted.
-pub(super) const fn is_scarce(live: usize) -> bool {
-    live != 0 && live <= FEW
+/// Whether so many blocks are few, or none.
+pub(super) const fn has_few(live: usize) -> bool {
+    live <= FEW
 }
 
 impl<S: Strategy> State<S> {
@@ -138,7 +150,7 @@ impl<S: Strategy> State<S> {
         }
     }
 
-    /// A range has so many blocks left.
+    /// A range has so many blocks left; none, or as many as few are, matter.
     #[inline]
     pub(super) fn fell_to(&mut self, source: &impl MemorySource, live: usize) {
         match live {
@@ -159,7 +171,7 @@ impl<S: Strategy> State<S> {
             return false;
         }
         self.check_freed(block);
-        // SAFETY: it was just asked.
+        // SAFETY: the limit is at most as many as there are places.
         unsafe { self.shelf.push(block) };
         true
     }

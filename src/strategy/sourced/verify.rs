@@ -1,11 +1,11 @@
 //! Whether what a `SourcedAllocator` keeps beside its strategy agrees with itself: the records,
-//! what finds them, the spare, the block that is parked, and the counts.
+//! what finds them, the spare, the block that is parked, those that wait beside it, and the counts.
 
 use core::ptr::NonNull;
 
 use super::State;
 use super::records::Record;
-use super::shelf::is_scarce;
+use super::shelf::has_few;
 use crate::pointers;
 use crate::strategy::Strategy;
 use crate::sys::abort_with;
@@ -66,7 +66,7 @@ impl<S: Strategy> State<S> {
         sums.range_bytes += range.length;
         sums.live_blocks += live;
         sums.direct_blocks += usize::from(record.is_direct);
-        sums.scarce_ranges += usize::from(!record.is_direct && is_scarce(live));
+        sums.scarce_ranges += usize::from(!record.is_direct && live != 0 && has_few(live));
         sums.remembered += self.found.times(pointer);
     }
 
@@ -86,17 +86,19 @@ impl<S: Strategy> State<S> {
             && usage.allocated_bytes <= usage.committed_bytes
     }
 
-    /// Whether the blocks that wait beside the one that is parked may: each once, and no range has
-    /// few.
+    /// Whether the blocks that wait beside the one that is parked may: each once, in a range that
+    /// has not few.
     fn is_shelf_sound(&self, sums: &Sums) -> bool {
         let scarce_ranges = if S::PARKS_LAST { sums.scarce_ranges } else { 0 };
         let is_sound = |block: NonNull<u8>| {
-            self.records.find(block).is_some()
+            // SAFETY: where the tree has the record, it is valid.
+            let live = |record: NonNull<Record>| unsafe { record.as_ref() }.live_blocks.get();
+            self.records.find(block).is_some_and(|record| !has_few(live(record)))
                 && !self.parked.is_at(block)
                 && self.shelf.iter().filter(|other| *other == block).count() == 1
         };
         self.shelf.scarce_ranges() == scarce_ranges
-            && (self.shelf.length() == 0 || (S::PARKS_LAST && scarce_ranges == 0))
+            && (self.shelf.length() == 0 || S::PARKS_LAST)
             && self.shelf.iter().all(is_sound)
     }
 
