@@ -185,6 +185,7 @@ fn a_block_of_a_full_heap_grows_over_one_that_waits() {
             let mut blocks = Vec::new();
             while let Ok(block) = (&heap).allocate(of) {
                 blocks.push(block.cast::<u8>());
+                assert!(blocks.len() <= (256 << 10) / size, "the limit does not hold");
             }
             // In the middle of a chunk, and two neighbours.
             let at = blocks.len() / 2 + 5;
