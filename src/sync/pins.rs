@@ -103,7 +103,9 @@ impl Pins {
 
     /// What holds the block. May be outdated as soon as it is known.
     pub fn look(&self) -> Hold {
-        Self::hold(self.word.load(Ordering::Relaxed))
+        // Acquire pairs with the Release in `finish` and `unclaim`: where nothing holds it, the
+        // record is as the last claim left it.
+        Self::hold(self.word.load(Ordering::Acquire))
     }
 
     /// Whether it is owned. May be outdated as soon as it is known.

@@ -104,15 +104,22 @@ pub struct Filled<S: Store> {
 impl<S: Store> Filled<S> {
     /// In granules of 8 bytes.
     pub fn new(capacity: usize, lengths: Lengths, parts: usize) -> Self {
-        Self::in_granules(8, capacity, lengths, parts)
+        Self::with_free_part(10, 8, capacity, lengths, parts)
     }
 
-    pub fn in_granules(granule: usize, capacity: usize, lengths: Lengths, parts: usize) -> Self {
+    /// All but the so-manieth part full, in granules of some bytes.
+    pub fn with_free_part(
+        free_part: usize,
+        granule: usize,
+        capacity: usize,
+        lengths: Lengths,
+        parts: usize,
+    ) -> Self {
         let store = S::with_capacity(capacity, granule);
         let mut keys = vec![Vec::new(); parts];
         let (mut numbers, bytes) = (Numbers(1), vec![1; lengths.1]);
         for part in (0..parts).cycle() {
-            if store.free_bytes() < capacity / 10 {
+            if store.free_bytes() < capacity / free_part {
                 break;
             }
             let length = lengths.choose(&mut numbers);

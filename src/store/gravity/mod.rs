@@ -43,10 +43,14 @@
 //! nothing that other readers write to, also of one and the same block. Who frees or moves a block
 //! looks through as many lines as threads have read at once, at most 63; further ones share them. A
 //! thread that holds more than eight guards counts the others in the blocks, by two
-//! read-modify-writes each. Freed blocks wait in stashes for a write of the same length, which
-//! neither it nor the freeing then takes the store's lock for: else they cost O(log slots), if
-//! sizes of slots do not follow addresses. Each stash keeps up to 256 blocks, and a 32nd part of
-//! the store: coarser granules make more lengths the same.
+//! read-modify-writes each. Freed blocks wait in stashes for a write of the same length, or of up
+//! to a sixteenth less, which neither it nor the freeing then takes the store's lock for: else they
+//! cost O(log slots), if sizes of slots do not follow addresses. Each stash keeps up to 256 blocks,
+//! and a 32nd part of the store. What a block has beyond its bytes is not free: a hundredth of the
+//! store where values of hundreds of lengths are replaced at random. There is such slack only
+//! while, as far as is known, a sixteenth of the store is free, and all of it serves, O(blocks),
+//! before a write moves anything or is refused, but for that of blocks that are freed and still
+//! read, or read by more than eight guards of a thread.
 //! A store that is full to the last granules has to gather crumbs from everywhere for each write:
 //! at 90 % fill hardly anything is moved, at 99 % two thirds of a byte for each one written, and
 //! beyond that soon more than all. Keep some of it free.
@@ -66,6 +70,7 @@ mod pairs;
 mod plan;
 mod reserve;
 mod shared;
+mod slack;
 mod slots;
 mod space;
 mod stash;
@@ -107,9 +112,7 @@ pub struct GravitySettings {
     /// How many bytes it holds, in blocks rounded up to granules. It is rounded down to granules
     /// itself.
     pub capacity_bytes: usize,
-    /// The unit of blocks in bytes, and their alignment: a power of two up to 4096. One of about a
-    /// sixteenth of the mean length costs 3 % of the memory, and a write then mostly finds a freed
-    /// block of its length waiting: two threads replace values of 1 to 4 KiB twice as fast.
+    /// The unit of blocks in bytes, and their alignment: a power of two up to 4096.
     pub granule_bytes: usize,
 }
 
@@ -126,7 +129,7 @@ impl GravitySettings {
 pub struct GravityUsage {
     /// All of its memory.
     pub capacity_bytes: usize,
-    /// What is in no block.
+    /// What is in no block. Blocks may have slack, see the [module](self), which is in them.
     pub free_bytes: usize,
     /// In blocks that were freed while they were read, and still are.
     pub withheld_bytes: usize,

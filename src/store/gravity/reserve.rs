@@ -14,7 +14,7 @@ use super::lane::own_lane;
 use super::plan::{Outcome, Plan, Planner};
 use super::shared::Shared;
 use super::space::{Content, NoMemory, Space};
-use super::stash::Found;
+use super::stash::{Found, Left};
 use super::table::{Place, Record};
 use super::{NONE, Units, WriteError, wait};
 use crate::sync::pins::{Hold, KeyWord};
@@ -72,15 +72,36 @@ impl Shared {
             if let Some(block) = self.carve(&mut space, units, request)? {
                 return Ok(block);
             }
+            if self.stashes.is_roomy()
+                && self.open_slot(&mut space, units)
+                && let Some(block) = self.carve(&mut space, units, request)?
+            {
+                return Ok(block);
+            }
             self.settle(&mut space);
             if let Some(block) = self.carve(&mut space, units, request)? {
                 return Ok(block);
             }
-            if units > space.free_units + space.withheld_units {
+            if units > space.free_units + space.withheld_units && !space.has_slack {
                 return Err(self.full(&space, bytes));
             }
         }
         self.reserve_by_moving(units, request)
+    }
+
+    /// Takes back a stashed block that is long enough, with the slots beside it; whether there is
+    /// one. So a write of an uncommon length does not empty the stashes. Where blocks have no slack
+    /// that would happen too often to look through a stash each time.
+    fn open_slot(&self, space: &mut Space, units: Units) -> bool {
+        let is_long = |number| {
+            let record = self.tables.records.get(number);
+            record.is_some_and(|record| space.joined_length(record.span()) >= units)
+        };
+        let idle = self.stashes.remove_that(own_lane(), is_long);
+        if let Some(idle) = idle {
+            self.take_back(space, Left::Block(idle));
+        }
+        idle.is_some()
     }
 
     /// Cuts a block from a slot that is long enough, if there is one.
@@ -91,6 +112,10 @@ impl Shared {
         request: Request,
     ) -> Result<Option<NewBlock<'_>>, WriteError> {
         space.make_room(1).map_err(|NoMemory| WriteError::NoRecords)?;
+        // What waits in stashes is free, too, so less than that says nothing.
+        if space.is_roomy() {
+            self.stashes.set_roomy(true);
+        }
         space.carve(units).map(|span| self.adopt(space, span, request)).transpose()
     }
 
@@ -106,12 +131,17 @@ impl Shared {
         let mut tries = 0_u32;
         loop {
             let mut space = self.settled_space();
+            let is_unsettled = self.take_slack_back(&mut space);
             // Whoever moved blocks before may have left room.
             if let Some(block) = self.carve(&mut space, units, request)? {
                 return Ok(block);
             }
             let outcome = if units > space.free_units {
-                self.returning(&space, units).ok_or_else(|| self.full(&space, bytes))?
+                match self.returning(&space, units) {
+                    Some(outcome) => outcome,
+                    None if is_unsettled => Outcome::Blocked { pinned_units: 0, is_unsettled },
+                    None => return Err(self.full(&space, bytes)),
+                }
             } else {
                 Planner::new(&mut space, &self.tables).plan(units)
             };
@@ -202,6 +232,7 @@ impl Shared {
         // The caller has compared the length with this type's largest.
         let place = Place { start, bytes: request.bytes as u32 };
         record.set_span(span);
+        record.set_units(length);
         record.set_place(place);
         record.pins.begin();
         Ok(NewBlock { record, number, place, key })

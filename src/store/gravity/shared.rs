@@ -106,12 +106,14 @@ impl Shared {
 
     pub(super) fn settle(&self, space: &mut Space) {
         give_back_withheld(space, &self.tables);
-        let written = self.stashes.empty(|left| self.take_back(space, left));
-        space.totals.written += written;
+        let done = self.stashes.empty(|left| self.take_back(space, left));
+        space.totals.written += done.written;
+        space.has_slack |= done.gave_slack;
+        self.stashes.set_roomy(space.is_roomy());
     }
 
     /// Takes back what leaves a stash.
-    fn take_back(&self, space: &mut Space, left: Left) {
+    pub(super) fn take_back(&self, space: &mut Space, left: Left) {
         match left {
             Left::Key(key) => self.take_key_back(space, key),
             Left::Block(idle) => {
@@ -274,8 +276,7 @@ impl Shared {
             withhold_or_give_back(&mut space, &self.tables, number);
         } else {
             // Nobody reads it, nor will.
-            let units = self.units(record.place().bytes as usize) as Units;
-            let (lane, idle) = (own_lane(), Idle { record: number, units });
+            let (lane, idle) = (own_lane(), Idle { record: number, units: record.units() });
             if !self.stashes.put(lane, idle, key) {
                 let mut space = self.lock_space();
                 self.stashes.put_anyway(lane, idle, key, |left| self.take_back(&mut space, left));
@@ -387,6 +388,12 @@ impl Shared {
             let record = self.tables.records.get(number);
             let place = record.map(|record| record.place());
             assert_eq!(place.map(|place| place.start), Some(span.start), "a record's place");
+            let needed = place.map_or(0, |place| self.units(place.bytes as usize));
+            assert!(needed <= span.length as usize, "a block is as long as its bytes");
+            // What is withheld has a link there.
+            let owned = record.filter(|record| record.pins.is_owned());
+            let is_known = owned.is_none_or(|record| record.units() == span.length);
+            assert!(is_known, "a record knows its block's length");
         }
     }
 }

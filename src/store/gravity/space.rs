@@ -19,6 +19,9 @@ use super::slots::Slots;
 use super::table::Numbers;
 use super::{NONE, Units};
 
+/// Which part of the store is free where blocks may have slack.
+const ROOMY_SHARE: Units = 16;
+
 /// What a span is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
@@ -74,6 +77,8 @@ pub(super) struct Space {
     pub(super) slots: Slots,
     pub(super) capacity: Units,
     pub(super) free_units: Units,
+    /// Whether there may be blocks with slack.
+    pub(super) has_slack: bool,
     /// In blocks that were freed, and that readers hold.
     pub(super) withheld_units: Units,
     /// Records of blocks that were freed and would be given back, had they not been announced as
@@ -98,6 +103,7 @@ impl Space {
             slots: Slots::new(),
             capacity,
             free_units: capacity,
+            has_slack: false,
             withheld_units: 0,
             withheld: NONE,
             withheld_count: 0,
@@ -111,6 +117,11 @@ impl Space {
         let content = Content::Slot(space.slots.insert(0, 0, capacity));
         space.store(Span { start: 0, length: capacity, previous: NONE, next: NONE, content });
         Ok(space)
+    }
+
+    /// Whether so much is free that blocks may have slack, were this all.
+    pub(super) fn is_roomy(&self) -> bool {
+        self.free_units >= self.capacity / ROOMY_SHARE
     }
 
     /// Makes room for so many more spans, and for the slots that may come of all; nothing is
@@ -213,6 +224,16 @@ impl Space {
                 self.span(span).content = Content::Slot(slot);
             }
         }
+    }
+
+    /// How long a span and the slots beside it are.
+    pub(super) fn joined_length(&self, span: u32) -> Units {
+        let Span { length, previous, next, .. } = *self.get(span);
+        let free = |neighbour: u32| match self.spans.get(neighbour as usize) {
+            Some(Span { content: Content::Slot(_), length, .. }) => *length,
+            _ => 0,
+        };
+        free(previous) + length + free(next)
     }
 
     /// Takes a span out of the row. Its neighbours take over what it covered.

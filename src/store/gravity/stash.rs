@@ -1,11 +1,15 @@
-//! Blocks that were freed a moment ago, as they are: a write of the same length takes one, and
-//! neither it nor the freeing goes through the store's lock, nor through treap and spans.
+//! Blocks that were freed a moment ago, as they are: a write of the same length takes one, or of up
+//! to a sixteenth less, and neither it nor the freeing goes through the store's lock, nor through
+//! treap and spans. What a block has beyond its need is its slack: see `slack`.
 //!
 //! There are a few stashes, each for some of the threads, so threads that write and free seldom
 //! meet. For the row of spans what is here is still a block, of a record that nobody owns; so it
-//! is not joined with its neighbours. Whenever that matters, because a write finds no room, or
-//! somebody asks what is free, all stashes are emptied first.
+//! is not joined with its neighbours. Where a write finds no slot, one whose neighbours make it one
+//! goes; where there is none such, and whenever somebody asks what is free, all stashes are emptied
+//! first.
 #![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{NONE, Units};
 use crate::sys::lock::Lock;
@@ -15,8 +19,14 @@ const STASHES: usize = 16;
 /// Which part of the store each may keep at most: so that a small store has none.
 const SHARE: Units = 32;
 /// How many blocks and keys a stash has room for. The more it has, the more often a write finds a
-/// block of its length: values of 64 to 256 bytes have 25 lengths, those of 1 to 4 KiB 385.
+/// block of about its length: values of 64 to 256 bytes have 25 lengths, those of 1 to 4 KiB 385.
 const ROOM: usize = 256;
+/// Which part of its length a block has at most as slack, where there is room for that. With a
+/// thirty-second two threads replaced values of 1 to 4 KiB at three quarters of the speed, and
+/// values of other lengths at the same.
+const SLACK_SHARE: Units = 16;
+/// A block with a quarter of that is sought first: so the mean slack is a hundredth.
+const LITTLE_SLACK: Units = 4;
 /// How many go at least when it is full: the store's lock is taken once for all of them.
 const SURPLUS: usize = 16;
 
@@ -54,16 +64,31 @@ pub(super) struct Stash {
     units: Units,
     /// Which block goes next.
     next: usize,
-    /// What was written to blocks from here, in units, and is not in the store's totals yet.
-    written: u64,
+    /// What was done with blocks from here, and the store does not know of yet.
+    done: Done,
+}
+
+/// What writes did that found their blocks in stashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Done {
+    /// In units.
+    pub(super) written: u64,
+    /// Whether a block was longer than asked.
+    pub(super) gave_slack: bool,
 }
 
 impl Stash {
-    /// Takes a block of exactly that length, and a key if one is wanted; both or none.
-    fn take(&mut self, units: Units, wants_key: bool) -> Option<Found> {
-        let at = self.find(units)?;
+    /// Takes a block of that length, or one that is longer by at most `slack`, and a key if one is
+    /// wanted; both or none.
+    fn take(&mut self, units: Units, slack: Units, wants_key: bool) -> Option<Found> {
+        let little = self.find(units, slack / LITTLE_SLACK);
+        let at = match little {
+            None if slack > 0 => self.find(units, slack)?,
+            little => little?,
+        };
         let key = if wants_key { self.keys.pop()? } else { NONE };
-        self.written += u64::from(units);
+        self.done.written += u64::from(units);
+        self.done.gave_slack |= self.lengths[at] != units;
         Some(Found { record: self.remove(at).record, key })
     }
 
@@ -109,13 +134,13 @@ impl Stash {
         }
     }
 
-    /// Gives out all that is here, and returns what was written since the last time.
-    fn empty(&mut self, mut left: impl FnMut(Left)) -> u64 {
+    /// Gives out all that is here, and returns what was done since the last time.
+    fn empty(&mut self, mut left: impl FnMut(Left)) -> Done {
         while let Some(idle) = self.remove_next() {
             left(Left::Block(idle));
         }
         self.keys.drain(..).for_each(|key| left(Left::Key(key)));
-        core::mem::take(&mut self.written)
+        core::mem::take(&mut self.done)
     }
 
     /// Makes room once; false if there is no memory.
@@ -132,13 +157,21 @@ impl Stash {
         is_open
     }
 
-    /// Where a block of that length is.
-    fn find(&self, units: Units) -> Option<usize> {
+    /// Where a block of that length is, or of at most `slack` more.
+    fn find(&self, units: Units, slack: Units) -> Option<usize> {
+        // Below zero is above all, so a shorter one, or none, does not fit.
+        let fits = |length: &Units| length.wrapping_sub(units) <= slack;
         // Eight are compared at once.
         let (chunks, _) = self.lengths.as_chunks::<8>();
-        let is_here = |chunk: &[Units; 8]| chunk.iter().fold(false, |is, l| is | (*l == units));
+        let is_here = |chunk: &[Units; 8]| chunk.iter().fold(false, |is, length| is | fits(length));
         let chunk = chunks.iter().position(is_here)?;
-        Some(chunk * 8 + chunks[chunk].iter().position(|length| *length == units)?)
+        Some(chunk * 8 + chunks[chunk].iter().position(fits)?)
+    }
+
+    /// Removes the first block whose record is right.
+    fn remove_that(&mut self, is_right: impl Fn(u32) -> bool) -> Option<Idle> {
+        let at = self.records.iter().position(|record| is_right(*record))?;
+        Some(self.remove(at))
     }
 
     /// Removes one in turn, so that all lengths have their time.
@@ -169,6 +202,8 @@ pub(super) struct Stashes {
     stashes: [Apart; STASHES],
     /// What each may keep.
     most: Units,
+    /// Whether blocks may have slack.
+    is_roomy: AtomicBool,
 }
 
 impl Stashes {
@@ -176,6 +211,7 @@ impl Stashes {
         Self {
             stashes: [(); STASHES].map(|()| Apart(Lock::new(Stash::default()))),
             most: capacity / SHARE,
+            is_roomy: AtomicBool::new(true),
         }
     }
 
@@ -183,9 +219,34 @@ impl Stashes {
         &self.stashes[lane % STASHES].0
     }
 
-    /// A block of exactly that length, and a key if one is wanted, from the stash of a lane.
+    /// A block of that length, or a little more, and a key if one is wanted, from the stash of a
+    /// lane.
     pub(super) fn take(&self, lane: usize, units: Units, wants_key: bool) -> Option<Found> {
-        if units > self.most { None } else { self.of(lane).lock().take(units, wants_key) }
+        if units > self.most {
+            return None;
+        }
+        let slack = if self.is_roomy() { units / SLACK_SHARE } else { 0 };
+        self.of(lane).lock().take(units, slack, wants_key)
+    }
+
+    /// Whether blocks may have slack.
+    pub(super) fn is_roomy(&self) -> bool {
+        // Relaxed, here and below: it guards nothing.
+        self.is_roomy.load(Ordering::Relaxed)
+    }
+
+    /// Says whether blocks may have slack from now on.
+    pub(super) fn set_roomy(&self, is_roomy: bool) {
+        // Written only where it changes, for every write reads it.
+        if self.is_roomy() != is_roomy {
+            self.is_roomy.store(is_roomy, Ordering::Relaxed);
+        }
+    }
+
+    /// Removes the first block of a lane's stash whose record is right. The caller has the store's
+    /// lock, so whoever takes that finds the block in either place.
+    pub(super) fn remove_that(&self, lane: usize, is_right: impl Fn(u32) -> bool) -> Option<Idle> {
+        self.of(lane).lock().remove_that(is_right)
     }
 
     /// Puts a block into the stash of a lane, and a key if it is one; false if there is no room.
@@ -199,15 +260,21 @@ impl Stashes {
         self.of(lane).lock().put_anyway(idle, key, self.most, left);
     }
 
-    /// Gives out all that is in any of them, at one moment; what was written since the last time.
+    /// Gives out all that is in any of them, at one moment; what was done since the last time.
     /// The caller has the store's lock, and so is alone with this.
-    pub(super) fn empty(&self, mut left: impl FnMut(Left)) -> u64 {
+    pub(super) fn empty(&self, mut left: impl FnMut(Left)) -> Done {
+        let mut done = Done::default();
         if self.most == 0 {
-            return 0;
+            return done;
         }
         // All at once: else what one thread frees while another writes might be nowhere.
         let mut stashes = self.stashes.each_ref().map(|stash| stash.0.lock());
-        stashes.iter_mut().map(|stash| stash.empty(&mut left)).sum()
+        for stash in &mut stashes {
+            let Done { written, gave_slack } = stash.empty(&mut left);
+            done.written += written;
+            done.gave_slack |= gave_slack;
+        }
+        done
     }
 }
 
@@ -223,14 +290,43 @@ mod tests {
         for (record, units) in [(0, 5), (1, 9), (2, 5)] {
             assert!(stash.put(Idle { record, units }, 10 + record, MOST));
         }
-        assert!(stash.take(4, true).is_none());
-        assert_eq!(stash.take(9, true).map(|found| (found.record, found.key)), Some((1, 12)));
-        assert_eq!(stash.take(5, false).map(|found| found.key), Some(NONE));
-        assert!(stash.take(5, true).is_some_and(|found| found.key == 11));
-        assert!(stash.take(5, true).is_none());
+        assert!(stash.take(4, 0, true).is_none());
+        assert_eq!(stash.take(9, 0, true).map(|found| (found.record, found.key)), Some((1, 12)));
+        assert_eq!(stash.take(5, 0, false).map(|found| found.key), Some(NONE));
+        assert!(stash.take(5, 0, true).is_some_and(|found| found.key == 11));
+        assert!(stash.take(5, 0, true).is_none());
         let mut left = Vec::new();
-        assert_eq!(stash.empty(|it| left.push(it)), 19);
+        let done = stash.empty(|it| left.push(it));
+        assert_eq!(done, Done { written: 19, gave_slack: false });
         assert_eq!(left, [Left::Key(10)]);
+    }
+
+    #[test]
+    fn a_stash_gives_a_little_more_than_was_asked() {
+        let mut stash = Stash::default();
+        for (record, units) in [(0, 108), (1, 106), (2, 101), (3, 99)] {
+            assert!(stash.put(Idle { record, units }, NONE, MOST));
+        }
+        let mut take = |slack| stash.take(100, slack, false).map(|found| found.record);
+        // What has little slack is preferred to the first.
+        assert_eq!(
+            [take(0), take(6), take(6), take(6), take(8)],
+            [None, Some(2), Some(1), None, Some(0)]
+        );
+        assert_eq!(stash.empty(|_| {}), Done { written: 300, gave_slack: true });
+        assert_eq!(stash.empty(|_| {}), Done::default());
+    }
+
+    #[test]
+    fn what_has_no_room_gets_no_slack() {
+        let stashes = Stashes::new(100 * SHARE);
+        let idle = Idle { record: 7, units: 34 };
+        assert!(stashes.put(1, idle, NONE));
+        stashes.set_roomy(false);
+        assert!(stashes.take(1, 33, false).is_none());
+        stashes.set_roomy(true);
+        assert!(stashes.take(1, 31, false).is_none());
+        assert_eq!(stashes.take(1, 32, false).map(|found| found.record), Some(7));
     }
 
     #[test]

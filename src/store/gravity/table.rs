@@ -4,7 +4,7 @@
 
 use std::sync::OnceLock;
 
-use super::NONE;
+use super::{NONE, Units};
 use crate::sync::lanes::{Lanes, MOST_ANNOUNCED};
 use crate::sync::pins::{KeyWord, Meaning, Pinned, Pins};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -123,18 +123,19 @@ pub(super) struct Record {
     place: AtomicU64,
     /// The block's span. Only used under the store's lock.
     span: AtomicU32,
-    /// The next record in the list of the unused ones, or of the withheld. Only used under the
-    /// store's lock.
-    next: AtomicU32,
+    /// The next record in the list of the unused ones, or of the withheld, under the store's lock.
+    /// Else how many units the block has: written by who claimed it, under that lock, and read by
+    /// who ended the ownership.
+    next_or_units: AtomicU32,
 }
 
 impl Linked for Record {
     fn next(&self) -> u32 {
-        self.next.load(Ordering::Relaxed)
+        self.next_or_units.load(Ordering::Relaxed)
     }
 
     fn set_next(&self, next: u32) {
-        self.next.store(next, Ordering::Relaxed);
+        self.next_or_units.store(next, Ordering::Relaxed);
     }
 }
 
@@ -156,6 +157,16 @@ impl Record {
     pub(super) fn set_place(&self, Place { start, bytes }: Place) {
         // Relaxed: see the field.
         self.place.store((u64::from(start) << 32) | u64::from(bytes), Ordering::Relaxed);
+    }
+
+    /// How many units the block has, which is in no list.
+    pub(super) fn units(&self) -> Units {
+        // Relaxed: the pins' word orders it, as the place.
+        self.next_or_units.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_units(&self, units: Units) {
+        self.next_or_units.store(units, Ordering::Relaxed);
     }
 
     pub(super) fn span(&self) -> u32 {

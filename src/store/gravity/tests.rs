@@ -4,6 +4,7 @@ mod model;
 mod optimum;
 mod pressure;
 mod pull;
+mod slack;
 mod threaded_model;
 mod threads;
 

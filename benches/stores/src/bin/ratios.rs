@@ -1,6 +1,7 @@
 //! Ratios of interleaved rounds, in one run. `--smoke` only shows that everything works; `--part
-//! reads|writes|port|moves|pools` leaves in one table, `--pool NAME` one pool and only its churn,
-//! `--work read|mixed|replace|port-read|...` one work of one store, by `--threads` threads.
+//! reads|writes|port|moves|pools` leaves in one table, `--free N` fills all but the Nth part for
+//! `port`, `--pool NAME` one pool and only its churn, `--work read|mixed|replace|port-read|...` one
+//! work of one store, by `--threads` threads.
 
 use std::time::{Duration, Instant};
 
@@ -175,7 +176,8 @@ const WORKS: [(&str, Work<GravityStore>, Work<Port>); 4] = [
 ];
 
 fn beside_port(scale: &Scale) {
-    println!("\ntwo threads at 90 % fill: the port's time as a multiple of the store's");
+    println!("\ntwo threads at 90 % fill (--free N: all but the Nth part): the port's time");
+    println!("as a multiple of the store's");
     let mut all = Vec::new();
     for (size, lengths) in [
         ("64 to 256 B", Lengths(64, 256)),
@@ -201,8 +203,9 @@ fn each_beside_port(
     works: &[(&str, Work<GravityStore>, Work<Port>)],
 ) -> Vec<f64> {
     let capacity = scale.capacity(lengths);
-    let mut store = Filled::<GravityStore>::in_granules(granule, capacity, lengths, 2);
-    let mut port = Filled::<Port>::new(capacity, lengths, 2);
+    let free = following("--free").map_or(10, |part| part.parse().expect("a number"));
+    let mut store = Filled::<GravityStore>::with_free_part(free, granule, capacity, lengths, 2);
+    let mut port = Filled::<Port>::with_free_part(free, granule, capacity, lengths, 2);
     let of_work = |(name, on_store, on_port): &(&str, Work<GravityStore>, Work<Port>)| {
         let spread = ratio(
             scale.rounds,

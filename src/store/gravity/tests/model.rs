@@ -68,7 +68,9 @@ impl<'a> Model<'a> {
                     .iter()
                     .map(|(_, length)| (*length).max(1).next_multiple_of(granule))
                     .sum();
-                assert_eq!(pinned_bytes, held);
+                // What counts as read keeps its slack.
+                let most_slack = if store.shared.settled_space().has_slack { held / 16 } else { 0 };
+                assert!((held..=held + most_slack).contains(&pinned_bytes));
                 assert!(held > 0, "refused for guards that are not there");
             }
             WriteError::NoRecords => panic!("there is memory"),
