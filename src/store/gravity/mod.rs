@@ -49,8 +49,9 @@
 //! and a 32nd part of the store. What a block has beyond its bytes is not free: a hundredth of the
 //! store where values of hundreds of lengths are replaced at random. There is such slack only
 //! while, as far as is known, a sixteenth of the store is free, and all of it serves, O(blocks),
-//! before a write moves anything or is refused, but for that of blocks that are freed and still
-//! read, or read by more than eight guards of a thread.
+//! before a write moves anything or is refused. Only what a guard is counted in keeps its slack;
+//! for that of blocks that others are copying to a write waits a tenth of a second before it is
+//! refused.
 //! A store that is full to the last granules has to gather crumbs from everywhere for each write:
 //! at 90 % fill hardly anything is moved, at 99 % two thirds of a byte for each one written, and
 //! beyond that soon more than all. Keep some of it free.
@@ -97,6 +98,12 @@ type Units = u32;
 /// No number.
 const NONE: u32 = u32::MAX;
 
+/// How many units so many bytes take, of `2^shift` bytes each.
+fn units_for(bytes: usize, shift: u32) -> usize {
+    // No division; and the last one is counted in.
+    ((bytes.max(1) - 1) >> shift) + 1
+}
+
 /// Names bytes in the store that gave it. A key of another store, or one that was freed, is an
 /// error to use, and never means somebody else's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,7 +136,7 @@ impl GravitySettings {
 pub struct GravityUsage {
     /// All of its memory.
     pub capacity_bytes: usize,
-    /// What is in no block. Blocks may have slack, see the [module](self), which is in them.
+    /// What is in no block. Slack, see the [module](self), is in blocks, so not in this.
     pub free_bytes: usize,
     /// In blocks that were freed while they were read, and still are.
     pub withheld_bytes: usize,

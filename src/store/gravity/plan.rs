@@ -232,6 +232,11 @@ impl<'a> Planner<'a> {
         self.record(record).map_or(0, |record| self.space.get(record.span()).length)
     }
 
+    /// The units that a block's bytes take, which are what readers hold of it.
+    pub(super) fn needed(&self, record: u32) -> Units {
+        self.record(record).map_or(0, |record| self.space.needed(record))
+    }
+
     fn start_of(&self, record: u32) -> Units {
         self.record(record).map_or(0, |record| record.place().start)
     }
@@ -243,7 +248,7 @@ impl<'a> Planner<'a> {
             let claim = self.record(number).map_or(Err(Hold::Gone), |record| record.pins.claim());
             if let Err(hold) = claim {
                 if hold == Hold::Pinned {
-                    self.note_pinned(self.space.get(*span).length);
+                    self.note_pinned(self.needed(number));
                 }
                 self.give_up(&plan.claimed);
                 return false;
@@ -253,7 +258,7 @@ impl<'a> Planner<'a> {
         let mut read = 0;
         self.tables.lanes.each(|record| {
             if plan.claimed.contains(&record) {
-                read = self.length_of(record).max(read);
+                read = self.needed(record).max(read);
             }
         });
         if read > 0 {

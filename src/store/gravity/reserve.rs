@@ -29,6 +29,10 @@ const TRIES_BESIDE: u32 = 16;
 /// the middle of ends. Each of them ends at most what it began before it sees the rest, a copy or a
 /// freeing, for which it needs no lock that is held meanwhile; so the wait has an end.
 const MOST_TRIES: u32 = 48;
+/// After so many a write fails for which what is free is not enough, though slack of blocks that
+/// others are copying to may be: a thread that has stopped there must not keep the error. The last
+/// three quarters sleep before each, 80 ms together.
+const MOST_TRIES_FOR_SLACK: u32 = 1000;
 
 /// A block that was reserved, and that only its writer knows.
 pub(super) struct NewBlock<'a> {
@@ -82,7 +86,7 @@ impl Shared {
             if let Some(block) = self.carve(&mut space, units, request)? {
                 return Ok(block);
             }
-            if units > space.free_units + space.withheld_units && !space.has_slack {
+            if units > space.free_units + space.withheld_units + space.most_slack() {
                 return Err(self.full(&space, bytes));
             }
         }
@@ -131,7 +135,7 @@ impl Shared {
         let mut tries = 0_u32;
         loop {
             let mut space = self.settled_space();
-            let is_unsettled = self.take_slack_back(&mut space);
+            let is_slack_unsettled = self.take_slack_back(&mut space);
             // Whoever moved blocks before may have left room.
             if let Some(block) = self.carve(&mut space, units, request)? {
                 return Ok(block);
@@ -139,7 +143,9 @@ impl Shared {
             let outcome = if units > space.free_units {
                 match self.returning(&space, units) {
                     Some(outcome) => outcome,
-                    None if is_unsettled => Outcome::Blocked { pinned_units: 0, is_unsettled },
+                    None if is_slack_unsettled && tries < MOST_TRIES_FOR_SLACK => {
+                        Outcome::Blocked { pinned_units: 0, is_unsettled: true }
+                    }
                     None => return Err(self.full(&space, bytes)),
                 }
             } else {
@@ -148,6 +154,7 @@ impl Shared {
             match outcome {
                 Outcome::NoMemory => return Err(WriteError::NoRecords),
                 Outcome::Blocked { pinned_units, is_unsettled } => {
+                    let is_unsettled = is_unsettled || is_slack_unsettled;
                     if !is_unsettled || (pinned_units > 0 && tries >= MOST_TRIES) {
                         return Err(WriteError::Pinned {
                             asked_bytes: bytes,
@@ -294,7 +301,7 @@ impl Shared {
                 && let Some(record) = self.tables.records.get(number)
                 && (announced.has(number) || record.pins.look() == Hold::Pinned)
             {
-                pinned_units += here.length;
+                pinned_units += space.needed(record);
                 kept += if record.pins.is_owned() { 0 } else { here.length };
             }
             span = here.next;

@@ -14,7 +14,7 @@ use super::reserve::{NewBlock, NewKey, Request};
 use super::space::{NoMemory, Space};
 use super::stash::{Idle, Left, Stashes};
 use super::table::{Place, Record, Tables};
-use super::{Key, NONE, NoSuchKey, Units, WriteError, wait};
+use super::{Key, NONE, NoSuchKey, Units, WriteError, units_for, wait};
 use crate::pointers;
 use crate::sync::pins::{self, Hold, KeyWord, Meaning, Readers};
 use crate::sys::lock::{Lock, LockGuard};
@@ -67,7 +67,7 @@ impl Shared {
             wants_rest: AtomicBool::new(false),
             tables: Tables::new(),
             stashes: Stashes::new(capacity),
-            space: Apart(Lock::new(Space::new(capacity)?)),
+            space: Apart(Lock::new(Space::new(capacity, granule.trailing_zeros())?)),
             mover: Apart(Lock::new(())),
         })
     }
@@ -146,8 +146,7 @@ impl Shared {
 
     /// How many units so many bytes take.
     pub(super) fn units(&self, bytes: usize) -> usize {
-        // The granule is a power of two, so this is no division; and the last one is counted in.
-        ((bytes.max(1) - 1) >> self.granule.trailing_zeros()) + 1
+        units_for(bytes, self.granule.trailing_zeros())
     }
 
     pub(super) fn bytes_of(&self, units: Units) -> usize {

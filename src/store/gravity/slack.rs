@@ -9,30 +9,40 @@
 use super::give_back::unclaim;
 use super::shared::Shared;
 use super::space::{Content, Space};
-use super::table::Record;
+use super::table::{Linked, Record};
 use super::{NONE, Units};
 use crate::sync::pins::Hold;
 
 impl Shared {
-    /// Makes slack free, where there may be some: O(blocks). Some is left where readers hold a
-    /// block that was freed, or count as readers; and where somebody is in the middle of something:
-    /// then true, and trying again helps.
+    /// Makes slack free, where there may be some: O(blocks). Some is left where a guard counts as
+    /// a reader, or there is no memory for the slot; and where somebody is in the middle of
+    /// something: then true, and trying again helps.
     pub(super) fn take_slack_back(&self, space: &mut Space) -> bool {
         if !core::mem::replace(&mut space.has_slack, false) {
             return false;
         }
+        // Nobody owns what is withheld, so nobody but who has the lock does anything with it.
+        let mut number = space.withheld;
+        while let Some(record) = self.tables.records.get(number).filter(|_| number != NONE) {
+            space.withheld_units -= self.shorten(space, number, record);
+            number = record.next();
+        }
         let (mut is_unsettled, mut gone) = (false, 0);
         let mut span = space.first;
         while span != NONE {
+            let length = space.get(span).length;
             if let Content::Block(number) = space.get(span).content
                 && let Some(record) = self.tables.records.get(number)
             {
                 let hold = record.pins.look();
-                is_unsettled |= hold == Hold::Busy;
+                // A longer one was in no stash.
+                is_unsettled |= hold == Hold::Busy && length <= self.stashes.longest();
                 gone += usize::from(hold == Hold::Gone);
-                if self.needed(record) != space.get(span).length {
+                if space.needed(record) != length {
                     if hold == Hold::Nothing && record.pins.claim().is_ok() {
-                        span = self.shorten(space, number, record);
+                        let slack = self.shorten(space, number, record);
+                        record.set_units(length - slack);
+                        span = record.span();
                         // Not freed meanwhile: that takes the lock.
                         unclaim(space, &self.tables, &[number]);
                     } else {
@@ -50,29 +60,24 @@ impl Shared {
         is_unsettled
     }
 
-    /// The units that a block's bytes take.
-    fn needed(&self, record: &Record) -> Units {
-        self.units(record.place().bytes as usize) as Units
-    }
-
-    /// Makes a block as short as its bytes, which the caller has claimed; its span.
-    fn shorten(&self, space: &mut Space, number: u32, record: &Record) -> u32 {
-        let (span, needed) = (record.span(), self.needed(record));
+    /// Makes a block as short as its bytes, which nobody else claims or frees meanwhile; by how
+    /// many units.
+    fn shorten(&self, space: &mut Space, number: u32, record: &Record) -> Units {
+        let (span, needed) = (record.span(), space.needed(record));
         let slack = space.get(span).length - needed;
         if slack == 0 {
-            return span;
+            return 0;
         }
         if space.make_room(1).is_err() {
             space.has_slack = true;
-            return span;
+            return 0;
         }
         let front = space.split(span, needed);
         space.span(front).content = Content::Block(number);
         record.set_span(front);
-        record.set_units(needed);
         space.free_units += slack;
         space.span(span).content = Content::Reserved;
         space.join(span);
-        front
+        slack
     }
 }

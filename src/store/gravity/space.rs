@@ -16,8 +16,9 @@
 #![forbid(unsafe_code)]
 
 use super::slots::Slots;
-use super::table::Numbers;
-use super::{NONE, Units};
+use super::stash::SLACK_SHARE;
+use super::table::{Numbers, Record};
+use super::{NONE, Units, units_for};
 
 /// Which part of the store is free where blocks may have slack.
 const ROOMY_SHARE: Units = 16;
@@ -76,6 +77,8 @@ pub(super) struct Space {
     pub(super) first: u32,
     pub(super) slots: Slots,
     pub(super) capacity: Units,
+    /// log2 of a unit's bytes.
+    unit_shift: u32,
     pub(super) free_units: Units,
     /// Whether there may be blocks with slack.
     pub(super) has_slack: bool,
@@ -95,13 +98,14 @@ pub(super) struct Space {
 
 impl Space {
     /// All of it free, which is not nothing.
-    pub(super) fn new(capacity: Units) -> Result<Self, NoMemory> {
+    pub(super) fn new(capacity: Units, unit_shift: u32) -> Result<Self, NoMemory> {
         let mut space = Self {
             spans: Vec::new(),
             unused: NONE,
             first: 0,
             slots: Slots::new(),
             capacity,
+            unit_shift,
             free_units: capacity,
             has_slack: false,
             withheld_units: 0,
@@ -224,6 +228,18 @@ impl Space {
                 self.span(span).content = Content::Slot(slot);
             }
         }
+    }
+
+    /// The units that a record's bytes take: its block's length, less the slack.
+    pub(super) fn needed(&self, record: &Record) -> Units {
+        units_for(record.place().bytes as usize, self.unit_shift) as Units
+    }
+
+    /// The most units that may be slack.
+    pub(super) fn most_slack(&self) -> Units {
+        let blocks = self.capacity - self.free_units;
+        // Of a block of 17 units 16 are needed, and one is slack.
+        if self.has_slack { blocks / (SLACK_SHARE + 1) } else { 0 }
     }
 
     /// How long a span and the slots beside it are.

@@ -24,7 +24,7 @@ const ROOM: usize = 256;
 /// Which part of its length a block has at most as slack, where there is room for that. With a
 /// thirty-second two threads replaced values of 1 to 4 KiB at three quarters of the speed, and
 /// values of other lengths at the same.
-const SLACK_SHARE: Units = 16;
+pub(super) const SLACK_SHARE: Units = 16;
 /// A block with a quarter of that is sought first: so the mean slack is a hundredth.
 const LITTLE_SLACK: Units = 4;
 /// How many go at least when it is full: the store's lock is taken once for all of them.
@@ -227,6 +227,11 @@ impl Stashes {
         }
         let slack = if self.is_roomy() { units / SLACK_SHARE } else { 0 };
         self.of(lane).lock().take(units, slack, wants_key)
+    }
+
+    /// The longest block that one keeps.
+    pub(super) fn longest(&self) -> Units {
+        self.most
     }
 
     /// Whether blocks may have slack.

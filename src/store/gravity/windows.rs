@@ -8,7 +8,7 @@
 
 use super::pairs::SEEDS;
 use super::plan::Planner;
-use super::space::{NoMemory, Space, room};
+use super::space::{Content, NoMemory, Space, room};
 use super::{NONE, Units};
 use crate::sync::pins::Hold;
 
@@ -150,7 +150,9 @@ impl Planner<'_> {
             } else {
                 let hold = self.hold(span);
                 if hold != Some(Hold::Nothing) {
-                    pinned += if hold == Some(Hold::Pinned) { here.length } else { 0 };
+                    if let (Some(Hold::Pinned), Content::Block(record)) = (hold, here.content) {
+                        pinned += self.needed(record);
+                    }
                     (slots, blocks, start, span) = (0, 0, here.next, here.next);
                     continue;
                 }

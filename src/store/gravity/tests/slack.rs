@@ -103,13 +103,49 @@ fn a_write_waits_for_the_slack_of_what_is_being_copied() {
             let pause = || {
                 fill_but(store, 0);
                 writer = Some(scope.spawn(|| store.write(&[3; LONG - SHORT])));
-                thread::sleep(Duration::from_millis(20));
+                // It waits as the one who moves blocks.
+                while !store.shared.has_mover() {
+                    thread::yield_now();
+                }
+                thread::sleep(Duration::from_millis(5));
             };
             let key = store.shared.write_pausing(&[2; SHORT], pause).unwrap();
             let other = writer.unwrap().join().unwrap().unwrap();
             assert_eq!(*store.read(key).unwrap(), [2; SHORT]);
             assert_eq!(*store.read(other).unwrap(), [3; LONG - SHORT]);
         });
+    });
+}
+
+#[test]
+fn a_write_does_not_wait_for_the_slack_of_a_copy_for_ever() {
+    with_store(CAPACITY, 8, |store| {
+        let key = store.write(&[1; LONG]).unwrap();
+        store.free(key).unwrap();
+        let pause = || {
+            fill_but(store, 0);
+            // The copy ends after this.
+            let full = WriteError::Full { asked_bytes: LONG - SHORT, free_bytes: 0 };
+            assert_eq!(store.write(&[3; LONG - SHORT]), Err(full));
+        };
+        store.shared.write_pausing(&[2; SHORT], pause).unwrap();
+        store.write(&[3; LONG - SHORT]).unwrap();
+    });
+}
+
+#[test]
+fn what_is_freed_and_still_read_gives_its_slack() {
+    with_store(CAPACITY, 8, |store| {
+        let key = store.write(&[1; LONG]).unwrap();
+        let key = write_shorter(store, key, 2);
+        let guard = store.read(key).unwrap();
+        fill_but(store, 0);
+        store.free(key).unwrap();
+        store.write(&[3; LONG - SHORT]).unwrap();
+        assert_eq!((store.usage().free_bytes, store.usage().withheld_bytes), (0, SHORT));
+        assert_eq!(*guard, [2; SHORT]);
+        drop(guard);
+        assert_eq!((store.usage().free_bytes, store.usage().withheld_bytes), (SHORT, 0));
     });
 }
 
