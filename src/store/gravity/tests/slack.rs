@@ -102,12 +102,13 @@ fn a_write_waits_for_the_slack_of_what_is_being_copied() {
             let mut writer = None;
             let pause = || {
                 fill_but(store, 0);
-                writer = Some(scope.spawn(|| store.write(&[3; LONG - SHORT])));
-                // It waits as the one who moves blocks.
-                while !store.shared.has_mover() {
+                let other = scope.spawn(|| store.write(&[3; LONG - SHORT]));
+                // It waits as the one who moves blocks, or else has failed.
+                while !store.shared.has_mover() && !other.is_finished() {
                     thread::yield_now();
                 }
                 thread::sleep(Duration::from_millis(5));
+                writer = Some(other);
             };
             let key = store.shared.write_pausing(&[2; SHORT], pause).unwrap();
             let other = writer.unwrap().join().unwrap().unwrap();
