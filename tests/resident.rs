@@ -35,7 +35,8 @@ const OWNER_BYTES: usize = 40 << 20;
 /// What the test runner's own threads may take meanwhile.
 const RUNNER_BYTES: usize = 1 << 20;
 
-/// The figures asserted on are the process's.
+/// The figures asserted on are the process's, and a test that begins or ends meanwhile takes over a
+/// heap, or leaves one: so those that look only at other processes take it, too.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> impl Drop {

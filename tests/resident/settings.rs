@@ -30,6 +30,7 @@ fn errors_of(output: &Output) -> String {
 
 #[test]
 fn an_idle_process_gives_back_by_its_purge_thread_and_not_without() {
+    let _alone = crate::alone();
     let test = "an_idle_process_gives_back_by_its_purge_thread_and_not_without";
     match std::env::var(TASK).as_deref() {
         Ok("give back") => {
@@ -82,6 +83,7 @@ fn flags_at(address: usize) -> String {
 
 #[test]
 fn huge_pages_are_asked_for_or_forbidden() {
+    let _alone = crate::alone();
     let test = "huge_pages_are_asked_for_or_forbidden";
     let flag = match std::env::var(TASK).as_deref() {
         Ok(flag) => flag.to_owned(),
@@ -99,6 +101,7 @@ fn huge_pages_are_asked_for_or_forbidden() {
 
 #[test]
 fn statistics_are_written_at_the_end_where_they_are_wanted() {
+    let _alone = crate::alone();
     let test = "statistics_are_written_at_the_end_where_they_are_wanted";
     if std::env::var_os(TASK).is_some() {
         return;
@@ -112,6 +115,7 @@ fn statistics_are_written_at_the_end_where_they_are_wanted() {
 
 #[test]
 fn what_makes_no_sense_is_reported_and_changes_nothing() {
+    let _alone = crate::alone();
     let test = "what_makes_no_sense_is_reported_and_changes_nothing";
     if std::env::var_os(TASK).is_some() {
         // The default of huge pages, and no purge thread.
