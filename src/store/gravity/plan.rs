@@ -12,7 +12,8 @@
 //! blocks. Windows are sought around the pairs of slots with the greatest gravity (`windows`), and
 //! tried from the cheapest on. Where none of them serves, the whole store is searched for the
 //! cheapest stretch that holds enough free space by itself: pushing its blocks aside always works.
-//! Blocks that readers pin are walls that no window crosses.
+//! What readers pin is met when it is claimed, and then, in a second search, is a wall that no
+//! window crosses.
 //!
 //! Planning happens under the lock, copying does not: the plan's blocks are claimed and its free
 //! spans set aside, so others go on beside it. One plan at a time is made and carried out.
@@ -85,6 +86,9 @@ enum Push {
     Left,
 }
 
+/// Finds windows, the cheapest first.
+type Kind<'a> = fn(&mut Planner<'a>, Units) -> Result<Vec<Window>, NoMemory>;
+
 /// One search for a plan.
 #[derive(Debug)]
 pub(super) struct Planner<'a> {
@@ -92,6 +96,8 @@ pub(super) struct Planner<'a> {
     pub(super) tables: &'a Tables,
     /// What was read when the search began.
     announced: Announced,
+    /// Whether windows are sought as if nothing held blocks.
+    pub(super) is_bold: bool,
     is_unsettled: bool,
     /// Whether spans were joined, so that windows found before may not be there any more.
     is_outdated: bool,
@@ -102,7 +108,15 @@ pub(super) struct Planner<'a> {
 impl<'a> Planner<'a> {
     pub(super) fn new(space: &'a mut Space, tables: &'a Tables) -> Self {
         let announced = tables.announced();
-        Self { space, tables, announced, is_unsettled: false, is_outdated: false, pinned_units: 0 }
+        Self {
+            space,
+            tables,
+            announced,
+            is_bold: false,
+            is_unsettled: false,
+            is_outdated: false,
+            pinned_units: 0,
+        }
     }
 
     /// A plan for a hole of `length`, which is not more than what is free.
@@ -118,7 +132,18 @@ impl<'a> Planner<'a> {
     }
 
     fn search(&mut self, length: Units) -> Result<Option<Plan>, NoMemory> {
-        for windows in [Self::near_seeds, Self::slots_everywhere, Self::everywhere] {
+        self.is_bold = true;
+        let plan = self.search_by(&[Self::near_seeds, Self::from_slot_to_slot], length)?;
+        self.is_bold = false;
+        if plan.is_some() || self.is_outdated {
+            return Ok(plan);
+        }
+        self.search_by(&[Self::near_seeds, Self::slots_everywhere, Self::everywhere], length)
+    }
+
+    /// The first plan that comes of one of these kinds of windows.
+    fn search_by(&mut self, kinds: &[Kind<'a>], length: Units) -> Result<Option<Plan>, NoMemory> {
+        for windows in kinds {
             for window in windows(self, length)? {
                 let plan = self.try_window(window, length, Push::Apart)?;
                 if plan.is_some() || self.is_outdated {
@@ -244,7 +269,14 @@ impl<'a> Planner<'a> {
     /// Claims all blocks of the plan's spans, or none.
     fn claim(&mut self, plan: &mut Plan) -> bool {
         for span in &plan.spans {
-            let Content::Block(number) = self.space.get(*span).content else { continue };
+            let number = match self.space.get(*span).content {
+                Content::Block(number) => number,
+                Content::Slot(_) => continue,
+                Content::Reserved => {
+                    self.give_up(&plan.claimed);
+                    return false;
+                }
+            };
             let claim = self.record(number).map_or(Err(Hold::Gone), |record| record.pins.claim());
             if let Err(hold) = claim {
                 if hold == Hold::Pinned {
@@ -268,9 +300,9 @@ impl<'a> Planner<'a> {
         read == 0
     }
 
-    /// Somebody was faster; next time a block that is read is a wall.
+    /// Somebody was faster, unless nobody looked before; next time a block that is read is a wall.
     fn give_up(&mut self, claimed: &[u32]) {
-        self.is_unsettled = true;
+        self.is_unsettled |= !self.is_bold;
         self.is_outdated |= unclaim(self.space, self.tables, claimed);
     }
 

@@ -149,11 +149,6 @@ impl Space {
         Some(self.get(span).next).filter(|next| *next != NONE)
     }
 
-    /// The span in front of another; `None` in front of the first.
-    pub(super) fn before(&self, span: u32) -> Option<u32> {
-        Some(self.get(span).previous).filter(|previous| *previous != NONE)
-    }
-
     /// Cuts `length` units, reserved, from the start of a slot that has them and not many more.
     /// There is room for a span.
     pub(super) fn carve(&mut self, length: Units) -> Option<u32> {

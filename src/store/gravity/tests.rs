@@ -1,5 +1,6 @@
 //! The store: at its borders, against a model, beside the best there is, and shared by threads.
 
+mod fit;
 mod model;
 mod optimum;
 mod pressure;

@@ -196,6 +196,11 @@ fn beside_port(scale: &Scale) {
     }
 }
 
+/// All but which part of a store is filled.
+fn free_part() -> usize {
+    following("--free").map_or(10, |part| part.parse().expect("a number"))
+}
+
 /// The medians, of values of some lengths in a store of some granule.
 fn each_beside_port(
     scale: &Scale,
@@ -203,7 +208,7 @@ fn each_beside_port(
     works: &[(&str, Work<GravityStore>, Work<Port>)],
 ) -> Vec<f64> {
     let capacity = scale.capacity(lengths);
-    let free = following("--free").map_or(10, |part| part.parse().expect("a number"));
+    let free = free_part();
     let mut store = Filled::<GravityStore>::with_free_part(free, granule, capacity, lengths, 2);
     let mut port = Filled::<Port>::with_free_part(free, granule, capacity, lengths, 2);
     let of_work = |(name, on_store, on_port): &(&str, Work<GravityStore>, Work<Port>)| {
@@ -302,14 +307,17 @@ fn pools_of(blocks: usize, scale: &Scale) {
 /// Only one work of one store, by as many threads: for profiles and counts of instructions.
 fn one_work(name: &str, threads: usize, scale: &Scale) {
     fn run<S: Store>(work: &str, lengths: Lengths, threads: usize, scale: &Scale) {
-        let mut filled = Filled::<S>::new(scale.capacity(lengths), lengths, threads);
+        let capacity = scale.capacity(lengths);
+        let mut filled = Filled::<S>::with_free_part(free_part(), 8, capacity, lengths, threads);
         let time = match work {
             "read" => filled.read(scale.operations, ends),
             "mixed" => filled.mixed(scale.operations, ends),
             "replace" => filled.replace(scale.operations),
             _ => panic!("there is no work {work}"),
         };
-        println!("{work}: {:.1} ns each", time.as_secs_f64() * 1e9 / scale.operations as f64);
+        let each = |sum: f64| sum / scale.operations as f64;
+        let moved = each(filled.store.moved_bytes() as f64);
+        println!("{work}: {:.1} ns each, {moved:.1} bytes moved", each(time.as_secs_f64() * 1e9));
     }
     let lengths = Lengths(64, 256);
     match name.strip_prefix("port-") {

@@ -169,6 +169,8 @@ fn moved_at_fill(free_part: usize) -> (f64, u64) {
 fn what_fits_is_written_and_little_is_moved_for_it() {
     let (ratio, _) = moved_at_fill(10);
     assert!(ratio < 0.1, "{ratio}");
+    let (ratio, _) = moved_at_fill(30);
+    assert!(ratio < 0.025, "{ratio}");
     let (ratio, compactions) = moved_at_fill(100);
     assert!(compactions > 50, "nearly nothing had to be moved");
     assert!(ratio < 1.0, "{ratio}");
