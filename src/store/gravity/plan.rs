@@ -133,7 +133,7 @@ impl<'a> Planner<'a> {
 
     fn search(&mut self, length: Units) -> Result<Option<Plan>, NoMemory> {
         self.is_bold = true;
-        let plan = self.search_by(&[Self::near_seeds, Self::from_slot_to_slot], length)?;
+        let plan = self.search_by(&[Self::near_seeds, Self::between_slots], length)?;
         self.is_bold = false;
         if plan.is_some() || self.is_outdated {
             return Ok(plan);

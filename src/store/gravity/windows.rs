@@ -125,7 +125,7 @@ impl Planner<'_> {
 
     /// The cheapest windows, from slot to slot of the whole store, whose slots are enough by
     /// themselves, whatever holds the blocks between. O(slots).
-    pub(super) fn from_slot_to_slot(&mut self, length: Units) -> Result<Vec<Window>, NoMemory> {
+    pub(super) fn between_slots(&mut self, length: Units) -> Result<Vec<Window>, NoMemory> {
         let mut windows = room(TRIES)?;
         let (length, mut free) = (u64::from(length), 0);
         let mut firsts = self.space.slots.in_order().peekable();

@@ -38,7 +38,7 @@ fn the_tightest_slot_is_found_where_not_many_fit() {
 /// In scattered stores that nobody reads the cheapest window from slot to slot is the one that a
 /// look at every block finds.
 #[test]
-fn windows_from_slot_to_slot_are_the_cheapest_of_all() {
+fn windows_between_slots_are_the_cheapest_of_all() {
     let mut numbers = Numbers(9);
     let mut compared = 0;
     for _ in 0..100 {
@@ -53,7 +53,7 @@ fn windows_from_slot_to_slot_are_the_cheapest_of_all() {
             let mut space = store.shared.settled_space();
             let length = 1 + numbers.below(space.free_units as usize) as u32;
             let mut planner = Planner::new(&mut space, &store.shared.tables);
-            let by_slots = planner.from_slot_to_slot(length).unwrap();
+            let by_slots = planner.between_slots(length).unwrap();
             let by_blocks = planner.slots_everywhere(length).unwrap();
             assert_eq!(by_slots[0].cost, by_blocks[0].cost, "{length}");
             assert!(by_slots.is_sorted(), "{by_slots:?}");
