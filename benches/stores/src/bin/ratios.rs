@@ -1,7 +1,7 @@
 //! Ratios of interleaved rounds, in one run. `--smoke` only shows that everything works; `--part
-//! reads|writes|port|moves|pools` leaves in one table, `--free N` fills all but the Nth part for
-//! `port`, `--pool NAME` one pool and only its churn, `--work read|mixed|replace|port-read|...` one
-//! work of one store, by `--threads` threads.
+//! reads|writes|port|moves|pools` leaves in one table, `--pool NAME` one pool and only its churn,
+//! `--work read|mixed|replace|port-read|...` one work of one store, by `--threads` threads, and
+//! `--free N` fills all but the Nth part of stores, for `port` and `--work`.
 
 use std::time::{Duration, Instant};
 
