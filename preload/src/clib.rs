@@ -3,8 +3,8 @@
 //! It serves while a thread is set up and after it was torn down, where there is no region, and
 //! what is larger than the machine's memory: sparse arrays, which the kernel may yet grant. Not a
 //! mapping for each block, for where there is no region it serves everything. And whatever was
-//! allocated by these names itself (a library loaded with `RTLD_DEEPBIND` finds them first) is
-//! freed here.
+//! allocated by these names itself (by who asked the C library's handle for `malloc`) is freed
+//! here.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::{c_int, c_void};

@@ -7,6 +7,7 @@
 //! | `cpp` | C++'s `operator new` and `delete` |
 //! | `information` | `mallinfo2`, `malloc_stats`, `malloc_trim`, `mallopt` |
 //! | `clib` | the C library's own allocator: what serves where no heap can |
+//! | `loader` | `dlopen`, so that what it loads finds this library's `free` |
 //! | `report` | what the library tells when the program ends |
 //! | `text` | numbers and names as text, without allocating |
 //!
@@ -22,5 +23,6 @@ mod c;
 mod clib;
 mod cpp;
 mod information;
+mod loader;
 mod report;
 mod text;
