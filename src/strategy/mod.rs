@@ -270,6 +270,16 @@ pub unsafe trait Strategy: Sized {
     /// A strategy without extents.
     fn new(settings: Self::Settings) -> Self;
 
+    /// Writes what [`new`](Self::new) gives to a place. A large strategy writes itself what has a
+    /// value, so that the pages of the rest stay untouched.
+    ///
+    /// # Safety
+    /// The place is valid for writes and aligned, and nobody else uses it.
+    unsafe fn write_new(place: *mut Self, settings: Self::Settings) {
+        // SAFETY: the caller's contract.
+        unsafe { place.write(Self::new(settings)) };
+    }
+
     /// The bytes of metadata, out of line, that an extent of `extent_bytes` needs.
     fn metadata_bytes(&self, extent_bytes: usize) -> usize {
         let _ = extent_bytes;

@@ -56,6 +56,11 @@ fn it_serves_while_threads_end() {
 }
 
 #[test]
+fn threads_that_allocate_little_hold_little() {
+    c_program("held.c", &[]);
+}
+
+#[test]
 fn children_of_processes_with_threads_go_on() {
     c_program("forks.c", &[]);
 }

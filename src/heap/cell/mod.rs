@@ -255,10 +255,13 @@ fn create_with<S: Strategy + 'static>(
         quarantine: super::quarantine::Quarantine::default(),
     };
     // SAFETY: metadata blocks are powers of two, aligned to their size up to a page: the cell,
-    // aligned to 128 at most, fits.
+    // aligned to 128 at most, fits, and is the caller's alone.
     unsafe {
-        cell.write(HeapCell { header, strategy: UnsafeCell::new(S::new(settings)), settings })
-    };
+        let place = cell.as_ptr();
+        (&raw mut (*place).header).write(header);
+        S::write_new(UnsafeCell::raw_get(&raw const (*place).strategy), settings);
+        (&raw mut (*place).settings).write(settings);
+    }
     Some(cell.cast())
 }
 

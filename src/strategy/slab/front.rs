@@ -114,6 +114,20 @@ impl Front {
         slots: [const { MaybeUninit::uninit() }; SLOTS],
     };
 
+    /// Writes empty magazines to a place. Not a copy of [`NEW`](Self::NEW): that would be written
+    /// whole, 52 KiB, and all of it be resident in each thread that allocates.
+    ///
+    /// # Safety
+    /// The place is valid for writes and aligned, and nobody else uses it.
+    pub(super) unsafe fn write_empty(place: *mut Self) {
+        // SAFETY: the caller's contract; slots need no value.
+        unsafe {
+            (&raw mut (*place).tops).write(EMPTY_TOPS);
+            (&raw mut (*place).limits).write(LONGEST);
+            (&raw mut (*place).refills).write([0; CLASSES]);
+        }
+    }
+
     /// Takes a block from the class's magazine. The fast path.
     ///
     /// # Safety

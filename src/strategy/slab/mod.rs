@@ -254,6 +254,14 @@ unsafe impl Strategy for Slab {
         Self::DEFAULT
     }
 
+    unsafe fn write_new(place: *mut Self, (): ()) {
+        // SAFETY: the caller's contract; the fields are parts of the place.
+        unsafe {
+            (&raw mut (*place).back).write(Back::DEFAULT);
+            Front::write_empty(&raw mut (*place).front);
+        }
+    }
+
     fn metadata_bytes(&self, _: usize) -> usize {
         bits::BITS_BYTES
     }
