@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use heapswitch::CurrentAllocatorInUse::{self, CoroutineLocal, Global, ThreadLocal};
 use heapswitch::{
-    HeapError, SavedContext, current, replace_current, swap_coroutine_local, use_allocator,
+    HeapError, SavedContext, Scope, current, replace_current, swap_coroutine_local, use_allocator,
     with_global, with_outer, with_thread_local,
 };
 
@@ -108,11 +108,21 @@ fn guard(frame: Frame<'_>) {
     drop(scope);
 }
 
+/// Guards of which the newest is dropped first, also by a panic.
+struct Newest<'a>(Vec<Scope<'a>>);
+
+impl Drop for Newest<'_> {
+    fn drop(&mut self) {
+        while self.0.pop().is_some() {}
+    }
+}
+
 /// Several guards, dropped in any order.
 fn several(frame: Frame<'_>) {
     let thread = frame.thread;
     let kept: Vec<Rc<Kept>> = (0..3).filter_map(|_| thread.share_heap()).collect();
-    let mut scopes = Vec::new();
+    let mut all = Newest(Vec::new());
+    let scopes = &mut all.0;
     for kept in kept.iter().filter(|kept| !kept.refuses) {
         match kept.heap.enter() {
             Ok(scope) => scopes.push(scope),
@@ -130,7 +140,7 @@ fn several(frame: Frame<'_>) {
         return;
     }
     note_disorder();
-    while let Some(scope) = thread.random.take(&mut scopes) {
+    while let Some(scope) = thread.random.take(scopes) {
         match thread.random.below(8) {
             0 => forget(scope),
             _ => drop(scope),
