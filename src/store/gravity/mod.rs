@@ -30,10 +30,11 @@
 //! but not always. `plan` says how. [`GravityStore::compact_step`] does some of it ahead of time,
 //! as much as one likes, and starts at the strongest pair.
 //!
-//! Where no stretch around those serves, the whole store is looked through, O(blocks and slots),
-//! and once more for each block that moves of the stretch that is taken, O(blocks in it squared)
-//! at worst, under the lock that all writers take: twice by each of up to 48 searches, where
-//! readers pin what is in the way, and once by each where too little is free until copies end.
+//! Where no stretch around those serves, all slots of the store are looked through, O(slots). Where
+//! readers or copies hold blocks that are in the way, all blocks are, O(blocks and slots), and once
+//! more for each block that moves of the stretch that is taken, O(blocks in it squared) at worst,
+//! under the lock that all writers take: twice by each of up to 48 searches, where readers pin what
+//! is in the way, and once by each where too little is free until copies end.
 //!
 //! # Costs, and what it is not for
 //! 56 bytes beside each block, 76 beside each slot (with room for half as many slots as there are

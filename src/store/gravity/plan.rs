@@ -12,7 +12,7 @@
 //! blocks. Windows are sought around the pairs of slots with the greatest gravity (`windows`), and
 //! tried from the cheapest on. Where none of them serves, the whole store is searched for the
 //! cheapest stretch that holds enough free space by itself: pushing its blocks aside always works.
-//! What readers pin is met when it is claimed, and then, in a second search, is a wall that no
+//! What readers pin is met when a window is tried, and then, in a second search, is a wall that no
 //! window crosses.
 //!
 //! Planning happens under the lock, copying does not: the plan's blocks are claimed and its free
@@ -98,6 +98,8 @@ pub(super) struct Planner<'a> {
     announced: Announced,
     /// Whether windows are sought as if nothing held blocks.
     pub(super) is_bold: bool,
+    /// Where a block lies that is held, as such a search met it.
+    in_the_way: Option<Units>,
     is_unsettled: bool,
     /// Whether spans were joined, so that windows found before may not be there any more.
     is_outdated: bool,
@@ -113,6 +115,7 @@ impl<'a> Planner<'a> {
             tables,
             announced,
             is_bold: false,
+            in_the_way: None,
             is_unsettled: false,
             is_outdated: false,
             pinned_units: 0,
@@ -138,6 +141,7 @@ impl<'a> Planner<'a> {
         if plan.is_some() || self.is_outdated {
             return Ok(plan);
         }
+        (self.announced, self.pinned_units) = (self.tables.announced(), 0);
         self.search_by(&[Self::near_seeds, Self::slots_everywhere, Self::everywhere], length)
     }
 
@@ -145,6 +149,9 @@ impl<'a> Planner<'a> {
     fn search_by(&mut self, kinds: &[Kind<'a>], length: Units) -> Result<Option<Plan>, NoMemory> {
         for windows in kinds {
             for window in windows(self, length)? {
+                if self.is_bold && self.is_held(window) {
+                    continue;
+                }
                 let plan = self.try_window(window, length, Push::Apart)?;
                 if plan.is_some() || self.is_outdated {
                     return Ok(plan);
@@ -205,6 +212,24 @@ impl<'a> Planner<'a> {
 
     pub(super) fn is_slot(&self, span: u32) -> bool {
         matches!(self.space.get(span).content, Content::Slot(_))
+    }
+
+    /// Whether anything holds one of a window's blocks. It is not claimed then: who reads them need
+    /// not wait for that. What held the last one is in the way of others that overlap.
+    fn is_held(&mut self, window: Window) -> bool {
+        let (from, to) = (self.space.get(window.first).start, self.space.get(window.last).start);
+        if self.in_the_way.is_some_and(|start| (from..=to).contains(&start)) {
+            return true;
+        }
+        let mut next = Some(window.first);
+        while let Some(span) = next {
+            if !self.is_slot(span) && !self.is_movable(span) {
+                self.in_the_way = Some(self.space.get(span).start);
+                return true;
+            }
+            next = if span == window.last { None } else { self.space.after(span) };
+        }
+        false
     }
 
     /// Notes that readers hold so many units.
@@ -269,14 +294,7 @@ impl<'a> Planner<'a> {
     /// Claims all blocks of the plan's spans, or none.
     fn claim(&mut self, plan: &mut Plan) -> bool {
         for span in &plan.spans {
-            let number = match self.space.get(*span).content {
-                Content::Block(number) => number,
-                Content::Slot(_) => continue,
-                Content::Reserved => {
-                    self.give_up(&plan.claimed);
-                    return false;
-                }
-            };
+            let Content::Block(number) = self.space.get(*span).content else { continue };
             let claim = self.record(number).map_or(Err(Hold::Gone), |record| record.pins.claim());
             if let Err(hold) = claim {
                 if hold == Hold::Pinned {
@@ -300,9 +318,9 @@ impl<'a> Planner<'a> {
         read == 0
     }
 
-    /// Somebody was faster, unless nobody looked before; next time a block that is read is a wall.
+    /// Somebody was faster; next time a block that is read is a wall.
     fn give_up(&mut self, claimed: &[u32]) {
-        self.is_unsettled |= !self.is_bold;
+        self.is_unsettled = true;
         self.is_outdated |= unclaim(self.space, self.tables, claimed);
     }
 

@@ -96,14 +96,14 @@ impl Slots {
 
     /// The shortest slot of at least `length`, of the first [`MOST_LOOKS`] of them, from the
     /// largest on down and to the shorter child first: so of all, where there are no more, as in a
-    /// full store. O(1) for each look.
+    /// full store; and from there on down to a leaf. O(depth), and O(1) for each look.
     pub(super) fn tight_fit(&self, length: Units) -> Option<u32> {
         let fits = |slot: &u32| *slot != NONE && self.get(*slot).length >= length;
         let mut next = Some(self.root).filter(fits);
         let mut best = next?;
-        let (mut waiting, mut count) = ([NONE; MOST_LOOKS], 0);
-        for _ in 0..MOST_LOOKS {
-            let Some(slot) = next else { break };
+        let (mut waiting, mut count, mut looks) = ([NONE; MOST_LOOKS], 0, 0);
+        while let Some(slot) = next {
+            looks += 1;
             let Slot { length: has, left, right, .. } = *self.get(slot);
             if has < self.get(best).length {
                 best = slot;
@@ -116,10 +116,12 @@ impl Slots {
                 (Some(left), Some(right)) => {
                     let is_left = self.get(left).length <= self.get(right).length;
                     let (shorter, longer) = if is_left { (left, right) } else { (right, left) };
-                    (waiting[count], count) = (longer, count + 1);
+                    if looks <= MOST_LOOKS {
+                        (waiting[count], count) = (longer, count + 1);
+                    }
                     Some(shorter)
                 }
-                (None, _) if count > 0 => {
+                (None, _) if count > 0 && looks < MOST_LOOKS => {
                     count -= 1;
                     Some(waiting[count])
                 }

@@ -11,6 +11,7 @@ mod threads;
 
 use core::mem::MaybeUninit;
 
+use super::plan::{Outcome, Planner};
 use super::*;
 use crate::source::BorrowedSliceSource;
 
@@ -155,6 +156,12 @@ fn walls_that_leave_no_room_are_named() {
         }
         let error = WriteError::Pinned { asked_bytes: 32, free_bytes: 32, pinned_bytes: 24 };
         assert_eq!(store.write(&[9; 32]), Err(error));
+        // At once: no search says that trying again may help.
+        let mut space = store.shared.settled_space();
+        let outcome = Planner::new(&mut space, &store.shared.tables).plan(4);
+        let is_final = matches!(outcome, Outcome::Blocked { pinned_units: 3, is_unsettled: false });
+        assert!(is_final, "{outcome:?}");
+        drop(space);
         assert_eq!(store.compact_step(64), 0);
         drop(guards);
         let key = store.write(&[9; 32]).unwrap();

@@ -5,8 +5,8 @@
 //! the strongest pairs, but not always at the strongest of all, where another's window costs less.
 //! Then the cheapest of the whole store, from slot to slot.
 //!
-//! At first as if nothing held the blocks: mostly nothing does, and it is seen when they are
-//! claimed. To look at what holds all that are near took a fifth of a full store's writes, and to
+//! At first as if nothing held the blocks: mostly nothing does, and it is seen when a window is
+//! tried. To look at what holds all that are near took a fifth of a full store's writes, and to
 //! go through all blocks of the store, instead of its slots, another third. Then with the blocks
 //! that are held as walls.
 #![forbid(unsafe_code)]
