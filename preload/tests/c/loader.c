@@ -8,7 +8,6 @@
 #include <malloc.h>
 #include <pthread.h>
 
-
 /* Measures, resizes and frees a block that another made, and filled. */
 static void take(char *theirs, size_t size)
 {

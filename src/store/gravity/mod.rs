@@ -55,8 +55,8 @@
 //! refused.
 //! A store that is full to the last granules has to gather crumbs from everywhere for each write:
 //! up to 96 % fill hardly anything is moved, at 99 % half of a byte for each one written, and
-//! beyond that soon more than all; at 97 % a write takes some eight times as long as at 90 %, at
-//! 98 % some fifty times. Keep some of it free.
+//! beyond that soon more than all; at 97 % a write takes some nine times as long as at 90 %, at
+//! 98 % some sixty times. Keep some of it free.
 //!
 //! The capacity is fixed, at most 2^32 - 1 granules, and a block is below 4 GiB. On a file the
 //! bytes are in the file, but what says where is not: it is no data base.
