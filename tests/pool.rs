@@ -50,15 +50,15 @@ fn what_survives_stays_valid_and_is_not_seen_by_the_next_user() {
 
 #[test]
 fn no_more_are_kept_than_asked_for() {
-    for most in [0, 1, 5, 16, 40] {
+    for most in [0, 1, 2, 5, 16, 32, 33, 40] {
         let pool = HeapPool::new().keep_at_most(most);
         let heaps: Vec<_> = (0..60).map(|_| pool.take().unwrap()).collect();
         drop(heaps);
-        // This thread reaches one slot and the list; the other slots are other threads'.
-        let reachable = if most == 0 { 0 } else { 1 + most.saturating_sub(16) };
-        assert_eq!(pool.waiting(), reachable);
-        assert_eq!(pool.clear(), reachable);
+        assert_eq!(pool.waiting(), most, "one thread's heaps are kept as well");
+        assert_eq!(pool.clear(), most);
         assert_eq!(pool.waiting(), 0);
+        pool.fill(60).unwrap();
+        assert_eq!(pool.waiting(), most);
     }
 }
 
@@ -111,6 +111,31 @@ fn filling_makes_the_heaps_beforehand_and_errors_pass_through() {
     let pool = HeapPool::with_maker(|| Err(HeapError::NoMemory));
     assert_eq!(pool.take().unwrap_err(), HeapError::NoMemory);
     assert_eq!(pool.fill(1).unwrap_err(), HeapError::NoMemory);
+}
+
+/// Threads that give back at once, each first to its slot, never leave more than are kept, and no
+/// fewer where enough were given back.
+#[test]
+fn no_more_are_kept_of_many_threads() {
+    const THREADS: usize = 8;
+    for most in [1, 3, 8, 12, 40] {
+        let pool = HeapPool::new().keep_at_most(most);
+        for round in 0..60 {
+            let held = 1 + round % 9;
+            let barrier = std::sync::Barrier::new(THREADS);
+            std::thread::scope(|scope| {
+                for _ in 0..THREADS {
+                    scope.spawn(|| {
+                        let heaps: Vec<_> = (0..held).map(|_| pool.take().unwrap()).collect();
+                        barrier.wait();
+                        drop(heaps);
+                    });
+                }
+            });
+            assert!(pool.waiting() <= most, "{} of {most}", pool.waiting());
+        }
+        assert!(pool.waiting() > 0);
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub(crate) mod heap_allocator;
 pub(crate) mod heap_placement;
 pub(crate) mod home;
 pub(crate) mod in_use;
+pub(crate) mod lane;
 pub(crate) mod life;
 pub(crate) mod lookup;
 pub(crate) mod malloc;

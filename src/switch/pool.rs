@@ -5,7 +5,7 @@
 //! makes no system call and costs two atomic exchanges.
 //!
 //! ```text
-//!   slots, one hashed from the thread       list, behind a lock
+//!   slots, by the thread's lane             list, behind a lock
 //!   ┌───┬───┬───┬───┬─ ─ ─┬───┐             ┌───┐   ┌───┐   ┌───┐
 //!   │ H │   │ H │   │     │ H │   overflow  │ H │──▶│ H │──▶│ H │
 //!   └───┴───┴───┴───┴─ ─ ─┴───┘             └───┘   └───┘   └───┘
@@ -18,18 +18,19 @@ use core::borrow::Borrow;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
 use super::handle::{Heap, HeapError};
-use super::state::state;
+use super::lane::own_lane;
 use crate::heap::{HeapHeader, LifetimeHint};
 use crate::sys::lock::{Lock, LockGuard};
 
-/// Slots that hold one heap each, found by the thread. More threads than that share them.
-const SLOTS: usize = 16;
+/// Slots that hold one heap each, found by the thread's [lane](own_lane). More threads than that
+/// at once share them.
+const SLOTS: usize = 32;
 
 /// How many heaps a pool keeps unless told otherwise: with a chunk each, 4 MiB.
 const DEFAULT_KEPT: usize = 64;
@@ -62,9 +63,18 @@ enum Maker {
 /// }
 /// # Ok::<(), heapswitch::HeapError>(())
 /// ```
+///
+/// # Invariants
+/// - `listed` is the list's length, or one more while a heap is put there, and only written by who
+///   holds the lock.
+/// - Slots in use and list together have at most `most_kept` heaps, but for one that was just put
+///   into a slot: whoever puts a heap into a slot looks at `listed` afterwards, and whoever puts
+///   one on the list writes `listed` and looks at the slots afterwards. So one of them sees the
+///   other, and gives up.
 #[derive(Debug)]
 pub struct HeapPool {
     slots: [CachePadded<AtomicPtr<HeapHeader>>; SLOTS],
+    listed: AtomicUsize,
     list: Lock<List>,
     most_kept: usize,
     maker: Maker,
@@ -90,6 +100,7 @@ impl HeapPool {
     const fn made_by(maker: Maker) -> Self {
         Self {
             slots: [const { CachePadded::new(AtomicPtr::new(core::ptr::null_mut())) }; SLOTS],
+            listed: AtomicUsize::new(0),
             list: Lock::new(List { first: None, length: 0 }),
             most_kept: DEFAULT_KEPT,
             maker,
@@ -158,8 +169,7 @@ impl HeapPool {
 
     /// How many heaps wait. Already outdated when other threads use the pool.
     pub fn waiting(&self) -> usize {
-        let full = self.slots.iter().filter(|slot| !slot.load(Ordering::Relaxed).is_null()).count();
-        full + self.try_list().map_or(0, |list| list.length)
+        self.slotted() + self.try_list().map_or(0, |list| list.length)
     }
 
     /// Closes every heap that waits; how many. Those in use are kept when they are given back.
@@ -178,12 +188,17 @@ impl HeapPool {
         self.most_kept.min(SLOTS)
     }
 
+    /// How many slots hold a heap.
+    fn slotted(&self) -> usize {
+        // SeqCst: after `listed` was written, see the type.
+        self.slots.iter().filter(|slot| !slot.load(Ordering::SeqCst).is_null()).count()
+    }
+
     /// This thread's slot.
     #[inline]
     fn slot(&self) -> Option<&AtomicPtr<HeapHeader>> {
-        // The state's address differs by thread, in its upper bits: a multiplication spreads them.
-        let hash = (core::ptr::from_ref(state()).addr() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let index = ((hash >> 32) as usize * self.used_slots()) >> 32;
+        let (lane, used) = (own_lane() - 1, self.used_slots());
+        let index = if lane < used { lane } else { lane.checked_rem(used)? };
         self.slots.get(index).map(|slot| &**slot)
     }
 
@@ -198,15 +213,22 @@ impl HeapPool {
     #[cold]
     #[inline(never)]
     fn pop_listed_or_make(&self) -> Result<Heap, HeapError> {
-        match self.try_list().and_then(|mut list| list.pop()) {
+        match self.pop_listed() {
             Some(heap) => Ok(for_a_new_user(heap)),
             None => self.make(),
         }
     }
 
+    fn pop_listed(&self) -> Option<Heap> {
+        let mut list = self.try_list()?;
+        let heap = list.pop()?;
+        self.listed.store(list.length, Ordering::SeqCst);
+        Some(heap)
+    }
+
     fn pop_anywhere(&self) -> Option<Heap> {
         let slotted = self.slots.iter().find_map(|slot| pop_slot(slot));
-        slotted.or_else(|| self.try_list()?.pop())
+        slotted.or_else(|| self.pop_listed())
     }
 
     /// The list, unless its lock stays taken: its holder does not run, or a `fork` left it behind.
@@ -232,8 +254,7 @@ impl HeapPool {
     /// Keeps a heap, or closes it.
     #[inline]
     fn put(&self, heap: Heap) {
-        let slot = if self.most_kept == 0 { None } else { self.slot() };
-        match slot {
+        match self.slot() {
             Some(slot) if slot.load(Ordering::Relaxed).is_null() => self.put_into(slot, heap),
             _ => self.put_listed(heap),
         }
@@ -242,22 +263,53 @@ impl HeapPool {
     #[inline]
     fn put_into(&self, slot: &AtomicPtr<HeapHeader>, heap: Heap) {
         let (header, none) = (heap.into_raw(), core::ptr::null_mut());
-        // Release pairs with the Acquire in `pop_slot`: the heap is seen as it was left.
-        let order = (Ordering::Release, Ordering::Relaxed);
+        // SeqCst: before `listed` is read, see the type. It pairs with the Acquire in `pop_slot`:
+        // the heap is seen as it was left.
+        let order = (Ordering::SeqCst, Ordering::Relaxed);
         if slot.compare_exchange(none, header.as_ptr(), order.0, order.1).is_err() {
             // SAFETY: the handle was given up above and nobody else got it.
             self.put_listed(unsafe { Heap::from_raw(header) });
+        } else if !self.has_room_for_slots(self.listed.load(Ordering::SeqCst)) {
+            self.take_back_surplus(slot);
         }
+    }
+
+    /// Whether all slots may hold a heap beside so many on the list.
+    #[inline]
+    fn has_room_for_slots(&self, listed: usize) -> bool {
+        listed + self.used_slots() <= self.most_kept
+    }
+
+    /// Closes the heap in a slot if it is one too many.
+    #[cold]
+    #[inline(never)]
+    fn take_back_surplus(&self, slot: &AtomicPtr<HeapHeader>) {
+        let list = self.try_list();
+        let listed = list.as_ref().map_or(0, |list| list.length);
+        let surplus = if listed + self.slotted() > self.most_kept { pop_slot(slot) } else { None };
+        drop(list);
+        drop(surplus); // Closed while others may have the lock.
     }
 
     #[cold]
     #[inline(never)]
     fn put_listed(&self, heap: Heap) {
-        if let Some(mut list) = self.try_list()
-            && list.length < self.most_kept - self.used_slots()
-        {
-            list.push(heap);
+        if let Some(surplus) = self.try_put_listed(heap) {
+            drop(surplus); // Closed while others may have the lock.
         }
+    }
+
+    /// Puts a heap on the list; gives it back where that would be one too many.
+    fn try_put_listed(&self, heap: Heap) -> Option<Heap> {
+        let Some(mut list) = self.try_list() else { return Some(heap) };
+        let listed = list.length + 1;
+        self.listed.store(listed, Ordering::SeqCst);
+        if self.has_room_for_slots(listed) || listed + self.slotted() <= self.most_kept {
+            list.push(heap);
+            return None;
+        }
+        self.listed.store(list.length, Ordering::SeqCst);
+        Some(heap)
     }
 }
 
@@ -384,5 +436,35 @@ impl<P: Deref<Target = HeapPool>> Drop for PooledHeap<P> {
         if heap.reset().is_ok() && !heap.is_pinned() {
             self.pool.put(heap);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    /// As long as there are enough.
+    #[test]
+    fn threads_have_slots_of_their_own() {
+        const THREADS: usize = 12;
+        let (pool, barrier) = (HeapPool::new(), Barrier::new(THREADS));
+        let lane_and_slot = || {
+            let found = (own_lane(), pool.slot().expect("a slot").as_ptr().addr());
+            barrier.wait(); // So that all have their lanes at once.
+            found
+        };
+        let found: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(lane_and_slot)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
+        });
+        // Other tests' threads have lanes meanwhile, so that some of these may be high.
+        let low = || found.iter().filter(|(lane, _)| *lane <= SLOTS);
+        let slots: BTreeSet<usize> = low().map(|(_, slot)| *slot).collect();
+        assert_eq!(slots.len(), low().count(), "{found:?}");
+        assert_ne!(slots.len(), 0, "{found:?}");
     }
 }

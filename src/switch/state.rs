@@ -64,7 +64,7 @@ pub struct ThreadState {
     pub suspended: Suspended,
     /// What is to be done at the next safe point.
     pub due: Due,
-    /// Where stores are told what the thread reads; 0 before its first read.
+    /// Which lane the thread has in stores and pools; 0 before it first uses one.
     pub lane: Cell<u32>,
 }
 

@@ -68,7 +68,6 @@
 mod error;
 mod give_back;
 mod guard;
-mod lane;
 mod pairs;
 mod plan;
 mod reserve;

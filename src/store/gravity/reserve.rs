@@ -10,13 +10,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::lane::own_lane;
 use super::plan::{Outcome, Plan, Planner};
 use super::shared::Shared;
 use super::space::{Content, NoMemory, Space};
 use super::stash::{Found, Left};
 use super::table::{Place, Record};
 use super::{NONE, Units, WriteError, wait};
+use crate::switch::lane::own_lane;
 use crate::sync::pins::{Hold, KeyWord};
 
 /// After so many searches that were disturbed, by copies or what was just freed, others begin

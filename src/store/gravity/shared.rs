@@ -9,13 +9,13 @@ use core::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::give_back::{give_back, give_back_withheld, withhold_or_give_back};
-use super::lane::own_lane;
 use super::reserve::{NewBlock, NewKey, Request};
 use super::space::{NoMemory, Space};
 use super::stash::{Idle, Left, Stashes};
 use super::table::{Place, Record, Tables};
 use super::{Key, NONE, NoSuchKey, Units, WriteError, units_for, wait};
 use crate::pointers;
+use crate::switch::lane::own_lane;
 use crate::sync::pins::{self, Hold, KeyWord, Meaning, Readers};
 use crate::sys::lock::{Lock, LockGuard};
 

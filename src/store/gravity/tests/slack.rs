@@ -3,11 +3,11 @@
 use std::thread;
 use std::time::Duration;
 
-use super::super::lane::own_lane;
 use super::super::stash::Idle;
 use super::super::*;
 use super::with_store;
 use crate::source::BorrowedSliceSource;
+use crate::switch::lane::own_lane;
 
 const CAPACITY: usize = 64 << 10;
 /// So that a stash keeps one.

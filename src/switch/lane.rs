@@ -1,19 +1,20 @@
-//! Which lane a thread has, in all stores: the lowest that no other thread has.
+//! Which lane a thread has, in all stores and pools of heaps: the lowest that no other thread has.
 //!
-//! A thread takes it when it first uses a store, and it is free again when the thread ends. So
-//! there are no more lanes in use than threads at once, and who goes through them goes through few.
+//! A thread takes it when it first uses a store or a pool, and it is free again when the thread
+//! ends. So there are no more lanes in use than threads at once: who goes through them goes through
+//! few, and threads that live at once have a lane each, as long as there are.
 #![forbid(unsafe_code)]
 
-use crate::switch::state::state;
+use super::state::state;
 use crate::sync::lanes::LANES;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// A bit for each lane that a thread has. Lane 0 is nobody's: 0 is a thread without a lane.
 static TAKEN: AtomicU64 = AtomicU64::new(1);
 
-/// The calling thread's lane.
+/// The calling thread's lane, from 1 to 63.
 #[inline]
-pub(super) fn own_lane() -> usize {
+pub(crate) fn own_lane() -> usize {
     match state().lane.get() {
         0 => take_lane(),
         lane => lane as usize,
