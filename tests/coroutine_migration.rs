@@ -3,12 +3,12 @@
 //! test --profile lto --test coroutine_migration`.
 #![cfg(not(heapswitch_pass_through))]
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use heapswitch::{
-    Coroutine, CurrentAllocatorInUse, Heap, HeapSwitch, LifetimeHint, SendCoroutine, StackPool,
-    current, use_allocator,
+    Coroutine, CurrentAllocatorInUse, Heap, HeapPool, HeapSwitch, LifetimeHint, SendCoroutine,
+    StackPool, current, use_allocator,
 };
 
 #[global_allocator]
@@ -143,4 +143,28 @@ fn the_memory_stays_where_it_was() {
     })
     .join()
     .unwrap();
+}
+
+/// A pool's heap goes back to it from wherever its coroutine ends.
+#[test]
+fn the_heap_of_a_pool_goes_along_and_back() {
+    for resumes in 0..3 {
+        let heaps = Arc::new(HeapPool::new());
+        let heap = heaps.take_shared().unwrap();
+        let coroutine = Coroutine::with_stack(heap, STACKS.take().unwrap(), |yielder, ()| {
+            let text = String::from("on its stack");
+            yielder.suspend(());
+            text.len()
+        });
+        // SAFETY: on its stack are a string and the yielder.
+        let mut coroutine = unsafe { coroutine.assume_send() };
+        for _ in 0..resumes {
+            let resumed = || coroutine.resume(()).map(|_| coroutine).unwrap();
+            coroutine = thread::scope(|scope| scope.spawn(resumed).join().unwrap());
+        }
+        assert_eq!(heaps.waiting(), 0);
+        thread::spawn(move || drop(coroutine)).join().unwrap();
+        assert_eq!(heaps.waiting(), 1, "after {resumes}");
+        assert_eq!(Arc::strong_count(&heaps), 1);
+    }
 }

@@ -9,9 +9,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use heapswitch::{
-    Coroutine, CoroutineResult, CurrentAllocatorInUse, Heap, HeapError, HeapSwitch, LifetimeHint,
-    Scope, StackPool, Yielder, current, replace_current, swap_coroutine_local, use_allocator,
-    with_global,
+    Coroutine, CoroutineResult, CurrentAllocatorInUse, Heap, HeapError, HeapPool, HeapSwitch,
+    LifetimeHint, Scope, StackPool, Yielder, current, replace_current, swap_coroutine_local,
+    use_allocator, with_global,
 };
 
 #[global_allocator]
@@ -529,4 +529,46 @@ fn stacks_end_at_the_limit_on_mappings_and_heaps_go_on() {
         assert_eq!(STACKS.waiting(), 10);
         STACKS.take().is_ok()
     });
+}
+
+/// However it ends, a pool's heap goes back to it, but for one that a forgotten guard left entered;
+/// and what survived in it stays.
+#[test]
+fn a_heap_of_a_pool_goes_back_to_it() {
+    static HEAPS: HeapPool = HeapPool::new();
+    let make = |ends: bool| {
+        let heap = HEAPS.take().unwrap();
+        Coroutine::with_stack(heap, SMALL_STACKS.take().unwrap(), move |yielder, ()| {
+            let _on_stack = Box::new(1_u64);
+            yielder.suspend(String::from("suspended"));
+            assert!(ends, "the end");
+            String::from("returned")
+        })
+    };
+    let mut kept = Vec::new();
+    for resumes in [0, 1, 2] {
+        let mut coroutine = make(true);
+        for _ in 0..resumes {
+            kept.push(match coroutine.resume(()).unwrap() {
+                CoroutineResult::Yield(text) | CoroutineResult::Return(text) => text,
+            });
+        }
+        assert_eq!(HEAPS.waiting(), 0);
+        drop(coroutine);
+        assert_eq!(HEAPS.waiting(), 1, "after {resumes}");
+    }
+    assert_eq!(kept, ["suspended", "suspended", "returned"]);
+    let mut panics = make(false);
+    drop(panics.resume(()).unwrap());
+    let caught = catch_unwind(AssertUnwindSafe(|| panics.resume(()).is_ok()));
+    assert_eq!(caught.unwrap_err().downcast_ref::<&str>(), Some(&"the end"));
+    let heap = panics.into_heap();
+    assert_eq!(heap.run(|| 1 + *Box::new(1)).unwrap(), 2);
+    drop(heap);
+    assert_eq!(HEAPS.waiting(), 1);
+    let coroutine = make(true);
+    let _ = std::mem::ManuallyDrop::new(coroutine.heap().enter().unwrap());
+    drop(coroutine);
+    assert_eq!(HEAPS.waiting(), 0);
+    drop(Box::new(1));
 }

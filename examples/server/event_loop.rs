@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use heapswitch::{Coroutine, CoroutineResult, Heap, StackPool};
+use heapswitch::{Coroutine, CoroutineResult, HeapPool, PooledHeap, StackPool};
 use polling::{Event, Events, Poller};
 
 use crate::connection::{Connection, Waits, Wake};
@@ -19,17 +19,17 @@ use crate::{Failure, Shared};
 const LISTENER: usize = 0;
 /// Beyond so many connections a worker accepts no more until one is closed.
 const MOST_CONNECTIONS: usize = 4096;
-/// How many heaps of closed connections are kept for the next ones.
-const MOST_SPARE: usize = 32;
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(250);
 
+/// What closed connections leave for the next ones.
+static HEAPS: HeapPool = HeapPool::new().keep_at_most(128);
 static STACKS: StackPool = StackPool::new(256 << 10, 128);
 
 /// The loop's end of a connection.
 struct Task {
     stream: Rc<TcpStream>,
-    coroutine: Coroutine<Wake, Waits, io::Result<()>>,
+    coroutine: Coroutine<Wake, Waits, io::Result<()>, PooledHeap<&'static HeapPool>>,
     deadline: Instant,
 }
 
@@ -39,7 +39,6 @@ pub(crate) struct EventLoop<'a> {
     listener: &'a TcpListener,
     tasks: HashMap<usize, Task>,
     next_key: usize,
-    spare: Vec<Heap>,
     is_accepting: bool,
 }
 
@@ -51,7 +50,6 @@ impl<'a> EventLoop<'a> {
             listener,
             tasks: HashMap::new(),
             next_key: LISTENER + 1,
-            spare: Vec::new(),
             is_accepting: true,
         }
     }
@@ -126,7 +124,7 @@ impl<'a> EventLoop<'a> {
     fn start(&mut self, stream: TcpStream) -> Result<(), Failure> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        let heap = self.spare.pop().map_or_else(Heap::new, Ok)?;
+        let heap = HEAPS.take()?;
         let stream = Rc::new(stream);
         let (shared, its_stream) = (Arc::clone(self.shared), Rc::clone(&stream));
         let coroutine = Coroutine::with_stack(heap, STACKS.take()?, move |yielder, _| {
@@ -187,15 +185,12 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Closes a connection; its heap waits for the next one.
+    /// Closes a connection; its heap and its stack wait for the next one.
     fn end(&mut self, key: usize) {
         let Some(task) = self.tasks.remove(&key) else { return };
         let _ = self.poller.delete(&*task.stream);
         // A coroutine that still waits is unwound here.
-        let mut heap = task.coroutine.into_heap();
-        if self.spare.len() < MOST_SPARE && heap.reset().is_ok() {
-            self.spare.push(heap);
-        }
+        drop(task.coroutine);
         self.shared.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -39,13 +39,16 @@
 //! pool.
 
 use core::any::Any;
+use core::borrow::Borrow;
 use core::cell::Cell;
 use core::fmt;
 use core::mem::ManuallyDrop;
+use core::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::budget::ContextError;
 use super::handle::Heap;
+use super::pool::{HeapPool, PooledHeap};
 use super::saved::{ContextMark, SavedContext};
 use super::stack_pool::{CoroutineStack, DEFAULT_STACKS};
 use crate::sys::SystemError;
@@ -55,6 +58,21 @@ use crate::sys::fiber::{Fiber, on_fiber};
 const MAX_CAPTURE_BYTES: usize = 1024;
 
 type Raw<Input, Yield, Return> = corosensei::Coroutine<Input, Yield, Return, CoroutineStack>;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// What a coroutine's heap may be: a [`Heap`], which closes with the coroutine, or a
+/// [`PooledHeap`], which then goes back to its pool. Sealed, for it has to be one heap as long as
+/// the coroutine lives.
+pub trait CoroutineHeap: Borrow<Heap> + fmt::Debug + sealed::Sealed {}
+
+impl sealed::Sealed for Heap {}
+impl CoroutineHeap for Heap {}
+
+impl<P: Deref<Target = HeapPool>> sealed::Sealed for PooledHeap<P> {}
+impl<P: Deref<Target = HeapPool> + fmt::Debug> CoroutineHeap for PooledHeap<P> {}
 
 /// A stackful coroutine whose allocations come from its own heap.
 ///
@@ -72,6 +90,25 @@ type Raw<Input, Yield, Return> = corosensei::Coroutine<Input, Yield, Return, Cor
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
+/// With a heap and a stack of pools, making one and ending it makes no system call:
+///
+/// ```
+/// use heapswitch::{Coroutine, HeapPool, StackPool};
+///
+/// static HEAPS: HeapPool = HeapPool::new();
+/// static STACKS: StackPool = StackPool::new(256 << 10, 100);
+///
+/// for request in 0..3 {
+///     let (heap, stack) = (HEAPS.take()?, STACKS.take()?);
+///     let mut coroutine = Coroutine::with_stack(heap, stack, move |yielder, name: &str| {
+///         yielder.suspend(format!("{name} {request}").len());
+///     });
+///     assert_eq!(coroutine.resume("request")?.as_yield(), Some(9));
+/// }
+/// assert_eq!((HEAPS.waiting(), STACKS.waiting()), (1, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// `!Send`, whatever its body holds: see [`assume_send`](Self::assume_send).
 ///
 /// ```compile_fail
@@ -85,10 +122,10 @@ type Raw<Input, Yield, Return> = corosensei::Coroutine<Input, Yield, Return, Cor
 /// fn is_sync<T: Sync>() {}
 /// is_sync::<heapswitch::Coroutine<(), (), ()>>();
 /// ```
-pub struct Coroutine<Input, Yield, Return> {
+pub struct Coroutine<Input, Yield, Return, H: CoroutineHeap = Heap> {
     // Dropped first: it is unwound in the heap.
     body: Body<Input, Yield, Return>,
-    heap: Heap,
+    heap: H,
     /// Why it was ended before its time, until somebody was told.
     end: Option<ContextError>,
 }
@@ -189,7 +226,9 @@ impl<Input, Yield> fmt::Debug for Yielder<'_, Input, Yield> {
     }
 }
 
-impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Return> {
+impl<Input: 'static, Yield: 'static, Return: 'static, H: CoroutineHeap>
+    Coroutine<Input, Yield, Return, H>
+{
     /// A coroutine that runs `body` in `heap` when it is first resumed, on a stack of 1 MiB of
     /// address space from a pool that all threads share.
     ///
@@ -205,8 +244,8 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
     /// ```
     ///
     /// # Errors
-    /// The system's, where it refuses a stack; the heap is closed then.
-    pub fn new<F>(heap: Heap, body: F) -> Result<Self, SystemError>
+    /// The system's, where it refuses a stack; the heap is dropped then.
+    pub fn new<F>(heap: H, body: F) -> Result<Self, SystemError>
     where
         F: FnOnce(&Yielder<'_, Input, Yield>, Input) -> Return + 'static,
     {
@@ -214,7 +253,7 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
     }
 
     /// As [`new`](Self::new), on a stack of a pool of one's own.
-    pub fn with_stack<F>(heap: Heap, stack: CoroutineStack, body: F) -> Self
+    pub fn with_stack<F>(heap: H, stack: CoroutineStack, body: F) -> Self
     where
         F: FnOnce(&Yielder<'_, Input, Yield>, Input) -> Return + 'static,
     {
@@ -227,13 +266,17 @@ impl<Input: 'static, Yield: 'static, Return: 'static> Coroutine<Input, Yield, Re
         let captured = Captured(ManuallyDrop::new(body));
         let raw =
             Raw::with_stack(stack, move |raw, input| captured.take()(&Yielder { raw }, input));
-        let body =
-            Body { raw, fiber: Fiber::new(), context: SavedContext::new(), heap: heap.raw() };
+        let body = Body {
+            raw,
+            fiber: Fiber::new(),
+            context: SavedContext::new(),
+            heap: heap.borrow().raw(),
+        };
         Self { body, heap, end: None }
     }
 }
 
-impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
+impl<Input, Yield, Return, H: CoroutineHeap> Coroutine<Input, Yield, Return, H> {
     /// Switches to the coroutine, in its heap and the scopes that it is within, until it suspends
     /// itself or returns. Whatever was current before is current again afterwards.
     ///
@@ -272,7 +315,7 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
     /// Whether it is ended by its budget; if it is to be, it is unwound here.
     #[inline]
     fn is_over(&mut self) -> bool {
-        match self.heap.end() {
+        match self.heap.borrow().end() {
             Some(error) => self.unwind_over(error),
             None => self.end.is_some(),
         }
@@ -308,12 +351,12 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
 
     /// Its heap. A guard of it that is forgotten makes the next resume fail.
     pub fn heap(&self) -> &Heap {
-        &self.heap
+        self.heap.borrow()
     }
 
     /// Ends the coroutine and hands its heap back, with everything in it. A coroutine that is
     /// suspended is unwound first, as if dropped.
-    pub fn into_heap(self) -> Heap {
+    pub fn into_heap(self) -> H {
         let Self { body, heap, .. } = self;
         drop(body);
         heap
@@ -336,7 +379,7 @@ impl<Input, Yield, Return> Coroutine<Input, Yield, Return> {
     ///   safe;
     /// - it is not within a destructor that runs because of a panic, nor holds a lock that must be
     ///   released on the thread that took it.
-    pub unsafe fn assume_send(self) -> SendCoroutine<Input, Yield, Return> {
+    pub unsafe fn assume_send(self) -> SendCoroutine<Input, Yield, Return, H> {
         SendCoroutine { coroutine: self }
     }
 }
@@ -425,7 +468,7 @@ impl<Input, Yield, Return> Body<Input, Yield, Return> {
     }
 }
 
-impl<Input, Yield, Return> fmt::Debug for Coroutine<Input, Yield, Return> {
+impl<Input, Yield, Return, H: CoroutineHeap> fmt::Debug for Coroutine<Input, Yield, Return, H> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Coroutine")
@@ -453,15 +496,18 @@ impl<Input, Yield, Return> fmt::Debug for Coroutine<Input, Yield, Return> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct SendCoroutine<Input, Yield, Return> {
-    coroutine: Coroutine<Input, Yield, Return>,
+pub struct SendCoroutine<Input, Yield, Return, H: CoroutineHeap = Heap> {
+    coroutine: Coroutine<Input, Yield, Return, H>,
 }
 
-// SAFETY: the caller of `assume_send` said so. The heap is `Send`; the saved context binds the
-// heaps in it to this thread, and takes them to the next as the contract there allows.
-unsafe impl<Input: Send, Yield: Send, Return: Send> Send for SendCoroutine<Input, Yield, Return> {}
+// SAFETY: the caller of `assume_send` said so. The heap is `Send`, and its pool; the saved context
+// binds the heaps in it to this thread, and takes them to the next as the contract there allows.
+unsafe impl<Input: Send, Yield: Send, Return: Send, H: CoroutineHeap + Send> Send
+    for SendCoroutine<Input, Yield, Return, H>
+{
+}
 
-impl<Input, Yield, Return> SendCoroutine<Input, Yield, Return> {
+impl<Input, Yield, Return, H: CoroutineHeap> SendCoroutine<Input, Yield, Return, H> {
     /// As [`Coroutine::resume`].
     ///
     /// # Errors
@@ -488,12 +534,12 @@ impl<Input, Yield, Return> SendCoroutine<Input, Yield, Return> {
     }
 
     /// As [`Coroutine::into_heap`].
-    pub fn into_heap(self) -> Heap {
+    pub fn into_heap(self) -> H {
         self.coroutine.into_heap()
     }
 
     /// The same coroutine, which stays on this thread.
-    pub fn into_local(self) -> Coroutine<Input, Yield, Return> {
+    pub fn into_local(self) -> Coroutine<Input, Yield, Return, H> {
         self.coroutine
     }
 }

@@ -53,7 +53,9 @@ pub use call_sites::{ContextSites, LiveSites, on_escape};
 pub use carry::in_child;
 pub use configuration::{Configuration, Settings, is_installed};
 #[cfg(feature = "corosensei")]
-pub use coroutine::{Coroutine, CoroutineResult, ResumeError, SendCoroutine, Yielder};
+pub use coroutine::{
+    Coroutine, CoroutineHeap, CoroutineResult, ResumeError, SendCoroutine, Yielder,
+};
 #[cfg(feature = "metrics")]
 pub use exported::publish_metrics;
 pub use future::{FutureExt, InHeap};
