@@ -37,6 +37,7 @@ pub(crate) mod safe_point;
 pub(crate) mod saved;
 pub(crate) mod scope;
 pub(crate) mod sources;
+mod spares;
 pub(crate) mod stack;
 #[cfg(feature = "corosensei")]
 pub(crate) mod stack_pool;

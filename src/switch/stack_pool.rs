@@ -6,17 +6,18 @@
 //! towards the system's limit on mappings, 65,530 by default, which is reached at about 32,000
 //! stacks.
 //!
-//! A kept stack keeps the pages that its coroutines touched. Nothing is allocated: the list of the
-//! stacks that wait lies in those stacks.
+//! A kept stack keeps the pages that its coroutines touched. Nothing is allocated: what is noted of
+//! the stacks that wait lies in those stacks.
 
+use core::cell::Cell;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use corosensei::stack::{DefaultStack, Stack, StackPointer};
 
+use super::spares::{Spare, Spares};
 use crate::sys::SystemError;
 use crate::sys::fork::{ForkEntry, Rank};
-use crate::sys::lock::Lock;
 
 /// More than any address space has; with pages around it, the length does not overflow.
 const MAX_STACK_BYTES: usize = isize::MAX as usize >> 1;
@@ -38,24 +39,40 @@ const MAX_STACK_BYTES: usize = isize::MAX as usize >> 1;
 #[derive(Debug)]
 pub struct StackPool {
     stack_bytes: usize,
-    max_waiting: usize,
-    waiting: Lock<Waiting>,
+    spares: Spares<Node>,
     fork: ForkEntry,
 }
-
-#[derive(Debug)]
-struct Waiting {
-    first: Option<NonNull<Node>>,
-    length: usize,
-}
-
-// SAFETY: stacks that wait are in no use, and reached under the lock alone.
-unsafe impl Send for Waiting {}
 
 /// At the base of a stack that waits.
 struct Node {
     stack: DefaultStack,
-    next: Option<NonNull<Node>>,
+    next: Cell<Option<NonNull<Node>>>,
+}
+
+impl Spare for Node {
+    #[cfg(heapswitch_check)]
+    const NAME: &'static str = "stack pool";
+
+    fn next(&self) -> &Cell<Option<NonNull<Self>>> {
+        &self.next
+    }
+
+    #[cfg(heapswitch_check)]
+    fn is_idle(&self) -> bool {
+        core::ptr::eq(self, place_in(&self.stack))
+    }
+}
+
+/// Where a stack that waits is noted.
+fn place_in(stack: &DefaultStack) -> *mut Node {
+    let place = stack.base().get() - size_of::<Node>().next_multiple_of(align_of::<Node>());
+    core::ptr::with_exposed_provenance_mut(place)
+}
+
+/// A stack that waited.
+fn used_again(node: NonNull<Node>) -> DefaultStack {
+    // SAFETY: what waited is whole, and nobody else's now.
+    unsafe { node.read() }.stack
 }
 
 /// The stack of one coroutine; goes back to its pool when dropped.
@@ -75,12 +92,7 @@ impl StackPool {
     /// A stack that overflows ends the process with SIGSEGV. 16 KiB is little for code that prints
     /// or panics, and for unoptimised code.
     pub const fn new(stack_bytes: usize, max_waiting: usize) -> Self {
-        Self {
-            stack_bytes,
-            max_waiting,
-            waiting: Lock::new(Waiting { first: None, length: 0 }),
-            fork: ForkEntry::new(),
-        }
+        Self { stack_bytes, spares: Spares::new(max_waiting), fork: ForkEntry::new() }
     }
 
     /// A stack that waits, or a new one.
@@ -91,10 +103,11 @@ impl StackPool {
         if self.stack_bytes > MAX_STACK_BYTES {
             return Err(SystemError::NO_MEMORY);
         }
-        let stack = match self.take_waiting() {
+        let waiting = self.spares.take().or_else(|| self.spares.take_listed());
+        let stack = match waiting.map(used_again) {
             Some(stack) => stack,
             None => {
-                self.fork.register(self.waiting.raw(), Rank::Source)?;
+                self.fork.register(self.spares.lock(), Rank::Source)?;
                 DefaultStack::new(self.stack_bytes).map_err(|error| {
                     error.raw_os_error().map_or(SystemError::NO_MEMORY, SystemError)
                 })?
@@ -105,33 +118,19 @@ impl StackPool {
 
     /// How many stacks wait to be used again.
     pub fn waiting(&self) -> usize {
-        self.waiting.lock().length
+        self.spares.waiting()
     }
 
-    fn take_waiting(&self) -> Option<DefaultStack> {
-        let mut waiting = self.waiting.lock();
-        let first = waiting.first?;
-        // SAFETY: nodes in the list are whole and the pool's; this one is taken off.
-        let node = unsafe { first.read() };
-        waiting.first = node.next;
-        waiting.length -= 1;
-        Some(node.stack)
-    }
-
-    /// Keeps a stack, or returns it for want of room.
+    /// Keeps a stack; returns it, or another, for want of room.
     fn keep(&self, stack: DefaultStack) -> Option<DefaultStack> {
-        let mut waiting = self.waiting.lock();
-        if waiting.length >= self.max_waiting {
-            return Some(stack);
+        let Some(node) = NonNull::new(place_in(&stack)) else { return Some(stack) };
+        // SAFETY: the stack is mapped, at least a page long, aligned at its base, and in no use;
+        // nothing of it depends on the thread.
+        unsafe {
+            node.write(Node { stack, next: Cell::new(None) });
+            self.spares.put(node)
         }
-        let place = stack.base().get() - size_of::<Node>().next_multiple_of(align_of::<Node>());
-        let place = core::ptr::with_exposed_provenance_mut::<Node>(place);
-        let Some(node) = NonNull::new(place) else { return Some(stack) };
-        // SAFETY: the stack is mapped, at least a page long, aligned at its base, and in no use.
-        unsafe { node.write(Node { stack, next: waiting.first }) };
-        waiting.first = Some(node);
-        waiting.length += 1;
-        None
+        .map(used_again)
     }
 }
 
