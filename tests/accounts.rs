@@ -15,11 +15,13 @@ mod traps;
 
 use std::hint::black_box;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use heapswitch::strategy::slab::Slab;
 use heapswitch::{
-    Account, Heap, HeapSwitch, LifetimeHint, LimitPolicy, MemoryReport, process_limit, reconcile,
-    set_process_limit, with_thread_local,
+    Account, ContextError, Heap, HeapSwitch, LifetimeHint, LimitPolicy, MemoryReport, checkpoint,
+    process_limit, reconcile, set_process_limit, with_thread_local,
 };
 
 #[global_allocator]
@@ -248,4 +250,32 @@ fn policies_are_inherited_with_the_limits() {
     let heap = Heap::builder().charged_to(&group).policy(LimitPolicy::Overdraft).build().unwrap();
     assert_eq!(heap.account_handle().limits().policy, LimitPolicy::Overdraft);
     assert_eq!(heap.account_handle().limits().hard_bytes, Some(2 * CHUNK));
+}
+
+/// Whoever is over a budget is told who holds most, by figures that are of one moment.
+#[test]
+fn the_largest_are_in_order_while_they_change() {
+    let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
+    let group = Account::new("group").unwrap().with_limit(CHUNK);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for chunks in [3, 20] {
+            let (group, is_over) = (&group, &is_over);
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    let heap = Heap::builder().charged_to(group).build().unwrap();
+                    heap.run(|| drop(vec![1_u8; chunks * CHUNK])).unwrap();
+                }
+            });
+        }
+        let heap = Heap::builder().charged_to(&group).build().unwrap();
+        let out_of_order = (0..20_000).any(|_| {
+            let ended = heap.run(|| (vec![1_u8; 5 * CHUNK], checkpoint()).1).unwrap();
+            let Err(ContextError::OverBudget(over)) = ended else { return false };
+            let is_ordered = over.largest.is_sorted_by_key(|one| core::cmp::Reverse(one.bytes));
+            !is_ordered || over.largest.iter().any(|one| one.bytes == 0)
+        });
+        is_over.store(true, Ordering::Relaxed);
+        assert!(!out_of_order);
+    });
 }

@@ -152,10 +152,10 @@ fn freed_memory_is_filled() {
 #[cfg(not(heapswitch_asan))] // It writes to freed memory.
 fn a_corrupted_structure_stops_the_process_and_is_named() {
     let named = [
-        ("bits", "heapswitch: BitSet: "),
-        ("trees", "heapswitch: MultipleBinarySearchTree: "),
-        ("free list", "heapswitch: FreeList: "),
-        ("buddy", "heapswitch: Buddy: "),
+        ("bits", "heapswitch: bit_set: "),
+        ("trees", "heapswitch: trees: "),
+        ("free list", "heapswitch: free_list: "),
+        ("buddy", "heapswitch: buddy: "),
     ];
     for (name, heap) in heaps() {
         let Some((_, message)) = named.iter().find(|(kind, _)| *kind == name) else { continue };

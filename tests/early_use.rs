@@ -15,7 +15,7 @@ heapswitch::global_thread_and_coroutine_switchable_allocator! {
 
 /// Made before `main`.
 static EARLY: Mutex<Vec<(Heap, String)>> = Mutex::new(Vec::new());
-const TREES: &str = "MultipleBinarySearchTree";
+const TREES: &str = "trees";
 static STRATEGY: Mutex<&str> = Mutex::new("");
 
 extern "C" fn constructor() {

@@ -411,7 +411,7 @@ battery!(memory_map_foreign, |source| memory_map(source, Way::Foreign), of_plent
 #[test]
 fn a_memory_map_holds_its_blocks_and_nothing_else() {
     let heap = Heap::builder().build_kind::<MemoryMap>(()).unwrap();
-    assert_eq!(heap.strategy(), "memory map");
+    assert_eq!(heap.strategy(), "memory_map");
     let held = || heap.memory_usage().unwrap().committed_bytes;
     let small = heap.run(|| Box::new(7_u8)).unwrap();
     let address: *const u8 = &raw const *small;

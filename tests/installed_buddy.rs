@@ -32,7 +32,7 @@ heapswitch::global_thread_and_coroutine_switchable_allocator! {
     global = Shared,
 }
 
-const INSTALLED: Installed = Installed { name: "Buddy", stride: 512 };
+const INSTALLED: Installed = Installed { name: "buddy", stride: 512 };
 
 #[test]
 fn threads_live_on_it() {

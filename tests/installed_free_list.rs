@@ -32,7 +32,7 @@ heapswitch::global_thread_and_coroutine_switchable_allocator! {
     global = Shared,
 }
 
-const INSTALLED: Installed = Installed { name: "FreeList", stride: 272 };
+const INSTALLED: Installed = Installed { name: "free_list", stride: 272 };
 
 #[test]
 fn threads_live_on_it() {

@@ -32,7 +32,7 @@ heapswitch::global_thread_and_coroutine_switchable_allocator! {
     global = Shared,
 }
 
-const INSTALLED: Installed = Installed { name: "Stripes", stride: 288 };
+const INSTALLED: Installed = Installed { name: "stripes", stride: 288 };
 
 #[test]
 fn threads_live_on_it() {

@@ -118,7 +118,7 @@ fn threads_share_each() {
     let byte = Layout::new::<u8>();
     let lengths = [BUMP.block_length(byte), BITS.block_length(byte), WIDE_BITS.block_length(byte)];
     assert_eq!(lengths, [Ok(8), Ok(32), Ok(256)]);
-    assert_eq!(CONTEXT.lock().strategy(), "MultipleBinarySearchTree");
+    assert_eq!(CONTEXT.lock().strategy(), "trees");
 }
 
 /// One block after the other goes from thread to thread, which checks what stands in it, and frees

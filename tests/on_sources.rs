@@ -49,8 +49,9 @@ fn file_with(is_sparse: bool) -> FileMemorySource {
     let number = FILES.fetch_add(1, Ordering::Relaxed);
     let name = format!("heapswitch-battery-{}-{number}", std::process::id());
     let path = std::env::temp_dir().join(name);
-    let source =
-        FileMemorySource::open(&path, FileSettings { is_sparse, ..FileSettings::default() });
+    let settings = FileSettings { is_sparse, ..FileSettings::default() };
+    // SAFETY: nobody else knows the file.
+    let source = unsafe { FileMemorySource::open(&path, settings) };
     std::fs::remove_file(&path).unwrap();
     source.unwrap()
 }

@@ -182,10 +182,12 @@ fn a_file_survives_a_full_disk_and_refused_mappings() {
     let settings = FileSettings { granule: 4096, ..FileSettings::default() };
     for nth in 1..=2 {
         let _fault = fail(Call::Map, nth);
-        let error = FileMemorySource::open(&path, settings).map(|_| ()).unwrap_err();
+        // SAFETY: nobody else knows the file.
+        let error = unsafe { FileMemorySource::open(&path, settings) }.map(|_| ()).unwrap_err();
         assert!(matches!(error, FileSourceError::Reserve { .. }), "{error}");
     }
-    let source = FileMemorySource::open(&path, settings).unwrap();
+    // SAFETY: as above.
+    let source = unsafe { FileMemorySource::open(&path, settings) }.unwrap();
     let request = Layout::new::<[u8; 4096]>();
     let kept = source.take(request).unwrap();
     for call in [Call::Truncate, Call::Map] {

@@ -58,7 +58,7 @@ fn both_serve_side_by_side() {
     let heap = Heap::new().unwrap();
     assert_eq!(heap.strategy(), "bump with sites");
     let hinted = Heap::with_hint(LifetimeHint::Medium).unwrap();
-    assert_eq!(hinted.strategy(), "BitSet with sites");
+    assert_eq!(hinted.strategy(), "bit_set with sites");
     let here = blocks_of_other();
     let inside = heap.run(blocks_of_other).unwrap();
     let global = with_global(blocks_of_other).unwrap();

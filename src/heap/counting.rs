@@ -45,11 +45,13 @@ pub(crate) fn count<'a>(accounts: impl IntoIterator<Item = &'a Account>, token: 
     let all = inspection::all();
     if all.begin(fence_all) {
         for account in accounts {
-            all.look(account.heap_place(), runner_of, |heap, is_idle| {
+            let count = |heap, is_idle| {
                 // SAFETY: the heap is kept from being freed while it is looked at, and from being
                 // entered if nobody runs it.
                 unsafe { count_heap(heap, is_idle, token) }
-            });
+            };
+            // SAFETY: whoever closes a heap removes it from its place before its header is freed.
+            unsafe { all.look(account.heap_place(), runner_of, count) };
         }
         all.end();
     }

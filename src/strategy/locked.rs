@@ -5,6 +5,7 @@
 //! per-thread heaps.
 
 use core::alloc::{GlobalAlloc, Layout};
+use core::ops::Deref;
 use core::ptr::NonNull;
 
 use crate::adapt;
@@ -49,8 +50,8 @@ impl<A> Locked<A> {
 
     /// The allocator, which no other thread can use meanwhile. Using this `Locked` while the guard
     /// lives is a deadlock; if it is the global allocator, so is every other allocation.
-    pub fn lock(&self) -> LockGuard<'_, A> {
-        self.allocator.lock()
+    pub fn lock(&self) -> LockedGuard<'_, A> {
+        LockedGuard { allocator: self.allocator.lock() }
     }
 
     /// Takes the lock around every `fork` from now on. Again is harmless. The thread that forks
@@ -60,6 +61,34 @@ impl<A> Locked<A> {
     /// `ENOMEM`: the system has no room for the handlers.
     pub fn protect_fork(&'static self) -> Result<(), SystemError> {
         self.fork.register(self.allocator.raw(), Rank::Allocator)
+    }
+}
+
+/// An allocator that no other thread can use until this is dropped.
+///
+/// It lends the allocator, and never to be changed: who puts another one in its place drops the
+/// first, and the memory of all its blocks, while others use them.
+///
+/// ```compile_fail,E0594
+/// use heapswitch::{BumpAllocator, Locked, MemoryMapSource};
+///
+/// let locked = Locked::new(BumpAllocator::new(MemoryMapSource::new()));
+/// let mut numbers = allocator_api2::vec::Vec::new_in(&locked);
+/// numbers.push(7);
+/// *locked.lock() = BumpAllocator::new(MemoryMapSource::new());
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping it opens the lock"]
+pub struct LockedGuard<'a, A> {
+    allocator: LockGuard<'a, A>,
+}
+
+impl<A> Deref for LockedGuard<'_, A> {
+    type Target = A;
+
+    #[inline]
+    fn deref(&self) -> &A {
+        &self.allocator
     }
 }
 

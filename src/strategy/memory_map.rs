@@ -235,7 +235,7 @@ pub struct MemoryMap;
 unsafe impl Strategy for MemoryMap {
     type Settings = ();
 
-    const NAME: &'static str = "memory map";
+    const NAME: &'static str = "memory_map";
     const HAS_NO_EXTENTS: bool = true;
     const DEFAULT: Self = Self;
     const DIRECT_BYTES: usize = 0;

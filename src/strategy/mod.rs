@@ -203,7 +203,7 @@ pub unsafe trait Strategy: Sized {
     /// What can be chosen when it is made.
     type Settings: Copy + Default;
 
-    /// Its name in reports and aborts.
+    /// Its name in reports and aborts: that of the macro.
     const NAME: &'static str;
 
     /// Whether it counts the blocks of each extent itself, because it can do that for less than its

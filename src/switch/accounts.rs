@@ -30,7 +30,11 @@ impl Account {
 
     /// The `count` accounts of the subtree whose own heaps hold most, largest first.
     pub fn largest(&self, count: usize) -> Vec<AccountReport> {
-        reports(largest(self.subtree(), count).into_iter())
+        let accounts = largest(self.subtree(), count).into_iter().map(|(_, account)| account);
+        let mut reports = reports(accounts);
+        // They may hold more or less by now.
+        reports.sort_by_key(|report| core::cmp::Reverse(report.usage.own_bytes));
+        reports
     }
 }
 

@@ -214,7 +214,7 @@ fn over_budget(context: &Account, over: &Account) -> OverBudget {
     let usage = over.last_usage();
     let limit_bytes = usage.hard_limit_bytes.unwrap_or(usize::MAX);
     let is_over = usage.committed_bytes > limit_bytes;
-    let largest = largest(over.subtree(), NAMED_CONSUMERS).into_iter();
+    let largest = largest(over.subtree(), NAMED_CONSUMERS);
     OverBudget {
         used_bytes: if is_over { usage.committed_bytes } else { usage.peak_bytes },
         limit_bytes,
@@ -222,12 +222,8 @@ fn over_budget(context: &Account, over: &Account) -> OverBudget {
         name: over.name(),
         context: context.name(),
         largest: largest
-            .map(|account| account.report_figures())
-            .map(|report| Consumer {
-                account: report.id,
-                name: report.name,
-                bytes: report.usage.own_bytes,
-            })
+            .into_iter()
+            .map(|(bytes, account)| Consumer { account: account.id(), name: account.name(), bytes })
             .collect(),
     }
 }

@@ -213,7 +213,8 @@ impl<Input, Yield> Yielder<'_, Input, Yield> {
     ///
     /// # Panics
     /// When the coroutine is dropped while it is suspended, with a payload that runs no panic hook:
-    /// so its stack is unwound. A body that catches it must return, or go on unwinding.
+    /// so its stack is unwound. A body that catches it must return, or go on unwinding. Suspended
+    /// again meanwhile it panics anew; in a destructor that ends the process.
     #[inline]
     pub fn suspend(&self, value: Yield) -> Input {
         self.raw.suspend(value)

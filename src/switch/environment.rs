@@ -113,7 +113,7 @@ impl Variable {
                 }
             }
         }
-        add("; the default holds");
+        add("; it is ignored");
         sys::complain_with(&parts);
     }
 }

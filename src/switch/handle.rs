@@ -248,7 +248,7 @@ impl Heap {
         self.header().account.clone()
     }
 
-    /// The name of its strategy.
+    /// The name of its strategy: that of the macro.
     pub fn strategy(&self) -> &'static str {
         self.header().operations.name
     }

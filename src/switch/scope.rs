@@ -134,7 +134,8 @@ impl Heap {
         self.run(|| value.clone())
     }
 
-    /// Calls `body` with the heap entered, and leaves it, also when `body` panics.
+    /// Calls `body` with the heap entered, and leaves it, also when `body` panics: see
+    /// [`run_panic_hook_outside`](crate::run_panic_hook_outside) for what a panic leaves behind.
     ///
     /// # Errors
     /// [`HeapError::Running`] if it is entered already, here or elsewhere; `body` is not called

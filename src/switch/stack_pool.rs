@@ -18,6 +18,7 @@ use corosensei::stack::{DefaultStack, Stack, StackPointer};
 use super::spares::{Spare, Spares};
 use crate::sys::SystemError;
 use crate::sys::fork::{ForkEntry, Rank};
+use crate::sys::poison::unpoison;
 
 /// More than any address space has; with pages around it, the length does not overflow.
 const MAX_STACK_BYTES: usize = isize::MAX as usize >> 1;
@@ -123,6 +124,7 @@ impl StackPool {
 
     /// Keeps a stack; returns it, or another, for want of room.
     fn keep(&self, stack: DefaultStack) -> Option<DefaultStack> {
+        forget_frames(&stack);
         let Some(node) = NonNull::new(place_in(&stack)) else { return Some(stack) };
         // SAFETY: the stack is mapped, at least a page long, aligned at its base, and in no use;
         // nothing of it depends on the thread.
@@ -131,6 +133,16 @@ impl StackPool {
             self.spares.put(node)
         }
         .map(used_again)
+    }
+}
+
+/// Tells AddressSanitizer that nobody's variables are on a stack any more: those of frames that
+/// were unwound are marked still, for it knows one stack of a thread only.
+fn forget_frames(stack: &DefaultStack) {
+    let (limit, base) = (stack.limit().get(), stack.base().get());
+    let start = core::ptr::with_exposed_provenance_mut::<u8>(limit);
+    if let Some(start) = NonNull::new(start) {
+        unpoison(start, base - limit);
     }
 }
 
@@ -159,5 +171,35 @@ impl core::fmt::Debug for CoroutineStack {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let range = self.limit().get()..self.base().get();
         write!(formatter, "CoroutineStack({range:x?})")
+    }
+}
+
+#[cfg(all(test, heapswitch_asan))]
+mod tests {
+    use core::ffi::c_void;
+
+    use super::*;
+    use crate::sys::poison::poison;
+
+    unsafe extern "C" {
+        fn __asan_region_is_poisoned(start: *mut c_void, bytes: usize) -> *mut c_void;
+    }
+
+    #[test]
+    fn a_stack_comes_back_without_the_marks_of_its_frames() {
+        static POOL: StackPool = StackPool::new(64 << 10, 1);
+        let range_of = |stack: &CoroutineStack| {
+            let (limit, base) = (stack.limit().get(), stack.base().get());
+            let start = core::ptr::with_exposed_provenance_mut::<u8>(limit);
+            (NonNull::new(start).unwrap(), base - limit)
+        };
+        let stack = POOL.take().unwrap();
+        let (start, bytes) = range_of(&stack);
+        poison(start, bytes);
+        drop(stack);
+        let again = POOL.take().unwrap();
+        assert_eq!(range_of(&again), (start, bytes));
+        // SAFETY: the sanitizer looks at its own map.
+        assert!(unsafe { __asan_region_is_poisoned(start.as_ptr().cast(), bytes) }.is_null());
     }
 }

@@ -94,7 +94,12 @@ impl Inspection {
 
     /// Calls `act` with what the place leads to, which is kept from being freed meanwhile, and from
     /// being entered if nobody runs it; the flag says so. `None` where the place is empty.
-    pub fn look<T, R>(
+    ///
+    /// # Safety
+    /// What the place leads to is valid until its owner has cleared the place and then called
+    /// [`pass`](Self::pass) or [`remove`](Self::remove) of this inspection, and `runner_of` gives
+    /// the runner in it, at whose address no other record has one.
+    pub unsafe fn look<T, R>(
         &self,
         place: &AtomicPtr<T>,
         runner_of: impl Fn(NonNull<T>) -> NonNull<Runner>,
@@ -116,7 +121,7 @@ impl Inspection {
             self.at.store(core::ptr::null_mut(), end());
         };
         // SAFETY: it was in the place after everybody could see what this looks at, so its owner
-        // waits in `pass` before freeing it.
+        // waits in `pass` before freeing it; until then it is valid by the caller's contract.
         let is_idle = unsafe { runner.as_ref() }.is_idle() && !takes_all_for_busy();
         let result = act(found, is_idle);
         // Release pairs with the Acquire in `wait`.

@@ -59,11 +59,22 @@ impl SystemError {
 
 impl core::fmt::Display for SystemError {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(formatter, "system error {}", self.0)
+        // The numbers are Linux's.
+        if cfg!(target_os = "linux") {
+            std::io::Error::from(*self).fmt(formatter)
+        } else {
+            write!(formatter, "system error {}", self.0)
+        }
     }
 }
 
 impl core::error::Error for SystemError {}
+
+impl From<SystemError> for std::io::Error {
+    fn from(error: SystemError) -> Self {
+        Self::from_raw_os_error(error.0)
+    }
+}
 
 /// The kernel's page size in bytes: 4096 on x86-64, up to 65,536 on aarch64.
 #[inline]

@@ -39,8 +39,8 @@ fn the_heap_map_has_every_chunk_of_every_context() {
     let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
     let hints = [
         (LifetimeHint::Short, "bump"),
-        (LifetimeHint::Medium, "BitSet"),
-        (LifetimeHint::Long, "MultipleBinarySearchTree"),
+        (LifetimeHint::Medium, "bit_set"),
+        (LifetimeHint::Long, "trees"),
     ];
     for (hint, strategy) in hints {
         let heap = Heap::builder().hint(hint).name("R&D <7>").build().unwrap();

@@ -152,7 +152,7 @@ fn what_makes_no_sense_is_reported_and_changes_nothing() {
         let told =
             format!("heapswitch: the environment variable HEAPSWITCH_{variable} is `{value}`");
         assert!(errors.contains(&told), "{errors}");
-        assert!(errors.contains(&format!("takes {takes}; the default holds\n")), "{errors}");
+        assert!(errors.contains(&format!("takes {takes}; it is ignored\n")), "{errors}");
         assert!(!errors.contains("heapswitch: at the end of process"), "{errors}");
     }
     let errors = errors_of(&child(test, "", &[("DECAY_MILLISECONDS", "10")]));

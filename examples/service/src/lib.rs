@@ -34,6 +34,8 @@ pub fn main(kind: Kind) -> ExitCode {
         eprintln!("service: budgets are for heapswitch as the allocator, and only for that");
         return ExitCode::FAILURE;
     }
+    // A request that panics is not charged for the symbols that its backtrace is printed with.
+    heapswitch::run_panic_hook_outside();
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(error) => {

@@ -230,8 +230,9 @@ impl Account {
     }
 }
 
-/// The `count` accounts of a walk whose own heaps hold most, largest first.
-pub fn largest(accounts: impl Iterator<Item = Account>, count: usize) -> Vec<Account> {
+/// The `count` accounts of a walk whose own heaps hold most, largest first, with the bytes that are
+/// in this order: an account that is asked again may hold others by then.
+pub fn largest(accounts: impl Iterator<Item = Account>, count: usize) -> Vec<(usize, Account)> {
     let mut largest: Vec<(usize, Account)> = Vec::with_capacity(count.min(64).saturating_add(1));
     for account in accounts {
         let held = account.node().own.load(Ordering::Relaxed);
@@ -244,5 +245,5 @@ pub fn largest(accounts: impl Iterator<Item = Account>, count: usize) -> Vec<Acc
             largest.truncate(count);
         }
     }
-    largest.into_iter().map(|(_, account)| account).collect()
+    largest
 }

@@ -19,8 +19,9 @@
 //! - It is no log: after a crash of the *system* the file holds any mixture of old and new pages
 //!   since the last [`flush`](FileMemorySource::flush). After a crash of the process alone it holds
 //!   everything.
-//! - The file is locked (`flock`) against other sources, not against other programs. If somebody
-//!   makes it shorter, touching what is gone raises `SIGBUS`, as any mapping of a file does. Disk
+//! - The file is locked (`flock`) against other sources, not against whoever else writes to it:
+//!   that changes what lies in the ranges, values and pointers alike, so opening is unsafe. If
+//!   somebody makes the file shorter, touching what is gone raises `SIGBUS`. Disk
 //!   space is allocated ahead, so a full disk is an `AllocError` and no `SIGBUS`, unless the
 //!   settings say sparse or the file system cannot.
 //! - After `fork` both processes share the memory and the lock: only one may use the source.
@@ -78,7 +79,8 @@ impl Default for FileSettings {
 ///
 /// # if heapswitch::sys::IS_PASS_THROUGH { return Ok(()); }
 /// let path = std::env::temp_dir().join(format!("heapswitch-example-{}", std::process::id()));
-/// let source = FileMemorySource::open(&path, FileSettings::default())?;
+/// // SAFETY: nobody else knows the file.
+/// let source = unsafe { FileMemorySource::open(&path, FileSettings::default()) }?;
 /// let range = source.take(Layout::new::<[u8; 6]>()).unwrap();
 /// let offset = source.offset_of(range.start.as_ptr()).unwrap();
 /// // SAFETY: taken above, and longer than what is written.

@@ -17,7 +17,18 @@ impl FileMemorySource {
     ///
     /// # Errors
     /// See [`FileSourceError`]; nothing is reserved or mapped then.
-    pub fn open(path: &Path, settings: FileSettings) -> Result<Self, FileSourceError> {
+    ///
+    /// # Safety
+    /// What lies in a file changes with it: while the source exists nobody writes to the file or
+    /// makes it shorter but through ranges of the source, neither this process nor another. The
+    /// lock keeps other sources off, and nobody else.
+    ///
+    /// ```compile_fail,E0133
+    /// use heapswitch::{FileMemorySource, FileSettings};
+    ///
+    /// FileMemorySource::open("values".as_ref(), FileSettings::default()).unwrap();
+    /// ```
+    pub unsafe fn open(path: &Path, settings: FileSettings) -> Result<Self, FileSourceError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = options
@@ -30,7 +41,10 @@ impl FileMemorySource {
     ///
     /// # Errors
     /// See [`FileSourceError`]; the file is closed then.
-    pub fn from_fd(file: OwnedFd, settings: FileSettings) -> Result<Self, FileSourceError> {
+    ///
+    /// # Safety
+    /// As for [`open`](Self::open).
+    pub unsafe fn from_fd(file: OwnedFd, settings: FileSettings) -> Result<Self, FileSourceError> {
         Self::from_file(File::from(file), settings)
     }
 

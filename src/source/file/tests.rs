@@ -21,7 +21,8 @@ impl Temporary {
     }
 
     fn open(&self) -> FileMemorySource {
-        FileMemorySource::open(&self.0, settings()).unwrap()
+        // SAFETY: tests write to the file while no source is open.
+        unsafe { FileMemorySource::open(&self.0, settings()) }.unwrap()
     }
 
     fn bytes(&self) -> usize {
@@ -184,7 +185,8 @@ fn sparse_ranges_give_their_space_back() {
     use std::os::unix::fs::MetadataExt;
     let file = Temporary::new("sparse");
     let sparse = FileSettings { is_sparse: true, ..settings() };
-    let source = FileMemorySource::open(&file.0, sparse).unwrap();
+    // SAFETY: the file is this test's.
+    let source = unsafe { FileMemorySource::open(&file.0, sparse) }.unwrap();
     let range = source.take(request(64 * GRANULE, 1)).unwrap();
     let blocks = || std::fs::metadata(&file.0).unwrap().blocks();
     assert_eq!(blocks(), 0);
@@ -200,7 +202,10 @@ fn sparse_ranges_give_their_space_back() {
 #[test]
 fn what_is_refused_says_why() {
     let file = Temporary::new("errors");
-    let open = |settings| FileMemorySource::open(&file.0, settings).map(|_| ()).unwrap_err();
+    let open = |settings| {
+        // SAFETY: nothing is opened.
+        unsafe { FileMemorySource::open(&file.0, settings) }.map(|_| ()).unwrap_err()
+    };
     let odd = FileSettings { granule: 3 * GRANULE, ..settings() };
     assert!(matches!(open(odd), FileSourceError::Settings { .. }));
     let none = FileSettings { maximum_bytes: 0, ..settings() };
@@ -216,12 +221,15 @@ fn what_is_refused_says_why() {
     let contents = file.open().contents().unwrap();
     assert_eq!((contents.length, file.bytes()), (2 * GRANULE, 2 * GRANULE));
     let missing = Path::new("/nonexistent/heapswitch");
-    let error = FileMemorySource::open(missing, settings()).map(|_| ()).unwrap_err();
+    // SAFETY: nothing is opened.
+    let error = unsafe { FileMemorySource::open(missing, settings()) }.map(|_| ()).unwrap_err();
     assert_eq!(error, FileSourceError::Open { error: SystemError(2) });
     let huge = FileSettings { maximum_bytes: 1 << 60, ..settings() };
     assert!(matches!(open(huge), FileSourceError::Reserve { .. }));
     // Not writable: the mapping is refused.
     let readable = File::open(&file.0).unwrap();
-    let error = FileMemorySource::from_fd(readable.into(), settings()).map(|_| ()).unwrap_err();
+    // SAFETY: as above.
+    let error = unsafe { FileMemorySource::from_fd(readable.into(), settings()) };
+    let error = error.map(|_| ()).unwrap_err();
     assert!(matches!(error, FileSourceError::Grow { .. } | FileSourceError::Map { .. }), "{error}");
 }

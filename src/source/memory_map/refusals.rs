@@ -71,8 +71,7 @@ impl fmt::Display for Refusal {
         let Self { step, error, times } = self;
         write!(
             formatter,
-            "the system refused {step:?} of a mapping {times} times, the last time with {error}; \
-             {}",
+            "the system refused {step:?} of a mapping {times} times, the last time: {error}; {}",
             step.advice()
         )
     }
@@ -126,8 +125,10 @@ mod tests {
         assert_eq!(all, [Refusal { step: Step::Lock, error: SystemError(12), times: 2 }]);
         assert_eq!(
             all[0].to_string(),
-            "the system refused Lock of a mapping 2 times, the last time with system error 12; \
-             raise RLIMIT_MEMLOCK"
+            "the system refused Lock of a mapping 2 times, the last time: Cannot allocate \
+             memory (os error 12); raise RLIMIT_MEMLOCK"
         );
+        let error = std::io::Error::from(SystemError(12));
+        assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory);
     }
 }

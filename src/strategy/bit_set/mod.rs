@@ -189,7 +189,7 @@ impl BitSet {
 unsafe impl Strategy for BitSet {
     type Settings = Settings;
 
-    const NAME: &'static str = "BitSet";
+    const NAME: &'static str = "bit_set";
 
     /// A cache line: then blocks of up to 64 bytes, and requests aligned to as much, need no room
     /// for alignment, and a request of a whole chunk fits into one.

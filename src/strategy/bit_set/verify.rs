@@ -12,7 +12,7 @@ use crate::sys::abort_with;
 /// Aborts with `what` unless `holds`.
 fn check(holds: bool, what: &str) {
     if !holds {
-        abort_with(&["BitSet: ", what]);
+        abort_with(&["bit_set: ", what]);
     }
 }
 

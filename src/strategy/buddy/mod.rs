@@ -321,7 +321,7 @@ unsafe fn record_of(extent: &Extent) -> NonNull<Record> {
 unsafe impl Strategy for Buddy {
     type Settings = ();
 
-    const NAME: &'static str = "Buddy";
+    const NAME: &'static str = "buddy";
 
     /// A chunk: then blocks of up to a chunk need no room for alignment.
     const EXTENT_ALIGN: usize = CHUNK_BYTES;
@@ -383,7 +383,7 @@ unsafe impl Strategy for Buddy {
             let record = record_of(extent);
             let start = extent.own(block);
             if cfg!(any(test, heapswitch_check)) && self.is_free(start, order, record.as_ref()) {
-                abort_with(&["Buddy: a block is freed that is free already"]);
+                abort_with(&["buddy: a block is freed that is free already"]);
             }
             self.put_last_back();
             // INVARIANT: the block is free, of that order, and still counted.
@@ -457,7 +457,7 @@ unsafe impl Strategy for Buddy {
                 self.lists.unlink(block.cast(), order);
             });
             if bytes != record.as_ref().usable_bytes() {
-                abort_with(&["Buddy: an extent is removed that is not free"]);
+                abort_with(&["buddy: an extent is removed that is not free"]);
             }
             Record::unlink(record, &mut self.records);
         }
@@ -489,7 +489,7 @@ unsafe impl Strategy for Buddy {
 
     fn verify(&self) {
         if let Some(fault) = self.fault() {
-            abort_with(&["Buddy: ", fault]);
+            abort_with(&["buddy: ", fault]);
         }
     }
 }

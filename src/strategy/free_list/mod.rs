@@ -227,7 +227,7 @@ const fn rounded(size: usize) -> usize {
 unsafe impl Strategy for FreeList {
     type Settings = Settings;
 
-    const NAME: &'static str = "FreeList";
+    const NAME: &'static str = "free_list";
 
     const COUNTS_BLOCKS: bool = true;
 
@@ -454,7 +454,7 @@ unsafe impl Strategy for FreeList {
                 self.flush();
             }
             if !Holes::of(extent).is_empty() {
-                abort_with(&["FreeList: an extent is removed that is not one hole"]);
+                abort_with(&["free_list: an extent is removed that is not one hole"]);
             }
             self.shelves.take_down(extent);
         }

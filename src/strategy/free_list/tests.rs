@@ -283,7 +283,7 @@ fn what_is_broken_is_found_and_named() {
             .unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "case {case} was not found");
-        assert!(error.contains(&format!("heapswitch: FreeList: {message}")), "{case}: {error}");
+        assert!(error.contains(&format!("heapswitch: free_list: {message}")), "{case}: {error}");
     }
 }
 

@@ -22,7 +22,7 @@ impl FreeList {
                 && first < other_first + length;
         });
         if is_free {
-            abort_with(&["FreeList: a block is freed that is free already"]);
+            abort_with(&["free_list: a block is freed that is free already"]);
         }
     }
 
@@ -30,16 +30,16 @@ impl FreeList {
         self.quick.visit(|extent, block, granules| {
             // The pointer lies in freed memory, where the program may have written to it.
             if !self.shelves.have(extent) {
-                abort_with(&["FreeList: a block that waits was written to after it was freed"]);
+                abort_with(&["free_list: a block that waits was written to after it was freed"]);
             }
             // SAFETY: extents on a shelf were added and not removed.
             let holes = unsafe { Holes::of(extent.as_ref()) };
             if !holes.is_taken(holes.index_of(block), granules) {
-                abort_with(&["FreeList: a block that waits is in a hole"]);
+                abort_with(&["free_list: a block that waits is in a hole"]);
             }
         });
         if let Some(fault) = self.shelves.fault() {
-            abort_with(&["FreeList: ", fault]);
+            abort_with(&["free_list: ", fault]);
         }
         self.shelves.visit(|extent| self.check_counts(extent));
     }
@@ -55,11 +55,11 @@ impl FreeList {
         // SAFETY: extents on a shelf were added and not removed.
         let taken = unsafe { Holes::of(extent) }.taken_granules();
         if granules.checked_add(waiting) != Some(taken) {
-            abort_with(&["FreeList: an extent counts other bytes than are allocated in it"]);
+            abort_with(&["free_list: an extent counts other bytes than are allocated in it"]);
         }
         // Blocks that touch look like one: how many there are nothing else says.
         if blocks > granules || (blocks == 0) != (granules == 0) {
-            abort_with(&["FreeList: an extent counts other blocks than are allocated in it"]);
+            abort_with(&["free_list: an extent counts other blocks than are allocated in it"]);
         }
     }
 }

@@ -286,14 +286,14 @@ impl Stripes {
         };
         // SAFETY: a block that is not of whole cells is in a stripe.
         if cfg!(any(test, heapswitch_check)) && !unsafe { self.is_allocated(header, block) } {
-            abort_with(&["Stripes: a block is freed that is free already"]);
+            abort_with(&["stripes: a block is freed that is free already"]);
         }
         let Some(place) = self.last.of(steps) else { return };
         // INVARIANT: the block is freed and still in the fill map.
         let before = place.replace(Waiting { block, header });
         if let Some(before) = before {
             if before.block == block {
-                abort_with(&["Stripes: a block is freed that is free already"]);
+                abort_with(&["stripes: a block is freed that is free already"]);
             }
             // SAFETY: it was just taken out.
             unsafe { self.put_back(before) };
@@ -317,7 +317,7 @@ impl Stripes {
             let (index, cells) =
                 (header.as_ref().index_of(head), served(layout).bytes() / CELL_BYTES);
             if cfg!(any(test, heapswitch_check)) && header.as_ref().large_at(index) != Some(cells) {
-                abort_with(&["Stripes: a block is freed that is free already"]);
+                abort_with(&["stripes: a block is freed that is free already"]);
             }
             self.give_cells(header, index, cells);
         }
@@ -333,7 +333,7 @@ impl Stripes {
         unsafe {
             let (was_full, steps) = ((*head.as_ptr()).is_full(), (*head.as_ptr()).steps());
             if cfg!(any(test, heapswitch_check)) && !(*head.as_ptr()).has_unit(unit) {
-                abort_with(&["Stripes: a block is freed that is free already"]);
+                abort_with(&["stripes: a block is freed that is free already"]);
             }
             (*head.as_ptr()).give_unit(unit);
             if was_full {
@@ -425,7 +425,7 @@ unsafe fn header_of(extent: &Extent) -> NonNull<Header> {
 unsafe impl Strategy for Stripes {
     type Settings = ();
 
-    const NAME: &'static str = "Stripes";
+    const NAME: &'static str = "stripes";
 
     const EXTENT_ALIGN: usize = CELL_BYTES;
 
@@ -556,7 +556,7 @@ unsafe impl Strategy for Stripes {
             let cells = header.as_ref().cells();
             if cells != 0 {
                 if header.as_ref().blank_at(0) != Some(cells) {
-                    abort_with(&["Stripes: an extent is removed that is not one blank"]);
+                    abort_with(&["stripes: an extent is removed that is not one blank"]);
                 }
                 self.blanks.remove(header, 0);
             }
@@ -594,7 +594,7 @@ unsafe impl Strategy for Stripes {
 
     fn verify(&self) {
         if let Some(fault) = self.fault() {
-            abort_with(&["Stripes: ", fault]);
+            abort_with(&["stripes: ", fault]);
         }
     }
 }

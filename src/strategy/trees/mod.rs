@@ -118,7 +118,7 @@ unsafe impl Send for MultipleBinarySearchTree {}
 unsafe impl Strategy for MultipleBinarySearchTree {
     type Settings = ();
 
-    const NAME: &'static str = "MultipleBinarySearchTree";
+    const NAME: &'static str = "trees";
 
     /// A count beside the extent's address: which extent it is, its owner would have to find.
     const TELLS_EMPTY: bool = true;

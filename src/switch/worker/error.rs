@@ -13,7 +13,7 @@ pub enum WorkerError {
     Pin {
         /// The processor that was asked for.
         processor: usize,
-        /// The system's reason; `None` where the number is beyond what a set can hold (1023).
+        /// The system's reason; `None` where the number is beyond what a set can hold (8191).
         error: Option<SystemError>,
     },
     /// The system refused to run the thread on a set of processors: a node's, or a given one.

@@ -84,7 +84,7 @@ impl Account {
             // SAFETY: of a field that starts the record; nothing is read.
             NonNull::from(unsafe { &heap.as_ref().runner })
         };
-        let looked = inspection::all().look(&self.place, runner_of, |heap, is_idle| {
+        let use_it = |heap: NonNull<Heap>, is_idle: bool| {
             // SAFETY: the heap is kept while it is looked at.
             let heap = unsafe { heap.as_ref() };
             heap.memory.with(|memory| {
@@ -95,8 +95,9 @@ impl Account {
                 self.use_contents();
             }
             is_idle
-        });
-        looked == Some(true)
+        };
+        // SAFETY: the record outlives the model; that it is not used after `remove` is checked.
+        unsafe { inspection::all().look(&self.place, runner_of, use_it) == Some(true) }
     }
 }
 
