@@ -5,11 +5,12 @@
 //! `EINVAL`. No free changes errno.
 
 use core::alloc::Layout;
-use core::ffi::{c_int, c_void};
+use core::ffi::{CStr, c_int, c_void};
 
 use heapswitch::__private::malloc::{self, ALIGN_BYTES, Place};
 
 use crate::clib::{CLibrary, Preload};
+use crate::served::{program_free, program_realloc};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -122,7 +123,7 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
     if moved.is_null() { fail(libc::ENOMEM) } else { moved.cast() }
 }
 
-/// As `realloc` to `count * size` bytes, and fails where that overflows.
+/// As the program's `realloc` to `count * size` bytes, and fails where that overflows.
 ///
 /// # Safety
 /// As [`realloc`].
@@ -132,11 +133,9 @@ pub unsafe extern "C" fn reallocarray(
     count: usize,
     size: usize,
 ) -> *mut c_void {
-    match count.checked_mul(size) {
-        // SAFETY: the caller's contract.
-        Some(bytes) => unsafe { realloc(block, bytes) },
-        None => fail(libc::ENOMEM),
-    }
+    let Some(bytes) = count.checked_mul(size) else { return fail(libc::ENOMEM) };
+    // SAFETY: the caller's contract.
+    unsafe { program_realloc()(block, bytes) }
 }
 
 /// C's `free`.
@@ -149,14 +148,15 @@ pub unsafe extern "C" fn free(block: *mut c_void) {
     unsafe { release(block) };
 }
 
-/// C23's `free_sized`. The size is not relied on: it tells nothing that the address does not.
+/// C23's `free_sized`: the program's `free`. The size is not relied on: it tells nothing that the
+/// address does not.
 ///
 /// # Safety
 /// As [`free`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free_sized(block: *mut c_void, _size: usize) {
     // SAFETY: the caller's contract.
-    unsafe { release(block) };
+    unsafe { program_free()(block) };
 }
 
 /// C23's `free_aligned_sized`, as [`free_sized`].
@@ -166,7 +166,17 @@ pub unsafe extern "C" fn free_sized(block: *mut c_void, _size: usize) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, _alignment: usize, _size: usize) {
     // SAFETY: the caller's contract.
-    unsafe { release(block) };
+    unsafe { program_free()(block) };
+}
+
+/// `free` under its old name: programs that were linked before glibc 2.26 may call it.
+///
+/// # Safety
+/// As [`free`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cfree(block: *mut c_void) {
+    // SAFETY: the caller's contract.
+    unsafe { program_free()(block) };
 }
 
 /// POSIX's: gives the error and leaves errno as it is; `*result` changes only on success.
@@ -196,13 +206,28 @@ pub unsafe extern "C" fn posix_memalign(
     0
 }
 
-/// C's. `EINVAL` where the alignment is no power of two, as glibc has it since 2.38.
+/// C's. Where the alignment is no power of two, as the C library that is there has it: glibc gives
+/// `EINVAL` since 2.38, and before rounds up, as `memalign` does.
 #[unsafe(no_mangle)]
 pub extern "C" fn aligned_alloc(alignment: usize, size: usize) -> *mut c_void {
     if !alignment.is_power_of_two() {
-        return fail(libc::EINVAL);
+        return if refuses_odd_alignments() {
+            fail(libc::EINVAL)
+        } else {
+            memalign(alignment, size)
+        };
     }
     allocate_aligned(alignment, size)
+}
+
+#[cold]
+fn refuses_odd_alignments() -> bool {
+    // SAFETY: the version is a constant C string.
+    let version = unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) };
+    let minor = version.to_bytes().strip_prefix(b"2.").unwrap_or_default();
+    let minor = str::from_utf8(minor).ok().and_then(|minor| minor.split('.').next());
+    // What cannot be read is newer.
+    minor.and_then(|minor| minor.parse::<u32>().ok()).is_none_or(|minor| minor >= 38)
 }
 
 /// The old one: an alignment that is no power of two is rounded up to the next, as in glibc.

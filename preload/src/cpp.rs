@@ -6,11 +6,15 @@
 //! memory, and throws its own `std::bad_alloc`. So nothing here knows how an exception is made, and
 //! it works with libstdc++ and libc++ of any version. The exception passes through the functions
 //! here, which hold nothing that would have to be dropped.
+//!
+//! Where a program replaced operators, or `malloc`, all is left to the runtime's: see `served`.
 
 use core::ffi::{CStr, c_void};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::c::{allocate, allocate_aligned, release};
 use crate::clib::symbol_of;
+use crate::served::are_operators_ours;
 use crate::text;
 
 /// C++'s `std::align_val_t`.
@@ -43,6 +47,25 @@ fn no_runtime() -> *mut c_void {
     std::process::abort()
 }
 
+/// The runtime's operator of a function's own name and type; `None` where no runtime is loaded.
+macro_rules! runtime_operator {
+    ($name:ident as $type:ty) => {{
+        const NAME: &CStr =
+            match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => panic!("a name has no zero byte"),
+            };
+        static FOUND: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+        let mut operator = FOUND.load(Ordering::Relaxed);
+        if operator.is_null() {
+            operator = runtime_operator(NAME);
+            FOUND.store(operator, Ordering::Relaxed);
+        }
+        // SAFETY: the mangled name tells the function's type, and null is `None`.
+        unsafe { core::mem::transmute::<*mut c_void, Option<$type>>(operator) }
+    }};
+}
+
 /// Operators that throw what the runtime throws, or, with `nothrow`, give null.
 macro_rules! new_operators {
     ($($name:ident($($argument:ident: $type:ty),*) = $allocate:expr, $absent:expr;)*) => { $(
@@ -51,20 +74,17 @@ macro_rules! new_operators {
         pub extern "C-unwind" fn $name($($argument: $type),*) -> *mut c_void {
             #[cold]
             extern "C-unwind" fn ask_runtime($($argument: $type),*) -> *mut c_void {
-                const NAME: &CStr = match CStr::from_bytes_with_nul(
-                    concat!(stringify!($name), "\0").as_bytes(),
-                ) {
-                    Ok(name) => name,
-                    Err(_) => panic!("a name has no zero byte"),
-                };
-                type Operator = extern "C-unwind" fn($($type),*) -> *mut c_void;
-                let operator = runtime_operator(NAME);
-                if operator.is_null() {
-                    return $absent();
+                match runtime_operator!($name as extern "C-unwind" fn($($type),*) -> *mut c_void) {
+                    Some(operator) => operator($($argument),*),
+                    None if are_operators_ours() => $absent(),
+                    None => {
+                        let block: *mut c_void = $allocate;
+                        if block.is_null() { $absent() } else { block }
+                    }
                 }
-                // SAFETY: the mangled name tells the function's type.
-                let operator: Operator = unsafe { core::mem::transmute(operator) };
-                operator($($argument),*)
+            }
+            if !are_operators_ours() {
+                return ask_runtime($($argument),*);
             }
             let block: *mut c_void = $allocate;
             if block.is_null() { ask_runtime($($argument),*) } else { block }
@@ -97,8 +117,26 @@ macro_rules! delete_operators {
         /// `block` is null or came from `operator new` and was not freed since.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(block: *mut c_void $(, $argument: $type)*) {
+            #[cold]
+            unsafe extern "C" fn ask_runtime(block: *mut c_void $(, $argument: $type)*) {
+                let operator =
+                    runtime_operator!($name as unsafe extern "C" fn(*mut c_void $(, $type)*));
+                // SAFETY: the caller's contract.
+                unsafe {
+                    match operator {
+                        Some(operator) => operator(block $(, $argument)*),
+                        None => release(block),
+                    }
+                }
+            }
             // SAFETY: the caller's contract.
-            unsafe { release(block) };
+            unsafe {
+                if are_operators_ours() {
+                    release(block);
+                } else {
+                    ask_runtime(block $(, $argument)*);
+                }
+            }
         }
     )* };
 }
@@ -106,14 +144,14 @@ macro_rules! delete_operators {
 delete_operators! {
     _ZdlPv();
     _ZdaPv();
-    _ZdlPvm(_size: usize);
-    _ZdaPvm(_size: usize);
-    _ZdlPvRKSt9nothrow_t(_nothrow: Nothrow);
-    _ZdaPvRKSt9nothrow_t(_nothrow: Nothrow);
-    _ZdlPvSt11align_val_t(_alignment: Alignment);
-    _ZdaPvSt11align_val_t(_alignment: Alignment);
-    _ZdlPvmSt11align_val_t(_size: usize, _alignment: Alignment);
-    _ZdaPvmSt11align_val_t(_size: usize, _alignment: Alignment);
-    _ZdlPvSt11align_val_tRKSt9nothrow_t(_alignment: Alignment, _nothrow: Nothrow);
-    _ZdaPvSt11align_val_tRKSt9nothrow_t(_alignment: Alignment, _nothrow: Nothrow);
+    _ZdlPvm(size: usize);
+    _ZdaPvm(size: usize);
+    _ZdlPvRKSt9nothrow_t(nothrow: Nothrow);
+    _ZdaPvRKSt9nothrow_t(nothrow: Nothrow);
+    _ZdlPvSt11align_val_t(alignment: Alignment);
+    _ZdaPvSt11align_val_t(alignment: Alignment);
+    _ZdlPvmSt11align_val_t(size: usize, alignment: Alignment);
+    _ZdaPvmSt11align_val_t(size: usize, alignment: Alignment);
+    _ZdlPvSt11align_val_tRKSt9nothrow_t(alignment: Alignment, nothrow: Nothrow);
+    _ZdaPvSt11align_val_tRKSt9nothrow_t(alignment: Alignment, nothrow: Nothrow);
 }

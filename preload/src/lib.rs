@@ -8,6 +8,7 @@
 //! | `information` | `mallinfo2`, `malloc_stats`, `malloc_trim`, `mallopt` |
 //! | `clib` | the C library's own allocator: what serves where no heap can |
 //! | `loader` | `dlopen`, so that what it loads finds this library's `free` |
+//! | `served` | whether the program brought a `malloc` or operators of its own |
 //! | `report` | what the library tells when the program ends |
 //! | `text` | numbers and names as text, without allocating |
 //!
@@ -25,4 +26,5 @@ mod cpp;
 mod information;
 mod loader;
 mod report;
+mod served;
 mod text;

@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use heapswitch::__private::malloc::usage_by_length;
 use heapswitch::process_usage;
 
+use crate::served::are_operators_ours;
 use crate::text::{Bytes, Text, write_to};
 
 /// The longest path, in bytes, its zero byte included.
@@ -31,6 +32,8 @@ type Text8k = Text<REPORT_BYTES>;
 extern "C" fn on_load() {
     // From here on threads may be started, and the C library has the environment.
     heapswitch::__private::start_what_is_set();
+    // Now, for it asks the dynamic linker, whose lock a child of many threads may find held.
+    are_operators_ours();
     // SAFETY: the name is a C string, and the value, if there is one, too; nobody else runs yet.
     unsafe {
         // Whoever starts a set-user-ID program does not choose what that writes to.

@@ -110,14 +110,31 @@ fn frees_of_what_is_not_allocated_stop_the_process() {
     }
 }
 
-#[test]
-fn operators_new_and_delete_serve_and_throw() {
+fn cpp_program(source: &str, more: &[&str]) {
     if Command::new("g++").arg("--version").output().is_err() {
-        not_run("operators new and delete", "g++ is not installed");
+        not_run(source, "g++ is not installed");
         return;
     }
     let folder = Folder::new();
-    let more = ["-std=c++17", "-Wno-alloc-size-larger-than"];
-    let program = folder.compile("g++", "operators.cpp", &more);
+    let program = folder.compile("g++", source, &[&["-std=c++17"], more].concat());
     behaves_the_same(&folder, &program, &[]);
+}
+
+#[test]
+fn operators_new_and_delete_serve_and_throw() {
+    let more = ["-Wno-alloc-size-larger-than"];
+    cpp_program("operators.cpp", &more);
+    // A function's address may be that of the program's own call to it here.
+    cpp_program("operators.cpp", &[&more[..], &["-no-pie", "-fno-pie"]].concat());
+}
+
+#[test]
+fn operators_that_are_made_of_replaced_ones_follow_them() {
+    cpp_program("replaced.cpp", &[]);
+    cpp_program("replaced.cpp", &["-no-pie", "-fno-pie"]);
+}
+
+#[test]
+fn a_program_with_a_malloc_of_its_own_keeps_it() {
+    cpp_program("own_malloc.cpp", &["-fno-builtin", "-ldl"]);
 }
