@@ -41,6 +41,7 @@ pub mod foreign;
 pub mod header;
 pub mod kind;
 pub mod lost;
+pub mod moved;
 pub mod pins;
 #[cfg(heapswitch_asan)]
 pub mod quarantine;

@@ -8,6 +8,7 @@ use super::route::free_at;
 use super::state::state;
 use crate::allocator::{AllocError, Allocator};
 use crate::heap::check;
+use crate::heap::moved::copy_before_free;
 use crate::pointers;
 use crate::region;
 use crate::sys::IS_PASS_THROUGH;
@@ -56,7 +57,7 @@ impl Heap {
         };
         // SAFETY: both blocks are allocated and do not overlap.
         unsafe {
-            moved.cast::<u8>().copy_from_nonoverlapping(block, bytes);
+            copy_before_free(block, moved.cast(), bytes);
             self.deallocate(block, old);
         }
         Ok(moved)

@@ -11,6 +11,7 @@ use super::configuration::{Configuration, GLOBAL_COUNTERS};
 use super::in_use::CurrentAllocatorInUse;
 use super::state::{Phase, ThreadState, inline, own_slab, state};
 use super::{life, safe_point};
+use crate::heap::moved::copy_before_free;
 use crate::heap::{HeapHeader, Inline, Refusal, attention, batch, by_address, check, fast};
 use crate::region::{self, ChunkEntry};
 use crate::sync::Relation;
@@ -540,7 +541,7 @@ unsafe fn copy_and_free(
 ) {
     // SAFETY: the caller's contract; two blocks do not overlap.
     unsafe {
-        moved.as_ptr().copy_from_nonoverlapping(block.as_ptr(), old.size().min(size));
+        copy_before_free(block, moved, old.size().min(size));
         free_at(block, entry, old);
     }
 }
