@@ -111,6 +111,27 @@ fn the_process_has_a_limit_above_all_others() {
 }
 
 #[test]
+fn figures_can_be_printed() {
+    let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
+    let heap = Heap::builder().limit(8 * CHUNK).build().unwrap();
+    let kept = heap.run(|| vec![1_u8; 3 * CHUNK]).unwrap();
+    let held = heap.account().committed_bytes;
+    assert!(held >= 3 * CHUNK);
+    let text = format!("{held} bytes held, {held} at most, of {}; escaped blocks: 0", 8 * CHUNK);
+    assert_eq!(heap.account().to_string(), text);
+    let report = heap.close();
+    let (kept_bytes, returned) = (report.kept_bytes, report.returned_bytes);
+    let text = format!(
+        "escaped blocks: 1, of {} bytes, which keep {kept_bytes} bytes; {returned} bytes went back",
+        3 * CHUNK
+    );
+    assert_eq!(report.to_string(), text);
+    assert_eq!(kept.len(), 3 * CHUNK);
+    let nothing = Heap::new().unwrap().close().to_string();
+    assert!(nothing.starts_with("nothing escaped; "), "{nothing}");
+}
+
+#[test]
 fn a_report_is_json_and_sums_by_name() {
     let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
     let group = Account::new("group \"of\" tests\n").unwrap().with_limit(1 << 30);

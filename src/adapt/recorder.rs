@@ -126,7 +126,10 @@ impl<A> Recorder<A> {
         let mut log = self.log.lock();
         if log.file.is_some() {
             drop(log);
-            return Err(io::ErrorKind::AlreadyExists.into());
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a recorder was started that records already; stop it first",
+            ));
         }
         log.file = Some(file);
         (log.encoder, log.events, log.error, log.used) = (Encoder::new(), 0, None, 0);
@@ -149,7 +152,10 @@ impl<A> Recorder<A> {
         // Closing the file and making an error may allocate: not under the lock.
         drop(log);
         match (file, error) {
-            (None, _) => Err(io::ErrorKind::NotFound.into()),
+            (None, _) => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "a recorder was stopped that does not record; start it first",
+            )),
             (_, Some(error)) => Err(error.into()),
             (Some(_), None) => Ok(events),
         }

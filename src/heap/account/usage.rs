@@ -1,5 +1,6 @@
 //! Figures of accounts.
 
+use core::fmt;
 use core::sync::atomic::Ordering;
 
 use super::limits::as_set;
@@ -84,6 +85,17 @@ pub struct AccountUsage {
     pub spilled_bytes: u64,
     /// Whether the context is to be ended at its next safe point.
     pub is_over_budget: bool,
+}
+
+impl fmt::Display for AccountUsage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (held, peak) = (self.committed_bytes, self.peak_bytes);
+        write!(formatter, "{held} bytes held, {peak} at most")?;
+        if let Some(limit) = self.hard_limit_bytes {
+            write!(formatter, ", of {limit}")?;
+        }
+        write!(formatter, "; escaped blocks: {}", self.escapees)
+    }
 }
 
 /// An account's name and place beside its figures.

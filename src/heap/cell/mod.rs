@@ -26,6 +26,7 @@ mod tidy;
 
 use core::alloc::Layout;
 use core::cell::{Cell, UnsafeCell};
+use core::fmt;
 use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicUsize};
@@ -78,6 +79,24 @@ const fn is_direct_in<S: Strategy>(layout: Layout) -> bool {
 }
 
 /// What was still allocated when a heap was closed. All of it stays valid until it is freed.
+///
+/// ```
+/// use heapswitch::{Heap, HeapSwitch};
+///
+/// #[global_allocator]
+/// static GLOBAL: HeapSwitch = HeapSwitch;
+///
+/// # fn main() -> Result<(), heapswitch::HeapError> {
+/// # if heapswitch::sys::IS_PASS_THROUGH { return Ok(()); }
+/// let heap = Heap::new()?;
+/// let kept = heap.run(|| Box::new([7_u64; 4]))?;
+/// let report = heap.close();
+/// assert_eq!((report.blocks, report.bytes), (1, 32));
+/// assert!(report.to_string().starts_with("escaped blocks: 1, of 32 bytes, which keep "));
+/// assert_eq!(kept[0], 7);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EscapeReport {
@@ -105,6 +124,25 @@ pub struct EscapeReport {
     /// that; otherwise none. Of the heap itself, not of those below it: what outlives them,
     /// [`on_escape`](crate::on_escape) is told.
     pub sites: CallSites,
+}
+
+impl fmt::Display for EscapeReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { blocks, bytes, kept_bytes, returned_bytes, .. } = self;
+        match blocks {
+            0 => formatter.write_str("nothing escaped")?,
+            _ => write!(
+                formatter,
+                "escaped blocks: {blocks}, of {bytes} bytes, which keep {kept_bytes} bytes"
+            )?,
+        }
+        write!(formatter, "; {returned_bytes} bytes went back")?;
+        let (closed, deferred) = (self.closed_children, self.deferred_children);
+        if closed + deferred != 0 {
+            write!(formatter, "; of the heaps below, {closed} were closed and {deferred} run")?;
+        }
+        Ok(())
+    }
 }
 
 /// Header and strategy.

@@ -71,7 +71,7 @@ impl fmt::Display for WriteError {
             Self::Full { asked_bytes, free_bytes } => write!(
                 formatter,
                 "{asked_bytes} bytes were to be written to a store with {free_bytes} free; free \
-                 some keys first"
+                 some keys, or write less"
             ),
             Self::Pinned { asked_bytes, free_bytes, pinned_bytes } => write!(
                 formatter,
