@@ -3,7 +3,7 @@
 
 use std::panic::{set_hook, take_hook};
 
-use super::scope::out_of_contexts;
+use super::scope::{out_of_contexts, out_of_contexts_quietly};
 
 /// Has the program's panic hook run with the thread's own heap in use, whatever context panics: the
 /// standard library's, or the one that was set before. To be called once, early in `main`.
@@ -35,6 +35,8 @@ use super::scope::out_of_contexts;
 pub fn run_panic_hook_outside() {
     out_of_contexts(|| {
         let hook = take_hook();
-        set_hook(Box::new(move |panic| out_of_contexts(|| hook(panic))));
+        // Quietly: a callback that panics in a hook ends the process, and the code that panics may
+        // still hold what a callback waits for.
+        set_hook(Box::new(move |panic| out_of_contexts_quietly(|| hook(panic))));
     });
 }

@@ -201,6 +201,17 @@ pub(super) fn out_of_contexts<T>(body: impl FnOnce() -> T) -> T {
     result
 }
 
+/// As [`out_of_contexts`], where nothing of the program's may be called: what is due waits for the
+/// next safe point.
+pub(super) fn out_of_contexts_quietly<T>(body: impl FnOnce() -> T) -> T {
+    let scope = use_allocator(CurrentAllocatorInUse::ThreadLocal);
+    let result = body();
+    if let Ok(scope) = scope {
+        state().pop_quietly(ManuallyDrop::new(scope).place);
+    }
+    result
+}
+
 /// Calls `body` with that in use which was when the innermost context was entered: the parent's
 /// heap, or the thread's.
 ///

@@ -478,6 +478,18 @@ impl ThreadState {
         safe_point::reach(self);
     }
 
+    /// As [`pop_newest`](Self::pop_newest), and calls nothing of the program's: what is due waits
+    /// for the next safe point.
+    pub(super) fn pop_quietly(&self, place: Place) {
+        if self.contexts.depth() == 0 || self.contexts.top().serial != place.serial {
+            self.mark_dead(place.serial);
+            return;
+        }
+        self.pop_and_leave();
+        self.pop_dead();
+        self.apply_top();
+    }
+
     /// Leaves a context, all above it, and dead ones below it; does nothing if it is not in the
     /// stack.
     #[inline]
