@@ -13,16 +13,10 @@
 use core::cell::Cell;
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-
-use crossbeam_utils::CachePadded;
 
 use super::lane::own_lane;
+use crate::sync::slots::{Placement, SLOTS, Slots};
 use crate::sys::lock::{Lock, LockGuard};
-
-/// Slots that hold one each, found by the thread's [lane](own_lane). More threads than that at once
-/// share them.
-const SLOTS: usize = 32;
 
 /// How often the list's lock is tried.
 const SPINS: usize = 200;
@@ -45,14 +39,10 @@ pub(super) trait Spare {
 ///
 /// # Invariants
 /// - What lies in a slot or on the list is valid, in no use, and known to nobody else.
-/// - `listed` is the list's length, or one more while something is put there, and only written by
-///   who holds the lock.
-/// - At most `most` wait, but for one that was just put into a slot: whoever puts something there
-///   reads `listed` afterwards, and whoever puts something on the list writes `listed` and reads
-///   the slots afterwards. So one of them sees the other, and gives up.
+/// - The slots are told the list's length by who holds the lock.
+/// - At most `most` wait, but for one that was just put into a slot: see [`Slots`].
 pub(super) struct Spares<S: Spare> {
-    slots: [CachePadded<AtomicPtr<S>>; SLOTS],
-    listed: AtomicUsize,
+    slots: Slots<S>,
     list: Lock<List<S>>,
     most: usize,
 }
@@ -69,12 +59,7 @@ unsafe impl<S: Spare> Send for List<S> {}
 impl<S: Spare> Spares<S> {
     /// Nothing; at most so many will wait.
     pub(super) const fn new(most: usize) -> Self {
-        Self {
-            slots: [const { CachePadded::new(AtomicPtr::new(core::ptr::null_mut())) }; SLOTS],
-            listed: AtomicUsize::new(0),
-            list: Lock::new(List { first: None, length: 0 }),
-            most,
-        }
+        Self { slots: Slots::new(), list: Lock::new(List { first: None, length: 0 }), most }
     }
 
     /// At most so many will wait, where none do yet.
@@ -95,26 +80,26 @@ impl<S: Spare> Spares<S> {
 
     /// How many wait. Already outdated when other threads take and put.
     pub(super) fn waiting(&self) -> usize {
-        self.slotted() + self.try_list().map_or(0, |list| list.length)
+        self.slots.count() + self.try_list().map_or(0, |list| list.length)
     }
 
     /// Takes what waits in this thread's slot.
     #[inline]
     pub(super) fn take(&self) -> Option<NonNull<S>> {
-        self.slot().and_then(take_from)
+        self.slots.take(self.slot()?)
     }
 
     /// Takes what waits on the list; nothing while its lock stays taken.
     pub(super) fn take_listed(&self) -> Option<NonNull<S>> {
         let mut list = self.try_list()?;
         let spare = list.pop()?;
-        self.listed.store(list.length, Ordering::SeqCst);
+        self.slots.set_listed(list.length);
         Some(spare)
     }
 
     /// Takes what waits anywhere.
     pub(super) fn take_anywhere(&self) -> Option<NonNull<S>> {
-        self.slots.iter().find_map(|slot| take_from(slot)).or_else(|| self.take_listed())
+        self.slots.take_any().or_else(|| self.take_listed())
     }
 
     /// Lets something wait; gives back what is one too many then, this or another.
@@ -124,60 +109,30 @@ impl<S: Spare> Spares<S> {
     #[inline]
     #[must_use]
     pub(super) unsafe fn put(&self, spare: NonNull<S>) -> Option<NonNull<S>> {
-        match self.slot() {
-            Some(slot) if slot.load(Ordering::Relaxed).is_null() => self.put_into(slot, spare),
-            _ => self.put_listed(spare),
+        let placement = match self.slot() {
+            Some(slot) => self.slots.put(slot, spare, self.most),
+            None => Placement::Occupied,
+        };
+        match placement {
+            Placement::Placed => None,
+            Placement::Doubtful => self.take_surplus(),
+            Placement::Occupied => self.put_listed(spare),
         }
     }
 
-    /// How many slots are in use.
+    /// This thread's slot; none where nothing may wait.
     #[inline]
-    fn used_slots(&self) -> usize {
-        self.most.min(SLOTS)
+    fn slot(&self) -> Option<usize> {
+        slot_of(own_lane(), self.most)
     }
 
-    /// How many slots hold something.
-    fn slotted(&self) -> usize {
-        // SeqCst: after `listed` was written, see the type.
-        self.slots.iter().filter(|slot| !slot.load(Ordering::SeqCst).is_null()).count()
-    }
-
-    /// This thread's slot.
-    #[inline]
-    fn slot(&self) -> Option<&AtomicPtr<S>> {
-        let (lane, used) = (own_lane() - 1, self.used_slots());
-        let index = if lane < used { lane } else { lane.checked_rem(used)? };
-        self.slots.get(index).map(|slot| &**slot)
-    }
-
-    #[inline]
-    fn put_into(&self, slot: &AtomicPtr<S>, spare: NonNull<S>) -> Option<NonNull<S>> {
-        let none = core::ptr::null_mut();
-        // SeqCst: before `listed` is read, see the type. It pairs with the Acquire in `take_from`:
-        // what waits is seen as it was left.
-        let order = (Ordering::SeqCst, Ordering::Relaxed);
-        if slot.compare_exchange(none, spare.as_ptr(), order.0, order.1).is_err() {
-            self.put_listed(spare)
-        } else if self.has_room_for_slots(self.listed.load(Ordering::SeqCst)) {
-            None
-        } else {
-            self.take_surplus(slot)
-        }
-    }
-
-    /// Whether all slots may hold something beside so many on the list.
-    #[inline]
-    fn has_room_for_slots(&self, listed: usize) -> bool {
-        listed + self.used_slots() <= self.most
-    }
-
-    /// Takes out what lies in a slot if it is one too many, or may be.
+    /// Takes out what lies in this thread's slot if it is one too many, or may be.
     #[cold]
     #[inline(never)]
-    fn take_surplus(&self, slot: &AtomicPtr<S>) -> Option<NonNull<S>> {
+    fn take_surplus(&self) -> Option<NonNull<S>> {
         match self.try_list() {
-            Some(list) if list.length + self.slotted() <= self.most => None,
-            _ => take_from(slot),
+            Some(list) if list.length + self.slots.count() <= self.most => None,
+            _ => self.slots.take(self.slot()?),
         }
     }
 
@@ -185,13 +140,11 @@ impl<S: Spare> Spares<S> {
     #[inline(never)]
     fn put_listed(&self, spare: NonNull<S>) -> Option<NonNull<S>> {
         let Some(mut list) = self.try_list() else { return Some(spare) };
-        let listed = list.length + 1;
-        self.listed.store(listed, Ordering::SeqCst);
-        if self.has_room_for_slots(listed) || listed + self.slotted() <= self.most {
+        if self.slots.lets_list_hold(list.length + 1, self.most) {
             list.push(spare);
             return None;
         }
-        self.listed.store(list.length, Ordering::SeqCst);
+        self.slots.set_listed(list.length);
         Some(spare)
     }
 
@@ -208,14 +161,11 @@ impl<S: Spare> Spares<S> {
     }
 }
 
+/// The slot of a lane, from 1 on, where so many may wait.
 #[inline]
-fn take_from<S>(slot: &AtomicPtr<S>) -> Option<NonNull<S>> {
-    // The load spares an empty slot the exchange.
-    if slot.load(Ordering::Relaxed).is_null() {
-        return None;
-    }
-    // Acquire pairs with the exchange in `put_into`.
-    NonNull::new(slot.swap(core::ptr::null_mut(), Ordering::Acquire))
+fn slot_of(lane: usize, most: usize) -> Option<usize> {
+    let (number, used) = (lane - 1, most.min(SLOTS));
+    if number < used { Some(number) } else { number.checked_rem(used) }
 }
 
 impl<S: Spare> List<S> {
@@ -272,46 +222,16 @@ impl<S: Spare> fmt::Debug for Spares<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::sync::Barrier;
-    use std::thread;
-
     use super::*;
 
-    struct Nothing(Cell<Option<NonNull<Self>>>);
-
-    impl Spare for Nothing {
-        #[cfg(heapswitch_check)]
-        const NAME: &'static str = "nothing";
-
-        fn next(&self) -> &Cell<Option<NonNull<Self>>> {
-            &self.0
-        }
-
-        #[cfg(heapswitch_check)]
-        fn is_idle(&self) -> bool {
-            true
-        }
-    }
-
-    /// As long as there are enough.
     #[test]
-    fn threads_have_slots_of_their_own() {
-        const THREADS: usize = 12;
-        let (spares, barrier) = (Spares::<Nothing>::new(64), Barrier::new(THREADS));
-        let lane_and_slot = || {
-            let found = (own_lane(), spares.slot().expect("a slot").as_ptr().addr());
-            barrier.wait(); // So that all have their lanes at once.
-            found
-        };
-        let found: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(lane_and_slot)).collect();
-            threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
-        });
-        // Other tests' threads have lanes meanwhile, so that some of these may be high.
-        let low = || found.iter().filter(|(lane, _)| *lane <= SLOTS);
-        let slots: BTreeSet<usize> = low().map(|(_, slot)| *slot).collect();
-        assert_eq!(slots.len(), low().count(), "{found:?}");
-        assert_ne!(slots.len(), 0, "{found:?}");
+    fn lanes_have_slots_of_their_own_as_long_as_there_are() {
+        for most in [1, 2, 5, SLOTS - 1, SLOTS, SLOTS + 1, usize::MAX] {
+            let used = most.min(SLOTS);
+            for lane in 1..=2 * SLOTS {
+                assert_eq!(slot_of(lane, most), Some((lane - 1) % used));
+            }
+        }
+        assert_eq!(slot_of(1, 0), None);
     }
 }

@@ -22,6 +22,7 @@ pub mod lanes;
 pub mod pins;
 pub mod runner;
 pub mod signals;
+pub mod slots;
 pub mod tally;
 
 #[cfg(not(loom))]

@@ -14,6 +14,8 @@ mod child;
 mod heap;
 #[path = "loom/inspection.rs"]
 mod inspection;
+#[path = "loom/slots.rs"]
+mod slots;
 #[path = "loom/store.rs"]
 mod store;
 
