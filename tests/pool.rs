@@ -113,8 +113,8 @@ fn filling_makes_the_heaps_beforehand_and_errors_pass_through() {
     assert_eq!(pool.fill(1).unwrap_err(), HeapError::NoMemory);
 }
 
-/// Threads that give back at once, each first to its slot, never leave more than are kept, and no
-/// fewer where enough were given back.
+/// Threads that give back at once, each first to its slot, never leave more than are kept. Two that
+/// meet over the last place may both give up.
 #[test]
 fn no_more_are_kept_of_many_threads() {
     const THREADS: usize = 8;

@@ -101,7 +101,8 @@ impl HeapPool {
     }
 
     /// How many unused heaps to keep, 64 otherwise; what is given back beyond that is closed. Each
-    /// kept heap holds a chunk of 64 KiB.
+    /// kept heap holds a chunk of 64 KiB. To be said before heaps are given back: those that wait
+    /// already are not closed.
     #[must_use]
     pub const fn keep_at_most(mut self, heaps: usize) -> Self {
         self.spares.set_most(heaps);
