@@ -14,9 +14,9 @@
 //!   the first three by lifetime, [`ContextAllocator`], [`FreeListAllocator`], [`BuddyAllocator`],
 //!   [`StripeAllocator`], and [`MemoryMapAllocator`]. [`Locked`] lets threads share one, and
 //!   [`StripeSpace`] allocates addresses of anything.
-//! - Collections that take an [`Allocator`], a [`Heap`] or any of these: the vectors and boxes of the
-//!   crate `allocator-api2`, version 0.2 with its feature `alloc`, and `hashbrown`'s maps with its
-//!   feature `allocator-api2`.
+//! - Collections that take an [`Allocator`], a [`Heap`] or any of these: the vectors and boxes of
+//!   the crate `allocator-api2`, version 0.2 with its feature `alloc`, and `hashbrown`'s maps with
+//!   its feature `allocator-api2`.
 //! - To give a strategy memory: [`MemoryMapSource`], [`ArenaMemorySource`],
 //!   [`BorrowedSliceSource`], [`FileMemorySource`], or a [`MemorySource`] of your own. To give a
 //!   heap memory: [`RegionMapSource`], or an arena on it.

@@ -10,8 +10,8 @@
 //!   with the lock
 //! ```
 //!
-//! What stands above the dots comes before what stands below them in one order of all threads. So of
-//! two who put the last one at once, one sees the other. Only slots that were ever used count: a
+//! What stands above the dots comes before what stands below them in one order of all threads. So
+//! of two who put the last one at once, one sees the other. Only slots that were ever used count: a
 //! full list costs nobody anything as long as those few have room beside it.
 
 use core::ptr::NonNull;

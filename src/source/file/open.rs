@@ -20,8 +20,8 @@ impl FileMemorySource {
     ///
     /// # Safety
     /// What lies in a file changes with it: while the source exists nobody writes to the file or
-    /// makes it shorter but through ranges of the source, and of two processes that share it after a
-    /// `fork` only one uses it. The lock keeps other sources off, and nobody else.
+    /// makes it shorter but through ranges of the source, and of two processes that share it after
+    /// a `fork` only one uses it. The lock keeps other sources off, and nobody else.
     ///
     /// ```compile_fail,E0133
     /// use heapswitch::{FileMemorySource, FileSettings};
