@@ -74,9 +74,12 @@ pub unsafe fn of_exposed<const SHIFT: u32>(word: u64) -> NonNull<u8> {
 /// compiler sees that it is not 0, which a pointer loses on the way through a number. Of what is
 /// about to be stored it sees that it is there already if it is a number, and not if it is a
 /// pointer.
+///
+/// # Safety
+/// `pointer` is not the last address: no block lies there, nor anything in one.
 #[inline]
-pub fn number(pointer: NonNull<u8>) -> usize {
-    // SAFETY: an address that another follows is not the last.
+pub unsafe fn number(pointer: NonNull<u8>) -> usize {
+    // SAFETY: the caller's contract.
     unsafe { pointer.addr().get().unchecked_add(1) }
 }
 

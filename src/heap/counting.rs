@@ -50,7 +50,9 @@ pub(crate) fn count<'a>(accounts: impl IntoIterator<Item = &'a Account>, token: 
                 // entered if nobody runs it.
                 unsafe { count_heap(heap, is_idle, token) }
             };
-            // SAFETY: whoever closes a heap removes it from its place before its header is freed.
+            // SAFETY: begun above, with a fence on every thread, and ended below; TURN is held, and
+            // nobody else begins, looks or ends. Whoever closes a heap removes it from its place
+            // before its header is freed, and its runner asks this inspection.
             unsafe { all.look(account.heap_place(), runner_of, count) };
         }
         all.end();

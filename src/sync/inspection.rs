@@ -53,7 +53,8 @@ fn end() -> Ordering {
 /// What those who look and those who enter tell each other.
 ///
 /// # Invariants
-/// - One looks at a time: calls of `begin`, `look` and `end` never overlap.
+/// - One looks at a time: calls of `begin`, `look` and `end` never overlap. Who looks sees to that,
+///   by the contract of [`look`](Self::look).
 /// - `at` is what is being looked at, or about to be; null at any other time.
 #[derive(Debug)]
 pub struct Inspection {
@@ -96,9 +97,13 @@ impl Inspection {
     /// being entered if nobody runs it; the flag says so. `None` where the place is empty.
     ///
     /// # Safety
-    /// What the place leads to is valid until its owner has cleared the place and then called
-    /// [`pass`](Self::pass) or [`remove`](Self::remove) of this inspection, and `runner_of` gives
-    /// the runner in it, at whose address no other record has one.
+    /// - [`begin`](Self::begin) has returned true, of a barrier that was laid, and no call of
+    ///   [`end`](Self::end) came since; until this returns, `act` included, nobody else calls
+    ///   `begin`, `look` or `end` of this inspection.
+    /// - What the place leads to is valid until its owner has cleared the place and then called
+    ///   [`pass`](Self::pass) or [`remove`](Self::remove) of this inspection, and `runner_of` gives
+    ///   the runner in it, at whose address no other record has one.
+    /// - Where `act` relies on the flag, this inspection is the process's, which runners wait for.
     pub unsafe fn look<T, R>(
         &self,
         place: &AtomicPtr<T>,
@@ -120,8 +125,9 @@ impl Inspection {
             }
             self.at.store(core::ptr::null_mut(), end());
         };
-        // SAFETY: it was in the place after everybody could see what this looks at, so its owner
-        // waits in `pass` before freeing it; until then it is valid by the caller's contract.
+        // SAFETY: it was in the place after everybody could see what this looks at, and that
+        // anybody looks, which nobody takes back meanwhile; so its owner waits in `pass` before
+        // freeing it. Until then it is valid by the caller's contract.
         let is_idle = unsafe { runner.as_ref() }.is_idle() && !takes_all_for_busy();
         let result = act(found, is_idle);
         // Release pairs with the Acquire in `wait`.
@@ -205,8 +211,16 @@ loom::lazy_static! {
     static ref ALL: Inspection = Inspection::new();
 }
 
-/// The process's: every [`Runner`] asks it.
+/// The process's: every [`Runner`] asks it. Not for users of the crate: who ended it while another
+/// looks would let heaps be entered and freed that are looked at.
+#[cfg(not(loom))]
 #[inline]
+pub(crate) fn all() -> &'static Inspection {
+    &ALL
+}
+
+/// The process's, which the models begin and end.
+#[cfg(loom)]
 pub fn all() -> &'static Inspection {
     &ALL
 }

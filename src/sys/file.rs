@@ -42,7 +42,7 @@ pub unsafe fn map_part_over(
 ///
 /// # Errors
 /// The system's: `ENOSPC`, `EFBIG`, or `EOPNOTSUPP` where the file system cannot.
-pub fn allocate_space(file: c_int, offset: usize, bytes: usize) -> Result<(), SystemError> {
+pub(crate) fn allocate_space(file: c_int, offset: usize, bytes: usize) -> Result<(), SystemError> {
     if fault::strikes(Call::Truncate) {
         return Err(SystemError(libc::ENOSPC));
     }

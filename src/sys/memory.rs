@@ -340,7 +340,7 @@ pub unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
 ///
 /// # Errors
 /// The system's, `ENOSPC` or `EFBIG` among them.
-pub fn set_file_length(file: c_int, bytes: usize) -> Result<(), SystemError> {
+pub(crate) fn set_file_length(file: c_int, bytes: usize) -> Result<(), SystemError> {
     let length = libc::off_t::try_from(bytes).map_err(|_| SystemError(libc::EFBIG))?;
     check(Call::Truncate, || {
         // SAFETY: no memory is involved; a bad descriptor is an error.

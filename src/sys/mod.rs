@@ -4,7 +4,8 @@
 //! Nothing here allocates or unwinds. Errors are the system's error numbers.
 
 pub mod call_stack;
-pub mod environment;
+#[cfg(not(loom))]
+pub(crate) mod environment;
 pub mod fault;
 #[cfg(feature = "corosensei")]
 pub(crate) mod fiber;

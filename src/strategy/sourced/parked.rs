@@ -84,7 +84,8 @@ impl Parked {
     /// Puts a block in where none is, of the layout that is here.
     #[inline]
     fn put(&mut self, block: NonNull<u8>) {
-        self.block = pointers::number(block);
+        // SAFETY: a block is a byte long or more.
+        self.block = unsafe { pointers::number(block) };
     }
 
     /// Takes out what is here. The pointer is the range's, which was exposed, and not that with
@@ -98,7 +99,8 @@ impl Parked {
     /// Whether the block at that address is parked.
     #[inline]
     pub(super) fn is_at(&self, address: NonNull<u8>) -> bool {
-        self.block == pointers::number(address)
+        // SAFETY: the address is in a range, or of a block that comes back.
+        self.block == unsafe { pointers::number(address) }
     }
 }
 

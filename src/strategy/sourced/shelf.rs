@@ -69,8 +69,8 @@ impl Shelf {
     /// There are less than [`MOST`].
     #[inline]
     unsafe fn push(&mut self, block: NonNull<u8>) {
-        // SAFETY: the caller's contract: there is such a place.
-        unsafe { self.blocks.get_unchecked_mut(self.length) }.write(pointers::number(block));
+        // SAFETY: the caller's contract: there is such a place. A block is a byte long or more.
+        unsafe { self.blocks.get_unchecked_mut(self.length).write(pointers::number(block)) };
         self.length += 1;
     }
 
@@ -113,7 +113,9 @@ impl Shelf {
 
     /// Whether the block at that address waits.
     pub(super) fn is_at(&self, address: NonNull<u8>) -> bool {
-        self.numbers().any(|number| number == pointers::number(address))
+        // SAFETY: the address is in a range, or of a block that comes back.
+        let sought = unsafe { pointers::number(address) };
+        self.numbers().any(|number| number == sought)
     }
 }
 

@@ -96,7 +96,8 @@ impl Account {
             }
             is_idle
         };
-        // SAFETY: the record outlives the model; that it is not used after `remove` is checked.
+        // SAFETY: the callers have begun, and end later; one thread of a model looks. The record
+        // outlives the model; that it is not used after `remove` is checked.
         unsafe { inspection::all().look(&self.place, runner_of, use_it) == Some(true) }
     }
 }
