@@ -7,11 +7,11 @@
 //! it works with libstdc++ and libc++ of any version. The exception passes through the functions
 //! here, which hold nothing that would have to be dropped.
 //!
-//! Where a program replaced operators, or `malloc`, all is left to the runtime's: see `served`. These
-//! are looked up as soon as that is known, when the library is loaded. Later the look-up would wait
-//! for the dynamic linker's lock, which a thread may hold while it waits for the one that allocates:
-//! `dlopen` runs constructors under it. Where no runtime was there by then, no later one is asked
-//! for what it would make of the program's `malloc` and `free`; that is done here.
+//! Where a program replaced operators, or `malloc`, all is left to the runtime's: see `served`.
+//! These are looked up as soon as that is known, when the library is loaded. A later look-up would
+//! wait for the dynamic linker's lock, which a thread may hold while it waits for the one that
+//! allocates: `dlopen` runs constructors under it. Where no runtime was there by then, no later one
+//! is asked for what it would make of the program's `malloc` and `free`; that is done here.
 //!
 //! Only what finds no memory looks for a runtime later, for its handlers and exceptions.
 
