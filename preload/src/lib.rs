@@ -17,6 +17,12 @@
 //! of a thread allocates itself (`pthread_setspecific`, `pthread_atfork`) the C library's own
 //! allocator serves, under its internal names, so nothing here is entered twice.
 //!
+//! Three ask the dynamic linker, and wait where another thread holds its locks: an `operator new`
+//! that finds no memory, the first time, for the runtime's (but where the program replaced some
+//! operators or `malloc`, those of a runtime that it was started with are found when the library is
+//! loaded); `malloc_usable_size`, the first time that a block is the C library's own; and `dlopen`,
+//! as it must.
+//!
 //! For Linux with glibc. Elsewhere the library is empty.
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 

@@ -12,8 +12,13 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// The next `dlopen` after this library's.
-extern "C" fn next_dlopen() -> *mut c_void {
+use crate::cpp;
+
+/// The next `dlopen` after this library's, which is then called with the same arguments.
+extern "C" fn next_dlopen(_path: *const c_char, flags: c_int) -> *mut c_void {
+    if flags & libc::RTLD_NOLOAD == 0 {
+        cpp::note_load();
+    }
     static FOUND: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
     let mut function = FOUND.load(Ordering::Relaxed);
     if function.is_null() {

@@ -32,7 +32,8 @@ type Text8k = Text<REPORT_BYTES>;
 extern "C" fn on_load() {
     // From here on threads may be started, and the C library has the environment.
     heapswitch::__private::start_what_is_set();
-    // Now, for it asks the dynamic linker, whose lock a child of many threads may find held.
+    // Now, for it asks the dynamic linker, also for the runtime's operators where they are left to
+    // it. Later another thread may hold its lock, or have held it where a process forked.
     are_operators_ours();
     // SAFETY: the name is a C string, and the value, if there is one, too; nobody else runs yet.
     unsafe {

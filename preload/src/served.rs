@@ -5,8 +5,9 @@
 //! with the C++ runtime's definitions: `operator new[]` calls `operator new`, which calls `malloc`,
 //! and a sized `operator delete` the one without a size. Served from here, one half of such a pair
 //! would get the other's blocks. So each operator that is left to this library asks whether it may
-//! serve, and otherwise calls the runtime's of the same name; and what C makes of `free` and
-//! `realloc` calls the program's.
+//! serve, and otherwise calls the runtime's of the same name, or, where no runtime was loaded with
+//! the program, what such a runtime would call: the program's `malloc` and `free`. And what C makes
+//! of `free` and `realloc` calls the program's.
 //!
 //! The dynamic linker has the answer, in the addresses that it found for the names. They never
 //! change: what is loaded later is searched later.
@@ -26,18 +27,25 @@ static OPERATORS: AtomicU8 = AtomicU8::new(UNKNOWN);
 /// Whether the operators may serve: nobody replaced one, or what they are made of.
 #[inline]
 pub(crate) fn are_operators_ours() -> bool {
-    // Relaxed: every thread finds the same.
+    // Relaxed: every thread finds the same, and what is ours needs nothing else.
     OPERATORS.load(Ordering::Relaxed) == OURS || find_out()
 }
 
 #[cold]
 #[inline(never)]
 fn find_out() -> bool {
-    if OPERATORS.load(Ordering::Relaxed) == UNKNOWN {
-        let are_ours = foundations().into_iter().all(is_ours);
-        OPERATORS.store(if are_ours { OURS } else { REPLACED }, Ordering::Relaxed);
+    match OPERATORS.load(Ordering::Acquire) {
+        UNKNOWN => {
+            let are_ours = foundations().into_iter().all(is_ours);
+            if !are_ours {
+                cpp::look_up_runtime();
+            }
+            // Release: what was looked up is there for whoever sees that it was.
+            OPERATORS.store(if are_ours { OURS } else { REPLACED }, Ordering::Release);
+            are_ours
+        }
+        state => state == OURS,
     }
-    OPERATORS.load(Ordering::Relaxed) == OURS
 }
 
 /// The function that the dynamic linker found for the name of one of this library's.
@@ -85,6 +93,20 @@ pub(crate) fn program_free() -> unsafe extern "C" fn(*mut c_void) {
 #[inline]
 pub(crate) fn program_realloc() -> unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void {
     let found = found!(c::realloc);
+    // SAFETY: as in `program_free`.
+    unsafe { core::mem::transmute(found) }
+}
+
+/// The program's `malloc`.
+pub(crate) fn program_malloc() -> extern "C" fn(usize) -> *mut c_void {
+    let found = found!(c::malloc);
+    // SAFETY: as in `program_free`.
+    unsafe { core::mem::transmute(found) }
+}
+
+/// The program's `aligned_alloc`.
+pub(crate) fn program_aligned_alloc() -> extern "C" fn(usize, usize) -> *mut c_void {
+    let found = found!(c::aligned_alloc);
     // SAFETY: as in `program_free`.
     unsafe { core::mem::transmute(found) }
 }

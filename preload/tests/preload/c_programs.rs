@@ -110,9 +110,16 @@ fn frees_of_what_is_not_allocated_stop_the_process() {
     }
 }
 
+fn has_cpp(what: &str) -> bool {
+    let has = Command::new("g++").arg("--version").output().is_ok();
+    if !has {
+        not_run(what, "g++ is not installed");
+    }
+    has
+}
+
 fn cpp_program(source: &str, more: &[&str]) {
-    if Command::new("g++").arg("--version").output().is_err() {
-        not_run(source, "g++ is not installed");
+    if !has_cpp(source) {
         return;
     }
     let folder = Folder::new();
@@ -137,4 +144,30 @@ fn operators_that_are_made_of_replaced_ones_follow_them() {
 #[test]
 fn a_program_with_a_malloc_of_its_own_keeps_it() {
     cpp_program("own_malloc.cpp", &["-fno-builtin", "-ldl"]);
+}
+
+/// Of a plugin in C++, whose constructors wait for a thread that allocates.
+const PLUGIN: [&str; 3] = ["-std=c++17", "-shared", "-fPIC"];
+
+#[test]
+fn operators_of_a_program_that_replaced_some_wait_for_no_loading() {
+    if has_cpp("waits.cpp") {
+        let folder = Folder::new();
+        folder.compile("g++", "joins.cpp", &PLUGIN);
+        let program = folder.compile("g++", "waits.cpp", &["-ldl", "-Wl,-rpath,$ORIGIN"]);
+        behaves_the_same(&folder, &program, &[]);
+    }
+}
+
+#[test]
+fn operators_of_plugins_follow_the_malloc_of_a_program_without_a_runtime() {
+    if has_cpp("no_runtime.c") {
+        let folder = Folder::new();
+        let own_runtime = ["-static-libstdc++", "-static-libgcc"];
+        folder.compile("g++", "makes.cpp", &[&PLUGIN[..], &own_runtime].concat());
+        folder.compile("g++", "joins.cpp", &PLUGIN);
+        let more = ["-fno-builtin", "-ldl", "-Wl,-rpath,$ORIGIN"];
+        let program = folder.compile("gcc", "no_runtime.c", &more);
+        behaves_the_same(&folder, &program, &[]);
+    }
 }
