@@ -35,8 +35,8 @@
 //!
 //! # What it costs
 //! A resume and suspend: corosensei's two switches and, in their shade, an enter and a leave.
-//! Nothing is allocated, and no lock taken, but at the making and at the end: those of the stack's
-//! pool.
+//! Nothing is allocated, and no lock taken, but at the making and at the end: where what is wanted,
+//! or given back, has no place in the thread's slot of its pool.
 
 use core::any::Any;
 use core::borrow::Borrow;
