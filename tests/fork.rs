@@ -154,12 +154,12 @@ fn from_bare_thread(make: fn() -> Vec<String>) -> Vec<String> {
         std::ptr::null_mut()
     }
     let mut task: Task = (make, Vec::new());
-    let mut id = 0;
+    let mut id = std::mem::MaybeUninit::uninit();
     // SAFETY: the task outlives the thread, which is joined here.
     unsafe {
         let task = (&raw mut task).cast();
-        assert_eq!(libc::pthread_create(&raw mut id, std::ptr::null(), body, task), 0);
-        assert_eq!(libc::pthread_join(id, std::ptr::null_mut()), 0);
+        assert_eq!(libc::pthread_create(id.as_mut_ptr(), std::ptr::null(), body, task), 0);
+        assert_eq!(libc::pthread_join(id.assume_init(), std::ptr::null_mut()), 0);
     }
     task.1
 }

@@ -7,6 +7,7 @@ mod hints;
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use heapswitch::strategy::slab::Slab;
@@ -21,8 +22,15 @@ static GLOBAL: HeapSwitch = HeapSwitch;
 
 const CHUNK: usize = 64 << 10;
 
+/// One test at a time: what one gives back another's heap would take, and own.
+fn alone() -> MutexGuard<'static, ()> {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn each_byte_of_a_block_is_its_heaps() {
+    let _alone = alone();
     for hint in HINTS {
         let (heap, other) = (Heap::with_hint(hint).unwrap(), Heap::with_hint(hint).unwrap());
         assert_ne!(heap.id(), other.id());
@@ -39,6 +47,7 @@ fn each_byte_of_a_block_is_its_heaps() {
 
 #[test]
 fn what_no_heap_holds_has_no_owner() {
+    let _alone = alone();
     static STATIC: u8 = 1;
     let local = 2_u8;
     let global = with_global(|| Box::new(3_u8)).unwrap();
@@ -59,6 +68,7 @@ fn what_no_heap_holds_has_no_owner() {
 
 #[test]
 fn a_threads_own_heap_is_an_owner_as_any_other() {
+    let _alone = alone();
     let mine = Box::new([1_u8; 100]);
     let id = thread_heap_id();
     assert!(id.is_some());
@@ -74,6 +84,7 @@ fn a_threads_own_heap_is_an_owner_as_any_other() {
 
 #[test]
 fn an_escapee_has_an_owner_until_it_is_freed() {
+    let _alone = alone();
     for hint in HINTS {
         let heap = Heap::with_hint(hint).unwrap();
         let id = heap.id();
@@ -90,6 +101,7 @@ fn an_escapee_has_an_owner_until_it_is_freed() {
 /// Every byte that is said to be usable can be written, and no neighbour's is touched.
 #[test]
 fn what_is_usable_is_the_blocks_and_no_more() {
+    let _alone = alone();
     for hint in HINTS {
         let heap = Heap::with_hint(hint).unwrap();
         let mut blocks = Vec::new();
@@ -134,6 +146,7 @@ fn what_is_usable_is_the_blocks_and_no_more() {
 
 #[test]
 fn of_the_global_allocators_blocks_what_was_asked_for_is_usable() {
+    let _alone = alone();
     let layout = Layout::new::<[u8; 100]>();
     // SAFETY: the size is not zero; freed below.
     let block = with_global(|| NonNull::new(unsafe { GLOBAL.alloc(layout) })).unwrap().unwrap();
@@ -148,6 +161,7 @@ fn of_the_global_allocators_blocks_what_was_asked_for_is_usable() {
 /// whatever waits in the lists. What may be used of it, and growing it in place, go by its layout.
 #[test]
 fn what_has_a_run_by_its_alignment_never_comes_from_a_list() {
+    let _alone = alone();
     let of_a_class = Layout::from_size_align(8192, 8).unwrap();
     let aligned = Layout::from_size_align(5000, 8192).unwrap();
     let heap = Heap::builder().build_kind::<Slab>(()).unwrap();

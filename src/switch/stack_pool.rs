@@ -165,6 +165,18 @@ unsafe impl Stack for CoroutineStack {
     fn limit(&self) -> StackPointer {
         self.stack.limit()
     }
+
+    #[cfg(windows)]
+    #[inline]
+    fn teb_fields(&self) -> corosensei::stack::StackTebFields {
+        self.stack.teb_fields()
+    }
+
+    #[cfg(windows)]
+    #[inline]
+    fn update_teb_fields(&mut self, stack_limit: usize, guaranteed_stack_bytes: usize) {
+        self.stack.update_teb_fields(stack_limit, guaranteed_stack_bytes);
+    }
 }
 
 impl core::fmt::Debug for CoroutineStack {

@@ -2,11 +2,23 @@
 
 use core::ffi::c_int;
 use core::ptr::NonNull;
+use std::fs::File;
 
 use super::SystemError;
 use super::fault::{self, Call};
 #[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
 use super::no_libc as libc;
+
+/// The file's descriptor; where the system has none, one that every call refuses.
+pub(crate) fn descriptor(file: &File) -> c_int {
+    #[cfg(unix)]
+    return std::os::fd::AsRawFd::as_raw_fd(file);
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        -1
+    }
+}
 
 /// Maps `offset..offset + bytes` of an open file over part of a reservation, shared.
 ///

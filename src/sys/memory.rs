@@ -10,6 +10,8 @@ use super::no_libc as libc;
 
 const ANONYMOUS: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
+/// As in the kernel's `mman-common.h`, for every architecture: musl's header has no name for it.
+const MADV_COLLAPSE: c_int = 25;
 
 /// How memory is mapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -234,7 +236,7 @@ pub unsafe fn apply_advice(
         Advice::HugePages => libc::MADV_HUGEPAGE,
         Advice::NoCoreDump => libc::MADV_DONTDUMP,
         Advice::Prefault => libc::MADV_POPULATE_WRITE,
-        Advice::Collapse => libc::MADV_COLLAPSE,
+        Advice::Collapse => MADV_COLLAPSE,
     };
     // SAFETY: the caller owns the range, and none of these changes contents.
     unsafe { advise(start, bytes, advice) }

@@ -33,7 +33,6 @@ constants! {
     ENOSYS: c_int = 38;
     EOPNOTSUPP: c_int = 95;
     CLOCK_MONOTONIC_COARSE: c_int = 6;
-    MADV_COLLAPSE: c_int = 25;
     MADV_DONTDUMP: c_int = 16;
     MADV_DONTNEED: c_int = 4;
     MADV_HUGEPAGE: c_int = 14;

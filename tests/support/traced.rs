@@ -9,6 +9,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+/// As each C library declares it.
+#[cfg(target_env = "musl")]
+type Request = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Request = libc::c_uint;
+
 /// The compiler that what is written down is of.
 const COMPILER: &str = "rustc 1.95.0";
 
@@ -64,7 +70,7 @@ impl Tracee {
     }
 
     /// Goes on to where it stops next.
-    fn go_on(&self, request: libc::c_uint) -> i32 {
+    fn go_on(&self, request: Request) -> i32 {
         // SAFETY: the child is stopped, and this thread its tracer.
         assert_eq!(unsafe { libc::ptrace(request, self.0, 0, 0) }, 0);
         self.wait()

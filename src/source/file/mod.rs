@@ -38,7 +38,6 @@ mod tests;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 use std::fs::File;
-use std::os::fd::AsRawFd;
 
 pub use error::FileSourceError;
 
@@ -209,7 +208,7 @@ impl FileMemorySource {
             .map_err(|error| FileSourceError::Map { bytes, error })?;
         state.granules = used;
         state.used_once = granules.max(state.used_once);
-        memory::set_file_length(self.file.as_raw_fd(), bytes)
+        memory::set_file_length(sys::file::descriptor(&self.file), bytes)
             .map_err(|error| FileSourceError::Grow { bytes, error })?;
         state.used_once = used;
         Ok(unused)
@@ -243,7 +242,7 @@ impl FileMemorySource {
     fn extend(&self, state: &mut State, granules: usize) -> Result<(), FileSourceError> {
         let granule = self.settings.granule;
         let (old, new) = (state.granules * granule, granules * granule);
-        let file = self.file.as_raw_fd();
+        let file = sys::file::descriptor(&self.file);
         let is_sparse = self.settings.is_sparse;
         let space = if is_sparse {
             Err(None)

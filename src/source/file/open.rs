@@ -2,6 +2,7 @@
 
 use core::ptr::NonNull;
 use std::fs::{File, OpenOptions, TryLockError};
+#[cfg(unix)]
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -44,6 +45,7 @@ impl FileMemorySource {
     ///
     /// # Safety
     /// As for [`open`](Self::open).
+    #[cfg(unix)]
     pub unsafe fn from_fd(file: OwnedFd, settings: FileSettings) -> Result<Self, FileSourceError> {
         Self::from_file(File::from(file), settings)
     }
