@@ -142,7 +142,7 @@ mod storage {
 
 #[cfg(all(target_arch = "aarch64", target_os = "linux", not(heapswitch_pass_through)))]
 mod storage {
-    //! For aarch64. Run under QEMU's emulation only (`tests/aarch64/run`), never on such a machine: its
+    //! For aarch64. Run under emulation only (`tests/aarch64/run`), never on such a machine: its
     //! weak memory order was not seen, and nothing was measured.
     use super::ThreadState;
 
