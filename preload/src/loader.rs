@@ -58,7 +58,7 @@ pub unsafe extern "C" fn dlopen(_path: *const c_char, _flags: c_int) -> *mut c_v
     )
 }
 
-/// As on x86-64. Untested: no such machine was at hand.
+/// As on x86-64. Run under emulation only.
 ///
 /// # Safety
 /// As on x86-64.

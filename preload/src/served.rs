@@ -62,7 +62,7 @@ macro_rules! found {
                 options(nostack, readonly, preserves_flags)
             );
         }
-        // SAFETY: as on x86-64. Untested: no such machine was at hand.
+        // SAFETY: as on x86-64. Run under emulation only.
         #[cfg(target_arch = "aarch64")]
         unsafe {
             core::arch::asm!(

@@ -142,7 +142,8 @@ mod storage {
 
 #[cfg(all(target_arch = "aarch64", target_os = "linux", not(heapswitch_pass_through)))]
 mod storage {
-    //! Written for aarch64 and untested: no such machine was at hand.
+    //! For aarch64. Run under emulation only (`tests/aarch64/run`), never on such a machine: its
+    //! weak memory order was not seen, and nothing was measured.
     use super::ThreadState;
 
     macro_rules! symbol {

@@ -2,7 +2,7 @@
 //! instruction.
 //! A process is traced step by step: as it is, where no call tells it that there are several nodes,
 //! and with limits on its context and above it.
-#![cfg(not(heapswitch_asan))]
+#![cfg(all(target_arch = "x86_64", not(heapswitch_asan)))]
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;

@@ -10,10 +10,12 @@ fn thread_local_state_is_initial_exec() {
     let bytes = std::fs::read(library()).expect("the library");
     let contains = |name: &[u8]| bytes.windows(name.len()).any(|window| window == name);
     assert!(contains(b"\0malloc\0"), "the library's dynamic symbols are not where they should be");
-    assert_eq!(relocations(&bytes, R_X86_64_TPOFF64), 1);
+    assert_eq!(relocations(&bytes, THREAD_POINTER_OFFSET), 1);
 }
 
-const R_X86_64_TPOFF64: u32 = 18;
+/// The relocation that asks for a symbol's offset from the thread pointer: `R_X86_64_TPOFF64` and
+/// `R_AARCH64_TLS_TPREL64`.
+const THREAD_POINTER_OFFSET: u32 = if cfg!(target_arch = "aarch64") { 1030 } else { 18 };
 
 /// How many relocations of a kind a shared library has.
 fn relocations(file: &[u8], kind: u32) -> usize {
