@@ -124,9 +124,9 @@ fn make_thread_heap<C: Configuration>(state: &ThreadState) -> Option<NonNull<Hea
 ///
 /// # Safety
 /// Called by the system, on the thread that ends.
-unsafe extern "C" fn end_thread(_: *mut c_void) {
+unsafe extern "C" fn end_thread(value: *mut c_void) {
     let state = state();
-    if state.phase.get() != Phase::Running {
+    if state.phase.get() != Phase::Running || EXIT.is_put_off(value) {
         return;
     }
     state.phase.set(Phase::Busy);

@@ -28,6 +28,11 @@ pub(crate) fn fence_all() -> bool {
     call(PRIVATE_EXPEDITED) || (call(REGISTER_PRIVATE_EXPEDITED) && call(PRIVATE_EXPEDITED))
 }
 
+/// Rounds of a thread's destructors that are let pass. musl has no list for those of thread-locals:
+/// Rust drops them by a key of its own there, in the second round of the four that POSIX has.
+const PASSED_ROUNDS: usize =
+    if cfg!(all(target_env = "musl", not(heapswitch_pass_through))) { 2 } else { 0 };
+
 /// A destructor that runs when a thread ends, after Rust's own thread-locals.
 #[derive(Debug)]
 pub struct ExitKey {
@@ -54,8 +59,21 @@ impl ExitKey {
         destructor: unsafe extern "C" fn(*mut c_void),
     ) -> Result<(), SystemError> {
         let key = self.key_or_create(destructor)?;
+        Self::set(key, PASSED_ROUNDS + 1)
+    }
+
+    /// Whether the destructor, called with `value`, is to return: it is called again in the next
+    /// round.
+    pub(crate) fn is_put_off(&self, value: *mut c_void) -> bool {
+        let key = self.key.load(Ordering::Relaxed).checked_sub(1);
+        let rounds = value.addr().saturating_sub(1);
+        rounds > 0 && key.is_some_and(|key| Self::set(key, rounds).is_ok())
+    }
+
+    fn set(key: libc::pthread_key_t, value: usize) -> Result<(), SystemError> {
+        let value = core::ptr::without_provenance::<c_void>(value);
         // SAFETY: the key exists, and any value that is not null makes the destructor run.
-        let error = unsafe { libc::pthread_setspecific(key, core::ptr::dangling::<u8>().cast()) };
+        let error = unsafe { libc::pthread_setspecific(key, value) };
         if error == 0 { Ok(()) } else { Err(SystemError(error)) }
     }
 
