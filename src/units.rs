@@ -3,6 +3,8 @@
 //! Every constant here is in bytes unless its name says otherwise.
 #![forbid(unsafe_code)]
 
+use core::fmt::{self, Write as _};
+
 /// log2 of [`CHUNK_BYTES`].
 pub const CHUNK_SHIFT: u32 = 16;
 
@@ -74,20 +76,46 @@ impl Bytes {
     }
 }
 
-impl core::fmt::Display for Bytes {
-    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+/// In a column, as wide as it is told to be.
+impl fmt::Display for Bytes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = Short::default();
         let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
         match units.iter().find(|(shift, _)| self.0 >> shift != 0) {
             Some(&(shift, unit)) => {
                 let tenths = ((u128::from(self.0) * 10) >> shift) as u64;
                 if tenths.is_multiple_of(10) {
-                    write!(formatter, "{} {unit}", tenths / 10)
+                    write!(shown, "{} {unit}", tenths / 10)?;
                 } else {
-                    write!(formatter, "{}.{} {unit}", tenths / 10, tenths % 10)
+                    write!(shown, "{}.{} {unit}", tenths / 10, tenths % 10)?;
                 }
             }
-            None => write!(formatter, "{} B", self.0),
+            None => write!(shown, "{} B", self.0)?,
         }
+        formatter.pad(shown.as_str())
+    }
+}
+
+/// Text that is written without allocating: at most 11 digits, a point, one more, and a unit.
+#[derive(Default)]
+struct Short {
+    bytes: [u8; 24],
+    length: usize,
+}
+
+impl Short {
+    fn as_str(&self) -> &str {
+        let written = self.bytes.get(..self.length).unwrap_or(&[]);
+        core::str::from_utf8(written).unwrap_or("")
+    }
+}
+
+impl fmt::Write for Short {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.length + text.len();
+        self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
     }
 }
 
@@ -100,6 +128,8 @@ mod tests {
         let shown =
             [0, 1023, 1024, 65_536, 1_600_000, 3 << 30].map(|bytes| Bytes(bytes).to_string());
         assert_eq!(shown, ["0 B", "1023 B", "1 KiB", "64 KiB", "1.5 MiB", "3 GiB"]);
+        assert_eq!(Bytes(u64::MAX).to_string(), "17179869183.9 GiB");
+        assert_eq!(format!("{:>8}|{:<8}|", Bytes(1536), Bytes(7)), " 1.5 KiB|7 B     |");
     }
 
     #[test]

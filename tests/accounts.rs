@@ -160,6 +160,22 @@ fn a_report_is_json_and_sums_by_name() {
     assert!(accounts[0]["soft_limit_bytes"].is_null() && accounts[0]["is_over_budget"] == false);
     assert_eq!(accounts[1]["parent"], accounts[0]["id"]);
     assert!(parsed["process"]["region_taken_bytes"].as_u64().unwrap() >= 8 * CHUNK as u64);
+    let lines = report.to_string();
+    let table: Vec<&str> = lines.lines().skip(1).collect();
+    assert_eq!(table[0], "      held       peak  allocated  escaped accounts  name");
+    assert!(
+        table[1].starts_with("   320 KiB    320 KiB    320 KiB        0        1  one"),
+        "{lines}"
+    );
+    assert!(
+        table[2].starts_with("   192 KiB") && table[2].ends_with("0        2  many"),
+        "{lines}"
+    );
+    assert!(table[3].ends_with("  group \"of\" tests "), "a name is one line: {lines}");
+    assert_eq!(table.len(), 4, "{lines}");
+    let first = report.accounts[0].to_string();
+    assert!(first.starts_with("group \"of\" tests  (account "), "{first}");
+    assert!(first.contains(": 524288 bytes held, 524288 at most, of 1073741824;"), "{first}");
     let all = MemoryReport::now();
     assert!(all.accounts.len() > 4 && all.accounts[0].parent.is_none());
     assert!(all.accounts.iter().any(|one| one.name.as_str() == "thread"), "threads' heaps too");
@@ -221,6 +237,8 @@ fn accounts_the_chunk_table_and_the_kernel_agree() {
         heap.memory_usage().unwrap();
     }
     let found = reconcile().expect("there is a region");
+    let shown = found.to_string();
+    assert!(shown.contains("; accounts and table differ by "), "{shown}");
     let census = found.census;
     assert!(found.accounted_bytes > 30 << 20, "{found:?}");
     assert!(found.account_difference_bytes() * 100 <= found.accounted_bytes, "{found:?}");

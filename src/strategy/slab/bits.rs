@@ -395,10 +395,8 @@ mod tests {
             unsafe { fill_row(&mut slots, lowest, 8) };
             for (index, slot) in slots.iter().rev().enumerate() {
                 // SAFETY: it was just filled.
-                assert_eq!(
-                    unsafe { slot.assume_init() }.addr().get(),
-                    lowest.addr().get() + 8 * index
-                );
+                let filled = unsafe { slot.assume_init() };
+                assert_eq!(filled.addr().get(), lowest.addr().get() + 8 * index);
             }
         }
     }

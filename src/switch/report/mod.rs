@@ -1,7 +1,9 @@
-//! Reports: the process's figures and every account's, as a struct and as JSON.
+//! Reports: the process's figures and every account's, as a struct, as JSON and as text.
 //!
 //! Taking one locks for moments only, and keeps nobody waiting but who enters a heap that is just
 //! being counted; it allocates in the thread's own heap.
+
+mod text;
 
 use core::fmt::{self, Write as _};
 
