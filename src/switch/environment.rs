@@ -1,21 +1,26 @@
 //! Settings by the environment, which stand above the macro's.
 //!
 //! Read once, without allocating, when the program's allocator is used first; not in set-user-ID
-//! programs, whose environment is another's. What makes no sense is reported on the standard error,
-//! and changes nothing. `settings.md` is the table of all.
+//! programs, whose environment is another's. What makes no sense, a value or a name that was meant
+//! for one of these, is reported on the standard error, and changes nothing. `settings.md` is the
+//! table of all.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use super::configuration::Settings;
 use super::heap_placement::HeapPlacement;
 use crate::region::{HugePages, MAX_PERIOD_MILLISECONDS};
-use crate::sys::{self, environment::variable};
+use crate::sys;
+use crate::sys::environment::{self, variable};
 
 /// What all variables' names begin with.
 const PREFIX: &str = "HEAPSWITCH_";
 
-/// The longest part of a wrong value that is shown, in bytes.
+/// The longest part of a wrong value or name that is shown, in bytes.
 const SHOWN_BYTES: usize = 64;
+
+/// A name that begins as a variable's, by so many bytes, was meant for one.
+const MEANT_BYTES: usize = 4;
 
 /// What a variable says, as a number and one; 0 where it says nothing.
 struct Said(AtomicU64);
@@ -87,8 +92,7 @@ impl Variable {
 
     #[cold]
     fn complain(&self, value: &[u8]) {
-        let shown = value.get(..value.len().min(SHOWN_BYTES)).unwrap_or_default();
-        let shown = core::str::from_utf8(shown).unwrap_or("no text");
+        let shown = shown(value);
         let mut digits = [0; sys::DECIMAL_BYTES];
         let start =
             ["the environment variable ", PREFIX, self.name, " is `", shown, "`, and takes "];
@@ -116,6 +120,45 @@ impl Variable {
         add("; it is ignored");
         sys::complain_with(&parts);
     }
+}
+
+/// As much of what the environment says as is shown of it.
+fn shown(said: &[u8]) -> &str {
+    let shown = said.get(..said.len().min(SHOWN_BYTES)).unwrap_or_default();
+    core::str::from_utf8(shown).unwrap_or("no text")
+}
+
+/// The variable that a name was meant for which is none: one that begins so, in small letters or
+/// capitals. Others are somebody else's.
+fn meant_by(name: &[u8]) -> Option<&'static Variable> {
+    let is_one = |variable: &Variable| variable.name.as_bytes() == name;
+    let begins_so = |variable: &&Variable| {
+        let start = variable.name.as_bytes().get(..MEANT_BYTES).unwrap_or_default();
+        name.get(..MEANT_BYTES).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
+    };
+    let alike = |variable: &Variable| {
+        let pairs = variable.name.bytes().zip(name);
+        pairs.take_while(|(one, other)| one.eq_ignore_ascii_case(other)).count()
+    };
+    if VARIABLES.iter().any(is_one) {
+        return None;
+    }
+    VARIABLES.iter().filter(begins_so).max_by_key(|variable| alike(variable))
+}
+
+#[cold]
+fn complain_of_name(name: &[u8], meant: &Variable) {
+    let (unknown, known) = (shown(name), meant.name);
+    sys::complain_with(&[
+        "the environment variable ",
+        PREFIX,
+        unknown,
+        " is no setting: was ",
+        PREFIX,
+        known,
+        " meant? ",
+        "It is ignored",
+    ]);
 }
 
 impl Takes {
@@ -171,6 +214,11 @@ pub(super) fn read() -> bool {
     let is_there = sys::environment::is_there();
     if is_there {
         VARIABLES.iter().for_each(Variable::read);
+        for name in environment::names(PREFIX) {
+            if let Some(meant) = meant_by(name) {
+                complain_of_name(name, meant);
+            }
+        }
         // After that, so that nobody goes on without them. To read them twice does no harm.
         WAS_READ.store(true, Ordering::Relaxed);
     }

@@ -18,22 +18,28 @@ unsafe extern "C" {
 /// The value of the variable whose name is `prefix` and then `name`.
 ///
 /// To be called when no thread changes the environment.
-#[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
 pub fn variable(prefix: &str, name: &str) -> Option<&'static [u8]> {
-    if !is_there() {
-        return None;
-    }
+    with_prefix(prefix).find_map(|rest| rest.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+/// The names, without the prefix, of all variables whose names begin with it.
+///
+/// To be called when no thread changes the environment.
+pub fn names(prefix: &str) -> impl Iterator<Item = &'static [u8]> {
+    with_prefix(prefix).filter_map(|rest| rest.split(|&byte| byte == b'=').next())
+}
+
+/// What stands behind the prefix, name and value, of all variables whose names begin with it.
+#[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
+fn with_prefix(prefix: &str) -> impl Iterator<Item = &'static [u8]> {
     // SAFETY: the environment is an array of C strings that ends with a null pointer, and stays as
     // it is meanwhile.
-    let entries = (0..).map_while(|index| unsafe {
+    let entry = |index| unsafe {
         let entry = *environ.wrapping_add(index);
         (!entry.is_null()).then(|| CStr::from_ptr::<'static>(entry).to_bytes())
-    });
-    let value = |entry: &'static [u8]| {
-        let rest = entry.strip_prefix(prefix.as_bytes())?.strip_prefix(name.as_bytes())?;
-        rest.strip_prefix(b"=")
     };
-    { entries }.find_map(value)
+    let entries = (0..).take_while(|_| is_there()).map_while(entry);
+    entries.filter_map(move |entry| entry.strip_prefix(prefix.as_bytes()))
 }
 
 /// Nothing is read elsewhere.
@@ -44,7 +50,7 @@ pub fn is_there() -> bool {
 
 /// Nothing is read elsewhere.
 #[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
-pub fn variable(_: &str, _: &str) -> Option<&'static [u8]> {
+fn with_prefix(_: &str) -> impl Iterator<Item = &'static [u8]> {
     let _: Option<&CStr> = None;
-    None
+    core::iter::empty()
 }

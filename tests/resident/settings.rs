@@ -155,6 +155,22 @@ fn what_makes_no_sense_is_reported_and_changes_nothing() {
         assert!(errors.contains(&format!("takes {takes}; it is ignored\n")), "{errors}");
         assert!(!errors.contains("heapswitch: at the end of process"), "{errors}");
     }
-    let errors = errors_of(&child(test, "", &[("DECAY_MILLISECONDS", "10")]));
-    assert!(!errors.contains("the environment variable"), "{errors}");
+    for (name, meant) in [
+        ("DECAY_MS", "DECAY_MILLISECONDS"),
+        ("thread_placement", "THREAD_PLACEMENT"),
+        ("THREAD_HUGEPAGES", "THREAD_HUGE_PAGES"),
+        ("STATS", "STATISTICS"),
+    ] {
+        let errors = errors_of(&child(test, "", &[(name, "10")]));
+        let told = format!(
+            "heapswitch: the environment variable HEAPSWITCH_{name} is no setting: \
+             was HEAPSWITCH_{meant} meant? It is ignored\n"
+        );
+        assert!(errors.contains(&told), "{errors}");
+    }
+    // The last is somebody else's.
+    for right in ["DECAY_MILLISECONDS", "REPORT"] {
+        let errors = errors_of(&child(test, "", &[(right, "10")]));
+        assert!(!errors.contains("the environment variable"), "{errors}");
+    }
 }
