@@ -56,6 +56,10 @@ fn nothing_is_asked_of_a_heap() {
             }
         }
         assert_eq!(heap.block_length(layout(0, 1)), Ok(0));
+        for never in [layout(isize::MAX as usize, 1), layout((1 << 40) + 1, 1), layout(1, 1 << 41)]
+        {
+            assert!(heap.block_length(never).is_err(), "{never:?}");
+        }
         heap.verify().unwrap();
         assert_eq!(heap.memory_usage().unwrap().allocated_blocks, 0);
     }

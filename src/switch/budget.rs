@@ -34,7 +34,8 @@ pub enum ContextError {
 #[non_exhaustive]
 pub struct OverBudget {
     /// What the account with the limit held, in bytes, when this was found; where it holds less
-    /// than the limit again but went beyond the reserve, the most that it held.
+    /// than the limit again but went beyond the reserve, the most that it held. Not more than the
+    /// limit where the region had no memory, and what the global allocator served is not counted.
     pub used_bytes: usize,
     /// Its hard limit in bytes.
     pub limit_bytes: usize,
@@ -97,11 +98,11 @@ impl core::error::Error for ContextError {}
 impl fmt::Display for OverBudget {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { used_bytes, limit_bytes, name, context, largest, .. } = self;
-        write!(
-            formatter,
-            "context `{context}` was ended: `{name}` used {used_bytes} bytes of its limit of \
-             {limit_bytes}"
-        )?;
+        write!(formatter, "context `{context}` was ended: ")?;
+        if used_bytes <= limit_bytes {
+            formatter.write_str("it took memory that nothing counts, for there was no other; ")?;
+        }
+        write!(formatter, "`{name}` used {used_bytes} bytes of its limit of {limit_bytes}")?;
         for (index, Consumer { name, bytes, .. }) in largest.iter().enumerate() {
             let before = if index == 0 { "; the largest:" } else { "," };
             write!(formatter, "{before} `{name}` {bytes}")?;

@@ -296,11 +296,13 @@ impl Heap {
             }
             let report = end_contents(header.as_ref(), HeapEnd::Close);
             flush_own_frees();
+            let held_bytes = header.as_ref().held_bytes.get();
             (header.as_ref().operations.forget_blocks)(header);
             let closed = close(header);
             // Unlinking may have left other heaps.
             safe_point::reach(state());
             EscapeReport {
+                returned_bytes: closed.returned_bytes + held_bytes,
                 closed_children: report.closed_children,
                 deferred_children: report.deferred_children,
                 panicked_callbacks: report.panicked_callbacks,

@@ -170,7 +170,7 @@ unsafe fn alloc_refused<C: Configuration>(
     // SAFETY: the thread runs the heap.
     let this = unsafe { heap.as_ref() };
     match this.refusal.get() {
-        Refusal::Fail | Refusal::Overdraft => return core::ptr::null_mut(),
+        Refusal::Fail => return core::ptr::null_mut(),
         Refusal::Spill => {
             let Some(own) = life::thread_heap_if_running::<C>(state()) else {
                 return core::ptr::null_mut();
@@ -186,10 +186,19 @@ unsafe fn alloc_refused<C: Configuration>(
                 None => core::ptr::null_mut(),
             };
         }
-        Refusal::None => GLOBAL_COUNTERS.overflow_blocks.fetch_add(1, Ordering::Relaxed),
-    };
+        // No limit, or one that ends the context at its next safe point.
+        Refusal::None | Refusal::Overdraft => {}
+    }
     // SAFETY: the caller's contract.
-    unsafe { alloc_global::<C>(layout, is_zeroed) }
+    let block = unsafe { alloc_global::<C>(layout, is_zeroed) };
+    if !block.is_null() {
+        GLOBAL_COUNTERS.overflow_blocks.fetch_add(1, Ordering::Relaxed);
+        if this.refusal.get() == Refusal::Overdraft {
+            this.account.end_for_uncounted();
+            this.attend(attention::NOTED);
+        }
+    }
+    block
 }
 
 /// # Safety

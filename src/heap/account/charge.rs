@@ -184,6 +184,10 @@ impl Node {
 }
 
 impl Promise<'_> {
+    pub(crate) fn bytes(&self) -> usize {
+        (self.chunks as usize) << CHUNK_SHIFT
+    }
+
     /// Charges what was promised.
     pub(crate) fn keep(self) -> Charge {
         let this = core::mem::ManuallyDrop::new(self);
@@ -221,15 +225,14 @@ impl Drop for Promise<'_> {
 
 impl Account {
     /// Has the account and its ancestors promise `bytes`, whole chunks: before memory is obtained
-    /// that may turn out not to be there.
+    /// that may turn out not to be there. The one way for a heap to memory.
     ///
     /// # Errors
     /// A limit says no. [`Refusal::Overdraft`] is for who may try again with `may_overdraw`.
     pub(crate) fn promise(&self, bytes: usize, may_overdraw: bool) -> Result<Promise<'_>, Refusal> {
-        let chunks = (bytes >> CHUNK_SHIFT) as u64;
-        if chunks > MAX_CHUNKS {
-            return Err(Refusal::None);
-        }
+        let wanted = (bytes >> CHUNK_SHIFT) as u64;
+        // No source has more, but a limit may be what is said of it.
+        let chunks = wanted.min(MAX_CHUNKS);
         let mut promise = Promise { account: self, chunks, accounts: 0, above: 0 };
         if !IS_ACCOUNTED {
             return Ok(promise);
@@ -237,6 +240,9 @@ impl Account {
         let mut is_limited = false;
         for node in self.node().ancestors() {
             is_limited |= node.agrees(chunks, may_overdraw)?;
+        }
+        if wanted > MAX_CHUNKS {
+            return Err(Refusal::None);
         }
         if is_limited {
             for node in self.node().ancestors() {
@@ -250,13 +256,28 @@ impl Account {
         Ok(promise)
     }
 
-    /// Charges `bytes`, whole chunks, to the account and its ancestors. Beside
-    /// [`promise`](Self::promise) the one place where a heap obtains memory.
-    ///
-    /// # Errors
-    /// As `promise`; nothing is charged.
-    pub(crate) fn charge(&self, bytes: usize, may_overdraw: bool) -> Result<Charge, Refusal> {
-        Ok(self.promise(bytes, may_overdraw)?.keep())
+    /// What a request gets that no limit refuses and that the source has no memory for. The global
+    /// allocator's memory is counted for nobody, so it must not serve who has a limit, or only a
+    /// context that is then ended: each limit's policy is asked, the strictest one decides.
+    pub(crate) fn refusal_without_memory(&self) -> Refusal {
+        if !IS_ACCOUNTED {
+            return Refusal::None;
+        }
+        let refusals = self.limited().filter_map(|node| node.refusal(false));
+        refusals.max_by_key(|&refusal| refusal.strictness()).unwrap_or_default()
+    }
+
+    /// Has the context end that was served memory which no account counts.
+    pub(crate) fn end_for_uncounted(&self) {
+        if let Some(node) = self.limited().next() {
+            node.overdrafts.fetch_add(1, Ordering::Relaxed);
+        }
+        self.raise(signal::OVER | signal::SPENT);
+    }
+
+    /// This account and those above it, as far as they have a hard limit.
+    fn limited(&self) -> impl Iterator<Item = &Node> {
+        self.node().ancestors().filter(|node| node.hard.load(Ordering::Relaxed) != UNLIMITED)
     }
 
     /// Credits what was charged.

@@ -17,6 +17,11 @@ use crate::units::CHUNK_BYTES;
 /// The allocator ends nothing itself. A context that comes to no safe point cannot be ended at all
 /// on stable Rust: under `Overdraft` it goes on, up to the process's limit, and its account shows
 /// by how much.
+///
+/// Where the region has no memory for a request, because it is full or smaller than the request,
+/// the global allocator serves heaps that no limit binds; what it serves is charged to nobody. So
+/// heaps that one binds get null instead under `Fail` and `Spill` and where the process has a
+/// limit; under `Overdraft` they are served and the context is ended at its next safe point.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum LimitPolicy {
@@ -48,6 +53,18 @@ pub enum Refusal {
     Fail,
     /// A limit whose answer is the thread's heap.
     Spill,
+}
+
+impl Refusal {
+    /// How little of it is memory that no account counts.
+    pub(super) fn strictness(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Overdraft => 1,
+            Self::Spill => 2,
+            Self::Fail => 3,
+        }
+    }
 }
 
 /// No limit.

@@ -28,6 +28,7 @@ use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 
+pub(crate) use self::charge::Promise;
 pub use self::charge::{Charge, process_limit, set_process_limit, signal};
 pub use self::limits::{LimitPolicy, Limits, Refusal};
 pub use self::name::ContextName;

@@ -18,7 +18,7 @@ use super::runs::{
 };
 use super::{DIRECT, EXTENT, Guard, Header, HeapCell, header_of, is_direct_in, strategy_of};
 use crate::pointers::block;
-use crate::region::{self, ChunkEntry, Run};
+use crate::region::{self, ChunkEntry, MAX_REGION_BYTES, Run};
 use crate::strategy::{Strategy, extent_of, sites};
 use crate::sys::abort_with;
 use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, chunks_for};
@@ -50,6 +50,12 @@ pub(super) unsafe fn allocate_checked<S: Strategy>(
         }
         if block.is_none() && header_of(header).refusal.get() == Refusal::Overdraft {
             block = overdraw::<S>(header, layout, is_zeroed);
+        }
+        if block.is_none()
+            && matches!(header_of(header).refusal.get(), Refusal::None | Refusal::Overdraft)
+        {
+            let this = header_of(header);
+            this.refusal.set(this.account.refusal_without_memory());
         }
         let block = block?;
         check::handed_out(block.cast());
@@ -365,7 +371,8 @@ unsafe fn shrink_direct(header: Header, entry: &'static ChunkEntry, bytes: usize
 /// The heap is valid and of strategy `S`.
 pub(super) unsafe fn block_length<S: Strategy>(header: Header, layout: Layout) -> Option<usize> {
     if is_direct_in::<S>(layout) {
-        return Some(chunks_for(layout.size())? << CHUNK_SHIFT);
+        let bytes = chunks_for(layout.size())? << CHUNK_SHIFT;
+        return (bytes.max(layout.align()) <= MAX_REGION_BYTES).then_some(bytes);
     }
     // SAFETY: the settings do not change, so anyone may read them.
     let settings = unsafe { (&raw const (*header.cast::<HeapCell<S>>().as_ptr()).settings).read() };

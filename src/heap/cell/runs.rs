@@ -14,7 +14,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use super::super::account::Charge;
+use super::super::account::{Charge, Promise};
 use super::super::check;
 use super::super::header::{HeapHeader, attention};
 use super::inspect::count_sometimes;
@@ -25,7 +25,7 @@ use crate::region::label::Labelled;
 use crate::region::{self, ChunkEntry, Metadata, Run, links};
 use crate::strategy::{Extent, Strategy, extent_of};
 use crate::sys;
-use crate::units::{CHUNK_BYTES, CHUNK_SHIFT};
+use crate::units::{CHUNK_BYTES, CHUNK_SHIFT, round_up};
 
 pub(super) fn index_of(entry: &ChunkEntry) -> u32 {
     // Entries lie below the region's base, one after the other downwards.
@@ -48,18 +48,11 @@ pub(super) fn count_held(this: &HeapHeader, change: isize) {
     this.peak_bytes.set(this.peak_bytes.get().max(held));
 }
 
-/// Charges what the heap is about to hold. False, and the reason noted, where a limit refuses it.
-fn charge(this: &HeapHeader, bytes: usize) -> bool {
-    match this.account.charge(bytes, this.may_overdraw.get()) {
-        Ok(charge) => {
-            note(this, charge);
-            true
-        }
-        Err(refusal) => {
-            this.refusal.set(refusal);
-            false
-        }
-    }
+/// Has the account promise what the heap is about to take. The reason is noted where a limit
+/// refuses it.
+fn promise(this: &HeapHeader, bytes: usize) -> Option<Promise<'_>> {
+    let promise = this.account.promise(bytes, this.may_overdraw.get());
+    promise.map_err(|refusal| this.refusal.set(refusal)).ok()
 }
 
 /// Has a charge that passed a limit told at the next safe point.
@@ -76,14 +69,25 @@ pub(super) fn note(this: &HeapHeader, charge: Charge) {
 pub(super) unsafe fn take_run(header: Header, request: Layout, tag: u8) -> Option<Run> {
     // SAFETY: the caller's contract.
     let this = unsafe { header_of(header) };
+    // Before the source is asked: its memory is touched for no request that a limit refuses, and a
+    // limit is asked, too, where the source has nothing.
+    let wanted = promise(this, round_up(request.size(), CHUNK_BYTES)?)?;
     let range = this.source.take(request).ok()?;
     let offset = region::offset_of(range.start.as_ptr())?;
     let run = Run::at_offset(offset, range.length >> CHUNK_SHIFT, range.is_zeroed);
-    if !charge(this, run.bytes()) {
+    let promised = if wanted.bytes() == run.bytes() {
+        Some(wanted)
+    } else {
+        // A source of blocks of its own length.
+        drop(wanted);
+        promise(this, run.bytes())
+    };
+    let Some(promised) = promised else {
         // SAFETY: the range was just taken.
         unsafe { this.source.give_back(range) };
         return None;
-    }
+    };
+    note(this, promised.keep());
     // SAFETY: the caller runs the heap, and took the run.
     unsafe { own(header, run, 0, tag) };
     count_held(this, run.bytes() as isize);
