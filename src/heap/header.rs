@@ -242,6 +242,28 @@ pub mod attention {
     pub const NOTED: u32 = 1 << 30;
     /// It ends with its parent, so others may claim it.
     pub const SHARED: u32 = 1 << 31;
+
+    /// The same with a pin more; `None` if there are as many as can be counted beside those bits,
+    /// of which the handle's at its close is one.
+    pub const fn with_pin(attention: u32) -> Option<u32> {
+        let pins = attention & !(NOTED | SHARED);
+        if pins + 1 >= NOTED - 1 { None } else { Some(attention + PIN) }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn pins_never_become_other_bits() {
+            for others in [0, NOTED, SHARED, NOTED | SHARED] {
+                assert_eq!(with_pin(others), Some(others | 1));
+                assert_eq!(with_pin(others | (NOTED - 3)), Some(others | (NOTED - 2)));
+                assert_eq!(with_pin(others | (NOTED - 2)), None);
+                assert_eq!(with_pin(others | (NOTED - 1)), None);
+            }
+        }
+    }
 }
 
 impl HeapHeader {

@@ -10,6 +10,7 @@ use core::ptr::NonNull;
 use super::cell::drop_remaining;
 use super::header::{HeapHeader, attention};
 use crate::sync::Token;
+use crate::sys::abort_with;
 
 /// Puts a context aside that names a heap which the caller runs, and ends the run.
 ///
@@ -18,7 +19,11 @@ use crate::sync::Token;
 pub unsafe fn pin_and_leave(header: NonNull<HeapHeader>) {
     // SAFETY: the caller runs the heap, so it is not closed.
     let this = unsafe { header.as_ref() };
-    this.set_attention(this.attention() + attention::PIN);
+    let Some(pinned) = attention::with_pin(this.attention()) else {
+        // Contexts that are forgotten keep no memory, so a program can make that many.
+        abort_with(&["a heap is named by 2^30 contexts that wait, forgotten and not dropped"]);
+    };
+    this.set_attention(pinned);
     this.leave();
 }
 
