@@ -3,12 +3,13 @@
 //! test --profile lto --test coroutine_migration`.
 #![cfg(not(heapswitch_pass_through))]
 
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
 use heapswitch::{
-    Coroutine, CurrentAllocatorInUse, Heap, HeapPool, HeapSwitch, LifetimeHint, SendCoroutine,
-    StackPool, current, use_allocator,
+    Account, Coroutine, CurrentAllocatorInUse, Heap, HeapPool, HeapSwitch, LifetimeHint,
+    SendCoroutine, StackPool, Yielder, current, use_allocator,
 };
 
 #[global_allocator]
@@ -167,4 +168,44 @@ fn the_heap_of_a_pool_goes_along_and_back() {
         assert_eq!(heaps.waiting(), 1, "after {resumes}");
         assert_eq!(Arc::strong_count(&heaps), 1);
     }
+}
+
+/// As a runtime's own `yield_now` does, which knows what runs: the callback is called between the
+/// body's own steps.
+#[test]
+fn a_callback_that_suspends_may_return_on_another_thread() {
+    static RUNNING: AtomicPtr<Yielder<'static, (), ()>> = AtomicPtr::new(core::ptr::null_mut());
+    let account = Account::new("limited").unwrap().with_soft_limit(256 << 10);
+    let _watch = account.on_pressure(|_| {
+        // SAFETY: the coroutine is running, and so is its yielder.
+        unsafe { (*RUNNING.load(Ordering::Relaxed)).suspend(()) };
+    });
+    let charged = account.clone();
+    let body = move |yielder: &Yielder<'_, (), ()>, ()| {
+        RUNNING.store(core::ptr::from_ref(yielder).cast_mut().cast(), Ordering::Relaxed);
+        for _ in 0..3 {
+            let heap = Heap::builder().charged_to(&charged).build().unwrap();
+            let block = heap.run(|| vec![1_u8; 1 << 20]).unwrap();
+            assert_eq!(block.len(), 1 << 20);
+        }
+    };
+    let coroutine = Coroutine::new(Heap::new().unwrap(), body).unwrap();
+    // SAFETY: it holds heaps and blocks when it is suspended, and uses no thread-local variable.
+    let mut coroutine = unsafe { coroutine.assume_send() };
+    let mut resumes = 0;
+    while !coroutine.is_done() {
+        // So long a stack goes back to the system at the thread's end, its thread-locals with it.
+        let thread = thread::Builder::new().stack_size(64 << 20).spawn(move || {
+            coroutine.resume(()).unwrap();
+            coroutine
+        });
+        coroutine = thread.unwrap().join().unwrap();
+        resumes += 1;
+        // A new thread would have its thread-locals at the same place.
+        if !coroutine.is_done() {
+            coroutine.resume(()).unwrap();
+            resumes += 1;
+        }
+    }
+    assert_eq!(resumes, 4, "each heap passed the limit");
 }

@@ -221,17 +221,23 @@ fn settle() {
             return;
         }
         let mut told = Vec::new();
-        let contexts = &state().contexts;
         // The entry is the program's own where there was no memory for another.
-        let was_telling = contexts.top().is_telling;
-        contexts.set_top(Entry { is_telling: true, ..contexts.top() });
+        let was_telling = state().contexts.top().is_telling;
+        set_telling(true);
         while let Some(account) = state().due.next_waiting() {
             closing::close_if_ended(&account);
             pressure::tell(&account, &mut told);
             close_ended();
         }
-        contexts.set_top(Entry { is_telling: was_telling, ..contexts.top() });
+        set_telling(was_telling);
     });
+}
+
+/// Notes in this thread's current entry whether callbacks are being called. The thread may be
+/// another after each of them: one can suspend the coroutine, which is then resumed elsewhere.
+fn set_telling(is_telling: bool) {
+    let contexts = &state().contexts;
+    contexts.set_top(Entry { is_telling, ..contexts.top() });
 }
 
 fn close_ended() {
