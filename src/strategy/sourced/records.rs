@@ -92,6 +92,31 @@ unsafe fn at<'a>(record: NonNull<Record>) -> &'a Record {
     unsafe { record.as_ref() }
 }
 
+/// A tree that is taken apart and built anew, and whole when this is dropped.
+struct Rebuilt<'records> {
+    records: &'records Records,
+    /// What was taken over.
+    done: Records,
+}
+
+impl Rebuilt<'_> {
+    /// Takes one record over into the new tree.
+    fn take_over(&self) -> Link {
+        let pointer = self.records.pop()?;
+        // SAFETY: the record was in the tree, so it is valid, and now it is in none.
+        unsafe { self.done.insert(pointer) };
+        Some(pointer)
+    }
+}
+
+impl Drop for Rebuilt<'_> {
+    fn drop(&mut self) {
+        while self.take_over().is_some() {}
+        self.records.root.set(self.done.root.get());
+        self.records.few.become_as(&self.done.few);
+    }
+}
+
 impl Records {
     /// None.
     pub(super) const fn new() -> Self {
@@ -193,18 +218,14 @@ impl Records {
     }
 
     /// Calls `visit` with each record, in any order. The nodes are visited by taking the tree apart
-    /// and building it anew, which needs neither a stack nor parent links.
+    /// and building it anew, which needs neither a stack nor parent links. It is whole again when
+    /// `visit` panics.
     pub(super) fn visit(&self, visit: &mut dyn FnMut(&Record)) {
-        let done = Self::new();
-        while let Some(pointer) = self.pop() {
-            // SAFETY: the record was in the tree, so it is valid, and now it is in none.
-            unsafe {
-                visit(at(pointer));
-                done.insert(pointer);
-            }
+        let rebuilt = Rebuilt { records: self, done: Self::new() };
+        while let Some(pointer) = rebuilt.take_over() {
+            // SAFETY: the record is in one of the two trees, so it is valid.
+            visit(unsafe { at(pointer) });
         }
-        self.root.set(done.root.get());
-        self.few.become_as(&done.few);
     }
 
     /// Whether the invariants hold. Calls `visit` with each record. On the stack, as deep as the
@@ -269,6 +290,39 @@ fn is_sound_below(link: Link, bounds: Bounds, visit: &mut dyn FnMut(NonNull<Reco
 mod tests {
     use super::*;
     use crate::pointers;
+
+    #[test]
+    fn a_visitor_that_panics_leaves_the_tree_whole() {
+        const LENGTH: usize = 64;
+        let mut memory = vec![0_u8; 100 * LENGTH];
+        let base = NonNull::new(memory.as_mut_ptr()).unwrap();
+        let record = |slot: usize| {
+            // SAFETY: within the vector.
+            let start = unsafe { pointers::forward(base, slot * LENGTH) };
+            let range = MemoryRange { start, length: LENGTH, is_zeroed: false };
+            // SAFETY: no strategy gets it.
+            Record::new(unsafe { Extent::new(start, LENGTH, base, false) }, range)
+        };
+        let records: Vec<Record> = (0..100).map(record).collect();
+        let tree = Records::new();
+        // SAFETY: the records live as long as the tree and do not overlap.
+        records.iter().for_each(|record| unsafe { tree.insert(NonNull::from(record)) });
+        for before in 0..100 {
+            let mut visited = 0;
+            let visit = std::panic::AssertUnwindSafe(|| {
+                tree.visit(&mut |_| {
+                    visited += 1;
+                    if visited > before {
+                        std::panic::resume_unwind(Box::new(()));
+                    }
+                });
+            });
+            assert!(std::panic::catch_unwind(visit).is_err());
+            let mut found = 0;
+            assert!(tree.is_sound(&mut |_| found += 1), "after {before}");
+            assert_eq!(found, 100, "after {before}");
+        }
+    }
 
     /// The records' memory outlives the tree here, and nothing reads the extents' memory.
     #[test]
