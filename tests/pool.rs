@@ -160,3 +160,25 @@ fn threads_share_a_pool() {
     });
     assert!(POOL.waiting() <= 20);
 }
+
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn a_heap_that_ended_with_its_parent_is_not_handed_out() {
+    let pool = HeapPool::with_maker(|| Heap::builder().parent_current().build());
+    for waiting in 1..4 {
+        let parent = Heap::new().unwrap();
+        let taken = parent.run(|| {
+            let taken: Vec<_> = (0..waiting).map(|_| pool.take().unwrap()).collect();
+            taken.len()
+        });
+        assert_eq!(taken.unwrap(), waiting);
+        assert_eq!(pool.waiting(), waiting);
+        drop(parent);
+        let other = Heap::new().unwrap();
+        let heap = other.run(|| pool.take()).unwrap().unwrap();
+        assert_eq!(heap.run(|| *Box::new(waiting)).unwrap(), waiting);
+        assert_eq!(pool.waiting(), 0, "those that ended are gone");
+        drop(heap);
+        assert_eq!(pool.clear(), 1);
+    }
+}

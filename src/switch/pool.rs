@@ -5,8 +5,10 @@
 //! makes no system call and costs two atomic exchanges, where one waits in this thread's slot of
 //! the [spares](super::spares).
 //!
-//! A heap is reset as it is given back: the next user sees nothing of the last one's, and what
-//! survives lives on as after a close. Not for heaps that live long: those gain nothing.
+//! A heap is reset as it is given back: the next user sees no block of the last one's, and what
+//! survives lives on as after a close. Its account stays: limits that a user sets on it are the
+//! next one's, too, and its totals go on. A heap that ended with its parent is not handed out
+//! again. Not for heaps that live long: those gain nothing.
 
 use core::borrow::Borrow;
 use core::cell::Cell;
@@ -157,8 +159,8 @@ impl HeapPool {
 
     #[inline]
     fn pop_or_make(&self) -> Result<Heap, HeapError> {
-        match self.spares.take() {
-            Some(header) => Ok(used_again(header)),
+        match self.spares.take().and_then(used_again) {
+            Some(heap) => Ok(heap),
             None => self.pop_listed_or_make(),
         }
     }
@@ -166,10 +168,12 @@ impl HeapPool {
     #[cold]
     #[inline(never)]
     fn pop_listed_or_make(&self) -> Result<Heap, HeapError> {
-        match self.spares.take_listed() {
-            Some(header) => Ok(used_again(header)),
-            None => self.make(),
+        while let Some(header) = self.spares.take_listed() {
+            if let Some(heap) = used_again(header) {
+                return Ok(heap);
+            }
         }
+        self.make()
     }
 
     fn make(&self) -> Result<Heap, HeapError> {
@@ -191,14 +195,17 @@ impl HeapPool {
     }
 }
 
-/// A heap that waited.
+/// A heap that waited, unless it ended with its parent meanwhile.
 #[inline]
-fn used_again(header: NonNull<HeapHeader>) -> Heap {
+fn used_again(header: NonNull<HeapHeader>) -> Option<Heap> {
     // SAFETY: what waited has no other handle, and now waits no more.
     let heap = unsafe { Heap::from_raw(header) };
+    if heap.header().is_ended_with_parent() {
+        return None;
+    }
     // A cancel of the accounts above that came meanwhile was not meant for who takes it.
     heap.forget_end();
-    heap
+    Some(heap)
 }
 
 #[cold]
