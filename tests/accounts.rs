@@ -159,7 +159,9 @@ fn a_report_is_json_and_sums_by_name() {
     assert_eq!(accounts[0]["hard_limit_bytes"], 1 << 30);
     assert!(accounts[0]["soft_limit_bytes"].is_null() && accounts[0]["is_over_budget"] == false);
     assert_eq!(accounts[1]["parent"], accounts[0]["id"]);
-    assert!(parsed["process"]["region_taken_bytes"].as_u64().unwrap() >= 8 * CHUNK as u64);
+    let taken = parsed["process"]["region_taken_bytes"].as_u64().unwrap();
+    assert!(taken >= 8 * CHUNK as u64);
+    assert!(parsed["process"]["region_peak_bytes"].as_u64().unwrap() >= taken);
     let lines = report.to_string();
     let table: Vec<&str> = lines.lines().skip(1).collect();
     assert_eq!(table[0], "      held       peak  allocated  escaped accounts  name");

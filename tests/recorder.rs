@@ -90,5 +90,5 @@ fn what_threads_do_is_recorded_in_an_order_that_makes_sense() {
 fn a_write_that_fails_is_told() {
     let recorder = Recorder::new(System);
     recorder.start(File::create("/dev/full").unwrap()).unwrap();
-    assert!(recorder.stop().is_err());
+    assert_eq!(recorder.stop().unwrap_err().raw_os_error(), Some(28), "no space left");
 }

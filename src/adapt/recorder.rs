@@ -59,7 +59,7 @@ struct Log {
     encoder: Encoder,
     events: u64,
     /// The first write that failed; nothing is recorded from then on.
-    error: Option<io::ErrorKind>,
+    error: Option<io::Error>,
     used: usize,
     buffer: [u8; BUFFER_BYTES],
 }
@@ -101,7 +101,7 @@ impl Log {
         if let (Some(mut file), Some(bytes)) = (self.file.as_ref(), self.buffer.get(..self.used))
             && let Err(error) = file.write_all(bytes)
         {
-            self.error = Some(error.kind());
+            self.error = Some(error);
         }
         self.used = 0;
     }
@@ -148,7 +148,7 @@ impl<A> Recorder<A> {
         let mut log = self.log.lock();
         self.is_recording.store(false, Ordering::Relaxed);
         log.flush();
-        let (file, error, events) = (log.file.take(), log.error, log.events);
+        let (file, error, events) = (log.file.take(), log.error.take(), log.events);
         // Closing the file and making an error may allocate: not under the lock.
         drop(log);
         match (file, error) {
@@ -156,7 +156,7 @@ impl<A> Recorder<A> {
                 io::ErrorKind::NotFound,
                 "a recorder was stopped that does not record; start it first",
             )),
-            (_, Some(error)) => Err(error.into()),
+            (_, Some(error)) => Err(error),
             (Some(_), None) => Ok(events),
         }
     }

@@ -542,7 +542,8 @@ pub struct RegionUsage {
     pub taken_bytes: usize,
     /// The most that was, of contexts' and threads' memory each: their sum.
     pub peak_bytes: usize,
-    /// Bytes in free runs that were used and whose pages were not given back to the kernel yet.
+    /// Bytes in free runs that were used and whose pages were not given back to the kernel yet:
+    /// whole chunks, of which only what was touched is in memory.
     pub dirty_bytes: usize,
     /// Runs taken since the start.
     pub runs_taken: u64,

@@ -25,7 +25,7 @@ fn write_figures(text: &mut impl Write, usage: &ProcessUsage) -> core::fmt::Resu
     writeln!(text, "heapswitch: at the end of process {}", std::process::id())?;
     writeln!(
         text,
-        "  heaps          {} bytes held, {} at the peak, {} free and resident",
+        "  heaps          {} bytes held, {} at the peak, {} freed and not given back",
         region.taken_bytes, region.peak_bytes, region.dirty_bytes
     )?;
     writeln!(text, "  records        {} bytes", usage.metadata_bytes)?;

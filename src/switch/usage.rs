@@ -96,7 +96,8 @@ pub fn flush_foreign_frees() {
 }
 
 /// Gives all memory of the process that no heap needs back to the kernel, whoever sleeps: what
-/// [`collect`] gives back, and all that lay free already; the bytes that went to the kernel.
+/// [`collect`] gives back, and all that lay free already. The bytes of the chunks that went to the
+/// kernel: what was touched of them was in memory.
 ///
 /// What sleeping threads hold in magazines and batches stays: ARCHITECTURE.md says how much that is
 /// at most. Contexts' heaps are not entered.

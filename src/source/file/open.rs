@@ -13,6 +13,16 @@ use crate::sys::lock::Lock;
 use crate::sys::memory::{self, MapFlags};
 use crate::sys::{self, SystemError};
 
+/// Whether any file could have such settings.
+fn check(settings: FileSettings) -> Result<(), FileSourceError> {
+    let FileSettings { maximum_bytes, granule, .. } = settings;
+    let is_granule = granule.is_power_of_two() && granule >= sys::page_bytes();
+    if !is_granule || maximum_bytes < granule || maximum_bytes > isize::MAX as usize / 2 {
+        return Err(FileSourceError::Settings { granule, maximum_bytes });
+    }
+    Ok(())
+}
+
 impl FileMemorySource {
     /// Opens or creates the file at `path`.
     ///
@@ -30,6 +40,8 @@ impl FileMemorySource {
     /// FileMemorySource::open("values".as_ref(), FileSettings::default()).unwrap();
     /// ```
     pub unsafe fn open(path: &Path, settings: FileSettings) -> Result<Self, FileSourceError> {
+        // Before a file is made for it.
+        check(settings)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = options
@@ -51,11 +63,8 @@ impl FileMemorySource {
     }
 
     fn from_file(file: File, settings: FileSettings) -> Result<Self, FileSourceError> {
+        check(settings)?;
         let FileSettings { maximum_bytes, granule, .. } = settings;
-        let is_granule = granule.is_power_of_two() && granule >= sys::page_bytes();
-        if !is_granule || maximum_bytes < granule || maximum_bytes > isize::MAX as usize / 2 {
-            return Err(FileSourceError::Settings { granule, maximum_bytes });
-        }
         let open_error = |error| FileSourceError::Open { error: system_error(&error) };
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => FileSourceError::InUse,

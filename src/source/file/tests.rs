@@ -210,6 +210,7 @@ fn what_is_refused_says_why() {
     assert!(matches!(open(odd), FileSourceError::Settings { .. }));
     let none = FileSettings { maximum_bytes: 0, ..settings() };
     assert!(matches!(open(none), FileSourceError::Settings { .. }));
+    assert!(!file.0.exists(), "no file is made for them");
     let source = file.open();
     assert_eq!(open(settings()), FileSourceError::InUse);
     drop(source);

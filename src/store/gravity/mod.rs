@@ -58,7 +58,7 @@
 //! beyond that soon more than all; at 97 % a write takes some nine times as long as at 90 %, at
 //! 98 % some sixty times. Keep some of it free.
 //!
-//! The capacity is fixed, at most 2^32 - 1 granules, and a block is below 4 GiB. On a file the
+//! The capacity is fixed, less than 2^32 - 1 granules, and a block is below 4 GiB. On a file the
 //! bytes are in the file, but what says where is not: it is no data base.
 //!
 //! A child of `fork` does not have the parent's other threads. What those read at that moment stays

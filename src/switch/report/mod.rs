@@ -6,6 +6,7 @@
 mod text;
 
 use core::fmt::{self, Write as _};
+use core::ops::Range;
 
 use super::accounts::reports;
 use super::scope::out_of_contexts;
@@ -49,35 +50,47 @@ impl MemoryReport {
         out_of_contexts(|| Self { process: process_usage(), accounts: reports(account.subtree()) })
     }
 
-    /// The accounts by name, those that hold most first.
+    /// The accounts by name, those that hold most first. The list is charged to no context.
     pub fn by_name(&self) -> Vec<NamedUsage> {
-        let mut by_id: Vec<&AccountReport> = self.accounts.iter().collect();
-        by_id.sort_by_key(|report| report.id);
-        let mut sorted = by_id.clone();
-        sorted.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
+        out_of_contexts(|| self.summed_by_name())
+    }
+
+    fn summed_by_name(&self) -> Vec<NamedUsage> {
+        let mut sorted: Vec<(&AccountReport, Range<usize>)> =
+            self.accounts.iter().zip(spans(&self.accounts)).collect();
+        sorted.sort_by(|(one, at), (other, other_at)| {
+            one.name.as_str().cmp(other.name.as_str()).then(at.start.cmp(&other_at.start))
+        });
         let mut named: Vec<NamedUsage> = Vec::new();
-        for report in sorted {
-            let is_below = parents(report, &by_id).any(|above| above.name == report.name);
-            match named.last_mut() {
-                Some(last) if last.name == report.name => last.include(report, is_below),
-                _ => {
-                    let usage = AccountUsage::default();
-                    let mut first = NamedUsage { name: report.name, accounts: 0, usage };
-                    first.include(report, is_below);
-                    named.push(first);
-                }
+        // Where the last account of the name ends that is below no other one of it.
+        let mut covered = 0;
+        for (report, span) in sorted {
+            if named.last().is_none_or(|last| last.name != report.name) {
+                let usage = AccountUsage::default();
+                named.push(NamedUsage { name: report.name, accounts: 0, usage });
+                covered = 0;
+            }
+            let is_below = span.start < covered;
+            if !is_below {
+                covered = span.end;
+            }
+            if let Some(last) = named.last_mut() {
+                last.include(report, is_below);
             }
         }
         named.sort_by_key(|one| core::cmp::Reverse(one.usage.own_bytes));
         named
     }
 
-    /// The `count` accounts whose own heaps hold most, largest first.
+    /// The `count` accounts whose own heaps hold most, largest first. The list is charged to no
+    /// context.
     pub fn largest(&self, count: usize) -> Vec<AccountReport> {
-        let mut sorted = self.accounts.clone();
-        sorted.sort_by_key(|report| core::cmp::Reverse(report.usage.own_bytes));
-        sorted.truncate(count);
-        sorted
+        out_of_contexts(|| {
+            let mut sorted = self.accounts.clone();
+            sorted.sort_by_key(|report| core::cmp::Reverse(report.usage.own_bytes));
+            sorted.truncate(count);
+            sorted
+        })
     }
 
     /// One JSON object: `process` with its figures, `accounts` as an array of objects. Bytes are
@@ -109,8 +122,10 @@ impl MemoryReport {
         write!(
             json,
             "{{\"process\":{{\"region_reserved_bytes\":{},\"region_committed_bytes\":{},\
-             \"region_taken_bytes\":{},\"region_dirty_bytes\":{},\"runs_taken\":{},\
-             \"runs_returned\":{},\"refused_placements\":{},\
+             \"region_taken_bytes\":{},\"region_peak_bytes\":{},\
+             \"region_dirty_bytes\":{},\"runs_taken\":{},\
+             \"runs_returned\":{},\"away_runs\":{},\
+             \"refused_placements\":{},\"refused_advice\":{},\
              \"metadata_bytes\":{metadata_bytes},\
              \"global_bytes\":{global_bytes},\"overflow_blocks\":{overflow_blocks},\
              \"leaked_heaps\":{leaked_heaps},\"lost_blocks\":{lost_blocks},\
@@ -121,10 +136,13 @@ impl MemoryReport {
             region.reserved_bytes,
             region.committed_bytes,
             region.taken_bytes,
+            region.peak_bytes,
             region.dirty_bytes,
             region.runs_taken,
             region.runs_returned,
+            region.away_runs,
             region.refused_placements,
+            region.refused_advice,
         )?;
         for (index, account) in self.accounts.iter().enumerate() {
             json.push_str(if index == 0 { "\n" } else { ",\n" });
@@ -135,16 +153,37 @@ impl MemoryReport {
     }
 }
 
-/// The accounts above one, as far as a report has them; its accounts are given by their ids.
-fn parents<'a>(
-    of: &AccountReport,
-    by_id: &[&'a AccountReport],
-) -> impl Iterator<Item = &'a AccountReport> {
+/// For each account a range of numbers, within which lie those of all accounts below it, and of no
+/// others. Of accounts that come before those below them.
+fn spans(accounts: &[AccountReport]) -> Vec<Range<usize>> {
+    let mut places: Vec<(AccountId, usize)> =
+        accounts.iter().enumerate().map(|(place, report)| (report.id, place)).collect();
+    places.sort_unstable_by_key(|&(id, _)| id);
     let find = |id: Option<AccountId>| {
-        let place = by_id.binary_search_by_key(&id?, |report| report.id).ok()?;
-        by_id.get(place).copied()
+        let found = places.binary_search_by_key(&id?, |&(id, _)| id).ok()?;
+        places.get(found).map(|&(_, place)| place)
     };
-    core::iter::successors(find(of.parent), move |report| find(report.parent))
+    let parents: Vec<Option<usize>> = accounts.iter().map(|report| find(report.parent)).collect();
+    let mut lengths = vec![1; accounts.len()];
+    for (place, &parent) in parents.iter().enumerate().rev() {
+        if let Some(parent) = parent.filter(|&parent| parent < place) {
+            lengths[parent] += lengths[place];
+        }
+    }
+    let mut spans: Vec<Range<usize>> = Vec::with_capacity(accounts.len());
+    // Up to where the range of each is given to those below it, and the numbers that are none's.
+    let (mut given, mut next) = (vec![0; accounts.len()], 0);
+    for (place, &parent) in parents.iter().enumerate() {
+        let from = match parent.filter(|&parent| parent < place) {
+            Some(parent) => &mut given[parent],
+            None => &mut next,
+        };
+        let start = *from;
+        *from += lengths[place];
+        given[place] = start + 1;
+        spans.push(start..start + lengths[place]);
+    }
+    spans
 }
 
 impl NamedUsage {

@@ -4,7 +4,6 @@ use core::fmt::{self, Display, Formatter, Write as _};
 
 use super::{MemoryReport, NamedUsage, Reconciliation};
 use crate::heap::AccountReport;
-use crate::switch::scope::out_of_contexts;
 use crate::units::Bytes;
 
 /// An account's name within a line.
@@ -50,7 +49,8 @@ impl Display for MemoryReport {
         let region = &self.process.region;
         writeln!(
             formatter,
-            "heaps hold {} and held at most {}; free and still in memory {}; records {}; \
+            "heaps hold {} and held at most {}; \
+             freed, and not given back yet, at most {}; records {}; \
              served by the global allocator since the start {}",
             Bytes::of(region.taken_bytes),
             Bytes::of(region.peak_bytes),
@@ -60,9 +60,7 @@ impl Display for MemoryReport {
         )?;
         let [held, peak, live] = ["held", "peak", "allocated"];
         write!(formatter, "{held:>10} {peak:>10} {live:>10}  escaped accounts  name")?;
-        // In a context the list would be charged to it.
-        let named = out_of_contexts(|| self.by_name());
-        named.iter().try_for_each(|one| write!(formatter, "\n{one}"))
+        self.by_name().iter().try_for_each(|one| write!(formatter, "\n{one}"))
     }
 }
 
