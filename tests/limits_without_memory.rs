@@ -39,7 +39,7 @@ fn requests_longer_than_the_region_are_judged_by_the_limit() {
     let _alone = alone();
     let free = Heap::new().unwrap();
     let before = process_usage();
-    for bytes in [2 * REGION, 16 * REGION] {
+    for bytes in [2 * REGION, 4 * REGION] {
         for policy in [LimitPolicy::Fail, LimitPolicy::Spill] {
             let heap = heap(policy);
             let (is_served, state) = asked(&heap, bytes);

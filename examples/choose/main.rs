@@ -66,6 +66,12 @@ fn choose(options: &Options) -> Result<(), String> {
     let traces = options.traces()?;
     for path in &traces {
         let trace = read(path)?;
+        if trace.events.is_empty() {
+            return Err(format!(
+                "{}: no event was recorded; was the recorder started before the work, and stopped?",
+                path.display()
+            ));
+        }
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let results = replay::all(&trace, options);
         print!("{}", table::render(&name, &trace, &results));

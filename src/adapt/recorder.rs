@@ -23,6 +23,9 @@ const BUFFER_BYTES: usize = 16 << 10;
 /// reallocation while no other event is, so the trace has each address at most once at a time,
 /// whatever threads do.
 ///
+/// A trace has no mark at its end: one that was cut off between two events is read as far as it
+/// goes, and blocks that were not freed by then are live at its end.
+///
 /// A child of `fork` must not go on recording: it writes into the same file. The allocator below
 /// must not call back.
 ///

@@ -245,7 +245,8 @@ impl<Input: 'static, Yield: 'static, Return: 'static, H: CoroutineHeap>
     /// ```
     ///
     /// # Errors
-    /// The system's, where it refuses a stack; the heap is dropped then.
+    /// The system's, where it refuses a stack: `ENOMEM` also at the limit on mappings, of which
+    /// each takes two (`vm.max_map_count`, mostly 65,530). The heap is dropped then.
     pub fn new<F>(heap: H, body: F) -> Result<Self, SystemError>
     where
         F: FnOnce(&Yielder<'_, Input, Yield>, Input) -> Return + 'static,

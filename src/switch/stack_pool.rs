@@ -99,7 +99,8 @@ impl StackPool {
     /// A stack that waits, or a new one.
     ///
     /// # Errors
-    /// The system's, where it refuses the mappings: `ENOMEM`, also at the limit on mappings.
+    /// The system's, where it refuses the mappings: `ENOMEM`, also at the limit on mappings, of
+    /// which each stack takes two (`vm.max_map_count`, mostly 65,530).
     pub fn take(&'static self) -> Result<CoroutineStack, SystemError> {
         if self.stack_bytes > MAX_STACK_BYTES {
             return Err(SystemError::NO_MEMORY);

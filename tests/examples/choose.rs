@@ -109,8 +109,10 @@ fn jobs_are_recorded_and_replayed() {
 fn mistakes_are_told() {
     let folder = Folder::new();
     folder.write("no.trace", "nothing");
+    folder.write("empty.trace", "hstrace1");
     let missing = folder.0.join("missing.trace");
     let wrong = folder.0.join("no.trace");
+    let empty = folder.0.join("empty.trace");
     for (words, complaint) in [
         (arguments(&["--memory", "none"]), "--memory: none is no number from 1 to 65536"),
         (arguments(&["--svg"]), "--svg: a folder should follow"),
@@ -118,6 +120,7 @@ fn mistakes_are_told() {
         (arguments(&["--record", "nothing", "x"]), "there is no job nothing; there are cache"),
         (vec![missing.as_os_str()], "missing.trace: No such file"),
         (vec![wrong.as_os_str()], "no.trace: this is no trace"),
+        (vec![empty.as_os_str()], "empty.trace: no event was recorded"),
     ] {
         let output = run("choose", &words);
         assert_eq!(output.status.code(), Some(1), "{output:?}");

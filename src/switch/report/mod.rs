@@ -291,7 +291,7 @@ pub struct Reconciliation {
 
 impl Reconciliation {
     /// By how much the accounts and the chunk table differ, in bytes: 0 when nothing changes
-    /// meanwhile.
+    /// meanwhile. In a child of `fork`, what other threads of its parent just took or gave back.
     pub fn account_difference_bytes(&self) -> usize {
         self.accounted_bytes.abs_diff(self.census.held_bytes)
     }
