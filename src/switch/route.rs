@@ -14,7 +14,6 @@ use super::{life, safe_point};
 use crate::heap::moved::copy_before_free;
 use crate::heap::{HeapHeader, Inline, Refusal, attention, batch, by_address, check, fast};
 use crate::region::{self, ChunkEntry};
-use crate::sync::Relation;
 
 /// Allocates.
 ///
@@ -338,10 +337,11 @@ pub(super) unsafe fn free_other(
             fast::free_to_slab(owner, entry, block, layout);
         } else {
             let state = state();
-            match owner.as_ref().runner.relation(state.token.get()) {
-                Relation::Runner => fast::free(owner, entry, block, layout),
-                Relation::Other if state.batches.try_join(owner, block, layout) => {}
-                _ => free_foreign(block, entry, owner, layout),
+            let runner = owner.as_ref().runner.seen();
+            if runner.is(state.token.get()) {
+                fast::free(owner, entry, block, layout);
+            } else if runner.is_closed() || !state.batches.try_join(owner, block, layout) {
+                free_foreign(block, entry, owner, layout);
             }
         }
     }

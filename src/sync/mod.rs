@@ -37,7 +37,7 @@ pub use loom::sync::atomic::{
 pub use chunk_word::ChunkWord;
 pub use foreign_stack::{ForeignStack, Links};
 pub use inspection::Inspection;
-pub use runner::{Relation, Runner, Token};
+pub use runner::{Runner, Token};
 pub use signals::Signals;
 pub use tally::Tally;
 

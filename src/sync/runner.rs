@@ -55,15 +55,22 @@ fn closed() -> u64 {
     weakened!("runner_close", IDLE, CLOSED)
 }
 
-/// What a thread is to a heap.
+/// Who ran a heap at one moment, by one load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Relation {
-    /// It runs the heap.
-    Runner,
-    /// It does not, and the heap is open.
-    Other,
-    /// The heap is closed.
-    Closed,
+pub struct Seen(u64);
+
+impl Seen {
+    /// As [`Runner::is`].
+    #[inline]
+    pub fn is(self, token: Token) -> bool {
+        self.0 == token.0
+    }
+
+    /// As [`Runner::is_closed`].
+    #[inline]
+    pub fn is_closed(self) -> bool {
+        self.0 == CLOSED
+    }
 }
 
 /// Who runs a heap.
@@ -109,15 +116,10 @@ impl Runner {
         self.token.load(Ordering::Relaxed) == token.0
     }
 
-    /// What the thread of `token` is to the heap: as [`is`](Self::is) and
-    /// [`is_closed`](Self::is_closed), by one load.
+    /// Who runs the heap, for more than one question.
     #[inline]
-    pub fn relation(&self, token: Token) -> Relation {
-        match self.token.load(Ordering::Relaxed) {
-            runner if runner == token.0 => Relation::Runner,
-            CLOSED => Relation::Closed,
-            _ => Relation::Other,
-        }
+    pub fn seen(&self) -> Seen {
+        Seen(self.token.load(Ordering::Relaxed))
     }
 
     /// The thread that runs it, or that it is bound to; `None` where nobody does, or it is closed.
