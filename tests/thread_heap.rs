@@ -1,5 +1,6 @@
 //! How a slab heap hands its blocks out: of a new chunk page by page, and in order of address,
-//! whatever was freed how. One test, for what other threads leave would be in the way.
+//! whatever was freed how; and what comes and goes again and again stays at hand. One test, for
+//! what other threads leave would be in the way.
 #![cfg(not(any(heapswitch_pass_through, heapswitch_asan, loom)))]
 
 use std::alloc::{Layout, alloc, dealloc};
@@ -81,6 +82,27 @@ fn new_blocks_are_carved_page_by_page() {
     }
 }
 
+/// Objects that are made and dropped by the hundred, again and again, are soon had without a slow
+/// path, though there are half as many again as a magazine holds at first.
+fn what_comes_and_goes_stays_at_hand() {
+    for (bytes, count) in [(24, 1000), (48, 1000), (224, 210), (640, 75), (1792, 26)] {
+        let blocks = Blocks::of(bytes);
+        let mut made = Vec::with_capacity(count);
+        let mut slow_of_rounds = |rounds: usize| {
+            let before = heapswitch::process_usage().slow_allocations;
+            for _ in 0..rounds {
+                made.extend((0..count).map(|_| blocks.make()));
+                made.drain(..).rev().for_each(|block| blocks.free(block));
+            }
+            heapswitch::process_usage().slow_allocations - before
+        };
+        let (first, later) = (slow_of_rounds(30), slow_of_rounds(100));
+        println!("{bytes}: {first} slow allocations in 30 rounds, {later} in 100 more");
+        assert!(first > 0, "{bytes}: nothing was ever refilled");
+        assert_eq!(later, 0, "{bytes}: slow allocations in 100 rounds");
+    }
+}
+
 /// What was freed at random comes back in rows, but for what the magazine held.
 fn refills_are_in_order_of_address() {
     for bytes in [224, 640] {
@@ -110,5 +132,7 @@ fn refills_are_in_order_of_address() {
 #[test]
 fn blocks_are_handed_out_in_order_of_address() {
     new_blocks_are_carved_page_by_page();
+    what_comes_and_goes_stays_at_hand();
+    // Of lengths that came and went before.
     refills_are_in_order_of_address();
 }

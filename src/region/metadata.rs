@@ -76,23 +76,35 @@ impl Metadata {
     /// Takes `bytes` bytes, zeroed and aligned to the block that holds them (at least 64 bytes), or
     /// to a page for larger ones. `None` where the system refuses.
     pub fn take(bytes: usize) -> Option<NonNull<u8>> {
+        let (block, is_zeroed) = Self::take_any(bytes)?;
+        if !is_zeroed {
+            // SAFETY: the block is the caller's, and at least so long.
+            unsafe { block.write_bytes(0, bytes) };
+        }
+        Some(block)
+    }
+
+    /// As [`take`](Self::take), with whatever the memory holds: pages that the caller does not
+    /// write to stay untouched.
+    pub fn take_unwritten(bytes: usize) -> Option<NonNull<u8>> {
+        Self::take_any(bytes).map(|(block, _)| block)
+    }
+
+    /// A block, and whether it is all zero.
+    fn take_any(bytes: usize) -> Option<(NonNull<u8>, bool)> {
         let shift = shift_of(bytes)?;
         let block_bytes = 1_usize << shift;
         let mut pool = POOL.lock();
         let list = pool.free.get_mut((shift - MIN_SHIFT) as usize)?;
-        let block = if let Some(block) = *list {
+        let (block, is_zeroed) = if let Some(block) = *list {
             // SAFETY: blocks in a free list are whole blocks of the pool, unused, and hold a link.
-            unsafe {
-                *list = block.as_ref().next;
-                let block = block.cast::<u8>();
-                block.write_bytes(0, bytes);
-                block
-            }
+            *list = unsafe { block.as_ref() }.next;
+            (block.cast(), false)
         } else {
-            pool.cut(block_bytes)?
+            (pool.cut(block_bytes)?, true)
         };
         HELD.fetch_add(block_bytes, Ordering::Relaxed);
-        Some(block)
+        Some((block, is_zeroed))
     }
 
     /// Takes memory back.

@@ -251,7 +251,8 @@ fn create_with<S: Strategy + 'static>(
     source: &'static dyn RegionSource,
     account: AccountHandle,
 ) -> Option<Header> {
-    let memory = Metadata::take(size_of::<HeapCell<S>>())?;
+    // All that is read is written below; a slab's magazines are written as they are filled.
+    let memory = Metadata::take_unwritten(size_of::<HeapCell<S>>())?;
     account.belongs_to_heap();
     let cell = memory.cast::<HeapCell<S>>();
     let inline = Inline::of(cell.cast(), fast_path);
@@ -339,6 +340,9 @@ pub unsafe fn front_of<'a>(header: Header) -> &'a mut Front {
 
 // Whoever uses the back of a slab heap takes its cell for one of the back alone.
 const _: () = assert!(offset_of!(HeapCell<Slab>, strategy) == offset_of!(HeapCell<Back>, strategy));
+
+// Metadata blocks are powers of two: a slab heap's should be no larger than this one.
+const _: () = assert!(size_of::<HeapCell<Slab>>() <= 128 << 10);
 
 /// # Safety
 /// The heap is valid as long as the reference is used.

@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 
 use super::class::{self, CLASSES};
 
-/// The bytes of blocks that a magazine holds, about.
+/// The bytes of blocks that a magazine holds, about; twice as many where it is [wide](Traffic).
 const MAGAZINE_BYTES: usize = 32 << 10;
 
 /// The blocks that an empty magazine is first filled with; each time twice as many, up to half of
@@ -22,12 +22,57 @@ pub(super) enum Which {
     Newest,
 }
 
-/// The most blocks that a magazine holds, and the fewest.
+/// The most blocks that a magazine holds if it is not wide, and the fewest.
 const MAX_MAGAZINE: usize = 512;
 pub(super) const MIN_MAGAZINE: usize = 4;
+/// The most blocks that a wide one holds.
+const MAX_WIDE: usize = 1280;
 
-/// The most blocks that the magazine of a class holds.
-const fn capacity_of(class: usize) -> usize {
+/// How often blocks have to turn back, between the magazine and the extents, before it is wide.
+const TURNS: u8 = 8;
+
+/// What the refills and spills of a magazine tell of what its program does.
+#[derive(Clone, Copy)]
+struct Traffic {
+    last: Move,
+    /// How often blocks turned back of which a wide magazine would have kept all; zero after more
+    /// were moved one way than that holds.
+    turns: u8,
+    /// The blocks that were moved since they turned.
+    blocks: u16,
+}
+
+/// A way of blocks between a magazine and the extents.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Move {
+    Refill,
+    Spill,
+}
+
+impl Traffic {
+    const NONE: Self = Self { last: Move::Refill, turns: 0, blocks: 0 };
+
+    /// Whether the magazine may hold more: a few hundred objects are made and dropped, again and
+    /// again. Where thousands are, a wide one would save little, and hand out first what was freed
+    /// last of all of them, in whatever order that lies.
+    fn is_wide(self) -> bool {
+        self.turns == TURNS
+    }
+
+    fn note(&mut self, way: Move, blocks: usize, most: usize) {
+        if way != self.last {
+            self.turns += u8::from(self.turns != TURNS);
+            (self.last, self.blocks) = (way, 0);
+        }
+        self.blocks = self.blocks.saturating_add(blocks as u16);
+        if usize::from(self.blocks) > most {
+            self.turns = 0;
+        }
+    }
+}
+
+/// The most blocks that the magazine of a class holds if it is not wide.
+const fn narrow_of(class: usize) -> usize {
     let blocks = MAGAZINE_BYTES / class::computed_bytes(class);
     if blocks > MAX_MAGAZINE {
         MAX_MAGAZINE
@@ -35,6 +80,18 @@ const fn capacity_of(class: usize) -> usize {
         MIN_MAGAZINE
     } else {
         blocks
+    }
+}
+
+/// The slots of the magazine of a class.
+const fn capacity_of(class: usize) -> usize {
+    let (narrow, wide) = (narrow_of(class), 2 * MAGAZINE_BYTES / class::computed_bytes(class));
+    if wide < narrow {
+        narrow
+    } else if wide > MAX_WIDE {
+        MAX_WIDE
+    } else {
+        wide
     }
 }
 
@@ -50,17 +107,18 @@ const STARTS: &[u32; CLASSES + 1] = &{
     starts
 };
 
-/// The tops of empty magazines, and the limits of those that are as long as they may be.
-const EMPTY_TOPS: [u32; CLASSES] = starts_from(0);
-const LONGEST: [u32; CLASSES] = starts_from(1);
+/// The tops of empty magazines, and the limits of those that are as long as they may be, but not
+/// wide.
+const EMPTY_TOPS: [u32; CLASSES] = tops_at(0);
+const NARROW: [u32; CLASSES] = tops_at(1);
 
-const fn starts_from(first: usize) -> [u32; CLASSES] {
-    let (mut starts, mut class) = ([0; CLASSES], 0);
+const fn tops_at(filled: usize) -> [u32; CLASSES] {
+    let (mut tops, mut class) = ([0; CLASSES], 0);
     while class < CLASSES {
-        starts[class] = STARTS[class + first];
+        tops[class] = STARTS[class] + (filled * narrow_of(class)) as u32;
         class += 1;
     }
-    starts
+    tops
 }
 
 /// The slots of all magazines.
@@ -87,6 +145,7 @@ pub struct Front {
     limits: [u32; CLASSES],
     /// How often a magazine was refilled with less than half of what it holds.
     refills: [u8; CLASSES],
+    traffic: [Traffic; CLASSES],
     slots: [MaybeUninit<NonNull<u8>>; SLOTS],
 }
 
@@ -95,27 +154,28 @@ pub(super) fn start_of(class: usize) -> usize {
     STARTS.get(class).map_or(0, |&start| start as usize)
 }
 
-#[inline]
-fn end_of(class: usize) -> usize {
-    STARTS.get(class + 1).map_or(0, |&start| start as usize)
+/// The most blocks of a class that a magazine holds that is not wide.
+fn narrow(class: usize) -> usize {
+    NARROW.get(class).map_or(0, |&limit| limit as usize) - start_of(class)
 }
 
 /// The most blocks of a class that a magazine ever holds.
 pub(super) fn capacity(class: usize) -> usize {
-    end_of(class) - start_of(class)
+    STARTS.get(class + 1).map_or(0, |&end| end as usize) - start_of(class)
 }
 
 impl Front {
     /// Empty magazines.
     pub(super) const NEW: Self = Self {
         tops: EMPTY_TOPS,
-        limits: LONGEST,
+        limits: NARROW,
         refills: [0; CLASSES],
+        traffic: [Traffic::NONE; CLASSES],
         slots: [const { MaybeUninit::uninit() }; SLOTS],
     };
 
     /// Writes empty magazines to a place. Not a copy of [`NEW`](Self::NEW): that would be written
-    /// whole, 52 KiB, and all of it be resident in each thread that allocates.
+    /// whole, 104 KiB, and all of it be resident in each thread that allocates.
     ///
     /// # Safety
     /// The place is valid for writes and aligned, and nobody else uses it.
@@ -123,8 +183,9 @@ impl Front {
         // SAFETY: the caller's contract; slots need no value.
         unsafe {
             (&raw mut (*place).tops).write(EMPTY_TOPS);
-            (&raw mut (*place).limits).write(LONGEST);
+            (&raw mut (*place).limits).write(NARROW);
             (&raw mut (*place).refills).write([0; CLASSES]);
+            (&raw mut (*place).traffic).write([Traffic::NONE; CLASSES]);
         }
     }
 
@@ -174,11 +235,35 @@ impl Front {
         self.limit(class) - start_of(class)
     }
 
-    /// Lets the magazine of a class hold up to so many blocks, within what it has slots for, and
+    /// Notes that blocks go one way, for how wide the magazine may be.
+    pub(super) fn note(&mut self, class: usize, way: Move, blocks: usize) {
+        if let Some(traffic) = self.traffic.get_mut(class) {
+            traffic.note(way, blocks, capacity(class));
+        }
+    }
+
+    fn is_wide(&self, class: usize) -> bool {
+        self.traffic.get(class).is_some_and(|traffic| traffic.is_wide())
+    }
+
+    /// The blocks that stay in the magazine of a class when it is spilled that should hold so many
+    /// at most: half of them, but of a wide one most, for it is to hold all that come and go, and
+    /// a refill brings half.
+    pub(super) fn kept(&self, class: usize, length: usize) -> usize {
+        let length = length.min(self.length(class));
+        if self.is_wide(class) { length - length.div_ceil(8) } else { length / 2 }
+    }
+
+    /// The most blocks that the magazine of a class should hold, as its traffic is.
+    pub(super) fn longest(&self, class: usize) -> usize {
+        if self.is_wide(class) { capacity(class) } else { narrow(class) }
+    }
+
+    /// Lets the magazine of a class hold up to so many blocks, within what its traffic allows, and
     /// more than it holds.
     pub(super) fn set_length(&mut self, class: usize, blocks: usize) {
         let held = self.magazine(class).len();
-        let length = blocks.max(held + 1).min(capacity(class));
+        let length = blocks.min(self.longest(class)).max(held + 1);
         if let Some(limit) = self.limits.get_mut(class) {
             *limit = (start_of(class) + length) as u32;
         }
@@ -243,5 +328,50 @@ impl Front {
     /// Whether all magazines are empty.
     pub(super) fn is_empty(&self) -> bool {
         self.tops == EMPTY_TOPS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A magazine's traffic after blocks of so many went to and fro so often.
+    fn after(turns: usize, blocks: usize) -> Traffic {
+        let mut traffic = Traffic::NONE;
+        for turn in 0..turns {
+            let way = if turn % 2 == 0 { Move::Spill } else { Move::Refill };
+            (0..4).for_each(|_| traffic.note(way, blocks / 4, 1280));
+        }
+        traffic
+    }
+
+    #[test]
+    fn a_magazine_is_wide_while_what_turns_back_fits() {
+        assert!(!after(7, 1000).is_wide());
+        assert!(after(8, 1000).is_wide());
+        assert!(after(1000, 1280).is_wide());
+        assert!(!after(1000, 1284).is_wide());
+        let mut traffic = after(100, 1000);
+        (0..100_000).for_each(|_| traffic.note(Move::Spill, 128, 1280));
+        assert!(!traffic.is_wide());
+        assert_eq!(traffic.turns, 0);
+    }
+
+    #[test]
+    fn a_spill_leaves_room_and_a_refill_is_more() {
+        for class in 0..CLASSES {
+            let mut front = Front::NEW;
+            for turn in 0..9 {
+                let way = if turn % 2 == 0 { Move::Spill } else { Move::Refill };
+                front.set_length(class, usize::MAX);
+                let length = front.length(class);
+                let kept = front.kept(class, length);
+                let refilled = length.div_ceil(2);
+                assert!(kept < length && length - kept <= refilled);
+                assert!(length <= capacity(class) && length >= MIN_MAGAZINE);
+                front.note(class, way, 1);
+            }
+            assert!(front.is_wide(class));
+        }
     }
 }

@@ -14,7 +14,9 @@
 //! it, and touch no block: one that left the processor's caches is not fetched to be freed, nor to
 //! be allocated. A full magazine gives its older half back to the extents, an empty one takes the
 //! free blocks of a few extents in order of address, or else new ones, so that objects which are
-//! made together stay close, however the last ones were freed. An extent's `used` counts blocks
+//! made together stay close, however the last ones were freed. One whose blocks turn back again and
+//! again gets wide: it holds what a request, say, makes and drops, until more than that moves one
+//! way. An extent's `used` counts blocks
 //! that are allocated or in a magazine.
 //!
 //! This is the form for heaps, where a block's extent is found through the chunk table. For use on
@@ -24,9 +26,9 @@
 //! A pop and a push are six instructions each beside finding the class. Refilling costs about 5 a
 //! block where the free blocks of 64 neighbours are one row, and 11 else; spilling 4 where blocks
 //! come back in order of address, 20 in any other, and 45 where each lies in another extent than
-//! the one before (the loops as compiled). The magazines take 54 KiB of
-//! records, of which the pages of the classes in use are touched; they hold at most 32 KiB of
-//! blocks a class, or four blocks. Each block pins its chunk, so where a class has three times the
+//! the one before (the loops as compiled). The magazines take 118 KiB of records, of which the
+//! pages of the classes in use are touched; they hold at most 32 KiB of blocks a class, or four
+//! blocks, and a wide one 64 KiB. Each block pins its chunk, so where a class has three times the
 //! extents that its blocks need, its magazine gets shorter as they get fewer.
 
 mod back;
@@ -44,7 +46,7 @@ use core::ptr::NonNull;
 pub use self::back::Back;
 use self::class::{CLASSES, block_bytes, class_of};
 pub use self::front::Front;
-use self::front::{Which, capacity};
+use self::front::{Move, Which};
 use self::partial::{Partials, free, used, used_bytes};
 pub use self::plain::PlainSlab;
 use super::sourced::SourcedAllocator;
@@ -107,9 +109,10 @@ impl Slab {
     }
 
     fn spill_half(&mut self, class: usize, which: Which) -> bool {
-        let length = self.back.magazine_length(class);
-        let kept = (length.min(self.front.length(class))) / 2;
+        let length = self.back.magazine_length(class).min(self.front.longest(class));
+        let kept = self.front.kept(class, length);
         let blocks = self.front.magazine(class).len().saturating_sub(kept);
+        self.front.note(class, Move::Spill, blocks);
         let is_any_empty = self.give_back(class, blocks, which);
         self.front.set_length(class, length);
         is_any_empty
@@ -149,10 +152,7 @@ impl Slab {
     #[inline(never)]
     pub fn refill(&mut self, class: usize) -> Option<NonNull<u8>> {
         // One that was made short may be longer again.
-        let length = self.front.length(class);
-        if length < capacity(class) {
-            self.front.set_length(class, 2 * length);
-        }
+        self.front.set_length(class, 2 * self.front.length(class));
         let slots = self.front.unfilled(class)?;
         let mut unfilled = slots.len();
         let mut next = self.back.partials.first(class);
@@ -183,6 +183,7 @@ impl Slab {
         }
         let blocks = slots.len() - unfilled;
         self.back.count_out(class, blocks);
+        self.front.note(class, Move::Refill, blocks);
         // SAFETY: so many slots were filled, and the class exists, for it has slots.
         unsafe {
             self.front.fill(class, blocks);
