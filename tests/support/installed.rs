@@ -137,3 +137,60 @@ pub(crate) fn the_global_allocator_is_it<S: Strategy>(
     assert_eq!(text.len() + thread_text.len(), 1000);
     global.lock().verify();
 }
+
+/// The whole program: a strategy's threads, contexts and global allocator, and their tests.
+/// `stride` is as in [`Installed`].
+macro_rules! program {
+    ($strategy:ident, $Allocator:ident, $stride:literal) => {
+        static SHARED: heapswitch::Locked<heapswitch::$Allocator<heapswitch::MemoryMapSource>> =
+            heapswitch::Locked::new(
+                heapswitch::$Allocator::new(heapswitch::MemoryMapSource::new()),
+            );
+
+        /// The macro wants a type of its own, which is this static's.
+        struct Shared;
+
+        // SAFETY: every method is that of the static.
+        unsafe impl std::alloc::GlobalAlloc for Shared {
+            unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+                // SAFETY: the caller's contract.
+                unsafe { SHARED.alloc(layout) }
+            }
+
+            unsafe fn dealloc(&self, block: *mut u8, layout: std::alloc::Layout) {
+                // SAFETY: the caller's contract.
+                unsafe { SHARED.dealloc(block, layout) }
+            }
+        }
+
+        heapswitch::global_thread_and_coroutine_switchable_allocator! {
+            coroutine = $strategy,
+            thread = $strategy,
+            global = Shared,
+        }
+
+        const INSTALLED: installed::Installed =
+            installed::Installed { name: stringify!($strategy), stride: $stride };
+
+        #[test]
+        fn threads_live_on_it() {
+            installed::threads_live_on_it(&INSTALLED);
+        }
+
+        #[test]
+        fn contexts_live_on_it() {
+            installed::contexts_live_on_it(&INSTALLED);
+        }
+
+        #[test]
+        fn coroutines_live_on_it() {
+            installed::coroutines_live_on_it(&INSTALLED);
+        }
+
+        #[test]
+        fn the_global_allocator_is_it() {
+            installed::the_global_allocator_is_it(&SHARED);
+        }
+    };
+}
+pub(crate) use program;
