@@ -14,8 +14,8 @@ mod refused;
 mod traps;
 
 use std::hint::black_box;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use heapswitch::strategy::slab::Slab;
@@ -329,4 +329,27 @@ fn the_largest_are_in_order_while_they_change() {
         drop(ends);
         assert!(!out_of_order);
     });
+}
+
+/// What it is captured by panics when it is dropped.
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("dropped with the callback that had it");
+    }
+}
+
+#[test]
+fn a_callback_may_drop_its_own_watch_and_that_may_panic() {
+    let group = Account::new("watched").unwrap().with_soft_limit(CHUNK);
+    let watch = Arc::new(Mutex::new(None));
+    let (own, captured) = (Arc::clone(&watch), PanicsWhenDropped);
+    *watch.lock().unwrap() = Some(group.on_pressure(move |_| {
+        let _captured = &captured;
+        drop(own.lock().unwrap().take());
+    }));
+    let heap = Heap::builder().charged_to(&group).build().unwrap();
+    assert_eq!(heap.run(|| vec![1_u8; 3 * CHUNK].len()).unwrap(), 3 * CHUNK);
+    assert!(watch.lock().unwrap().is_none(), "the callback was called");
 }

@@ -3,7 +3,7 @@
 //! test --profile lto --test coroutine_migration`.
 #![cfg(not(heapswitch_pass_through))]
 
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -208,4 +208,60 @@ fn a_callback_that_suspends_may_return_on_another_thread() {
         }
     }
     assert_eq!(resumes, 4, "each heap passed the limit");
+}
+
+/// A heap is closed, or reset, in a coroutine that its callback suspends, and that goes on
+/// elsewhere while the first thread frees what escaped: that one does not run the heap any more.
+#[test]
+fn an_end_that_is_suspended_may_go_on_on_another_thread() {
+    static RESUMED: AtomicBool = AtomicBool::new(false);
+    static FREED: AtomicUsize = AtomicUsize::new(0);
+    const BLOCKS: usize = 3000;
+    for round in 0..60 {
+        let hint = HINTS[round % 3];
+        let (give, escaped) = mpsc::channel::<Vec<Box<[u8; 48]>>>();
+        let body = move |yielder: &Yielder<'_, (), ()>, ()| {
+            let mut heap = Heap::with_hint(hint).unwrap();
+            let blocks = heap.run(|| (0..BLOCKS).map(|_| Box::new([7; 48])).collect()).unwrap();
+            give.send(blocks).unwrap();
+            let yielder = AtomicPtr::new(core::ptr::from_ref(yielder).cast_mut().cast());
+            let suspend = move |_| {
+                let yielder: *const Yielder<'static, (), ()> = yielder.load(Ordering::Relaxed);
+                // SAFETY: the coroutine is running, and so is its yielder.
+                unsafe { (*yielder).suspend(()) };
+                RESUMED.store(true, Ordering::Release);
+                while FREED.load(Ordering::Acquire) < 10 {
+                    thread::yield_now();
+                }
+            };
+            heap.on_end(suspend).unwrap();
+            if round % 2 == 0 {
+                heap.close();
+            } else {
+                heap.reset().unwrap();
+                assert_eq!(heap.run(|| vec![1_u8; 100]).unwrap().len(), 100);
+                heap.verify().unwrap();
+            }
+        };
+        let coroutine = Coroutine::new(Heap::new().unwrap(), body).unwrap();
+        // SAFETY: it holds a heap when it is suspended, and uses no thread-local variable; nobody
+        // else frees in that until it was resumed.
+        let mut coroutine = unsafe { coroutine.assume_send() };
+        coroutine.resume(()).unwrap();
+        let escaped = escaped.recv().unwrap();
+        RESUMED.store(false, Ordering::Relaxed);
+        FREED.store(0, Ordering::Relaxed);
+        let elsewhere = thread::spawn(move || {
+            coroutine.resume(()).unwrap();
+            assert!(coroutine.is_done());
+        });
+        while !RESUMED.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        for block in escaped {
+            drop(block);
+            FREED.fetch_add(1, Ordering::Release);
+        }
+        elsewhere.join().unwrap();
+    }
 }

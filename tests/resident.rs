@@ -28,8 +28,8 @@ heapswitch::global_thread_and_coroutine_switchable_allocator! {
     decay_milliseconds = 100,
 }
 
-/// What each of the sleepers holds at its peak. Its magazines may keep 1.7 MiB, so with less the
-/// part that stays is larger: of 24 MiB 7 % where the owners freed.
+/// What each of the sleepers holds at its peak. Its magazines keep up to 1.7 MiB of it, so with
+/// less the part that stays is larger: of 24 MiB 7 % where the owners freed.
 const OWNER_BYTES: usize = 40 << 20;
 
 /// What the test runner's own threads may take meanwhile.

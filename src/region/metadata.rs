@@ -87,7 +87,13 @@ impl Metadata {
     /// As [`take`](Self::take), with whatever the memory holds: pages that the caller does not
     /// write to stay untouched.
     pub fn take_unwritten(bytes: usize) -> Option<NonNull<u8>> {
-        Self::take_any(bytes).map(|(block, _)| block)
+        let (block, is_zeroed) = Self::take_any(bytes)?;
+        // Who reads what it did not write shall see it.
+        if cfg!(heapswitch_check) && !is_zeroed {
+            // SAFETY: the block is the caller's, and at least so long.
+            unsafe { block.write_bytes(0xA5, bytes) };
+        }
+        Some(block)
     }
 
     /// A block, and whether it is all zero.
@@ -110,7 +116,8 @@ impl Metadata {
     /// Takes memory back.
     ///
     /// # Safety
-    /// `block` came from [`take`](Self::take) with the same `bytes`, and nothing uses it any more.
+    /// `block` came from [`take`](Self::take) or [`take_unwritten`](Self::take_unwritten) with the
+    /// same `bytes`, and nothing uses it any more.
     pub unsafe fn give_back(block: NonNull<u8>, bytes: usize) {
         let Some(shift) = shift_of(bytes) else { return };
         let mut pool = POOL.lock();

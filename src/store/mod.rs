@@ -6,7 +6,10 @@
 //!   together. For many threads.
 //!
 //! A store takes one range from its source when it is made, and gives it back when it is dropped.
-//! What it notes about its contents beside that range comes from the global allocator.
+//! What it notes about its contents beside that range comes from what is in use where it is called,
+//! as a `Vec`'s memory does: within a context, from the context's heap, which is charged for it and
+//! keeps it as an escapee. A store that contexts share is called within
+//! [`with_thread_local`](crate::with_thread_local).
 
 #[cfg(not(loom))]
 pub mod gravity;

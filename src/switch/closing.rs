@@ -108,16 +108,30 @@ pub(super) unsafe fn close_claimed(header: NonNull<HeapHeader>) {
     }
 }
 
-/// Ends the children and calls the callbacks of a heap that is about to be closed or reset.
+/// Ends the children and calls the callbacks of a heap that is about to be closed or reset. The
+/// thread that runs it may be another then: who calls this reads the thread's state anew.
 pub(super) fn end_contents(this: &HeapHeader, end: HeapEnd) -> EscapeReport {
     let mut report = EscapeReport::default();
     if this.account.may_have_children() || !this.callbacks.is_empty() {
+        let is_claimed = this.runner.is(Token::CLOSER);
+        // A callback may suspend its coroutine, which is then resumed on another thread, while this
+        // one frees what was allocated in the heap: so it is run by no thread meanwhile.
+        this.runner.hand_to(Token::CLOSER);
         out_of_contexts(|| {
             close_children(&this.account, &mut report);
             report.panicked_callbacks += this.callbacks.call_all(end);
         });
+        if !is_claimed {
+            this.runner.hand_to(own_token());
+        }
     }
     report
+}
+
+/// What this thread runs heaps by that it ends.
+fn own_token() -> Token {
+    // A thread that is torn down runs nothing, but may close what nobody runs.
+    token().unwrap_or(Token::CLOSER)
 }
 
 /// Closes the heaps below an account, lowest first, that end with their parent.
@@ -153,14 +167,12 @@ fn close_children(account: &Account, report: &mut EscapeReport) {
 unsafe fn claim(header: NonNull<HeapHeader>) -> bool {
     // SAFETY: the heap is not closed, so its header is valid.
     let this = unsafe { header.as_ref() };
-    match token() {
-        Ok(token) if this.runner.is(token) => {
+    match own_token() {
+        token if token != Token::CLOSER && this.runner.is(token) => {
             state().unlink(header);
             true
         }
-        Ok(token) => this.runner.try_enter(token),
-        // A thread that is torn down runs nothing, but may close what nobody runs.
-        Err(_) => this.runner.try_enter(Token::CLOSER),
+        token => this.runner.try_enter(token),
     }
 }
 
@@ -217,8 +229,8 @@ impl Heap {
         let renewed = unsafe { self.renew(&mut report) };
         self.forget_end();
         self.header().account.begin_again();
-        // Nobody runs a successor.
-        if self.header().runner.is(token) {
+        // Nobody runs a successor. The callbacks may have returned on another thread.
+        if self.header().runner.is(own_token()) {
             // SAFETY: this thread runs the heap.
             unsafe { safe_point::leave(state(), self.raw()) };
         }

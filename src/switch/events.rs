@@ -1,20 +1,31 @@
 //! Events for `tracing`, behind the feature of that name: nothing without it.
 //!
-//! Emitted at safe points only, with the thread's own heap in use: a subscriber may allocate.
-//! All have the target `heapswitch`.
+//! Emitted at safe points only, with the thread's own heap in use: a subscriber may allocate. A
+//! panic in one is caught. It should close no heap: it is told of that as well, and so on without
+//! end. All have the target `heapswitch`.
 
 use super::budget::OverBudget;
 use super::pressure::Pressure;
+#[cfg(feature = "tracing")]
+use super::scope::out_of_contexts;
+#[cfg(feature = "tracing")]
+use crate::heap::callbacks::call_guarded;
 use crate::heap::{Account, EscapeReport};
 
 /// Whether anybody hears them.
 pub(super) const ARE_WANTED: bool = cfg!(feature = "tracing");
 
+/// Calls the program's subscriber, whose panics would leave a heap half closed.
+#[cfg(feature = "tracing")]
+fn emit(event: impl FnOnce()) {
+    out_of_contexts(|| call_guarded(event));
+}
+
 /// A heap was closed.
 #[cfg(feature = "tracing")]
 pub(super) fn closed(account: &Account, report: &EscapeReport) {
     let (name, id) = (account.name(), account.id().number());
-    super::scope::out_of_contexts(|| {
+    emit(|| {
         tracing::debug!(
             target: "heapswitch",
             context = name.as_str(),
@@ -31,7 +42,7 @@ pub(super) fn closed(account: &Account, report: &EscapeReport) {
 #[cfg(feature = "tracing")]
 pub(super) fn escaped(account: &Account, report: &EscapeReport) {
     let (name, id) = (account.name(), account.id().number());
-    super::scope::out_of_contexts(|| {
+    emit(|| {
         tracing::info!(
             target: "heapswitch",
             context = name.as_str(),
@@ -48,27 +59,31 @@ pub(super) fn escaped(account: &Account, report: &EscapeReport) {
 #[cfg(feature = "tracing")]
 pub(super) fn passed(pressure: &Pressure) {
     let usage = &pressure.account.usage;
-    tracing::warn!(
-        target: "heapswitch",
-        context = pressure.account.name.as_str(),
-        id = pressure.account.id.number(),
-        limit = ?pressure.limit,
-        committed_bytes = usage.committed_bytes,
-        "an account passed a limit"
-    );
+    emit(|| {
+        tracing::warn!(
+            target: "heapswitch",
+            context = pressure.account.name.as_str(),
+            id = pressure.account.id.number(),
+            limit = ?pressure.limit,
+            committed_bytes = usage.committed_bytes,
+            "an account passed a limit"
+        );
+    });
 }
 
 /// A context was ended.
 #[cfg(feature = "tracing")]
 pub(super) fn over_budget(over: &OverBudget) {
-    tracing::warn!(
-        target: "heapswitch",
-        context = over.context.as_str(),
-        account = over.name.as_str(),
-        used_bytes = over.used_bytes,
-        limit_bytes = over.limit_bytes,
-        "a context over its budget was ended"
-    );
+    emit(|| {
+        tracing::warn!(
+            target: "heapswitch",
+            context = over.context.as_str(),
+            account = over.name.as_str(),
+            used_bytes = over.used_bytes,
+            limit_bytes = over.limit_bytes,
+            "a context over its budget was ended"
+        );
+    });
 }
 
 #[cfg(not(feature = "tracing"))]

@@ -121,5 +121,7 @@ fn call_all(pressure: &Pressure) {
     };
     for call in calls {
         call_guarded(|| call(pressure));
+        // What it captured may be dropped with it here, if it dropped its own watch.
+        call_guarded(move || drop(call));
     }
 }

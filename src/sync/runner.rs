@@ -13,7 +13,8 @@ impl Token {
 
     /// Of a thread that closes a heap that nobody runs: one that is torn down, or claims a child
     /// whose parent has ended. The close, at the thread's next safe point at the latest, lets
-    /// nobody else in, so several threads may use it at once, each for a heap of its own.
+    /// nobody else in, so several threads may use it at once, each for a heap of its own. And of a
+    /// heap whose end calls the program's code: no thread takes it for its own meanwhile.
     /// Without the bit of `BOUND`: nothing is bound to it, so what is claimed is not idle to it.
     pub const CLOSER: Self = Self(BOUND - 1);
 
@@ -247,6 +248,12 @@ impl Runner {
         self.token.store(IDLE, leave());
     }
 
+    /// Makes another the runner. Called by the runner, or by the thread on which its work goes on.
+    pub fn hand_to(&self, token: Token) {
+        // Relaxed: whatever brings the work to another thread orders what was done before.
+        self.token.store(token.0, Ordering::Relaxed);
+    }
+
     /// Nobody ever runs it again. Called by the runner.
     #[inline]
     pub fn close(&self) {
@@ -272,5 +279,16 @@ mod tests {
         assert!(!runner.try_enter(Token::CLOSER) && !runner.try_enter(Token::from_number(7)));
         runner.leave_shared();
         assert!(runner.try_enter(Token::CLOSER) && !runner.try_enter(Token::CLOSER));
+    }
+
+    #[test]
+    fn what_is_handed_on_is_the_others_alone() {
+        let (runner, first, second) = (Runner::new(), Token::from_number(7), Token::from_number(8));
+        assert!(runner.try_enter(first));
+        runner.hand_to(Token::CLOSER);
+        assert!(!runner.is(first) && !runner.is_idle() && runner.is_busy());
+        assert!(!runner.try_enter(first) && !runner.try_enter(second));
+        runner.hand_to(second);
+        assert!(runner.is(second) && !runner.is(first));
     }
 }

@@ -189,7 +189,10 @@ pub(super) unsafe fn forget_blocks<S: Strategy>(header: Header) {
                 extent_of(entry).words.iter().for_each(|word| word.set(0));
             }
         }
-        *strategy_of::<S>(header) = S::new(settings);
+        // Not an assignment: a slab would be written whole, and first made on the stack.
+        let strategy = core::ptr::from_mut(strategy_of::<S>(header));
+        strategy.drop_in_place();
+        S::write_new(strategy, settings);
         for entry in runs(this) {
             return_run(header, entry);
         }

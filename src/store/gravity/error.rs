@@ -61,7 +61,8 @@ pub enum WriteError {
         /// How many are in blocks that readers pin.
         pinned_bytes: usize,
     },
-    /// There is no memory for what is noted of a block, or no number for it.
+    /// There is no memory for what is noted of a block, where that [comes from](crate::store), or
+    /// no number for it.
     NoRecords,
 }
 

@@ -274,10 +274,12 @@ impl<S: MemorySource> GravityStore<S> {
     }
 
     /// Brings the slots of greatest gravity together, or closer, by moving at most `most_bytes`, or
-    /// one block if that is longer: so that later writes need not. How many bytes it moved; 0 where
-    /// there is nothing to do, guards are in the way, or there is no memory for a plan.
+    /// one block if that is longer: so that later writes need not. How many bytes it moved, in
+    /// whole granules, of which an empty value takes one; 0 where there is nothing to do, guards
+    /// are in the way, there is no memory for a plan, or other threads changed what it was about
+    /// to move.
     ///
-    /// Called until it gives 0 it leaves one slot, if nothing is pinned.
+    /// Called until it gives 0 it leaves one slot, if nothing is pinned and nobody else writes.
     pub fn compact_step(&self, most_bytes: usize) -> usize {
         let units = most_bytes / self.shared.granule();
         self.shared.compact_step(Units::try_from(units).unwrap_or(Units::MAX))

@@ -188,35 +188,34 @@ impl Shared {
         }
     }
 
-    /// Moves blocks without need, at most `most` units at once; how many bytes it moved.
+    /// Moves blocks without need, at most `most` units at once; how many bytes it moved, in whole
+    /// units: an empty value takes one, too.
     pub(super) fn compact_step(&self, most: Units) -> usize {
         let _mover = self.mover.0.lock();
         let mut space = self.settled_space();
         let plan = Planner::new(&mut space, &self.tables).plan_step(most);
         let Some(plan) = plan else { return 0 };
         drop(space);
-        let bytes = self.carry_out(&plan);
+        self.carry_out(&plan);
         let mut space = self.lock_space();
+        let moved_before = space.totals.moved;
         let hole = plan.commit(&mut space, &self.tables);
         space.join(hole);
-        bytes
+        (space.totals.moved - moved_before) as usize * self.granule()
     }
 
-    /// Copies the blocks of a plan; how many bytes that were. The blocks are claimed, and where
-    /// they go is reserved or was left by the one before, so no lock is held.
-    fn carry_out(&self, plan: &Plan) -> usize {
-        let mut bytes = 0;
+    /// Copies the blocks of a plan. They are claimed, and where they go is reserved or was left by
+    /// the one before, so no lock is held.
+    fn carry_out(&self, plan: &Plan) {
         for made in &plan.moves {
             let Some(record) = self.tables.records.get(made.record) else { continue };
             let length = record.place().bytes as usize;
-            bytes += length;
             // SAFETY: both lie in the store's memory; see above. They may overlap.
             unsafe {
                 let (from, to) = (self.address(made.from), self.address(made.to));
                 to.as_ptr().copy_from(from.as_ptr(), length);
             }
         }
-        bytes
     }
 
     /// Makes a reserved span a block, claimed by the caller.

@@ -220,6 +220,26 @@ fn steps_bring_the_slots_together() {
     });
 }
 
+#[test]
+fn steps_that_move_empty_values_lead_somewhere() {
+    with_store(4096, 8, |store| {
+        let keys: Vec<_> = (0..400).map(|_| store.write(b"").unwrap()).collect();
+        for key in keys.iter().step_by(2) {
+            store.free(*key).unwrap();
+        }
+        let moved_before = store.usage().moved_bytes;
+        let moved: usize = std::iter::repeat_with(|| store.compact_step(64))
+            .inspect(|moved| assert!(*moved <= 64))
+            .take_while(|moved| *moved != 0)
+            .sum();
+        store.verify();
+        let usage = store.usage();
+        assert_eq!((usage.slots, usage.largest_slot_bytes), (1, usage.free_bytes));
+        assert_eq!(moved as u64, usage.moved_bytes - moved_before);
+        assert!(keys.iter().skip(1).step_by(2).all(|key| store.read(*key).unwrap().is_empty()));
+    });
+}
+
 /// Frees every other value, writes one that only fits where they were, and looks at all; then
 /// `look` is shown the store.
 #[cfg(not(heapswitch_pass_through))]

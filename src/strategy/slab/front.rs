@@ -36,7 +36,7 @@ const TURNS: u8 = 8;
 struct Traffic {
     last: Move,
     /// How often blocks turned back of which a wide magazine would have kept all; zero after more
-    /// were moved one way than that holds.
+    /// were moved one way than that keeps.
     turns: u8,
     /// The blocks that were moved since they turned.
     blocks: u16,
@@ -154,6 +154,12 @@ pub(super) fn start_of(class: usize) -> usize {
     STARTS.get(class).map_or(0, |&start| start as usize)
 }
 
+/// The blocks that stay in a wide magazine of so many when it is spilled: fewer go than a refill
+/// brings, or it would never come to hold all that goes to and fro. Each spill moves what stays.
+fn kept_wide(length: usize) -> usize {
+    length - length.div_ceil(5)
+}
+
 /// The most blocks of a class that a magazine holds that is not wide.
 fn narrow(class: usize) -> usize {
     NARROW.get(class).map_or(0, |&limit| limit as usize) - start_of(class)
@@ -238,20 +244,20 @@ impl Front {
     /// Notes that blocks go one way, for how wide the magazine may be.
     pub(super) fn note(&mut self, class: usize, way: Move, blocks: usize) {
         if let Some(traffic) = self.traffic.get_mut(class) {
-            traffic.note(way, blocks, capacity(class));
+            traffic.note(way, blocks, kept_wide(capacity(class)));
         }
     }
 
     fn is_wide(&self, class: usize) -> bool {
-        self.traffic.get(class).is_some_and(|traffic| traffic.is_wide())
+        let may_be_wide = capacity(class) > narrow(class);
+        may_be_wide && self.traffic.get(class).is_some_and(|traffic| traffic.is_wide())
     }
 
     /// The blocks that stay in the magazine of a class when it is spilled that should hold so many
-    /// at most: half of them, but of a wide one most, for it is to hold all that come and go, and
-    /// a refill brings half.
+    /// at most: half of them, or of a wide one [most](kept_wide).
     pub(super) fn kept(&self, class: usize, length: usize) -> usize {
         let length = length.min(self.length(class));
-        if self.is_wide(class) { length - length.div_ceil(8) } else { length / 2 }
+        if self.is_wide(class) { kept_wide(length) } else { length / 2 }
     }
 
     /// The most blocks that the magazine of a class should hold, as its traffic is.
@@ -263,7 +269,7 @@ impl Front {
     /// more than it holds.
     pub(super) fn set_length(&mut self, class: usize, blocks: usize) {
         let held = self.magazine(class).len();
-        let length = blocks.min(self.longest(class)).max(held + 1);
+        let length = blocks.min(self.longest(class)).max(held + 1).min(capacity(class));
         if let Some(limit) = self.limits.get_mut(class) {
             *limit = (start_of(class) + length) as u32;
         }
@@ -333,6 +339,8 @@ impl Front {
 
 #[cfg(test)]
 mod tests {
+    use core::num::NonZero;
+
     use super::*;
 
     /// A magazine's traffic after blocks of so many went to and fro so often.
@@ -357,21 +365,72 @@ mod tests {
         assert_eq!(traffic.turns, 0);
     }
 
+    /// Puts blocks into a magazine until it has to be spilled, or it holds so many.
+    fn push_up_to(front: &mut Front, class: usize, blocks: usize) -> bool {
+        (front.magazine(class).len()..blocks).any(|number| {
+            let block = NonNull::without_provenance(NonZero::new(8 * number + 8).unwrap());
+            // SAFETY: the class exists; nobody reads the block, which is none.
+            unsafe { front.push(class, block) }
+        })
+    }
+
+    /// As `Slab::spill_half`, without extents.
+    fn spill(front: &mut Front, class: usize, length: usize) {
+        let length = length.min(front.longest(class));
+        let kept = front.kept(class, length);
+        let spilled = front.magazine(class).len().saturating_sub(kept);
+        front.note(class, Move::Spill, spilled);
+        front.drop_blocks(class, spilled, Which::Oldest);
+        front.set_length(class, length);
+        assert!(front.top(class) < front.limit(class), "class {class}: no room after a spill");
+        assert!(front.length(class) <= capacity(class));
+    }
+
+    fn make_wide(front: &mut Front, class: usize) {
+        for turn in 0..=TURNS {
+            front.note(class, if turn % 2 == 0 { Move::Spill } else { Move::Refill }, 1);
+        }
+        front.set_length(class, usize::MAX);
+    }
+
     #[test]
-    fn a_spill_leaves_room_and_a_refill_is_more() {
+    fn a_wide_magazine_gets_narrow_again_however_full_it_is() {
         for class in 0..CLASSES {
-            let mut front = Front::NEW;
-            for turn in 0..9 {
-                let way = if turn % 2 == 0 { Move::Spill } else { Move::Refill };
+            for filled in [0, 1, narrow(class) / 2, narrow(class), capacity(class)] {
+                let mut front = Front::NEW;
+                make_wide(&mut front, class);
+                assert_eq!(front.is_wide(class), capacity(class) > narrow(class));
+                assert_eq!(front.length(class), capacity(class));
+                if push_up_to(&mut front, class, filled) {
+                    spill(&mut front, class, usize::MAX);
+                    assert_eq!(front.is_wide(class), capacity(class) > narrow(class));
+                }
+                // More goes one way than it holds: it is narrow, and has room as soon as it has to.
+                front.note(class, Move::Refill, 1);
+                front.note(class, Move::Refill, 2 * capacity(class));
+                assert!(!front.is_wide(class));
                 front.set_length(class, usize::MAX);
-                let length = front.length(class);
-                let kept = front.kept(class, length);
-                let refilled = length.div_ceil(2);
-                assert!(kept < length && length - kept <= refilled);
-                assert!(length <= capacity(class) && length >= MIN_MAGAZINE);
-                front.note(class, way, 1);
+                assert!(front.top(class) < front.limit(class));
+                assert!(push_up_to(&mut front, class, usize::MAX));
+                spill(&mut front, class, usize::MAX);
+                assert_eq!(front.length(class), narrow(class));
+                // And where the extents ask for a short one.
+                assert!(push_up_to(&mut front, class, usize::MAX));
+                spill(&mut front, class, MIN_MAGAZINE);
+                assert_eq!(front.length(class), MIN_MAGAZINE);
             }
-            assert!(front.is_wide(class));
+        }
+    }
+
+    #[test]
+    fn a_wide_magazine_spills_less_than_a_refill_brings() {
+        for class in (0..CLASSES).filter(|&class| capacity(class) > 8) {
+            let mut front = Front::NEW;
+            assert_eq!(front.kept(class, usize::MAX), narrow(class) / 2);
+            make_wide(&mut front, class);
+            let (length, kept) = (front.length(class), front.kept(class, usize::MAX));
+            let brought = length.div_ceil(2);
+            assert!(kept < length && 2 * (length - kept) <= brought, "class {class}: {kept}");
         }
     }
 }

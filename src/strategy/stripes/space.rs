@@ -57,7 +57,8 @@ pub enum SpaceError {
     Full {
         /// What was asked for.
         size: usize,
-        /// The longest blank.
+        /// The longest blank. It may be longer than what was asked for, where it is aligned to
+        /// less.
         longest_blank: usize,
     },
     /// No allocation begins at the address: it was freed before, or is foreign.

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use self::symbols::{Frame, Symbols};
 use super::handle::{Heap, HeapError};
 use super::scope::out_of_contexts;
+use crate::heap::callbacks::call_guarded;
 use crate::heap::{
     Account, AccountId, CallSite, CallSites, ContextName, EscapeReport, HeapHeader, SiteLog,
     accounts, site_logs,
@@ -64,8 +65,8 @@ static TOLD: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// nobody asks for the report, as when a heap is dropped or a future's ends. One function for the
 /// process; it replaces the last.
 ///
-/// It is called with the thread's own heap in use, once the heap is closed, and may do anything but
-/// panic: a panic ends the process where the heap was dropped while unwinding.
+/// It is called with the thread's own heap in use, once the heap is closed. A panic in it is
+/// caught. Of heaps that it closes itself it is told as well.
 ///
 /// ```
 /// heapswitch::on_escape(|account, report| {
@@ -90,7 +91,7 @@ pub(super) fn escaped(account: &Account, report: &EscapeReport) {
     }
     // SAFETY: only functions of that type are stored, and nothing else but null.
     let tell = unsafe { core::mem::transmute::<*mut (), Told>(told) };
-    out_of_contexts(|| tell(account, report));
+    out_of_contexts(|| call_guarded(|| tell(account, report)));
 }
 
 /// What is live in one context, by call site.

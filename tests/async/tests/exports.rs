@@ -3,6 +3,7 @@
 #![cfg(not(heapswitch_pass_through))]
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use heapswitch::{Account, Heap, HeapSwitch, checkpoint, publish_metrics};
@@ -108,4 +109,56 @@ fn closes_escapes_and_ended_contexts_are_events() {
     seen(&["blocks outlive their heap", "blocks=1", "context=\"greedy\""]);
     seen(&["a heap was closed", "context=\"greedy\""]);
     seen(&["blocks outlive their heap", "blocks=1", "context=\"renewed\""]);
+}
+
+/// Has heard so many events, and panics at each.
+#[derive(Clone, Default)]
+struct Panicking(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Panicking {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "heapswitch"
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        panic!("a subscriber that panics");
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_subscriber_that_panics_leaves_heaps_whole() {
+    let _alone = ALONE.lock();
+    let subscriber = Panicking::default();
+    let heard = subscriber.0.clone();
+    tracing::subscriber::with_default(subscriber, || {
+        let mut parent = Heap::builder().name("told of").build().unwrap();
+        for _ in 0..100 {
+            let child = Heap::builder().parent(&parent).build().unwrap();
+            let kept = child.run(|| vec![1_u8; 100]).unwrap();
+            assert_eq!(parent.reset().unwrap().closed_children, 1);
+            assert_eq!(parent.run(|| [7].to_vec()).unwrap(), [7]);
+            drop((kept, child));
+        }
+        let group = Account::new("limited").unwrap().with_soft_limit(CHUNK);
+        let heap = Heap::builder().charged_to(&group).build().unwrap();
+        heap.run(|| drop(vec![1_u8; 3 * CHUNK])).unwrap();
+        drop((heap, parent));
+        let left = heapswitch::accounts().filter(|left| left.name().as_str() == "told of");
+        assert_eq!(left.count(), 0);
+    });
+    // Each child's end and what outlived it, the pressure, and the two heaps' ends.
+    assert_eq!(heard.load(Ordering::Relaxed), 2 * 100 + 3);
 }
