@@ -331,7 +331,7 @@ fn the_largest_are_in_order_while_they_change() {
     });
 }
 
-/// What it is captured by panics when it is dropped.
+/// Panics when it is dropped.
 struct PanicsWhenDropped;
 
 impl Drop for PanicsWhenDropped {
@@ -342,6 +342,7 @@ impl Drop for PanicsWhenDropped {
 
 #[test]
 fn a_callback_may_drop_its_own_watch_and_that_may_panic() {
+    let _process = PROCESS.lock().unwrap_or_else(|error| error.into_inner());
     let group = Account::new("watched").unwrap().with_soft_limit(CHUNK);
     let watch = Arc::new(Mutex::new(None));
     let (own, captured) = (Arc::clone(&watch), PanicsWhenDropped);
