@@ -41,10 +41,6 @@ fn prometheus_reads_the_accounts_by_name() {
     drop(kept);
 }
 
-/// Keeps each event's text.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<String>>>);
-
 struct Text<'a>(&'a mut String);
 
 impl tracing::field::Visit for Text<'_> {
@@ -53,7 +49,10 @@ impl tracing::field::Visit for Text<'_> {
     }
 }
 
-impl tracing::Subscriber for Events {
+/// Calls its function with each event's text, which begins with what is in use.
+struct Subscribed<F>(F);
+
+impl<F: Fn(String) + 'static> tracing::Subscriber for Subscribed<F> {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         metadata.target() == "heapswitch"
     }
@@ -67,10 +66,9 @@ impl tracing::Subscriber for Events {
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
 
     fn event(&self, event: &tracing::Event<'_>) {
-        assert_ne!(heapswitch::current(), heapswitch::CurrentAllocatorInUse::CoroutineLocal);
-        let mut text = String::new();
+        let mut text = format!("{:?} ", heapswitch::current());
         event.record(&mut Text(&mut text));
-        self.0.lock().unwrap().push(text);
+        (self.0)(text);
     }
 
     fn enter(&self, _: &tracing::span::Id) {}
@@ -81,8 +79,10 @@ impl tracing::Subscriber for Events {
 #[test]
 fn closes_escapes_and_ended_contexts_are_events() {
     let _alone = ALONE.lock();
-    let events = Events::default();
-    tracing::subscriber::with_default(events.clone(), || {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&events);
+    let subscriber = Subscribed(move |text| kept.lock().unwrap().push(text));
+    tracing::subscriber::with_default(subscriber, || {
         let heap = Heap::builder().name("greedy").limit(CHUNK).build().unwrap();
         let kept = heap.run(|| vec![1_u8; 10 * CHUNK]).unwrap();
         assert!(heap.run(checkpoint).unwrap().is_err());
@@ -92,12 +92,13 @@ fn closes_escapes_and_ended_contexts_are_events() {
         let mut heap = Heap::builder().name("renewed").build().unwrap();
         let kept = heap.run(|| vec![1_u8; 10]).unwrap();
         heap.reset().unwrap();
-        let before = events.0.lock().unwrap().len();
+        let before = events.lock().unwrap().len();
         heap.reset().unwrap();
-        assert_eq!(events.0.lock().unwrap().len(), before, "nothing escaped");
+        assert_eq!(events.lock().unwrap().len(), before, "nothing escaped");
         drop(kept);
     });
-    let events = events.0.lock().unwrap();
+    let events = events.lock().unwrap();
+    assert!(events.iter().all(|event: &String| event.starts_with("ThreadLocal ")), "{events:#?}");
     let seen = |parts: &[&str]| {
         assert!(
             events.iter().any(|event| parts.iter().all(|part| event.contains(part))),
@@ -111,38 +112,15 @@ fn closes_escapes_and_ended_contexts_are_events() {
     seen(&["blocks outlive their heap", "blocks=1", "context=\"renewed\""]);
 }
 
-/// Has heard so many events, and panics at each.
-#[derive(Clone, Default)]
-struct Panicking(Arc<AtomicUsize>);
-
-impl tracing::Subscriber for Panicking {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == "heapswitch"
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, _: &tracing::Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        panic!("a subscriber that panics");
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[test]
 fn a_subscriber_that_panics_leaves_heaps_whole() {
     let _alone = ALONE.lock();
-    let subscriber = Panicking::default();
-    let heard = subscriber.0.clone();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&heard);
+    let subscriber = Subscribed(move |text| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        panic!("a subscriber that panics at: {text}");
+    });
     tracing::subscriber::with_default(subscriber, || {
         let mut parent = Heap::builder().name("told of").build().unwrap();
         for _ in 0..100 {
