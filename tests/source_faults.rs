@@ -190,14 +190,14 @@ fn a_file_survives_a_full_disk_and_refused_mappings() {
     let source = unsafe { FileMemorySource::open(&path, settings) }.unwrap();
     let request = Layout::new::<[u8; 4096]>();
     let kept = source.take(request).unwrap();
-    for call in [Call::Truncate, Call::Map] {
+    for call in [Call::Allocate, Call::Map] {
         let refused = fail(call, 1);
         assert_eq!(source.take(request), Err(AllocError));
         // SAFETY: taken above; it stays as it is when growing fails.
         assert_eq!(unsafe { source.grow(kept, 8192) }, Err(AllocError));
         let error = source.last_error().unwrap();
         let is_right = match call {
-            Call::Truncate => matches!(error, FileSourceError::Grow { bytes: 8192, .. }),
+            Call::Allocate => matches!(error, FileSourceError::Grow { bytes: 8192, .. }),
             _ => matches!(error, FileSourceError::Map { bytes: 4096, .. }),
         };
         assert!(is_right, "{error}");
@@ -217,6 +217,143 @@ fn a_file_survives_a_full_disk_and_refused_mappings() {
     assert!(!source.take(request).unwrap().is_zeroed);
     drop(source);
     std::fs::remove_file(path).unwrap();
+}
+
+/// Each step of opening a file is refused in turn: what it has stays, to the byte.
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn a_file_that_cannot_be_opened_keeps_its_contents() {
+    let _turn = turn();
+    let path = std::env::temp_dir().join(format!("heapswitch-kept-{}", std::process::id()));
+    let contents: Vec<u8> = (0..300_000_u32).map(|number| number.to_le_bytes()[1]).collect();
+    std::fs::write(&path, &contents).unwrap();
+    let open = |is_sparse| {
+        let settings = FileSettings { is_sparse, ..FileSettings::default() };
+        // SAFETY: nobody else knows the file.
+        unsafe { FileMemorySource::open(&path, settings) }.map(|_| ())
+    };
+    // The bits, the reservation, the part of it elsewhere, and over it.
+    let maps = (1..=4).map(|nth| (Call::Map, nth, false));
+    let lengths = [(Call::Map, 3, true), (Call::Allocate, 1, false), (Call::Truncate, 1, true)];
+    for (call, nth, is_sparse) in maps.chain(lengths) {
+        let refused = fail(call, nth);
+        let error = open(is_sparse).unwrap_err();
+        drop(refused);
+        assert!(std::fs::read(&path).unwrap() == contents, "{call:?} {nth}: {error}");
+    }
+    open(false).unwrap();
+    std::fs::remove_file(path).unwrap();
+}
+
+/// A mapping over the reservation was refused, and what came in its place is somebody else's.
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn addresses_that_a_file_lost_are_never_touched_again() {
+    let _turn = turn();
+    const GRANULE: usize = 4096;
+    let path = std::env::temp_dir().join(format!("heapswitch-lost-{}", std::process::id()));
+    let settings = FileSettings { granule: GRANULE, maximum_bytes: 64 * GRANULE, is_sparse: false };
+    // SAFETY: nobody else knows the file.
+    let source = unsafe { FileMemorySource::open(&path, settings) }.unwrap();
+    let request = Layout::new::<[u8; GRANULE]>();
+    let first = source.take(request).unwrap();
+    let refused = fail(Call::Map, 2);
+    assert_eq!(source.take(Layout::new::<[u8; 2 * GRANULE]>()), Err(AllocError));
+    assert!(matches!(source.last_error(), Some(FileSourceError::Map { .. })));
+    drop(refused);
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), GRANULE as u64);
+    let lost = first.start.as_ptr().wrapping_add(GRANULE);
+    let map = |flags| {
+        let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: nobody uses these addresses, which is what is shown here.
+        unsafe { libc::mmap(lost.cast(), 2 * GRANULE, access, flags, -1, 0) }
+    };
+    assert_eq!(map(libc::MAP_FIXED), lost.cast());
+    // SAFETY: mapped above.
+    unsafe { lost.write_bytes(42, 2 * GRANULE) };
+    assert_eq!(source.take(request), Err(AllocError));
+    // SAFETY: taken above.
+    unsafe {
+        assert_eq!(source.grow(first, 2 * GRANULE), Err(AllocError));
+        source.give_back(first);
+    }
+    // What is its own it still has.
+    assert_eq!(source.take(request).unwrap().start, first.start);
+    source.verify();
+    drop(source);
+    // SAFETY: mapped above.
+    let kept = unsafe { core::slice::from_raw_parts(lost, 2 * GRANULE) };
+    assert!(kept.iter().all(|byte| *byte == 42));
+    // And all around it is gone.
+    for around in [first.start.as_ptr(), lost.wrapping_add(2 * GRANULE)] {
+        // SAFETY: asking changes nothing.
+        let asked = unsafe { libc::mincore(around.cast(), GRANULE, [0].as_mut_ptr()) };
+        assert_eq!(asked, -1, "{around:?} is mapped");
+    }
+    // SAFETY: mapped above.
+    unsafe { libc::munmap(lost.cast(), 2 * GRANULE) };
+    std::fs::remove_file(path).unwrap();
+}
+
+/// The limit on the length of files would end the process by a signal.
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn a_file_that_would_be_too_long_for_the_process_is_refused() {
+    let _turn = turn();
+    let path = std::env::temp_dir().join(format!("heapswitch-long-{}", std::process::id()));
+    // SAFETY: a valid place each; the limit is as it was at the end.
+    unsafe {
+        let mut before = core::mem::zeroed::<libc::rlimit>();
+        assert_eq!(libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut before), 0);
+        let limit = libc::rlimit { rlim_cur: 1 << 20, ..before };
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
+        for is_sparse in [false, true] {
+            let settings = FileSettings { is_sparse, ..FileSettings::default() };
+            let source = FileMemorySource::open(&path, settings).unwrap();
+            assert_eq!(source.take(Layout::new::<[u8; (1 << 20) + 1]>()), Err(AllocError));
+            let error = source.last_error().unwrap();
+            assert!(error.to_string().contains("raise RLIMIT_FSIZE"), "{error}");
+            let range = source.take(Layout::new::<[u8; 1 << 20]>()).unwrap();
+            source.give_back(range);
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const before), 0);
+    }
+}
+
+#[test]
+#[cfg(not(heapswitch_pass_through))]
+fn what_cannot_be_unmapped_gives_its_memory_back_and_is_counted() {
+    let _turn = turn();
+    const BYTES: usize = 1 << 20;
+    let request = Layout::new::<[u8; BYTES]>();
+    let source = MemoryMapSource::new();
+    let range = source.take(request).unwrap();
+    // SAFETY: taken above; errno is this thread's.
+    unsafe {
+        range.start.write_bytes(1, BYTES);
+        *libc::__errno_location() = 7;
+        let _refused = fail(Call::Unmap, 1);
+        source.give_back(range);
+        assert_eq!(*libc::__errno_location(), 7);
+    }
+    let mut pages = [1; BYTES / 4096];
+    // SAFETY: asking changes nothing.
+    let asked = unsafe { libc::mincore(range.start.as_ptr().cast(), BYTES, pages.as_mut_ptr()) };
+    assert_eq!((asked, pages.iter().filter(|page| **page & 1 == 1).count()), (0, 0));
+    let refusals: Vec<_> = source.refusals().map(|one| (one.step, one.times)).collect();
+    assert_eq!(refusals, [(Step::Unmap, 1)]);
+    assert_eq!((source.mapping_count(), source.mapped_bytes()), (1, BYTES));
+    // What is cut off for an alignment counts as well.
+    let refused = fail(Call::Unmap, 1);
+    let aligned = source.take(Layout::from_size_align(BYTES, 2 << 20).unwrap()).unwrap();
+    drop(refused);
+    let surplus = (2 << 20) - 4096;
+    assert_eq!((source.mapping_count(), source.mapped_bytes()), (2, 2 * BYTES + surplus));
+    // SAFETY: taken above.
+    unsafe { source.give_back(aligned) };
+    assert_eq!((source.mapping_count(), source.mapped_bytes()), (1, BYTES + surplus));
 }
 
 /// No new mapping is to be had, so nothing can be copied: what grows and shrinks was remapped.

@@ -40,9 +40,13 @@ pub enum Call {
     AskNode,
     /// Laying a fence on every thread.
     Barrier,
+    /// Unmapping memory.
+    Unmap,
+    /// Allocating disk space; half of it is there all the same, as some file systems leave it.
+    Allocate,
 }
 
-const CALLS: usize = 16;
+const CALLS: usize = 18;
 
 /// 0: no fault. n: the n-th call from now on, and all after it, fail.
 static COUNTDOWN: [AtomicU32; CALLS] = [const { AtomicU32::new(0) }; CALLS];

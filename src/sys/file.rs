@@ -1,6 +1,6 @@
 //! File mappings beside those of [`memory`](super::memory): parts of a file, disk space, flushing.
 
-use core::ffi::c_int;
+use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
 use std::fs::File;
 
@@ -20,13 +20,27 @@ pub(crate) fn descriptor(file: &File) -> c_int {
     }
 }
 
+/// Why a part of a file was not mapped over a reservation, and what became of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The system's reason.
+    pub error: SystemError,
+    /// Whether the part is reserved as before. If not, whoever mapped something meanwhile may have
+    /// it.
+    pub is_still_reserved: bool,
+}
+
 /// Maps `offset..offset + bytes` of an open file over part of a reservation, shared.
 ///
 /// Only the part is replaced: mapping the whole file anew would drop every page-table entry of what
 /// is in use.
 ///
+/// The kernel takes the old mapping away before it asks the file for the new one, and leaves
+/// nothing there where that refuses. So the part is mapped elsewhere first, and for that moment
+/// takes as many addresses again.
+///
 /// # Errors
-/// The system's; the reservation is unchanged.
+/// The system's.
 ///
 /// # Safety
 /// `start..start + bytes` is whole pages of a reservation that is the caller's alone, and nothing
@@ -36,33 +50,49 @@ pub unsafe fn map_part_over(
     file: c_int,
     offset: usize,
     bytes: usize,
-) -> Result<(), SystemError> {
-    if fault::strikes(Call::Map) {
-        return Err(SystemError(libc::ENOMEM));
-    }
-    let offset = file_offset(offset)?;
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
-    // SAFETY: the caller owns the range that is replaced.
-    let mapped =
-        unsafe { libc::mmap(start.as_ptr().cast(), bytes, protection, flags, file, offset) };
-    if mapped == libc::MAP_FAILED { Err(SystemError::last()) } else { Ok(()) }
+) -> Result<(), Refused> {
+    let refused = |is_still_reserved| move |error| Refused { error, is_still_reserved };
+    let offset = file_offset(offset).map_err(refused(true))?;
+    let map = |address: *mut c_void, flags| {
+        if fault::strikes(Call::Map) {
+            return Err(SystemError(libc::ENOMEM));
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping wherever the kernel likes, or one over what is the caller's.
+        let start = unsafe { libc::mmap(address, bytes, protection, flags, file, offset) };
+        if start == libc::MAP_FAILED { Err(SystemError::last()) } else { Ok(start) }
+    };
+    let elsewhere = map(core::ptr::null_mut(), libc::MAP_SHARED).map_err(refused(true))?;
+    // SAFETY: mapped above, and unknown to anybody. It is a whole mapping, or the end of one.
+    unsafe { libc::munmap(elsewhere, bytes) };
+    map(start.as_ptr().cast(), libc::MAP_SHARED | libc::MAP_FIXED)
+        .map(|_| ())
+        .map_err(refused(false))
+}
+
+/// The process's limit on the length of files (`RLIMIT_FSIZE`): beyond it a call would not be
+/// refused, but end the process (`SIGXFSZ`).
+///
+/// # Errors
+/// `EFBIG` above it.
+pub(crate) fn check_limit(bytes: usize) -> Result<(), SystemError> {
+    if bytes > super::file_length_limit() { Err(SystemError(libc::EFBIG)) } else { Ok(()) }
 }
 
 /// Makes an open file at least `offset + bytes` long, with disk space behind `offset..` of it: a
 /// write there then never raises `SIGBUS` for a full disk.
 ///
 /// # Errors
-/// The system's: `ENOSPC`, `EFBIG`, or `EOPNOTSUPP` where the file system cannot.
+/// The system's: `ENOSPC`, `EFBIG`, or `EOPNOTSUPP` where the file system cannot. A part may be
+/// there all the same, and the file that much longer.
 pub(crate) fn allocate_space(file: c_int, offset: usize, bytes: usize) -> Result<(), SystemError> {
-    if fault::strikes(Call::Truncate) {
-        return Err(SystemError(libc::ENOSPC));
-    }
+    let is_struck = fault::strikes(Call::Allocate);
+    let bytes = if is_struck { bytes / 2 } else { bytes };
     let (offset, length) = (file_offset(offset)?, file_offset(bytes)?);
     loop {
         // SAFETY: no memory is involved; a bad descriptor is an error.
         if unsafe { libc::fallocate(file, 0, offset, length) } == 0 {
-            return Ok(());
+            return if is_struck { Err(SystemError(libc::ENOSPC)) } else { Ok(()) };
         }
         match SystemError::last() {
             SystemError(libc::EINTR) => {}

@@ -48,18 +48,17 @@ fn keep_errno(run: impl FnOnce() -> c_int) -> Result<(), SystemError> {
 }
 
 /// # Safety
-/// As `mmap` with these arguments.
+/// As `mmap` with these arguments, of no file.
 unsafe fn map(
     address: *mut c_void,
     bytes: usize,
     protection: c_int,
     flags: c_int,
-    file: c_int,
 ) -> Result<NonNull<u8>, SystemError> {
     let mut start = libc::MAP_FAILED;
     check(Call::Map, || {
         // SAFETY: the caller's contract.
-        start = unsafe { libc::mmap(address, bytes, protection, flags, file, 0) };
+        start = unsafe { libc::mmap(address, bytes, protection, flags, -1, 0) };
         c_int::from(start == libc::MAP_FAILED)
     })?;
     NonNull::new(start.cast()).ok_or(SystemError(libc::ENOMEM))
@@ -72,7 +71,7 @@ unsafe fn map(
 pub fn reserve(bytes: usize) -> Result<NonNull<u8>, SystemError> {
     let flags = ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping wherever the kernel likes touches nothing that exists.
-    unsafe { map(core::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1) }
+    unsafe { map(core::ptr::null_mut(), bytes, libc::PROT_NONE, flags) }
 }
 
 /// Maps `bytes` of zeroed memory for reading and writing.
@@ -91,7 +90,7 @@ pub fn map_anonymous(bytes: usize, how: MapFlags) -> Result<NonNull<u8>, SystemE
         flags |= libc::MAP_HUGETLB | ((shift as c_int) << libc::MAP_HUGE_SHIFT);
     }
     // SAFETY: a new mapping wherever the kernel likes touches nothing that exists.
-    unsafe { map(core::ptr::null_mut(), bytes, READ_WRITE, flags, -1) }
+    unsafe { map(core::ptr::null_mut(), bytes, READ_WRITE, flags) }
 }
 
 /// Takes `bytes` of zeroed memory for ever, outside the region: for records.
@@ -120,32 +119,6 @@ pub fn take_for_ever(bytes: usize) -> Result<NonNull<u8>, SystemError> {
     NonNull::new(start).ok_or(SystemError::NO_MEMORY)
 }
 
-/// Maps the first `bytes` of an open file, shared, for reading and writing.
-///
-/// # Errors
-/// The system's.
-pub fn map_file(file: c_int, bytes: usize) -> Result<NonNull<u8>, SystemError> {
-    // SAFETY: a new mapping wherever the kernel likes touches nothing that exists.
-    unsafe { map(core::ptr::null_mut(), bytes, READ_WRITE, libc::MAP_SHARED, file) }
-}
-
-/// Maps the first `bytes` of an open file over a reservation of ours, shared.
-///
-/// # Errors
-/// The system's; the reservation is unchanged.
-///
-/// # Safety
-/// `start..start + bytes` is the start of a reservation that is the caller's alone.
-pub unsafe fn map_file_over(
-    start: NonNull<u8>,
-    file: c_int,
-    bytes: usize,
-) -> Result<NonNull<u8>, SystemError> {
-    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
-    // SAFETY: the caller owns the range that is replaced.
-    unsafe { map(start.as_ptr().cast(), bytes, READ_WRITE, flags, file) }
-}
-
 /// Makes whole pages of a reservation readable and writable.
 ///
 /// # Errors
@@ -171,7 +144,7 @@ pub unsafe fn commit(start: NonNull<u8>, bytes: usize) -> Result<(), SystemError
 pub unsafe fn decommit(start: NonNull<u8>, bytes: usize) -> Result<(), SystemError> {
     let flags = ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
     // SAFETY: the caller owns the range and nothing uses it.
-    unsafe { map(start.as_ptr().cast(), bytes, libc::PROT_NONE, flags, -1) }.map(|_| ())
+    unsafe { map(start.as_ptr().cast(), bytes, libc::PROT_NONE, flags) }.map(|_| ())
 }
 
 /// Gives the pages of the range back to the kernel; they then read as zero.
@@ -327,15 +300,25 @@ pub unsafe fn remap(
     NonNull::new(moved.cast()).ok_or(SystemError(libc::ENOMEM))
 }
 
-/// Unmaps a mapping outside the region.
+/// Unmaps a mapping outside the region. errno stays as it was.
+///
+/// # Errors
+/// `ENOMEM` at the limit on mappings, where a hole would be cut: the kernel keeps neighbours that
+/// are alike as one. The addresses then stay mapped, and their pages go back to the kernel.
 ///
 /// # Safety
 /// The range is whole pages of mappings that are the caller's alone, outside the region, and
 /// nothing uses it any more.
-pub unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
-    // SAFETY: the caller's contract. It fails only for arguments that break it, or at the limit on
-    // mappings where a hole is cut: the memory is then kept, which is a leak and no unsoundness.
-    unsafe { libc::munmap(start.as_ptr().cast(), bytes) };
+pub unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> Result<(), SystemError> {
+    check(Call::Unmap, || {
+        // SAFETY: the caller's contract.
+        unsafe { libc::munmap(start.as_ptr().cast(), bytes) }
+    })
+    .inspect_err(|_| {
+        // Where this is refused as well, they are kept: a leak, and no unsoundness.
+        // SAFETY: the caller's contract.
+        let _ = unsafe { give_back_pages(start, bytes) };
+    })
 }
 
 /// Makes an open file `bytes` long.

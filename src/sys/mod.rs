@@ -71,6 +71,13 @@ impl core::fmt::Display for SystemError {
 
 impl core::error::Error for SystemError {}
 
+impl From<&std::io::Error> for SystemError {
+    /// 0 where the system did not say it.
+    fn from(error: &std::io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(0))
+    }
+}
+
 impl From<SystemError> for std::io::Error {
     fn from(error: SystemError) -> Self {
         Self::from_raw_os_error(error.0)
@@ -195,7 +202,20 @@ pub fn address_space_limit() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for writes.
     let failed = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } != 0;
-    if failed || limit.rlim_cur == libc::RLIM_INFINITY {
+    bytes_of(failed, limit)
+}
+
+/// The process's limit on the length of files (`RLIMIT_FSIZE`) in bytes; `usize::MAX` where there
+/// is none.
+pub fn file_length_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for writes.
+    let failed = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) } != 0;
+    bytes_of(failed, limit)
+}
+
+fn bytes_of(is_unknown: bool, limit: libc::rlimit) -> usize {
+    if is_unknown || limit.rlim_cur == libc::RLIM_INFINITY {
         return usize::MAX;
     }
     usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)

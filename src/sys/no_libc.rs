@@ -60,6 +60,7 @@ constants! {
     PR_SET_VMA: c_int = 0x5356_4d41;
     PR_SET_VMA_ANON_NAME: usize = 0;
     RLIMIT_AS: c_int = 9;
+    RLIMIT_FSIZE: c_int = 1;
     RLIM_INFINITY: u64 = u64::MAX;
     SYS_get_mempolicy: c_long = 239;
     SYS_getcpu: c_long = 309;

@@ -24,7 +24,7 @@ fn mapped() -> core::ptr::NonNull<u8> {
 
 fn unmap(start: core::ptr::NonNull<u8>) {
     // SAFETY: mapped by `mapped`, and used no more.
-    unsafe { memory::unmap(start, BYTES) };
+    unsafe { memory::unmap(start, BYTES) }.unwrap();
 }
 
 #[test]

@@ -68,8 +68,9 @@ impl<'a> Table<'a> {
     /// # Safety
     /// Nobody uses them any more.
     pub(super) unsafe fn unmap(self) {
+        // Where that is refused, their addresses stay.
         // SAFETY: the invariant, and the caller's contract.
-        unsafe { memory::unmap(self.memory, Self::bytes(self.settings)) };
+        let _ = unsafe { memory::unmap(self.memory, Self::bytes(self.settings)) };
     }
 
     fn bytes(settings: &ArenaSettings) -> usize {

@@ -12,7 +12,8 @@
 //! # Opening a file that has contents
 //! All of it counts as one taken range, [`contents`](FileMemorySource::contents), so nothing is
 //! handed out over it. Its owner may give it back whole or granule by granule. Its length is
-//! rounded up to a granule with zeros.
+//! rounded up to a granule with zeros, and its holes get disk space unless the settings say sparse;
+//! where it cannot be opened it is as long as before, but holes that were filled stay so.
 //!
 //! # Limits
 //! - Addresses differ from one opening to the next: keep offsets in the file, not pointers.
@@ -31,6 +32,7 @@
 
 mod bits;
 mod error;
+mod growth;
 mod open;
 #[cfg(all(test, not(heapswitch_pass_through)))]
 mod tests;
@@ -92,8 +94,8 @@ impl Default for FileSettings {
 /// ```
 ///
 /// # Invariants
-/// - `reservation` is `reserved_bytes` long and the source's alone; `base..base + maximum` lies in
-///   it.
+/// - `reservation` is `reserved_bytes` long and the source's alone, but for what `State::lost`
+///   names; `base..base + maximum` lies in it.
 /// - The first `State::granules` granules from `base` are the file from its start; no more is
 ///   mapped.
 /// - A granule's bit is set exactly if it is in a taken range.
@@ -119,6 +121,8 @@ struct State {
     used_once: usize,
     /// Granules in taken ranges.
     taken: usize,
+    /// Granules whose addresses a refused mapping cost the source, all behind the file's end.
+    lost: Option<Run>,
     last_error: Option<FileSourceError>,
 }
 
@@ -238,50 +242,6 @@ impl FileMemorySource {
         equations.into_iter().find(|(_, holds)| !holds).map(|(what, _)| what)
     }
 
-    /// Makes the file `granules` long and maps what is new.
-    fn extend(&self, state: &mut State, granules: usize) -> Result<(), FileSourceError> {
-        let granule = self.settings.granule;
-        let (old, new) = (state.granules * granule, granules * granule);
-        let file = sys::file::descriptor(&self.file);
-        let is_sparse = self.settings.is_sparse;
-        let space = if is_sparse {
-            Err(None)
-        } else {
-            sys::file::allocate_space(file, old, new - old).map_err(Some)
-        };
-        match space {
-            Ok(()) => {}
-            Err(Some(error)) if !error.is_unsupported() => {
-                return Err(FileSourceError::Grow { bytes: new, error });
-            }
-            // Sparse, or the file system cannot allocate ahead.
-            Err(_) => memory::set_file_length(file, new)
-                .map_err(|error| FileSourceError::Grow { bytes: new, error })?,
-        }
-        // SAFETY: what is behind the mapped granules is reserved, ours, and used by nobody.
-        unsafe {
-            sys::file::map_part_over(pointers::forward(self.base, old), file, old, new - old)
-        }
-        .map_err(|error| {
-            // The file must not keep zeros that nobody has. If this fails too, it does.
-            let _ = memory::set_file_length(file, old);
-            FileSourceError::Map { bytes: new - old, error }
-        })?;
-        state.granules = granules;
-        Ok(())
-    }
-
-    /// Extends the file if `end` lies behind its end; whether that went well.
-    fn reach(&self, state: &mut State, end: usize) -> Result<(), AllocError> {
-        if end <= state.granules {
-            return Ok(());
-        }
-        self.extend(state, end).map_err(|error| {
-            state.last_error = Some(error);
-            AllocError
-        })
-    }
-
     fn maximum_granules(&self) -> usize {
         self.settings.maximum_bytes / self.settings.granule
     }
@@ -315,7 +275,8 @@ unsafe impl MemorySource for FileMemorySource {
         let step = self.step(request.align());
         let mut state = self.state.lock();
         let new_from = state.granules.max(state.used_once);
-        let run = bits::find(state.words(), self.maximum_granules(), length, step);
+        let most = self.most_granules(&state);
+        let run = bits::find(state.words(), most, length, step);
         let run = run.ok_or(AllocError)?;
         self.reach(&mut state, run.end())?;
         bits::mark(state.words(), run, true);
@@ -345,7 +306,8 @@ unsafe impl MemorySource for FileMemorySource {
         let more = length.checked_sub(run.length).ok_or(AllocError)?;
         let new = Run { first: run.end(), length: more };
         let mut state = self.state.lock();
-        if !bits::is_clear(state.words(), new, self.maximum_granules()) {
+        let most = self.most_granules(&state);
+        if !bits::is_clear(state.words(), new, most) {
             return Err(AllocError);
         }
         self.reach(&mut state, new.end())?;

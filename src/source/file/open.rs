@@ -9,9 +9,9 @@ use std::path::Path;
 use super::bits::{self, Run};
 use super::{FileMemorySource, FileSettings, FileSourceError, State};
 use crate::pointers;
+use crate::sys;
 use crate::sys::lock::Lock;
 use crate::sys::memory::{self, MapFlags};
-use crate::sys::{self, SystemError};
 
 /// Whether any file could have such settings.
 fn check(settings: FileSettings) -> Result<(), FileSourceError> {
@@ -27,7 +27,7 @@ impl FileMemorySource {
     /// Opens or creates the file at `path`.
     ///
     /// # Errors
-    /// See [`FileSourceError`]; nothing is reserved or mapped then.
+    /// See [`FileSourceError`]; nothing is reserved or mapped then, and what the file had it has.
     ///
     /// # Safety
     /// What lies in a file changes with it: while the source exists nobody writes to the file or
@@ -44,9 +44,8 @@ impl FileMemorySource {
         check(settings)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let file = options
-            .open(path)
-            .map_err(|error| FileSourceError::Open { error: system_error(&error) })?;
+        let file =
+            options.open(path).map_err(|error| FileSourceError::Open { error: (&error).into() })?;
         Self::from_file(file, settings)
     }
 
@@ -65,7 +64,7 @@ impl FileMemorySource {
     fn from_file(file: File, settings: FileSettings) -> Result<Self, FileSourceError> {
         check(settings)?;
         let FileSettings { maximum_bytes, granule, .. } = settings;
-        let open_error = |error| FileSourceError::Open { error: system_error(&error) };
+        let open_error = |error: std::io::Error| FileSourceError::Open { error: (&error).into() };
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => FileSourceError::InUse,
             TryLockError::Error(error) => open_error(error),
@@ -91,7 +90,7 @@ impl FileMemorySource {
         let words = memory::map_anonymous(word_count * size_of::<u64>(), how).map_err(failed)?;
         let reservation = memory::reserve(bytes).map_err(|error| {
             // SAFETY: mapped above, and unknown to anybody.
-            unsafe { memory::unmap(words, word_count * size_of::<u64>()) };
+            let _ = unsafe { memory::unmap(words, word_count * size_of::<u64>()) };
             failed(error)
         })?;
         // SAFETY: the padding is below a granule, which the reservation has to spare.
@@ -110,6 +109,7 @@ impl FileMemorySource {
                 granules: 0,
                 used_once: 0,
                 taken: 0,
+                lost: None,
                 last_error: None,
             }),
         })
@@ -131,15 +131,22 @@ impl FileMemorySource {
 impl Drop for FileMemorySource {
     /// Unmaps the file, whose contents stay, and opens its lock.
     fn drop(&mut self) {
-        let words = self.state.get_mut().words;
-        // SAFETY: both mappings are the source's alone; who still has a range must not outlive it.
+        let &mut State { words, lost, .. } = self.state.get_mut();
+        let granule = self.settings.granule;
+        let reserved = self.reserved_bytes;
+        // What a refused mapping lost may be anybody's now.
+        let at =
+            |granules: usize| pointers::distance(self.reservation, self.base) + granules * granule;
+        let (until, from) =
+            lost.map_or((reserved, reserved), |lost| (at(lost.first), at(lost.end())));
+        // SAFETY: the mappings are the source's alone; who still has a range must not outlive it.
+        // What the system refuses stays mapped, as a leak.
         unsafe {
-            memory::unmap(words.cast(), words.len() * size_of::<u64>());
-            memory::unmap(self.reservation, self.reserved_bytes);
+            let _ = memory::unmap(words.cast(), words.len() * size_of::<u64>());
+            let _ = memory::unmap(self.reservation, until);
+            if from < reserved {
+                let _ = memory::unmap(pointers::forward(self.reservation, from), reserved - from);
+            }
         }
     }
-}
-
-fn system_error(error: &std::io::Error) -> SystemError {
-    SystemError(error.raw_os_error().unwrap_or(0))
 }

@@ -234,3 +234,31 @@ fn what_is_refused_says_why() {
     let error = error.map(|_| ()).unwrap_err();
     assert!(matches!(error, FileSourceError::Grow { .. } | FileSourceError::Map { .. }), "{error}");
 }
+
+/// The kernel takes the reservation away before it asks the file for huge pages, which it has not.
+#[test]
+fn a_file_that_refuses_to_be_mapped_leaves_the_reservation_whole() {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    const HUGE: usize = 2 << 20;
+    // SAFETY: a file descriptor that nobody else has.
+    let file = unsafe {
+        let file = libc::memfd_create(c"huge".as_ptr(), libc::MFD_HUGETLB | libc::MFD_HUGE_2MB);
+        assert!(file >= 0, "{}", std::io::Error::last_os_error());
+        OwnedFd::from_raw_fd(file)
+    };
+    // More than any machine has set aside.
+    let settings = FileSettings { maximum_bytes: 8 << 40, granule: HUGE, is_sparse: true };
+    // SAFETY: nobody else knows the file.
+    let source = unsafe { FileMemorySource::from_fd(file, settings) }.unwrap();
+    for _ in 0..2 {
+        assert!(source.take(request(settings.maximum_bytes, 1)).is_err());
+        assert!(matches!(source.last_error(), Some(FileSourceError::Map { .. })));
+        assert_eq!(source.file_bytes(), 0);
+        for granule in 0..4 {
+            let start = source.base().as_ptr().wrapping_add(granule * HUGE);
+            let mut pages = [0];
+            let start = core::ptr::NonNull::new(start).unwrap();
+            crate::sys::memory::resident_pages(start, 4096, &mut pages).unwrap();
+        }
+    }
+}

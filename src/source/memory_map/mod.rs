@@ -82,12 +82,13 @@ impl MemoryMapSource {
         self.refusals.iter()
     }
 
-    /// How many ranges are taken, each a mapping.
+    /// How many ranges are taken, each a mapping, or were and could not be unmapped.
     pub fn mapping_count(&self) -> usize {
         self.mappings.load(Ordering::Relaxed)
     }
 
-    /// The length of all taken ranges in bytes.
+    /// The length of all taken ranges in bytes, and of what the system refused to unmap: at its
+    /// limit on mappings (`vm.max_map_count`), see [`Step::Unmap`].
     pub fn mapped_bytes(&self) -> usize {
         self.mapped_bytes.load(Ordering::Relaxed)
     }
@@ -137,7 +138,8 @@ impl MemoryMapSource {
             }
             are_pages_as_asked = false;
         }
-        let start = map_aligned(length, alignment, page_bytes(), flags)
+        let start = self
+            .map_aligned(length, alignment, page_bytes(), flags)
             .inspect_err(|error| self.refusals.count(Step::Map, *error))?;
         if !are_pages_as_asked {
             // The next best; where that is refused too there is nothing more to say.
@@ -156,7 +158,7 @@ impl MemoryMapSource {
         shift: u32,
     ) -> Result<NonNull<u8>, SystemError> {
         let flags = MapFlags { huge_page_shift: Some(shift), ..MapFlags::default() };
-        let start = map_aligned(length, alignment, 1 << shift, flags)?;
+        let start = self.map_aligned(length, alignment, 1 << shift, flags)?;
         let placement = &self.settings.placement;
         let is_bound = matches!(placement.policy, Policy::Bind(_))
             && placement.apply(start, length) == Outcome::AsAsked;
@@ -165,7 +167,7 @@ impl MemoryMapSource {
             let populated = unsafe { memory::apply_advice(start, length, Advice::Prefault) };
             if let Err(error) = populated {
                 // SAFETY: as above.
-                unsafe { memory::unmap(start, length) };
+                unsafe { self.unmap_unknown(start, length) };
                 return Err(error);
             }
         }
@@ -219,6 +221,43 @@ impl MemoryMapSource {
         self.note(Step::Prefault, unsafe { memory::apply_advice(start, length, Advice::Prefault) })
     }
 
+    /// Maps `length` bytes at a multiple of `alignment`, on pages of `page` bytes.
+    fn map_aligned(
+        &self,
+        length: usize,
+        alignment: usize,
+        page: usize,
+        flags: MapFlags,
+    ) -> Result<NonNull<u8>, SystemError> {
+        let surplus = alignment.saturating_sub(page);
+        let Some(mapped) = length.checked_add(surplus) else { return Err(SystemError::NO_MEMORY) };
+        let start = memory::map_anonymous(mapped, flags)?;
+        if surplus == 0 {
+            return Ok(start);
+        }
+        let front = pointers::padding(start, alignment);
+        // SAFETY: `front` is a multiple of the page and at most `surplus`, so both ends lie in the
+        // mapping, which nobody uses yet.
+        unsafe {
+            let aligned = pointers::forward(start, front);
+            let end = pointers::forward(aligned, length);
+            self.unmap_unknown(start, front);
+            self.unmap_unknown(end, surplus - front);
+            Ok(aligned)
+        }
+    }
+
+    /// Unmaps what is not counted; what is refused is from now on.
+    ///
+    /// # Safety
+    /// As [`memory::unmap`]; nothing to unmap is harmless.
+    unsafe fn unmap_unknown(&self, start: NonNull<u8>, length: usize) {
+        // SAFETY: the caller's contract.
+        if length > 0 && !self.note(Step::Unmap, unsafe { memory::unmap(start, length) }) {
+            self.mapped_bytes.fetch_add(length, Ordering::Relaxed);
+        }
+    }
+
     fn note(&self, step: Step, result: Result<(), SystemError>) -> bool {
         result.inspect_err(|error| self.refusals.count(step, *error)).is_ok()
     }
@@ -227,35 +266,6 @@ impl MemoryMapSource {
 impl Default for MemoryMapSource {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// Maps `length` bytes at a multiple of `alignment`, on pages of `page` bytes.
-fn map_aligned(
-    length: usize,
-    alignment: usize,
-    page: usize,
-    flags: MapFlags,
-) -> Result<NonNull<u8>, SystemError> {
-    let surplus = alignment.saturating_sub(page);
-    let Some(mapped) = length.checked_add(surplus) else { return Err(SystemError::NO_MEMORY) };
-    let start = memory::map_anonymous(mapped, flags)?;
-    if surplus == 0 {
-        return Ok(start);
-    }
-    let front = pointers::padding(start, alignment);
-    // SAFETY: `front` is a multiple of the page and at most `surplus`, so both ends lie in the
-    // mapping, which nobody uses yet.
-    unsafe {
-        let aligned = pointers::forward(start, front);
-        let end = pointers::forward(aligned, length);
-        if front > 0 {
-            memory::unmap(start, front);
-        }
-        if surplus > front {
-            memory::unmap(end, surplus - front);
-        }
-        Ok(aligned)
     }
 }
 
@@ -269,7 +279,7 @@ unsafe impl MemorySource for MemoryMapSource {
         let is_as_asked = self.apply_settings(start, length) & are_pages_as_asked;
         if self.settings.is_strict && !is_as_asked {
             // SAFETY: nobody knows the mapping yet.
-            unsafe { memory::unmap(start, length) };
+            unsafe { self.unmap_unknown(start, length) };
             return Err(AllocError);
         }
         self.mappings.fetch_add(1, Ordering::Relaxed);
@@ -278,10 +288,11 @@ unsafe impl MemorySource for MemoryMapSource {
     }
 
     unsafe fn give_back(&self, range: MemoryRange) {
-        self.mappings.fetch_sub(1, Ordering::Relaxed);
-        self.mapped_bytes.fetch_sub(range.length, Ordering::Relaxed);
         // SAFETY: the caller gives a taken range, and nothing uses it any more.
-        unsafe { memory::unmap(range.start, range.length) };
+        if self.note(Step::Unmap, unsafe { memory::unmap(range.start, range.length) }) {
+            self.mappings.fetch_sub(1, Ordering::Relaxed);
+            self.mapped_bytes.fetch_sub(range.length, Ordering::Relaxed);
+        }
     }
 
     /// Bytes past the old length are zero.

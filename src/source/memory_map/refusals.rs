@@ -26,10 +26,12 @@ pub enum Step {
     Placement,
     /// Collapsing into huge pages; the pages are small ones, in part at least.
     Collapse,
+    /// Unmapping; the memory goes back, and the addresses stay mapped.
+    Unmap,
 }
 
 impl Step {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Map,
         Self::HugePages,
         Self::Lock,
@@ -38,6 +40,7 @@ impl Step {
         Self::Name,
         Self::Placement,
         Self::Collapse,
+        Self::Unmap,
     ];
 
     fn advice(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Step {
             Self::Name => "use Linux 5.17 or later with CONFIG_ANON_VMA_NAME",
             Self::Placement => "see numactl --hardware, and allow mbind in the sandbox",
             Self::Collapse => "use Linux 6.1 or later, and see that memory is free",
+            Self::Unmap => "raise vm.max_map_count, or take larger ranges",
         }
     }
 }
