@@ -9,7 +9,7 @@ use super::handle::{Heap, HeapError};
 use super::scope::out_of_contexts;
 use super::state::state;
 use super::{closing, safe_point};
-use crate::heap::account::{largest, signal};
+use crate::heap::account::{largest, signal, unrefused};
 use crate::heap::{Account, AccountId, ContextName, HeapHeader, attention};
 
 /// How many of the largest consumers an error names.
@@ -204,9 +204,9 @@ pub(super) fn end_of(account: &Account) -> Option<ContextError> {
         }
     };
     let error = out_of_contexts(|| {
-        let over = over_budget(account, &over);
+        let over = unrefused(|| Box::new(over_budget(account, &over)));
         super::events::over_budget(&over);
-        Box::new(over)
+        over
     });
     Some(ContextError::OverBudget(error))
 }

@@ -19,7 +19,7 @@ use super::handle::{Heap, HeapError, token};
 use super::scope::out_of_contexts;
 use super::state::state;
 use super::{call_sites, events, safe_point};
-use crate::heap::account::signal;
+use crate::heap::account::{signal, unrefused};
 use crate::heap::callbacks::Registered;
 use crate::heap::{Account, EscapeReport, HeapEnd, HeapHeader, attention, pins};
 use crate::sync::Token;
@@ -145,7 +145,7 @@ fn close_children(account: &Account, report: &mut EscapeReport) {
         child != account && !between.any(|above| lives_on(&above))
     };
     for child in account.subtree().filter(ends) {
-        below.push((child.with_parents().count(), child));
+        unrefused(|| below.push((child.with_parents().count(), child)));
     }
     below.sort_by_key(|(depth, _)| core::cmp::Reverse(*depth));
     for (_, below) in below {

@@ -51,6 +51,7 @@ use super::handle::Heap;
 use super::pool::{HeapPool, PooledHeap};
 use super::saved::{ContextMark, SavedContext};
 use super::stack_pool::{CoroutineStack, DEFAULT_STACKS};
+use crate::heap::account::unrefused;
 use crate::sys::SystemError;
 use crate::sys::fiber::{Fiber, on_fiber};
 
@@ -464,7 +465,8 @@ impl<Input, Yield, Return> Body<Input, Yield, Return> {
         }
         let mark = self.context.resume_to_unwind(self.heap);
         let entered = Entered { body: self, mark };
-        on_fiber!(entered.body.fiber, entered.body.raw.force_unwind());
+        // The payload that unwinds is allocated before the thread counts as one that unwinds.
+        unrefused(|| on_fiber!(entered.body.fiber, entered.body.raw.force_unwind()));
         drop(entered);
         panic_put_off();
     }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::events;
-use crate::heap::account::signal;
+use crate::heap::account::{signal, unrefused};
 use crate::heap::callbacks::call_guarded;
 use crate::heap::{Account, AccountId, AccountReport};
 
@@ -102,7 +102,7 @@ pub(super) fn tell(account: &Account, told: &mut Vec<AccountId>) {
         if told.contains(&node.id()) {
             continue;
         }
-        told.push(node.id());
+        unrefused(|| told.push(node.id()));
         let noted = node.lower(NOTED);
         for (bit, limit) in [(signal::SOFT, PassedLimit::Soft), (signal::HARD, PassedLimit::Hard)] {
             if noted & bit != 0 {
@@ -117,7 +117,7 @@ fn call_all(pressure: &Pressure) {
     let calls: Vec<Callback> = {
         let watches = WATCHES.lock().unwrap_or_else(PoisonError::into_inner);
         let of_account = watches.all.iter().filter(|watch| watch.id == pressure.account.id);
-        of_account.map(|watch| Arc::clone(&watch.call)).collect()
+        unrefused(|| of_account.map(|watch| Arc::clone(&watch.call)).collect())
     };
     for call in calls {
         call_guarded(|| call(pressure));

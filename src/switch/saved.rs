@@ -216,12 +216,13 @@ impl SavedContext {
     /// `None` on a thread that can enter nothing.
     #[cfg(feature = "corosensei")]
     pub(super) fn resume_to_unwind(&mut self, heap: NonNull<HeapHeader>) -> Option<ContextMark> {
-        let token = token().ok()?;
         let state = state();
-        if !state.contexts.reserve(self.length + 1) {
+        let token = token().ok().filter(|_| state.contexts.reserve(self.length + 1));
+        let Some(token) = token else {
+            // What is on its stack is dropped outside: heaps too, which then must not be kept.
             self.discard();
             return None;
-        }
+        };
         // SAFETY: the caller has the heap's handle.
         let is_entered = unsafe { safe_point::try_enter(heap, token) };
         let base = if is_entered { self.base_in(heap) } else { Entry::EMPTY };

@@ -16,7 +16,7 @@ impl Token {
     /// nobody else in, so several threads may use it at once, each for a heap of its own. And of a
     /// heap whose end calls the program's code: no thread takes it for its own meanwhile.
     /// Without the bit of `BOUND`: nothing is bound to it, so what is claimed is not idle to it.
-    pub const CLOSER: Self = Self(BOUND - 1);
+    pub const CLOSER: Self = Self(BOUND - 2);
 
     /// The `number`-th token, from 0 up.
     pub const fn from_number(number: u64) -> Self {
@@ -41,6 +41,13 @@ const CLOSED: u64 = u64::MAX;
 /// Nobody runs the heap, and others than its handle's owner may close it: entering competes with
 /// them.
 const SHARED: u64 = CLOSED - 2;
+
+// What is bound to a token differs from what the other words say, also to who closes: with
+// `BOUND - 1` a closed heap would be bound to it.
+const _: () = {
+    let bound_to_closer = Token::CLOSER.0 | BOUND;
+    assert!(bound_to_closer != CLOSED && bound_to_closer != SHARED && bound_to_closer != IDLE);
+};
 
 // Loom must find the models failing with these weakened.
 #[inline]
@@ -279,6 +286,8 @@ mod tests {
         assert!(!runner.try_enter(Token::CLOSER) && !runner.try_enter(Token::from_number(7)));
         runner.leave_shared();
         assert!(runner.try_enter(Token::CLOSER) && !runner.try_enter(Token::CLOSER));
+        runner.close();
+        assert!(!runner.try_enter(Token::CLOSER) && !runner.try_enter(Token::from_number(7)));
     }
 
     #[test]

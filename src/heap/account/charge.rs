@@ -11,6 +11,7 @@
 //! Neighbours meet promises only where these would take a limit's last room, for as long as a
 //! charge takes, and then as a refusal: never as memory above a limit.
 
+use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
@@ -76,8 +77,28 @@ pub fn process_limit() -> Option<usize> {
 /// Sets the hard limit, in bytes, of what all heaps of the process hold together, threads' heaps
 /// included: above it every allocation that needs another chunk is null, whatever the policy, also
 /// while a thread panics. `None`: no limit, as from the start.
+///
+/// Not refused is what it takes to give memory back: what heapswitch itself needs to close heaps
+/// and to tell of limits, and what a suspended coroutine needs while it is dropped.
 pub fn set_process_limit(bytes: Option<usize>) {
     PROCESS.hard.store(whole_chunks(bytes), Ordering::Relaxed);
+}
+
+std::thread_local! {
+    static IS_UNREFUSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs the body, in which no limit refuses this thread anything: for what is allocated so that
+/// memory comes back, where null would end the process.
+pub(crate) fn unrefused<T>(body: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IS_UNREFUSED.set(self.0);
+        }
+    }
+    let _restore = Restore(IS_UNREFUSED.replace(true));
+    body()
 }
 
 impl Node {
@@ -171,6 +192,9 @@ impl Node {
     /// What a charge above the hard limit gets; `None`: it is granted.
     #[cold]
     fn refusal(&self, may_overdraw: bool) -> Option<Refusal> {
+        if IS_UNREFUSED.get() {
+            return None;
+        }
         if core::ptr::eq(self, &PROCESS) {
             return Some(Refusal::Fail);
         }

@@ -32,8 +32,9 @@ pub enum LimitPolicy {
     #[default]
     Overdraft = 0,
     /// Null: for code that calls `try_reserve`. Other code aborts, as Rust does without memory.
-    /// Limits are suspended while a thread unwinds, and no longer: a task that is ended is dropped
-    /// with its limit in force, so its destructors must not need another chunk unconditionally.
+    /// Limits are suspended while a thread unwinds, as it does in a suspended coroutine that is
+    /// dropped, and no longer: a task that is ended is dropped with its limit in force, so its
+    /// destructors must not need another chunk unconditionally.
     Fail = 1,
     /// Memory of the thread's own heap, counted as spilled; such a block also grows there. Through
     /// `&Heap` as an allocator: null.

@@ -29,6 +29,7 @@ use core::sync::atomic::{
 };
 
 pub(crate) use self::charge::Promise;
+pub(crate) use self::charge::unrefused;
 pub use self::charge::{Charge, process_limit, set_process_limit, signal};
 pub use self::limits::{LimitPolicy, Limits, Refusal};
 pub use self::name::ContextName;
