@@ -50,8 +50,13 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Writes all of a text to a descriptor. What the system refuses is lost: there is nobody to tell.
+/// Writes all of a text to a descriptor. What the system refuses is lost: there is nobody to tell,
+/// and the program does not end by it.
 pub(crate) fn write_to(descriptor: c_int, text: &str) {
+    heapswitch::sys::without_its_signals(|| write_all(descriptor, text));
+}
+
+fn write_all(descriptor: c_int, text: &str) {
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
         // SAFETY: the bytes are valid for reads; a descriptor that is closed is an error.

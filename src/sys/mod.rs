@@ -20,11 +20,14 @@ pub mod policy;
 pub mod read;
 pub mod text;
 pub mod thread;
+mod write;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
 use no_libc as libc;
+
+pub use self::write::{without_its_signals, write_error};
 
 /// Whether every allocation passes through to the declared global allocator, as it does on systems
 /// other than Linux: heaps can be made, entered and closed, and hold nothing.
@@ -143,12 +146,6 @@ pub fn complain_with(parts: &[&str]) {
         }
     }
     write_error(buffer.get(..length).unwrap_or_default());
-}
-
-/// Writes to the standard error. What the system refuses is lost: there is nobody to tell.
-pub fn write_error(bytes: &[u8]) {
-    // SAFETY: the bytes are valid; descriptor 2 may be closed, which is harmless.
-    unsafe { libc::write(2, bytes.as_ptr().cast(), bytes.len()) };
 }
 
 /// Has a function called when the process exits. False where the system has no room for that.

@@ -1,9 +1,9 @@
 //! `heapswitch-run`: what it tells, and how it fails.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::support::{Ended, Folder, run, runner};
+use crate::support::{Ended, Folder, library, run, runner, wait};
 
 fn program(folder: &Folder) -> PathBuf {
     folder.compile("gcc", "reported.c", &["-fno-builtin", "-Wno-cast-function-type"])
@@ -90,5 +90,30 @@ fn it_explains_itself() {
         let ended = run(Command::new(runner()).args(wrong));
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
         assert!(ended.errors.contains("usage: heapswitch-run"), "{ended:?}");
+    }
+}
+
+/// A write that nobody reads, or to a file at the process's limit, raises a signal that ends it.
+#[test]
+fn what_the_library_writes_ends_no_program() {
+    let folder = Folder::new();
+    let program = program(&folder);
+    let report = folder.0.join("report");
+    let report = report.to_str().expect("a path that is text");
+    let settings = [
+        ("HEAPSWITCH_DECAY_MILLISECONDS", "no number"),
+        ("HEAPSWITCH_STATISTICS", "true"),
+        ("HEAPSWITCH_REPORT", "-"),
+        ("HEAPSWITCH_REPORT", report),
+    ];
+    for (name, value) in settings {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut limited = Command::new("/bin/sh");
+        limited.args(["-c", "ulimit -f 0; LD_PRELOAD=$0 exec \"$@\""]).arg(library());
+        limited.arg(&program).args(["", "7"]).env(name, value);
+        let mut child = limited.stdout(Stdio::null()).stderr(writer).spawn().expect("a shell");
+        let status = wait(&mut child);
+        assert_eq!(status.and_then(|status| status.code()), Some(7), "{name}={value}: {status:?}");
     }
 }

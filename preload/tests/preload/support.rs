@@ -103,7 +103,7 @@ pub(crate) fn run(command: &mut Command) -> Ended {
     Ended { process: child.id(), status, output, errors }
 }
 
-fn wait(child: &mut Child) -> Option<ExitStatus> {
+pub(crate) fn wait(child: &mut Child) -> Option<ExitStatus> {
     let start = Instant::now();
     while start.elapsed() < MOST_TIME {
         if let Some(status) = child.try_wait().expect("the child is ours") {
