@@ -16,8 +16,8 @@ use std::thread;
 use child::in_child;
 use heapswitch::CurrentAllocatorInUse::{CoroutineLocal, ThreadLocal};
 use heapswitch::{
-    Heap, HeapError, HeapSwitch, current, flush_foreign_frees, process_usage, purge,
-    swap_coroutine_local, with_global,
+    Account, ArenaMemorySource, ArenaSettings, Heap, HeapError, HeapSwitch, RegionMapSource,
+    current, flush_foreign_frees, process_usage, purge, swap_coroutine_local, with_global,
 };
 use hints::HINTS;
 
@@ -199,4 +199,45 @@ fn forks_while_others_allocate() {
     for thread in threads {
         thread.join().unwrap();
     }
+}
+
+/// Locks that a program meets by what it asks for: a source of a heap's own, reclaim callbacks.
+#[test]
+fn forks_while_others_watch_limits_and_take_from_an_arena() {
+    static CHUNKS: ArenaMemorySource<RegionMapSource> =
+        ArenaMemorySource::new(RegionMapSource::CONTEXTS, ArenaSettings::DEFAULT);
+    let from_the_arena = || {
+        let heap = Heap::builder().source(&CHUNKS).build().unwrap();
+        let blocks = heap.run(|| (0..8).map(|_| Vec::with_capacity(60 << 10)).collect());
+        drop::<Vec<Vec<u8>>>(blocks.unwrap());
+        drop(heap);
+        // The next has to take a new range, under the lock.
+        CHUNKS.release_unused();
+    };
+    let watched = || drop(Account::process().on_pressure(|_| ()));
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let is_stopped = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = Stop(&is_stopped);
+        for work in [from_the_arena as fn(), from_the_arena, watched] {
+            let is_stopped = &is_stopped;
+            scope.spawn(move || {
+                while !is_stopped.load(Ordering::Relaxed) {
+                    work();
+                }
+            });
+        }
+        for _ in 0..FORKS {
+            in_child(|| {
+                from_the_arena();
+                watched();
+                true
+            });
+        }
+    });
 }

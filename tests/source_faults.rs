@@ -281,18 +281,27 @@ fn addresses_that_a_file_lost_are_never_touched_again() {
     // What is its own it still has.
     assert_eq!(source.take(request).unwrap().start, first.start);
     source.verify();
+    // And where it loses that, too, it does not forget what it lost first.
+    // SAFETY: taken above.
+    unsafe { source.give_back(first) };
+    assert_eq!(source.release_unused(), Ok(GRANULE));
+    let refused = fail(Call::Map, 2);
+    assert_eq!(source.take(request), Err(AllocError));
+    drop(refused);
+    assert_eq!(source.take(request), Err(AllocError));
     drop(source);
     // SAFETY: mapped above.
     let kept = unsafe { core::slice::from_raw_parts(lost, 2 * GRANULE) };
     assert!(kept.iter().all(|byte| *byte == 42));
-    // And all around it is gone.
-    for around in [first.start.as_ptr(), lost.wrapping_add(2 * GRANULE)] {
-        // SAFETY: asking changes nothing.
-        let asked = unsafe { libc::mincore(around.cast(), GRANULE, [0].as_mut_ptr()) };
-        assert_eq!(asked, -1, "{around:?} is mapped");
-    }
-    // SAFETY: mapped above.
-    unsafe { libc::munmap(lost.cast(), 2 * GRANULE) };
+    // All behind it is gone.
+    // SAFETY: asking changes nothing.
+    let asked = unsafe {
+        let behind = lost.wrapping_add(2 * GRANULE);
+        libc::mincore(behind.cast(), GRANULE, [0].as_mut_ptr())
+    };
+    assert_eq!(asked, -1, "it is mapped");
+    // SAFETY: mapped above, the first granule by the source.
+    unsafe { libc::munmap(first.start.as_ptr().cast(), 3 * GRANULE) };
     std::fs::remove_file(path).unwrap();
 }
 
@@ -318,6 +327,14 @@ fn a_file_that_would_be_too_long_for_the_process_is_refused() {
             source.give_back(range);
             std::fs::remove_file(&path).unwrap();
         }
+        // What is longer already is not made so.
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const before), 0);
+        std::fs::write(&path, vec![1; 2 << 20]).unwrap();
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
+        let source = FileMemorySource::open(&path, FileSettings::default()).unwrap();
+        assert_eq!(source.contents().map(|range| range.length), Some(2 << 20));
+        drop(source);
+        std::fs::remove_file(&path).unwrap();
         assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const before), 0);
     }
 }
@@ -328,23 +345,29 @@ fn what_cannot_be_unmapped_gives_its_memory_back_and_is_counted() {
     let _turn = turn();
     const BYTES: usize = 1 << 20;
     let request = Layout::new::<[u8; BYTES]>();
-    let source = MemoryMapSource::new();
-    let range = source.take(request).unwrap();
-    // SAFETY: taken above; errno is this thread's.
-    unsafe {
-        range.start.write_bytes(1, BYTES);
-        *libc::__errno_location() = 7;
-        let _refused = fail(Call::Unmap, 1);
-        source.give_back(range);
-        assert_eq!(*libc::__errno_location(), 7);
-    }
-    let mut pages = [1; BYTES / 4096];
-    // SAFETY: asking changes nothing.
-    let asked = unsafe { libc::mincore(range.start.as_ptr().cast(), BYTES, pages.as_mut_ptr()) };
-    assert_eq!((asked, pages.iter().filter(|page| **page & 1 == 1).count()), (0, 0));
-    let refusals: Vec<_> = source.refusals().map(|one| (one.step, one.times)).collect();
-    assert_eq!(refusals, [(Step::Unmap, 1)]);
-    assert_eq!((source.mapping_count(), source.mapped_bytes()), (1, BYTES));
+    let refused_to = |settings| {
+        let source = MemoryMapSource::with_settings(settings).unwrap();
+        let range = source.take(request).unwrap();
+        // SAFETY: taken above; errno is this thread's.
+        unsafe {
+            range.start.write_bytes(1, BYTES);
+            *libc::__errno_location() = 7;
+            let _refused = fail(Call::Unmap, 1);
+            source.give_back(range);
+            assert_eq!(*libc::__errno_location(), 7);
+        }
+        let mut pages = [1; BYTES / 4096];
+        // SAFETY: asking changes nothing.
+        let asked =
+            unsafe { libc::mincore(range.start.as_ptr().cast(), BYTES, pages.as_mut_ptr()) };
+        assert_eq!((asked, pages.iter().filter(|page| **page & 1 == 1).count()), (0, 0));
+        let refusals: Vec<_> = source.refusals().map(|one| (one.step, one.times)).collect();
+        assert_eq!(refusals, [(Step::Unmap, 1)]);
+        assert_eq!((source.mapping_count(), source.mapped_bytes()), (1, BYTES));
+        source
+    };
+    refused_to(MemoryMapSettings::new().locked(true));
+    let source = refused_to(MemoryMapSettings::new());
     // What is cut off for an alignment counts as well.
     let refused = fail(Call::Unmap, 1);
     let aligned = source.take(Layout::from_size_align(BYTES, 2 << 20).unwrap()).unwrap();

@@ -108,6 +108,8 @@ impl<'a> HeapBuilder<'a> {
     /// # fn main() {}
     /// ```
     pub fn source(self, source: &'static dyn RegionSource) -> Self {
+        // Without memory for the handlers, a child of a threaded process may find its lock held.
+        let _ = source.protect_fork();
         Self { source: Some(source), ..self }
     }
 

@@ -147,7 +147,8 @@ fn close_children(account: &Account, report: &mut EscapeReport) {
     for child in account.subtree().filter(ends) {
         unrefused(|| below.push((child.with_parents().count(), child)));
     }
-    below.sort_by_key(|(depth, _)| core::cmp::Reverse(*depth));
+    // Sorting takes memory, too.
+    unrefused(|| below.sort_by_key(|(depth, _)| core::cmp::Reverse(*depth)));
     for (_, below) in below {
         // One that is detached meanwhile is not marked, or marked before and then cleared.
         let mark = |bits| below.with_heap(|_| below.raise(bits));

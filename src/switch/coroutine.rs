@@ -51,7 +51,7 @@ use super::handle::Heap;
 use super::pool::{HeapPool, PooledHeap};
 use super::saved::{ContextMark, SavedContext};
 use super::stack_pool::{CoroutineStack, DEFAULT_STACKS};
-use crate::heap::account::unrefused;
+use crate::heap::account::set_unrefused;
 use crate::sys::SystemError;
 use crate::sys::fiber::{Fiber, on_fiber};
 
@@ -218,7 +218,19 @@ impl<Input, Yield> Yielder<'_, Input, Yield> {
     /// again meanwhile it panics anew; in a destructor that ends the process.
     #[inline]
     pub fn suspend(&self, value: Yield) -> Input {
-        self.raw.suspend(value)
+        let unwound = Unwound;
+        let input = self.raw.suspend(value);
+        core::mem::forget(unwound);
+        input
+    }
+}
+
+/// Dropped where a coroutine that is dropped begins to unwind: limits hold for its destructors.
+struct Unwound;
+
+impl Drop for Unwound {
+    fn drop(&mut self) {
+        set_unrefused(false);
     }
 }
 
@@ -465,8 +477,11 @@ impl<Input, Yield, Return> Body<Input, Yield, Return> {
         }
         let mark = self.context.resume_to_unwind(self.heap);
         let entered = Entered { body: self, mark };
-        // The payload that unwinds is allocated before the thread counts as one that unwinds.
-        unrefused(|| on_fiber!(entered.body.fiber, entered.body.raw.force_unwind()));
+        // The payload that unwinds is allocated before the thread counts as one that unwinds. What
+        // never began is only dropped.
+        let was_unrefused = set_unrefused(entered.body.raw.started());
+        on_fiber!(entered.body.fiber, entered.body.raw.force_unwind());
+        set_unrefused(was_unrefused);
         drop(entered);
         panic_put_off();
     }

@@ -5,12 +5,13 @@
 //! few, and threads that live at once have a lane each, as long as there are.
 #![forbid(unsafe_code)]
 
-use super::state::state;
+use super::handle::token;
+use super::state::{ThreadState, state};
 use crate::sync::lanes::LANES;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// A bit for each lane that a thread has. Lane 0 is nobody's: 0 is a thread without a lane.
-static TAKEN: AtomicU64 = AtomicU64::new(1);
+pub(super) static TAKEN: AtomicU64 = AtomicU64::new(1);
 
 /// The calling thread's lane, from 1 to 63.
 #[inline]
@@ -25,23 +26,22 @@ pub(crate) fn own_lane() -> usize {
 #[cold]
 #[inline(never)]
 fn take_lane() -> usize {
-    /// Gives the lane back when the thread ends.
-    struct Own(u32);
-
-    impl Drop for Own {
-        fn drop(&mut self) {
-            // A destructor that comes later may still use it beside its next owner.
-            TAKEN.fetch_and(!(1 << self.0), Ordering::Relaxed);
-        }
-    }
-
-    std::thread_local! {
-        static LANE: Option<Own> = take_lowest().map(Own);
-    }
-    let own = LANE.try_with(|lane| lane.as_ref().map(|own| own.0)).ok().flatten();
+    // So that its end is noticed. One that is torn down shares: nobody would give its lane back.
+    let is_running = token().is_ok();
+    let own = if is_running { take_lowest() } else { None };
+    let state = state();
+    state.is_lane_own.set(own.is_some());
     let lane = own.unwrap_or_else(shared);
-    state().lane.set(lane);
+    state.lane.set(lane);
     lane as usize
+}
+
+/// Gives the lane of a thread that ends back. What runs on it later may still use it, beside its
+/// next owner.
+pub(super) fn give_back(state: &ThreadState) {
+    if state.is_lane_own.take() {
+        TAKEN.fetch_and(!(1 << state.lane.get()), Ordering::Relaxed);
+    }
 }
 
 /// The lowest lane that nobody has; `None` if all are taken.

@@ -10,7 +10,7 @@ use super::home;
 use super::in_use::CurrentAllocatorInUse;
 use super::stack::{Entry, Hidden, Hold};
 use super::state::{Phase, ThreadState, state};
-use super::{closing, safe_point};
+use super::{closing, lane, pressure, safe_point};
 use crate::heap::{
     Account, ContextName, HeapHeader, HeapKind, Inline, abandoned, account, cell, census, counting,
     decay, lost, protect_site_logs,
@@ -148,6 +148,7 @@ unsafe extern "C" fn end_thread(value: *mut c_void) {
     }
     // Frees from here on are foreign: nothing is run by the token of no thread.
     state.token.set(Token::NOBODY);
+    lane::give_back(state);
 }
 
 /// Closes the heap that the thread's base context owns.
@@ -169,6 +170,7 @@ fn watch_forks() {
     // Relaxed: to do it twice does no harm. Not a `Once`: a fork may leave one behind for ever.
     if !IS_WATCHED.load(Ordering::Relaxed) {
         // Without memory for the handlers, a child of a threaded process may find a lock held.
+        let _ = pressure::protect_fork();
         let _ = decay::protect_fork();
         let _ = abandoned::protect_fork();
         let _ = counting::protect_fork();
@@ -182,7 +184,11 @@ fn watch_forks() {
 
 /// What a thread that forks had in use. Handlers that were registered before ours run while the
 /// locks are held, and may allocate and free: meanwhile the global allocator serves the thread, and
-/// its frees wait, so that nothing it does asks for a lock that it holds.
+/// its frees wait, so that it asks for no lock that it holds. It does, and waits for ever, where
+/// such a handler frees the last block of a closed heap's run, makes or drops heaps, or asks for
+/// figures; and where the global allocator is a [`Locked`](crate::strategy::Locked) one that is
+/// protected. Ours are registered at the first allocation: before them only what the loader runs
+/// before `main` can register any.
 #[derive(Debug)]
 pub struct Suspended {
     phase: Cell<Phase>,
@@ -240,4 +246,44 @@ unsafe extern "C" fn resume_in_child() {
     unsafe { resume() };
     let next = Token::from_number(NEXT_TOKEN.load(Ordering::Relaxed));
     lost::lose_threads(next, state().token.get());
+}
+
+#[cfg(all(test, target_os = "linux", not(heapswitch_pass_through)))]
+mod tests {
+    use core::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    /// In the destructor of a pthread key, in a round after ours: nobody would give it back.
+    #[test]
+    fn a_thread_that_was_torn_down_takes_none() {
+        static KEY: AtomicU32 = AtomicU32::new(0);
+        static ENDED: AtomicU32 = AtomicU32::new(0);
+        unsafe extern "C" fn late(round: *mut core::ffi::c_void) {
+            if round.addr() < 3 {
+                let next = core::ptr::without_provenance::<u8>(round.addr() + 1);
+                // SAFETY: the key exists while the threads run, and the value is only a number.
+                unsafe { libc::pthread_setspecific(KEY.load(Ordering::Relaxed), next.cast()) };
+            } else {
+                lane::own_lane();
+                ENDED.fetch_add(u32::from(!state().is_lane_own.get()), Ordering::Relaxed);
+            }
+        }
+        let mut key = 0;
+        // SAFETY: a valid place, and a function that lives as long as the key.
+        assert_eq!(unsafe { libc::pthread_key_create(&raw mut key, Some(late)) }, 0);
+        KEY.store(key, Ordering::Relaxed);
+        for _ in 0..200 {
+            let thread = std::thread::spawn(move || {
+                super::super::handle::token().expect("it runs");
+                // SAFETY: as above.
+                unsafe { libc::pthread_setspecific(key, core::ptr::without_provenance(1)) };
+            });
+            thread.join().expect("it does not panic");
+        }
+        // SAFETY: no thread has a value.
+        unsafe { libc::pthread_key_delete(key) };
+        assert_eq!(ENDED.load(Ordering::Relaxed), 200);
+        assert_ne!(lane::TAKEN.load(Ordering::Relaxed), u64::MAX);
+    }
 }

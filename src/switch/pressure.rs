@@ -3,12 +3,15 @@
 //! They are called at safe points, outside the allocator and with the thread's own heap in use. A
 //! cache drops entries, a server refuses work, a monitor cancels the largest consumer.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::events;
 use crate::heap::account::{signal, unrefused};
 use crate::heap::callbacks::call_guarded;
 use crate::heap::{Account, AccountId, AccountReport};
+use crate::sys::SystemError;
+use crate::sys::fork::{ForkEntry, Rank};
+use crate::sys::lock::Lock;
 
 /// Which limit was passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +48,16 @@ struct Watches {
 /// What is told.
 const NOTED: u64 = signal::SOFT | signal::HARD;
 
-static WATCHES: Mutex<Watches> = Mutex::new(Watches { next_number: 0, all: Vec::new() });
+static WATCHES: Lock<Watches> = Lock::new(Watches { next_number: 0, all: Vec::new() });
+
+/// Takes their lock around every fork from now on. Again is harmless.
+///
+/// # Errors
+/// `ENOMEM`.
+pub(super) fn protect_fork() -> Result<(), SystemError> {
+    static ENTRY: ForkEntry = ForkEntry::new();
+    ENTRY.register(WATCHES.raw(), Rank::Watches)
+}
 
 /// Keeps a reclaim callback registered until it is dropped.
 #[derive(Debug)]
@@ -73,8 +85,10 @@ impl Account {
     /// ```
     pub fn on_pressure(&self, call: impl Fn(&Pressure) + Send + Sync + 'static) -> PressureWatch {
         super::scope::out_of_contexts(|| {
+            // Of a program that uses accounts alone.
+            let _ = protect_fork();
             let call: Callback = Arc::new(call);
-            let mut watches = WATCHES.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut watches = WATCHES.lock();
             let number = watches.next_number;
             watches.next_number += 1;
             watches.all.push(Watch { id: self.id(), number, call });
@@ -85,7 +99,7 @@ impl Account {
 
 impl Drop for PressureWatch {
     fn drop(&mut self) {
-        let mut watches = WATCHES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watches = WATCHES.lock();
         let place = watches.all.iter().position(|watch| watch.number == self.number);
         let watch = place.map(|place| watches.all.swap_remove(place));
         drop(watches);
@@ -115,7 +129,7 @@ pub(super) fn tell(account: &Account, told: &mut Vec<AccountId>) {
 fn call_all(pressure: &Pressure) {
     events::passed(pressure);
     let calls: Vec<Callback> = {
-        let watches = WATCHES.lock().unwrap_or_else(PoisonError::into_inner);
+        let watches = WATCHES.lock();
         let of_account = watches.all.iter().filter(|watch| watch.id == pressure.account.id);
         unrefused(|| of_account.map(|watch| Arc::clone(&watch.call)).collect())
     };

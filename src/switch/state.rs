@@ -66,6 +66,8 @@ pub struct ThreadState {
     pub due: Due,
     /// Which lane the thread has in stores and pools; 0 before it first uses one.
     pub lane: Cell<u32>,
+    /// Whether the lane is this thread's alone, to be given back when it ends.
+    pub is_lane_own: Cell<bool>,
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(heapswitch_pass_through)))]
@@ -256,6 +258,7 @@ impl ThreadState {
             suspended: Suspended::new(),
             due: Due::new(),
             lane: Cell::new(0),
+            is_lane_own: Cell::new(false),
         }
     }
 }

@@ -6,9 +6,9 @@
 //! held has the higher rank, or the same rank and was registered later:
 //!
 //! ```text
-//!   Allocator  ▶  Heap  ▶  Source  ▶  Region
-//!   a Locked      a heap's   an arena's   the runs of
-//!   allocator     lists      ranges       chunks
+//!   Watches  ▶  Allocator  ▶  Heap  ▶  Source  ▶  Region
+//!   who is      a Locked      a heap's   an arena's   the runs of
+//!   told        allocator     lists      ranges       chunks
 //! ```
 //!
 //! # How to take part
@@ -26,6 +26,8 @@ use super::thread;
 /// What is locked, outermost first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
+    /// Who is told of limits; what is noted there is allocated meanwhile.
+    Watches,
     /// A whole allocator behind a lock; it takes those below while it is held.
     Allocator,
     /// A heap's or the heaps' shared lists.
@@ -76,7 +78,7 @@ impl ForkEntry {
     pub const fn new() -> Self {
         Self {
             is_listed: AtomicBool::new(false),
-            place: UnsafeCell::new(Place { lock: None, rank: Rank::Allocator, next: None }),
+            place: UnsafeCell::new(Place { lock: None, rank: Rank::Watches, next: None }),
         }
     }
 

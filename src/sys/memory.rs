@@ -12,6 +12,8 @@ const ANONYMOUS: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
 /// As in the kernel's `mman-common.h`, for every architecture: musl's header has no name for it.
 const MADV_COLLAPSE: c_int = 25;
+/// As there, since Linux 5.18.
+const MADV_DONTNEED_LOCKED: c_int = 24;
 
 /// How memory is mapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -304,7 +306,8 @@ pub unsafe fn remap(
 ///
 /// # Errors
 /// `ENOMEM` at the limit on mappings, where a hole would be cut: the kernel keeps neighbours that
-/// are alike as one. The addresses then stay mapped, and their pages go back to the kernel.
+/// are alike as one. The addresses then stay mapped, and their pages go back to the kernel, locked
+/// ones from Linux 5.18 on.
 ///
 /// # Safety
 /// The range is whole pages of mappings that are the caller's alone, outside the region, and
@@ -315,9 +318,12 @@ pub unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> Result<(), SystemError>
         unsafe { libc::munmap(start.as_ptr().cast(), bytes) }
     })
     .inspect_err(|_| {
-        // Where this is refused as well, they are kept: a leak, and no unsoundness.
+        // Where all is refused, they are kept: a leak, and no unsoundness. Locked pages take an
+        // advice of their own.
         // SAFETY: the caller's contract.
-        let _ = unsafe { give_back_pages(start, bytes) };
+        let _ = unsafe {
+            give_back_pages(start, bytes).or_else(|_| advise(start, bytes, MADV_DONTNEED_LOCKED))
+        };
     })
 }
 

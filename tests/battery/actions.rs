@@ -4,7 +4,7 @@ use allocator_api2::alloc::Allocator;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::{Block, Limits, Make, PLENTY, TestSource, layout, resize, with};
+use super::{Block, Limits, Make, PLENTY, TestSource, are_zero, layout, resize, with};
 
 #[derive(Clone, Copy, Debug)]
 enum Action {
@@ -36,7 +36,7 @@ impl Model {
                 let Ok(bytes) = result else { return };
                 if is_zeroed {
                     // SAFETY: allocated and, being zeroed, written.
-                    assert!(unsafe { bytes.as_ref() }.iter().all(|&byte| byte == 0));
+                    assert!(are_zero(unsafe { bytes.as_ref() }));
                 }
                 self.blocks.push(Block::new(bytes, layout, seed));
             }

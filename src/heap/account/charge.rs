@@ -79,7 +79,7 @@ pub fn process_limit() -> Option<usize> {
 /// while a thread panics. `None`: no limit, as from the start.
 ///
 /// Not refused is what it takes to give memory back: what heapswitch itself needs to close heaps
-/// and to tell of limits, and what a suspended coroutine needs while it is dropped.
+/// and to tell of limits, and for the payload that unwinds a suspended coroutine.
 pub fn set_process_limit(bytes: Option<usize>) {
     PROCESS.hard.store(whole_chunks(bytes), Ordering::Relaxed);
 }
@@ -88,16 +88,24 @@ std::thread_local! {
     static IS_UNREFUSED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Whether no limit refuses this thread anything, from now on; whether that was so before.
+// Not inlined: around it other code may change threads with its stack.
+#[cold]
+#[inline(never)]
+pub(crate) fn set_unrefused(is_unrefused: bool) -> bool {
+    IS_UNREFUSED.replace(is_unrefused)
+}
+
 /// Runs the body, in which no limit refuses this thread anything: for what is allocated so that
-/// memory comes back, where null would end the process.
+/// memory comes back, where null would end the process. No code of the program's.
 pub(crate) fn unrefused<T>(body: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
-            IS_UNREFUSED.set(self.0);
+            set_unrefused(self.0);
         }
     }
-    let _restore = Restore(IS_UNREFUSED.replace(true));
+    let _restore = Restore(set_unrefused(true));
     body()
 }
 

@@ -99,7 +99,7 @@ impl fmt::Display for FileSourceError {
             Self::Map { bytes, error } => write!(
                 formatter,
                 "{bytes} bytes of a file were to be mapped, which failed with {error}; see that \
-                 its file system can map, and raise vm.max_map_count"
+                 its file system can map, and raise RLIMIT_AS or vm.max_map_count"
             ),
             Self::Flush { bytes, error } => write!(
                 formatter,

@@ -8,18 +8,27 @@ use crate::sys::SystemError;
 use crate::sys::file::{self, Refused};
 use crate::sys::memory;
 
+/// Of the file, in bytes.
+#[derive(Clone, Copy)]
+struct Lengths {
+    /// On the disk: more than is mapped in a file that is opened, and where it could not be
+    /// shortened.
+    present: usize,
+    mapped: usize,
+    new: usize,
+}
+
 impl FileMemorySource {
     /// Makes the file `granules` long and maps what is new. Where that is refused, the file is as
     /// long as before.
     pub(super) fn extend(&self, state: &mut State, granules: usize) -> Result<(), FileSourceError> {
         let granule = self.settings.granule;
-        let (old, new) = (state.granules * granule, granules * granule);
-        // More than `old` in a file that is opened, and where it could not be shortened.
-        let present = self.length_on_disk()?;
-        let extended = self
-            .lengthen(present, old, new)
-            .map_err(|error| FileSourceError::Grow { bytes: new, error })
-            .and_then(|()| self.map_behind(state, old, new));
+        let (mapped, new) = (state.granules * granule, granules * granule);
+        let grow = |error| FileSourceError::Grow { bytes: new, error };
+        let present = self.length_on_disk().map_err(grow)?;
+        let lengths = Lengths { present, mapped, new };
+        let extended =
+            self.lengthen(lengths).map_err(grow).and_then(|()| self.map_behind(state, lengths));
         match extended {
             Ok(()) => state.granules = granules,
             // A part may have been allocated all the same, and the file must not keep zeros that
@@ -32,20 +41,19 @@ impl FileMemorySource {
         extended
     }
 
-    fn length_on_disk(&self) -> Result<usize, FileSourceError> {
-        let length = self.file.metadata().map(|metadata| metadata.len());
-        let length = length.map_err(|error| FileSourceError::Open { error: (&error).into() })?;
-        Ok(usize::try_from(length).unwrap_or(usize::MAX))
+    fn length_on_disk(&self) -> Result<usize, SystemError> {
+        let metadata = self.file.metadata().map_err(|error| SystemError::from(&error))?;
+        Ok(usize::try_from(metadata.len()).unwrap_or(usize::MAX))
     }
 
-    /// Makes the file `new` bytes long, with disk space behind `old` unless it is sparse.
-    fn lengthen(&self, present: usize, old: usize, new: usize) -> Result<(), SystemError> {
+    /// Makes the file longer, with disk space behind what is mapped unless it is sparse.
+    fn lengthen(&self, Lengths { present, mapped, new }: Lengths) -> Result<(), SystemError> {
         let descriptor = file::descriptor(&self.file);
         if present < new {
             file::check_limit(new)?;
         }
         if !self.settings.is_sparse {
-            match file::allocate_space(descriptor, old, new - old) {
+            match file::allocate_space(descriptor, mapped, new - mapped) {
                 // The file system cannot allocate ahead.
                 Err(error) if error.is_unsupported() => {}
                 done => return done,
@@ -54,18 +62,23 @@ impl FileMemorySource {
         memory::set_file_length(descriptor, new)
     }
 
-    fn map_behind(&self, state: &mut State, old: usize, new: usize) -> Result<(), FileSourceError> {
-        let descriptor = file::descriptor(&self.file);
+    fn map_behind(&self, state: &mut State, lengths: Lengths) -> Result<(), FileSourceError> {
+        let Lengths { mapped, new, .. } = lengths;
+        let (descriptor, bytes) = (file::descriptor(&self.file), new - mapped);
         // SAFETY: what is behind the mapped granules is reserved, ours, and used by nobody.
-        let mapped = unsafe {
-            file::map_part_over(pointers::forward(self.base, old), descriptor, old, new - old)
+        let done = unsafe {
+            let start = pointers::forward(self.base, mapped);
+            file::map_part_over(start, descriptor, mapped, bytes)
         };
-        mapped.map_err(|Refused { error, is_still_reserved }| {
+        done.map_err(|Refused { error, is_still_reserved }| {
             if !is_still_reserved {
+                // All up to the end of what was lost before: what lies between serves nobody.
                 let granule = self.settings.granule;
-                state.lost = Some(Run { first: old / granule, length: (new - old) / granule });
+                let end = state.lost.map_or(0, Run::end).max(new / granule);
+                let first = mapped / granule;
+                state.lost = Some(Run { first, length: end - first });
             }
-            FileSourceError::Map { bytes: new - old, error }
+            FileSourceError::Map { bytes, error }
         })
     }
 

@@ -28,6 +28,9 @@
 //! - After `fork` both processes share the memory and the lock: only one may use the source.
 //! - Dropping the source unmaps the file: no range may be used after that, as with any memory that
 //!   an allocator owns.
+//! - What is new of the file is mapped twice for a moment, and so needs its addresses twice: all of
+//!   a file that is opened. Where the system refuses the second mapping, which it has no reason
+//!   for, the file never grows past that place again.
 //! - A range taken anew may hold what was there before; only what is new in the file is zero.
 
 mod bits;
@@ -121,7 +124,8 @@ struct State {
     used_once: usize,
     /// Granules in taken ranges.
     taken: usize,
-    /// Granules whose addresses a refused mapping cost the source, all behind the file's end.
+    /// Granules among which are all whose addresses a refused mapping cost the source; all behind
+    /// the file's end.
     lost: Option<Run>,
     last_error: Option<FileSourceError>,
 }

@@ -247,7 +247,7 @@ fn a_file_that_refuses_to_be_mapped_leaves_the_reservation_whole() {
         OwnedFd::from_raw_fd(file)
     };
     // More than any machine has set aside.
-    let settings = FileSettings { maximum_bytes: 8 << 40, granule: HUGE, is_sparse: true };
+    let settings = FileSettings { maximum_bytes: 1 << 40, granule: HUGE, is_sparse: true };
     // SAFETY: nobody else knows the file.
     let source = unsafe { FileMemorySource::from_fd(file, settings) }.unwrap();
     for _ in 0..2 {

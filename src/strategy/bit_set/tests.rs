@@ -3,6 +3,7 @@
 use std::alloc::{alloc_zeroed, dealloc};
 
 use super::*;
+use crate::strategy::model::all_are;
 
 /// An extent and its metadata, on memory of the test's own heap.
 pub(super) struct Memory {
@@ -93,7 +94,7 @@ impl Model {
         }
         // SAFETY: just allocated.
         unsafe {
-            assert!(!zeroed || block.as_ref().iter().all(|&byte| byte == 0));
+            assert!(!zeroed || all_are(block.as_ref(), 0));
             start.write_bytes(0xff, block.len());
         }
         self.blocks.push((start, layout, block.len()));

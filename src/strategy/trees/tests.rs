@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::pointers::{distance, is_aligned};
+use crate::strategy::model::all_are;
 
 /// An extent with memory of its own.
 pub(super) struct Memory {
@@ -142,7 +143,7 @@ impl Model {
     fn check_content(&self, live: Live, length: usize) {
         // SAFETY: the block is allocated and was filled.
         let content = unsafe { NonNull::slice_from_raw_parts(live.start, length).as_ref() };
-        assert!(content.iter().all(|&byte| byte == live.fill), "the content changed");
+        assert!(all_are(content, live.fill), "the content changed");
     }
 
     fn allocate(&mut self, layout: Layout) -> bool {

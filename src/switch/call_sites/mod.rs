@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use self::symbols::{Frame, Symbols};
 use super::handle::{Heap, HeapError};
 use super::scope::out_of_contexts;
+use crate::heap::account::unrefused;
 use crate::heap::callbacks::call_guarded;
 use crate::heap::{
     Account, AccountId, CallSite, CallSites, ContextName, EscapeReport, HeapHeader, SiteLog,
@@ -53,7 +54,8 @@ pub(super) fn copy_of(log: Option<SiteLog>) -> CallSites {
 #[inline(never)]
 #[expect(clippy::needless_pass_by_value, reason = "its end is not the caller's code either")]
 fn copy(log: SiteLog) -> CallSites {
-    out_of_contexts(|| CallSites::of(&log))
+    // A close cannot do without, whatever the limits.
+    out_of_contexts(|| unrefused(|| CallSites::of(&log)))
 }
 
 /// What is told when a heap is closed and blocks outlive it.
