@@ -29,8 +29,10 @@ use core::sync::atomic::{
 };
 
 pub(crate) use self::charge::Promise;
+#[cfg(feature = "corosensei")]
+pub(crate) use self::charge::set_unrefused;
+pub(crate) use self::charge::unrefused;
 pub use self::charge::{Charge, process_limit, set_process_limit, signal};
-pub(crate) use self::charge::{set_unrefused, unrefused};
 pub use self::limits::{LimitPolicy, Limits, Refusal};
 pub use self::name::ContextName;
 pub(crate) use self::tree::protect_fork;
