@@ -305,38 +305,46 @@ fn addresses_that_a_file_lost_are_never_touched_again() {
     std::fs::remove_file(path).unwrap();
 }
 
-/// The limit on the length of files would end the process by a signal.
+/// The limit on the length of files would end the process by a signal. It holds for all of the
+/// process, so it is one that what the test runner writes does not come to.
 #[test]
 #[cfg(not(heapswitch_pass_through))]
 fn a_file_that_would_be_too_long_for_the_process_is_refused() {
     let _turn = turn();
+    const LIMIT: usize = 1 << 30;
     let path = std::env::temp_dir().join(format!("heapswitch-long-{}", std::process::id()));
-    // SAFETY: a valid place each; the limit is as it was at the end.
-    unsafe {
-        let mut before = core::mem::zeroed::<libc::rlimit>();
-        assert_eq!(libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut before), 0);
-        let limit = libc::rlimit { rlim_cur: 1 << 20, ..before };
-        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
-        for is_sparse in [false, true] {
-            let settings = FileSettings { is_sparse, ..FileSettings::default() };
-            let source = FileMemorySource::open(&path, settings).unwrap();
-            assert_eq!(source.take(Layout::new::<[u8; (1 << 20) + 1]>()), Err(AllocError));
-            let error = source.last_error().unwrap();
-            assert!(error.to_string().contains("raise RLIMIT_FSIZE"), "{error}");
-            let range = source.take(Layout::new::<[u8; 1 << 20]>()).unwrap();
-            source.give_back(range);
-            std::fs::remove_file(&path).unwrap();
-        }
-        // What is longer already is not made so.
-        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const before), 0);
-        std::fs::write(&path, vec![1; 2 << 20]).unwrap();
-        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
-        let source = FileMemorySource::open(&path, FileSettings::default()).unwrap();
-        assert_eq!(source.contents().map(|range| range.length), Some(2 << 20));
+    let set = |limit: &libc::rlimit| {
+        // SAFETY: a valid limit.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, limit) }, 0);
+    };
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid place.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut before) }, 0);
+    let limited = libc::rlimit { rlim_cur: LIMIT as u64, ..before };
+    let open = |is_sparse| {
+        let settings =
+            FileSettings { is_sparse, maximum_bytes: 4 * LIMIT, ..FileSettings::default() };
+        // SAFETY: nobody else knows the file.
+        unsafe { FileMemorySource::open(&path, settings) }.unwrap()
+    };
+    set(&limited);
+    for is_sparse in [false, true] {
+        let source = open(is_sparse);
+        assert_eq!(source.take(Layout::new::<[u8; LIMIT + 1]>()), Err(AllocError));
+        let error = source.last_error().unwrap();
+        assert!(error.to_string().contains("raise RLIMIT_FSIZE"), "{error}");
+        source.take(Layout::new::<[u8; 1 << 20]>()).unwrap();
         drop(source);
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const before), 0);
     }
+    // What is longer already is not made so.
+    set(&before);
+    std::fs::File::create(&path).unwrap().set_len(2 * LIMIT as u64).unwrap();
+    set(&limited);
+    let contents = open(true).contents().map(|range| range.length);
+    set(&before);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(contents, Some(2 * LIMIT));
 }
 
 #[test]
