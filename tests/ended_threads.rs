@@ -75,16 +75,24 @@ fn the_handle_of_a_child_that_its_parent_closed_closes_nothing() {
 }
 
 #[test]
-fn a_child_outlives_its_handle_and_is_closed_with_its_parent() {
+fn a_child_and_its_parent_end_once_whichever_is_dropped_first() {
     let _turn = turn();
-    let parent = Heap::new().unwrap();
-    let child = Heap::builder().parent(&parent).build().unwrap();
-    let kept = child.run(|| Box::new(7)).unwrap();
-    after_the_tear_down(move || {
-        drop(child);
-        drop(parent);
-    });
-    assert_eq!(*kept, 7);
+    static ENDED: AtomicU32 = AtomicU32::new(0);
+    for is_parent_first in [false, true] {
+        ENDED.store(0, Ordering::Relaxed);
+        let parent = Heap::new().unwrap();
+        let child = Heap::builder().parent(&parent).build().unwrap();
+        for heap in [&parent, &child] {
+            let count = |_| {
+                ENDED.fetch_add(1, Ordering::Relaxed);
+            };
+            heap.on_end(count).unwrap();
+        }
+        let kept = child.run(|| Box::new(7)).unwrap();
+        let handles = if is_parent_first { [parent, child] } else { [child, parent] };
+        after_the_tear_down(move || handles.into_iter().for_each(drop));
+        assert_eq!((ENDED.load(Ordering::Relaxed), *kept), (2, 7));
+    }
 }
 
 #[test]

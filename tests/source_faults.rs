@@ -204,6 +204,19 @@ fn a_file_survives_a_full_disk_and_refused_mappings() {
         drop(refused);
         assert_eq!((source.file_bytes(), std::fs::metadata(&path).unwrap().len()), (4096, 4096));
     }
+    // A sparse one is only made longer.
+    drop(source);
+    let sparse = FileSettings { is_sparse: true, ..settings };
+    // SAFETY: as above.
+    let source = unsafe { FileMemorySource::open(&path, sparse) }.unwrap();
+    let refused = fail(Call::Truncate, 1);
+    assert_eq!(source.take(request), Err(AllocError));
+    assert!(matches!(source.last_error(), Some(FileSourceError::Grow { bytes: 8192, .. })));
+    drop(refused);
+    assert_eq!((source.file_bytes(), std::fs::metadata(&path).unwrap().len()), (4096, 4096));
+    drop(source);
+    // SAFETY: as above.
+    let source = unsafe { FileMemorySource::open(&path, settings) }.unwrap();
     // The file cannot be shortened: it works on, and what was in it is not taken for zeros.
     let old = source.take(request).unwrap();
     // SAFETY: taken above.

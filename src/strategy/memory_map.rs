@@ -60,12 +60,12 @@ impl MemoryMapAllocator {
         }
     }
 
-    /// How many blocks there are, each a mapping.
+    /// How many blocks there are, each a mapping, or were and could not be unmapped.
     pub fn mapping_count(&self) -> usize {
         self.source.mapping_count()
     }
 
-    /// The length of all blocks in bytes.
+    /// The length of all blocks in bytes, and of what the system refused to unmap.
     pub fn mapped_bytes(&self) -> usize {
         self.source.mapped_bytes()
     }

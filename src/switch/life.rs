@@ -187,8 +187,8 @@ fn watch_forks() {
 /// its frees wait, so that it asks for no lock that it holds. It does, and waits for ever, where
 /// such a handler frees the last block of a closed heap's run, makes or drops heaps, or asks for
 /// figures; and where the global allocator is a [`Locked`](crate::strategy::Locked) one that is
-/// protected. Ours are registered at the first allocation: before them only what the loader runs
-/// before `main` can register any.
+/// protected. Ours are registered at the first allocation, so that only what the loader runs before
+/// `main` comes before them; where no allocator is installed, at the first use of a heap.
 #[derive(Debug)]
 pub struct Suspended {
     phase: Cell<Phase>,
