@@ -6,6 +6,12 @@
 //! - To install the allocator: `global_thread_and_coroutine_switchable_allocator!`, or the
 //!   ready-made [`HeapSwitch`].
 //! - To give a context a heap of its own: [`Heap`], [`HeapBuilder`], [`Scope`], [`LifetimeHint`].
+//!   To use heaps again: [`HeapPool`]. To run futures in them: [`FutureExt`], [`InHeap`];
+//!   coroutines: `Coroutine` (feature `corosensei`), or [`SavedContext`] for a runtime of your own;
+//!   closures on other threads: [`in_child`]. Threads on processors or NUMA nodes:
+//!   [`WorkerBuilder`], [`numa`].
+//! - To bound them: [`HeapBuilder::limit`], [`checkpoint`], [`set_process_limit`]. To give memory
+//!   back: [`collect`], [`purge`]. Settings, also by environment: [`Settings`].
 //! - To see what contexts hold: [`Account`], [`MemoryReport`], and as pictures [`HeapMap`] and
 //!   [`Timeline`]; and who asked for it, or for what outlived them: [`SiteSampling`],
 //!   [`CallSites`], [`LiveSites`].
@@ -21,9 +27,13 @@
 //!   [`BorrowedSliceSource`], [`FileMemorySource`], or a [`MemorySource`] of your own. To give a
 //!   heap memory: [`RegionMapSource`], or an arena on it.
 //! - To keep values or bytes by handles instead of addresses: [`OrderedPool`](store::OrderedPool),
-//!   whose blocks are sorted without being moved; see [`store`].
+//!   whose blocks are sorted without being moved; [`GravityStore`](store::GravityStore), bytes that
+//!   it moves to stay compact; see [`store`].
 //! - To use an allocator through another's trait: [`AllocatorAdaptor`],
 //!   [`GlobalAllocToAllocatorAdaptor`].
+//!
+//! Linux; elsewhere everything passes through to the global allocator. Features: `macros` (by
+//! default), `corosensei`, `metrics`, `tracing`, `symbols`, `nightly`.
 
 #![warn(missing_docs)]
 #![cfg_attr(feature = "nightly", feature(allocator_api))]

@@ -218,6 +218,8 @@ static LOCKED: Locked<MemoryMapAllocator> = Locked::new(MemoryMapAllocator::new(
 static ARENA: ArenaMemorySource<MemoryMapSource> =
     ArenaMemorySource::new(MemoryMapSource::new(), ArenaSettings::DEFAULT);
 
+static ARENA_BY_REFERENCE: &ArenaMemorySource<MemoryMapSource> = &ARENA;
+
 #[test]
 #[cfg(not(heapswitch_pass_through))]
 fn a_locked_allocator_serves_many_threads() {
@@ -247,7 +249,7 @@ fn a_locked_allocator_serves_many_threads() {
 #[cfg(not(heapswitch_pass_through))]
 fn locks_are_free_in_a_forked_child() {
     LOCKED.protect_fork().unwrap();
-    ARENA.protect_fork().unwrap();
+    MemorySource::protect_fork(&ARENA_BY_REFERENCE).unwrap();
     let is_over = std::sync::atomic::AtomicBool::new(false);
     let is_over = &is_over;
     std::thread::scope(|scope| {

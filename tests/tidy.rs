@@ -185,6 +185,17 @@ fn pages_point_to_what_exists() {
     });
 }
 
+/// The macro's keys and the environment's variables stand in a table each.
+#[test]
+fn a_setting_has_one_default() {
+    let [keys, settings] = ["macros/src/keys.md", "src/switch/settings.md"]
+        .map(|path| read(Path::new(path)).unwrap_or_else(|| panic!("{path} is gone")));
+    let keys = documents::named_cells(&keys, "default");
+    for setting in documents::named_cells(&settings, "default") {
+        assert!(keys.contains(&setting), "the keys' table has no such default: {setting:?}");
+    }
+}
+
 #[test]
 fn readme_begins_with_the_commands_that_ci_runs() {
     let pages = files(|path| path == "README.md" || path == "CONTRIBUTING.md");

@@ -134,8 +134,9 @@ pub unsafe trait MemorySource {
     }
 
     /// Takes its locks around every `fork` from now on, so that a child never finds one held by a
-    /// thread that it does not have. Called, once or more often, of the sources that the macro
-    /// names, before anything is taken from them; of others it is for whoever made them.
+    /// thread that it does not have. Called, once or more often, of the sources that the macro or
+    /// [`HeapBuilder::source`](crate::HeapBuilder::source) names, before a heap takes anything from
+    /// them; of others it is for whoever made them.
     ///
     /// # Errors
     /// `ENOMEM`.
@@ -183,6 +184,14 @@ unsafe impl<S: MemorySource + ?Sized> MemorySource for &S {
 
     fn placement(&self) -> Placement {
         (**self).placement()
+    }
+
+    fn protect_fork(&'static self) -> Result<(), SystemError> {
+        (**self).protect_fork()
+    }
+
+    fn residence_of(&self, range: MemoryRange) -> Result<Residence, SystemError> {
+        (**self).residence_of(range)
     }
 }
 

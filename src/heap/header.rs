@@ -26,7 +26,7 @@ pub enum FastPath {
     None,
     /// A window under a cursor.
     Bump,
-    /// Lists by size class.
+    /// Magazines by size class.
     Slab,
 }
 

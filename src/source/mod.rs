@@ -7,8 +7,8 @@
 //! - [`BorrowedSliceSource`]: parts of a slice. One thread at a time; exhausted when the slice is.
 //! - [`FileMemorySource`]: parts of a file, which keep their contents. Any thread; exhausted at its
 //!   maximum, or when the disk is full.
-//! - [`RegionMapSource`](region_map): runs of chunks of the region, the only kind that heaps draw
-//!   from. Any thread; exhausted when the region is full.
+//! - [`RegionMapSource`](region_map): runs of chunks of the region, which heaps draw from, straight
+//!   or through an arena. Any thread; exhausted when the region is full.
 
 pub mod arena;
 pub mod borrowed_slice;

@@ -189,9 +189,10 @@ impl<'a> HeapBuilder<'a> {
     /// Has what other threads, and other contexts, free of its blocks handed over at once, each
     /// by an atomic operation of its own. Otherwise up to 32 blocks of at most 4 KiB wait in the
     /// thread that freed them until it takes a slow path, leaves a context, or calls
-    /// [`flush_foreign_frees`](crate::flush_foreign_frees). That takes four fifths of the time,
-    /// but a heap with a tight [limit](Self::limit) may need those blocks now, and before
-    /// [`discard_unchecked`](Heap::discard_unchecked) every other thread has to flush.
+    /// [`flush_foreign_frees`](crate::flush_foreign_frees). Waiting takes four fifths of the time
+    /// of handing over at once, but a heap with a tight [limit](Self::limit) may need those blocks
+    /// now, and before [`discard_unchecked`](Heap::discard_unchecked) every other thread has to
+    /// flush.
     ///
     /// ```
     /// use heapswitch::{Heap, HeapSwitch};

@@ -22,8 +22,8 @@ impl Heap {
     /// ```
     ///
     /// # Errors
-    /// The closure's: the heap was cancelled, or ended with its parent, before it was called.
-    /// `body` is not called then.
+    /// The closure's: the heap was cancelled, is over a budget, or ended with its parent before it
+    /// was called, or the thread is ending. `body` is not called then.
     pub fn wrap_closure<T>(
         self,
         body: impl FnOnce() -> T,

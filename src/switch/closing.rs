@@ -215,8 +215,9 @@ impl Heap {
     /// Its children are closed, and its callbacks called, as there.
     ///
     /// # Errors
-    /// [`HeapError::Running`], [`HeapError::Closed`]; [`HeapError::NoMemory`] where something
-    /// survives and there is no memory for new records: its blocks are then as they were.
+    /// [`HeapError::Running`], [`HeapError::Closed`], [`HeapError::ThreadEnded`];
+    /// [`HeapError::NoMemory`] where something survives and there is no memory for new records: its
+    /// blocks are then as they were.
     pub fn reset(&mut self) -> Result<EscapeReport, HeapError> {
         flush_own_frees();
         let token = token()?;
@@ -341,7 +342,7 @@ impl Heap {
     /// ```
     ///
     /// # Errors
-    /// [`HeapError::Running`] on another thread; [`HeapError::Closed`].
+    /// [`HeapError::Running`] on another thread; [`HeapError::Closed`]; [`HeapError::ThreadEnded`].
     pub fn on_end(&self, call: impl FnOnce(HeapEnd) + Send + 'static) -> Result<(), HeapError> {
         let registered = out_of_contexts(|| Registered::new(call));
         let mut registered = Some(registered);
@@ -357,7 +358,8 @@ impl Heap {
     /// the heaps too.
     ///
     /// # Errors
-    /// [`HeapError::Running`]; [`HeapError::Closed`] if the parent has ended already.
+    /// [`HeapError::Running`]; [`HeapError::Closed`] if the parent has ended already;
+    /// [`HeapError::ThreadEnded`].
     pub fn detach(&mut self) -> Result<(), HeapError> {
         let token = token()?;
         // SAFETY: this is the heap's handle.

@@ -16,7 +16,8 @@ use crate::source::region_map::{RegionMapSource, source_of};
 use crate::sys;
 use crate::units::CHUNK_BYTES;
 
-/// What the macro generates.
+/// A program's allocator, as the macro generates it: its kinds of heaps, global allocator and
+/// settings.
 ///
 /// # Safety
 /// Each function always gives the same allocator or source.
@@ -34,7 +35,7 @@ pub unsafe trait Configuration: 'static {
     const THREAD: <Self::Thread as HeapKind>::Settings;
     /// Which allocator is in use when a thread starts.
     const DEFAULT: CurrentAllocatorInUse;
-    /// The rest.
+    /// Region, huge pages, placement, decay, statistics, call sites.
     const SETTINGS: Settings;
 
     /// The locked global allocator.
@@ -53,7 +54,8 @@ pub unsafe trait Configuration: 'static {
 
 /// Settings that are not strategies.
 ///
-/// Beside the addresses to reserve, which the macro alone sets, these are:
+/// Beside the addresses to reserve and the recording of call sites, which the macro alone sets,
+/// these are:
 ///
 #[doc = include_str!("settings.md")]
 ///

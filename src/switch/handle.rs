@@ -138,7 +138,7 @@ impl Heap {
         Self::builder().hint(hint).build()
     }
 
-    /// Chooses source, parent and strategy.
+    /// A builder: strategy, source, name, limits, parent or account, call sites.
     pub fn builder<'a>() -> HeapBuilder<'a> {
         HeapBuilder::default()
     }
@@ -183,7 +183,7 @@ impl Heap {
     /// call.
     ///
     /// # Errors
-    /// [`HeapError::Running`] on another thread; [`HeapError::ThreadEnded`].
+    /// [`HeapError::Running`] on another thread; [`HeapError::Closed`]; [`HeapError::ThreadEnded`].
     pub(super) fn as_runner<T>(
         &self,
         act: impl FnOnce(NonNull<HeapHeader>) -> T,
@@ -228,7 +228,7 @@ impl Heap {
     /// What the heap holds. Collects nothing.
     ///
     /// # Errors
-    /// [`HeapError::Running`] on another thread.
+    /// [`HeapError::Running`] on another thread; [`HeapError::Closed`]; [`HeapError::ThreadEnded`].
     pub fn memory_usage(&self) -> Result<MemoryUsage, HeapError> {
         // SAFETY: called as the runner.
         self.as_runner(|header| unsafe { (header.as_ref().operations.usage)(header) })
@@ -256,7 +256,7 @@ impl Heap {
     /// Takes what others freed, and gives back every chunk without blocks; the bytes.
     ///
     /// # Errors
-    /// [`HeapError::Running`] on another thread.
+    /// [`HeapError::Running`] on another thread; [`HeapError::Closed`]; [`HeapError::ThreadEnded`].
     pub fn release_unused(&self) -> Result<usize, HeapError> {
         closing::flush_own_frees();
         // SAFETY: called as the runner.
@@ -266,7 +266,7 @@ impl Heap {
     /// Checks every structure of the heap; aborts with its name where one is broken.
     ///
     /// # Errors
-    /// [`HeapError::Running`] on another thread.
+    /// [`HeapError::Running`] on another thread; [`HeapError::Closed`]; [`HeapError::ThreadEnded`].
     pub fn verify(&self) -> Result<(), HeapError> {
         // SAFETY: called as the runner.
         self.as_runner(|header| unsafe { (header.as_ref().operations.verify)(header) })

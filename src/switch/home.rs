@@ -55,7 +55,7 @@ pub(super) fn notice(state: &ThreadState, home: Node) {
 }
 
 /// Makes the NUMA node that this thread runs on now its home, and gives it a heap there at its next
-/// allocation; the home, or `None` where the process may use one node only.
+/// allocation; the home, or `None` where [`thread_home`] is.
 ///
 /// What the thread allocated before stays where it is and valid; its old heap waits for the next
 /// thread that starts on the old node. A [`WorkerBuilder`](crate::WorkerBuilder) does this once a

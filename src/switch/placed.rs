@@ -46,7 +46,8 @@ impl Heap {
     /// wanted. Collects nothing and touches no page.
     ///
     /// # Errors
-    /// [`ResidenceError`]; of the heap's, [`HeapError::Running`] on another thread.
+    /// [`ResidenceError`]; of the heap's, [`HeapError::Running`] on another thread,
+    /// [`HeapError::Closed`], [`HeapError::ThreadEnded`].
     pub fn residence(&self) -> Result<Residence, ResidenceError> {
         // SAFETY: called as the runner.
         let residence = self.as_runner(|header| unsafe { cell::residence(header) });

@@ -114,7 +114,7 @@ impl HeapPool {
     /// Takes a heap, empty; makes one if none waits. It comes back when it is dropped.
     ///
     /// # Errors
-    /// Those of making one: [`HeapError::NoMemory`].
+    /// Those of making one: [`HeapError::NoMemory`], or what the pool's maker returns.
     #[inline]
     pub fn take(&self) -> Result<PooledHeap<&Self>, HeapError> {
         Ok(PooledHeap { heap: ManuallyDrop::new(self.pop_or_make()?), pool: self })
@@ -123,7 +123,7 @@ impl HeapPool {
     /// As [`take`](Self::take); the heap shares the pool's ownership, so it may go anywhere.
     ///
     /// # Errors
-    /// Those of making one: [`HeapError::NoMemory`].
+    /// Those of making one: [`HeapError::NoMemory`], or what the pool's maker returns.
     #[inline]
     pub fn take_shared(self: &Arc<Self>) -> Result<PooledHeap<Arc<Self>>, HeapError> {
         let heap = ManuallyDrop::new(self.pop_or_make()?);
@@ -133,7 +133,7 @@ impl HeapPool {
     /// Makes heaps until so many wait, at most as many as are kept: the first request pays nothing.
     ///
     /// # Errors
-    /// Those of making one: [`HeapError::NoMemory`].
+    /// Those of making one: [`HeapError::NoMemory`], or what the pool's maker returns.
     pub fn fill(&self, heaps: usize) -> Result<(), HeapError> {
         for _ in self.waiting()..heaps.min(self.spares.most()) {
             self.put(self.make()?);

@@ -138,7 +138,8 @@ impl SavedContext {
     ///
     /// # Errors
     /// [`HeapError::Running`] if a heap of a scope that it is within is entered already;
-    /// [`HeapError::NoMemory`]; [`HeapError::ThreadEnded`]. Nothing is changed then.
+    /// [`HeapError::Closed`] if the parent of one has ended; [`HeapError::NoMemory`];
+    /// [`HeapError::ThreadEnded`]. Nothing is changed then.
     pub fn resume(&mut self) -> Result<ContextMark, HeapError> {
         self.resume_at(None)
     }

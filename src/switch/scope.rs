@@ -119,7 +119,8 @@ impl Heap {
     /// Enters the heap until the guard is dropped.
     ///
     /// # Errors
-    /// [`HeapError::Running`] if it is entered already, here or elsewhere.
+    /// [`HeapError::Running`] if it is entered already, here or elsewhere; [`HeapError::Closed`] if
+    /// its parent has ended; [`HeapError::NoMemory`] for the entry; [`HeapError::ThreadEnded`].
     #[inline]
     pub fn enter(&self) -> Result<Scope<'_>, HeapError> {
         enter_raw(self.raw())
@@ -138,8 +139,7 @@ impl Heap {
     /// [`run_panic_hook_outside`](crate::run_panic_hook_outside) for what a panic leaves behind.
     ///
     /// # Errors
-    /// [`HeapError::Running`] if it is entered already, here or elsewhere; `body` is not called
-    /// then.
+    /// As [`enter`](Self::enter); `body` is not called then.
     #[inline(always)] // measured: the call is a sixth of entering and leaving
     pub fn run<T>(&self, body: impl FnOnce() -> T) -> Result<T, HeapError> {
         let scope = self.enter()?;
@@ -158,7 +158,8 @@ pub fn current() -> CurrentAllocatorInUse {
 /// may be chosen again within.
 ///
 /// # Errors
-/// [`HeapError::NoHeap`] where the coroutine-local one is asked for and no heap is current.
+/// [`HeapError::NoHeap`] where the coroutine-local one is asked for and no heap is current;
+/// [`HeapError::ThreadEnded`]; [`HeapError::NoMemory`].
 pub fn use_allocator(in_use: CurrentAllocatorInUse) -> Result<Scope<'static>, HeapError> {
     token()?;
     let state = state();
@@ -173,7 +174,7 @@ pub fn use_allocator(in_use: CurrentAllocatorInUse) -> Result<Scope<'static>, He
 /// Calls `body` with the thread's own heap in use.
 ///
 /// # Errors
-/// [`HeapError::ThreadEnded`].
+/// [`HeapError::ThreadEnded`], [`HeapError::NoMemory`].
 pub fn with_thread_local<T>(body: impl FnOnce() -> T) -> Result<T, HeapError> {
     let scope = use_allocator(CurrentAllocatorInUse::ThreadLocal)?;
     let result = body();
@@ -184,7 +185,7 @@ pub fn with_thread_local<T>(body: impl FnOnce() -> T) -> Result<T, HeapError> {
 /// Calls `body` with the locked global allocator in use.
 ///
 /// # Errors
-/// [`HeapError::ThreadEnded`].
+/// [`HeapError::ThreadEnded`], [`HeapError::NoMemory`].
 pub fn with_global<T>(body: impl FnOnce() -> T) -> Result<T, HeapError> {
     let scope = use_allocator(CurrentAllocatorInUse::Global)?;
     let result = body();
@@ -264,7 +265,8 @@ pub fn copy_out<T: Clone>(value: &T) -> Result<T, HeapError> {
 /// is left.
 ///
 /// # Errors
-/// [`HeapError::NoHeap`] where the coroutine-local one is asked for and no heap is current.
+/// [`HeapError::NoHeap`] where the coroutine-local one is asked for and no heap is current;
+/// [`HeapError::ThreadEnded`].
 pub fn replace_current(in_use: CurrentAllocatorInUse) -> Result<CurrentAllocatorInUse, HeapError> {
     token()?;
     let state = state();
@@ -282,9 +284,9 @@ pub fn replace_current(in_use: CurrentAllocatorInUse) -> Result<CurrentAllocator
 /// thread's own heap is. What is in the slot when its context ends is closed.
 ///
 /// # Errors
-/// [`HeapError::Held`] where a guard or a wrapper holds the current heap, and
-/// [`HeapError::Running`] where the new one is entered already: both heaps are unchanged, and the
-/// new one comes back.
+/// [`HeapError::Held`] where a guard or a wrapper holds the current heap, [`HeapError::Running`]
+/// where the new one is entered already, [`HeapError::Closed`] where its parent has ended,
+/// [`HeapError::ThreadEnded`]: both heaps are unchanged, and the new one comes back.
 pub fn swap_coroutine_local(heap: Option<Heap>) -> Result<Option<Heap>, SwapError> {
     let token = match token() {
         Ok(token) => token,

@@ -49,6 +49,19 @@ pub(crate) fn wrong_commands(readme: &str) -> Vec<String> {
     vec![format!("README.md: its first commands are {first:?} and should be {README_COMMANDS:?}")]
 }
 
+/// The first cell of each row of a page's table, and that below `column`; the page is one table.
+pub(crate) fn named_cells<'a>(page: &'a str, column: &str) -> Vec<(&'a str, &'a str)> {
+    let mut rows = page.lines().map(|line| line.trim_matches('|').split(" | ").map(str::trim));
+    let place = rows.next().and_then(|mut header| header.position(|cell| cell == column));
+    let place = place.unwrap_or_else(|| panic!("no column is called `{column}`"));
+    rows.skip(1)
+        .map(|row| {
+            let cells: Vec<&str> = row.collect();
+            (cells[0], cells[place])
+        })
+        .collect()
+}
+
 /// The first column of the first table whose header's first cell is `layer`.
 pub(crate) fn layer_table(page: &str) -> Vec<String> {
     let rows = page.lines().skip_while(|line| !line.starts_with("| layer |")).skip(2);
@@ -155,6 +168,12 @@ mod tests {
         assert_eq!(wrong_commands(&format!("```sh\n{second}\n{first}\n```")).len(), 1);
         assert_eq!(wrong_commands(&format!("```text\n{first}\n{second}\n```")).len(), 1);
         assert_eq!(wrong_commands("").len(), 1);
+    }
+
+    #[test]
+    fn a_column_is_read() {
+        let page = "| a | b |\n|---|---|\n| `c` | `d` or `e` |\n| f | g |";
+        assert_eq!(named_cells(page, "b"), [("`c`", "`d` or `e`"), ("f", "g")]);
     }
 
     #[test]

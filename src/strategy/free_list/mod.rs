@@ -24,8 +24,8 @@
 //! of one time lie together, and it fragments most.
 //!
 //! **What was freed lately** and is up to 1 KiB long waits in a list of its length, at most 8 of up
-//! to 64 bytes, 6 of up to 256, 2 of up to 512, else one, and serves the next request of that
-//! length before any hole does, whatever the fit. It joins its neighbours when a search finds no
+//! to 64 bytes, 6 of up to 512, else 4, and serves the next request of that length before any hole
+//! does, whatever the fit. It joins its neighbours when a search finds no
 //! hole: before more memory is taken, and before a request is refused.
 //!
 //! **Large requests** (above 128 KiB) get a range of their own from the memory source, which on a

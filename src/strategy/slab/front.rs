@@ -181,7 +181,7 @@ impl Front {
     };
 
     /// Writes empty magazines to a place. Not a copy of [`NEW`](Self::NEW): that would be written
-    /// whole, 104 KiB, and all of it be resident in each thread that allocates.
+    /// whole, 118 KiB, and all of it be resident in each thread that allocates.
     ///
     /// # Safety
     /// The place is valid for writes and aligned, and nobody else uses it.

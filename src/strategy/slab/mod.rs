@@ -28,8 +28,8 @@
 //! come back in order of address, 20 in any other, and 45 where each lies in another extent than
 //! the one before (the loops as compiled). The magazines take 118 KiB of records, of which the
 //! pages of the classes in use are touched; they hold at most 32 KiB of blocks a class, or four
-//! blocks, and a wide one 64 KiB. Each block pins its chunk, so where a class has three times the
-//! extents that its blocks need, its magazine gets shorter as they get fewer.
+//! blocks, and a wide one 64 KiB. Each block pins its chunk, so where a class has more than
+//! twice the extents that its blocks need, and three, its magazine gets shorter as they get fewer.
 
 mod back;
 mod bits;

@@ -22,8 +22,8 @@ impl Heap {
     /// [made to record that](crate::HeapBuilder::call_sites); otherwise none.
     ///
     /// # Errors
-    /// [`HeapError::Running`] on another thread; [`HeapError::Closed`]. Any thread may read
-    /// [`LiveSites`] instead.
+    /// [`HeapError::Running`] on another thread; [`HeapError::Closed`]; [`HeapError::ThreadEnded`].
+    /// Any thread may read [`LiveSites`] instead.
     pub fn call_sites(&self) -> Result<CallSites, HeapError> {
         // SAFETY: called as the runner.
         let log = self.as_runner(|header| unsafe { log_of(header) })?;

@@ -24,7 +24,7 @@ use start::{Place, Start, Target, Waiting, outside_contexts};
 use crate::numa::{Node, ProcessorSet, Topology};
 use crate::sys::thread::Affinity;
 
-/// How a worker is started.
+/// Starts threads that are pinned to processors or a NUMA node, with their heap there.
 ///
 /// ```
 /// use heapswitch::{WorkerBuilder, processors};
