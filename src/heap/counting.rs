@@ -17,7 +17,7 @@ use super::cell::count_behind_front;
 use super::header::{FastPath, HeapHeader};
 use crate::sync::{Runner, Token, inspection};
 use crate::sys::SystemError;
-use crate::sys::fork::{ForkEntry, Rank};
+use crate::sys::fork::{self, ForkEntry, Rank};
 use crate::sys::lock::RawLock;
 use crate::sys::thread::fence_all;
 
@@ -35,10 +35,11 @@ pub(crate) fn protect_fork() -> Result<(), SystemError> {
 
 /// Counts the heaps of accounts, as the thread of `token`, which is set up, so that forks are
 /// watched. A heap that is closed meanwhile is passed over; where the system refuses the barrier
-/// that this needs, all keep the figures that they have.
+/// that this needs, and within a fork, all keep the figures that they have.
 pub(crate) fn count<'a>(accounts: impl IntoIterator<Item = &'a Account>, token: Token) {
     let mut accounts = accounts.into_iter().filter(|account| account.names_heap()).peekable();
-    if !IS_ACCOUNTED || accounts.peek().is_none() {
+    // Within a fork who has a heap's own lock may wait for one that the fork holds.
+    if !IS_ACCOUNTED || accounts.peek().is_none() || fork::is_here() {
         return;
     }
     TURN.lock();

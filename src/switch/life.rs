@@ -183,12 +183,11 @@ fn watch_forks() {
 }
 
 /// What a thread that forks had in use. Handlers that were registered before ours run while the
-/// locks are held, and may allocate and free: meanwhile the global allocator serves the thread, and
-/// its frees wait, so that it asks for no lock that it holds. It does, and waits for ever, where
-/// such a handler frees the last block of a closed heap's run, makes or drops heaps, or asks for
-/// figures; and where the global allocator is a [`Locked`](crate::strategy::Locked) one that is
-/// protected. Ours are registered at the first allocation, so that only what the loader runs before
-/// `main` comes before them; where no allocator is installed, at the first use of a heap.
+/// locks are held: meanwhile the global allocator serves the thread, its frees wait, and it enters
+/// no heap. Locks that the fork holds it [passes](crate::sys::fork::is_here), and figures of heaps
+/// are as they were counted last. Ours are registered at the first allocation, so that only what
+/// the loader runs before `main` comes before them; where no allocator is installed, at the first
+/// use of a heap.
 #[derive(Debug)]
 pub struct Suspended {
     phase: Cell<Phase>,

@@ -15,9 +15,13 @@
 //! Keep a [`ForkEntry`] beside the lock, both `'static`, and call [`ForkEntry::register`] once. The
 //! entries are a list through themselves: registering allocates nothing of ours (`pthread_atfork`
 //! may). A thread must not fork while it holds a registered lock itself.
+//!
+//! The thread that forks passes through the locks meanwhile ([`is_here`]): handlers that the
+//! program registered before ours run while all are held, and may come to them. They are consistent
+//! then, and that thread is the only one that reaches what they guard.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use super::SystemError;
 use super::lock::RawLock;
@@ -72,6 +76,12 @@ static LATEST: AtomicPtr<ForkEntry> = AtomicPtr::new(core::ptr::null_mut());
 static IS_HANDLING: AtomicBool = AtomicBool::new(false);
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// The thread whose fork holds the locks, or [`NOBODY`].
+static FORKER: AtomicUsize = AtomicUsize::new(NOBODY);
+
+/// No thread.
+const NOBODY: usize = 0;
 
 impl ForkEntry {
     /// An entry that is not listed.
@@ -136,6 +146,26 @@ pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
+/// Whether this thread is between the handlers of a fork that hold the locks.
+#[inline]
+pub fn is_here() -> bool {
+    // Relaxed: it is this thread only if this thread wrote it last, or its parent did.
+    FORKER.load(Ordering::Relaxed) == this_thread()
+}
+
+/// What tells threads apart, and a child's first from no other: not [`NOBODY`].
+#[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
+fn this_thread() -> usize {
+    // SAFETY: always to be called; the place of errno is a thread's own, and the same in a child.
+    unsafe { libc::__errno_location() }.addr()
+}
+
+/// Nothing is taken around a fork here.
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+fn this_thread() -> usize {
+    !NOBODY
+}
+
 /// Sets the handlers, once a process and its children.
 ///
 /// # Errors
@@ -167,15 +197,18 @@ unsafe extern "C" fn before_fork() {
     REGISTRY.lock();
     // SAFETY: taken above.
     unsafe { for_each_lock(RawLock::lock) };
+    FORKER.store(this_thread(), Ordering::Relaxed);
+    // SAFETY: taken above, and nobody but this thread passes through it.
+    unsafe { for_each_lock(RawLock::keep_for_fork) };
+    REGISTRY.keep_for_fork();
 }
 
 unsafe extern "C" fn after_fork_in_parent() {
-    // SAFETY: `before_fork` took REGISTRY and every lock of the list, on this thread; the list has
-    // not changed since, for that needs REGISTRY.
-    unsafe {
-        for_each_lock(|lock| lock.unlock());
-        REGISTRY.unlock();
-    }
+    // A lock that was listed meanwhile is not the fork's, and stays as it is.
+    // SAFETY: `before_fork` took REGISTRY on this thread.
+    unsafe { for_each_lock(RawLock::open_after_fork) };
+    FORKER.store(NOBODY, Ordering::Relaxed);
+    REGISTRY.open_after_fork();
 }
 
 unsafe extern "C" fn after_fork_in_child() {

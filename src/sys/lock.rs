@@ -2,16 +2,25 @@
 //!
 //! Futex based: spin a little, then sleep. The standard library's `Mutex` cannot be unlocked
 //! without its guard, which `pthread_atfork` handlers would need.
+//!
+//! While a fork holds a lock, the thread that forks passes through it: the program's own handlers
+//! of that fork may come to it, and nobody else can. Others wait until the fork is over.
 
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use super::fork;
+
 const FREE: u32 = 0;
 const HELD: u32 = 1;
 /// Held, and somebody may sleep.
 const CONTENDED: u32 = 2;
+/// Held by a fork.
+const FORKING: u32 = 3;
+/// Held by a fork, and somebody may sleep.
+const FORKING_CONTENDED: u32 = 4;
 
 const SPINS: u32 = 100;
 
@@ -51,39 +60,89 @@ impl RawLock {
             }
             core::hint::spin_loop();
         }
-        // From here on the word says CONTENDED, so that whoever unlocks wakes one.
-        while self.state.swap(CONTENDED, Ordering::Acquire) != FREE {
-            futex(&self.state, true);
+        // From here on the word says that somebody may sleep, so that whoever unlocks wakes one.
+        loop {
+            let seen = match self.replace(FREE, CONTENDED) {
+                Ok(_) => return,
+                Err(seen) => seen,
+            };
+            let is_forks = seen == FORKING || seen == FORKING_CONTENDED;
+            if is_forks && fork::is_here() {
+                return; // This thread's fork holds it, for this thread.
+            }
+            let contended = if is_forks { FORKING_CONTENDED } else { CONTENDED };
+            if seen == contended || self.replace(seen, contended).is_ok() {
+                futex_wait(&self.state, contended);
+            }
         }
     }
 
-    /// Opens the lock.
+    /// Replaces one word by another; if it was not there, what was.
+    fn replace(&self, word: u32, with: u32) -> Result<u32, u32> {
+        // Acquire pairs with the Release in `unlock`, and the Release with the Acquire in `lock`.
+        self.state.compare_exchange(word, with, Ordering::AcqRel, Ordering::Relaxed)
+    }
+
+    /// Opens the lock; leaves it as it is where a fork of this thread holds it.
     ///
     /// # Safety
-    /// The caller holds it: it called [`lock`](Self::lock), or its parent process did before
-    /// `fork`.
+    /// The caller called [`lock`](Self::lock), or [`try_lock`](Self::try_lock) took it.
     #[inline]
     pub unsafe fn unlock(&self) {
         // Release pairs with the Acquire in `lock`.
-        if self.state.swap(FREE, Ordering::Release) == CONTENDED {
-            futex(&self.state, false);
+        if self.state.compare_exchange(HELD, FREE, Ordering::Release, Ordering::Relaxed).is_err() {
+            self.unlock_contended();
+        }
+    }
+
+    #[cold]
+    fn unlock_contended(&self) {
+        // Otherwise the fork that holds it opens it.
+        if self.replace(CONTENDED, FREE).is_ok() {
+            futex_wake(&self.state);
+        }
+    }
+
+    /// Makes a lock that was taken the fork's that this thread is at, until
+    /// [`open_after_fork`](Self::open_after_fork).
+    pub(super) fn keep_for_fork(&self) {
+        // Waiters turn the one word into the other, and nobody turns it back meanwhile.
+        if self.replace(HELD, FORKING).is_err() {
+            let _ = self.replace(CONTENDED, FORKING_CONTENDED);
+        }
+    }
+
+    /// Opens the lock if a fork holds it: that of this thread, or in the child of its parent's.
+    pub(super) fn open_after_fork(&self) {
+        if self.replace(FORKING, FREE).is_err() && self.replace(FORKING_CONTENDED, FREE).is_ok() {
+            futex_wake(&self.state);
         }
     }
 }
 
 /// Without a futex: a waiter gives its time away, and nobody needs to be woken.
 #[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
-fn futex(_: &AtomicU32, is_wait: bool) {
-    if is_wait {
-        std::thread::yield_now();
-    }
+fn futex_wait(_: &AtomicU32, _: u32) {
+    std::thread::yield_now();
+}
+
+#[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]
+fn futex_wake(_: &AtomicU32) {}
+
+/// Sleeps while the word says `value`.
+#[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
+fn futex_wait(word: &AtomicU32, value: u32) {
+    futex(word, libc::FUTEX_WAIT, value);
+}
+
+/// Wakes one sleeper.
+#[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
+fn futex_wake(word: &AtomicU32) {
+    futex(word, libc::FUTEX_WAKE, 1);
 }
 
 #[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
-fn futex(word: &AtomicU32, is_wait: bool) {
-    // Sleeps while the word says CONTENDED, or wakes one sleeper.
-    let (operation, value) =
-        if is_wait { (libc::FUTEX_WAIT, CONTENDED) } else { (libc::FUTEX_WAKE, 1) };
+fn futex(word: &AtomicU32, operation: core::ffi::c_int, value: u32) {
     // SAFETY: the word is valid, and no time limit is given. A spurious return is handled by the
     // callers. errno is restored, for a free must not change it.
     unsafe {
