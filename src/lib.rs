@@ -1,7 +1,7 @@
 //! heapswitch: a global allocator that threads and coroutines switch.
 //!
-//! Everything that a program names stands at the root; the modules hold the same, with what it is
-//! made of, lowest layer first.
+//! What most programs name stands at the root; the modules hold the same and the rest (stores,
+//! NUMA nodes, settings of sources, their errors), lowest layer first.
 //!
 //! - To install the allocator: `global_thread_and_coroutine_switchable_allocator!`, or the
 //!   ready-made [`HeapSwitch`].

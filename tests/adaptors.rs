@@ -175,3 +175,9 @@ fn a_panic_in_a_global_allocator_aborts() {
     assert!(!output.status.success());
     assert!(message.contains("heapswitch: an allocator panicked"), "{message}");
 }
+
+#[test]
+fn a_refusal_is_an_error_as_others_are() {
+    let error: Box<dyn std::error::Error + Send + Sync> = Box::new(heapswitch::AllocError);
+    assert!(!error.to_string().is_empty());
+}

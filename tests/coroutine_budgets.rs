@@ -143,3 +143,97 @@ fn a_checkpoint_serves_a_body_that_does_not_suspend() {
     let (count, error) = coroutine.resume(()).unwrap().as_return().unwrap();
     assert!(count > 100 && error.over_budget().is_some(), "{count} {error}");
 }
+
+/// The heap of a request within a connection's coroutine, say: bounded by itself, or with the
+/// coroutine's.
+#[test]
+fn it_ends_by_the_budget_of_a_scope_that_it_is_suspended_within() {
+    type Make = fn(&str) -> heapswitch::HeapBuilder<'_>;
+    let bounded: Make = |name| Heap::builder().name(name).limit(8 * CHUNK);
+    let open: Make = |name| Heap::builder().name(name);
+    for (outer, inner, over) in [(open, bounded, "inner"), (bounded, open, "outer")] {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let counted = Counted(Arc::clone(&drops));
+        let heap = outer("outer").build().unwrap();
+        let outside = heap.account_handle();
+        let mut coroutine = Coroutine::new(heap, move |yielder, ()| {
+            let heap = inner("inner").parent_current().build().unwrap();
+            heap.run(|| {
+                let _counted = counted;
+                let mut kept = Vec::new();
+                loop {
+                    kept.push(vec![1_u8; CHUNK]);
+                    yielder.suspend(kept.len());
+                }
+            })
+            .unwrap()
+        })
+        .unwrap();
+        let mut last = 0;
+        while !coroutine.is_done() && last < 50 {
+            let CoroutineResult::Yield(length) = coroutine.resume(()).unwrap();
+            last = length;
+        }
+        assert!(coroutine.is_done() && (7..=8).contains(&last), "{over}: {last}");
+        assert_eq!(drops.load(Ordering::Relaxed), 1);
+        let refused = coroutine.resume(()).unwrap_err();
+        let Some(ContextError::OverBudget(error)) = refused.error else { panic!("{refused:?}") };
+        assert_eq!((error.context.as_str(), error.name.as_str()), ("inner", over));
+        drop(coroutine);
+        assert_eq!(outside.usage().committed_bytes, 0);
+    }
+}
+
+#[test]
+fn it_ends_where_a_scope_that_it_is_suspended_within_was_cancelled() {
+    let (to_here, account) = std::sync::mpsc::channel();
+    let mut coroutine: Coroutine<(), (), ()> =
+        Coroutine::new(Heap::new().unwrap(), move |yielder, ()| {
+            let heap = Heap::new().unwrap();
+            to_here.send(heap.account_handle()).unwrap();
+            heap.run(|| {
+                loop {
+                    yielder.suspend(());
+                }
+            })
+            .unwrap();
+        })
+        .unwrap();
+    coroutine.resume(()).unwrap();
+    coroutine.resume(()).unwrap();
+    account.recv().unwrap().cancel();
+    let refused = coroutine.resume(()).unwrap_err();
+    assert_eq!(refused.error, Some(ContextError::Cancelled));
+    assert!(coroutine.is_done());
+}
+
+/// What waits for reuse is given back before a scope is ended, and callbacks are told.
+#[test]
+fn a_scope_that_can_give_back_enough_goes_on() {
+    let told = Arc::new(AtomicUsize::new(0));
+    let mut coroutine = Coroutine::new(Heap::new().unwrap(), {
+        let told = Arc::clone(&told);
+        move |yielder, ()| {
+            let heap = Heap::builder().hint(LifetimeHint::Long).limit(5 * CHUNK).build().unwrap();
+            let cache = Arc::new(Mutex::new(Vec::new()));
+            let reclaimed = Arc::clone(&cache);
+            let _watch = heap.account_handle().on_pressure(move |_| {
+                told.fetch_add(1, Ordering::Relaxed);
+                reclaimed.lock().unwrap().clear();
+            });
+            heap.run(|| {
+                cache.lock().unwrap().push(vec![1_u8; 3 * CHUNK]);
+                yielder.suspend(());
+                let more = vec![1_u8; 2 * CHUNK];
+                yielder.suspend(());
+                more.len()
+            })
+            .unwrap()
+        }
+    })
+    .unwrap();
+    coroutine.resume(()).unwrap();
+    coroutine.resume(()).unwrap();
+    assert_eq!(coroutine.resume(()).unwrap().as_return(), Some(2 * CHUNK));
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+}

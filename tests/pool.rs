@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use heapswitch::{Heap, HeapError, HeapPool, HeapSwitch, LifetimeHint};
+use heapswitch::{Heap, HeapError, HeapPool, HeapSwitch, LifetimeHint, LimitPolicy};
 
 #[global_allocator]
 static GLOBAL: HeapSwitch = HeapSwitch;
@@ -181,4 +181,37 @@ fn a_heap_that_ended_with_its_parent_is_not_handed_out() {
         drop(heap);
         assert_eq!(pool.clear(), 1);
     }
+}
+
+/// What a request left in a cache is nobody's later request's: neither bound by it nor blamed.
+#[test]
+#[cfg(not(any(heapswitch_pass_through, heapswitch_unaccounted)))]
+fn what_survives_is_not_charged_to_the_next_user() {
+    static POOL: HeapPool =
+        HeapPool::with_maker(|| Heap::builder().limit(256 << 10).policy(LimitPolicy::Fail).build());
+    let mut kept = Vec::new();
+    for _ in 0..20 {
+        let heap = POOL.take().unwrap();
+        assert_eq!((heap.account().committed_bytes, heap.account().escapees), (0, 0));
+        kept.push(heap.run(|| vec![1_u8; 100]).unwrap());
+        assert_eq!(heap.give_back().unwrap().blocks, 1);
+    }
+    // Heaps that leave nothing behind are used again, with their chunk.
+    POOL.clear();
+    drop(POOL.take().unwrap());
+    let used = |heap: &Heap| heap.run(|| drop(vec![1_u8; 100])).unwrap();
+    let first = POOL.take().unwrap();
+    used(&first);
+    let account = first.account_handle();
+    drop(first);
+    let second = POOL.take().unwrap();
+    assert_eq!(second.account_handle(), account);
+    // One whose child goes on is not.
+    let mut child = second.run(|| Heap::builder().parent_current().build()).unwrap().unwrap();
+    child.detach().unwrap();
+    let text = child.run(|| String::from("goes on")).unwrap();
+    assert_eq!(second.give_back().unwrap().blocks, 0);
+    let third = POOL.take().unwrap();
+    assert_ne!(third.account_handle(), account);
+    drop((text, child));
 }

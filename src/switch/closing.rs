@@ -219,6 +219,12 @@ impl Heap {
     /// [`HeapError::NoMemory`] where something survives and there is no memory for new records: its
     /// blocks are then as they were.
     pub fn reset(&mut self) -> Result<EscapeReport, HeapError> {
+        self.reset_and_look().map(|(report, _)| report)
+    }
+
+    /// As [`reset`](Self::reset); also whether the account holds nothing but what the heap keeps:
+    /// nothing that survived, and no heap that goes on.
+    pub(super) fn reset_and_look(&mut self) -> Result<(EscapeReport, bool), HeapError> {
         flush_own_frees();
         let token = token()?;
         // SAFETY: this is the heap's handle.
@@ -231,13 +237,16 @@ impl Heap {
         let renewed = unsafe { self.renew(&mut report) };
         self.forget_end();
         self.header().account.begin_again();
-        // Nobody runs a successor. The callbacks may have returned on another thread.
+        let mut is_alone = false;
+        // Nobody runs a successor: something survived. The callbacks may have returned on another
+        // thread.
         if self.header().runner.is(own_token()) {
+            is_alone = self.header().account.holds_only(self.header().held_bytes.get());
             // SAFETY: this thread runs the heap.
             unsafe { safe_point::leave(state(), self.raw()) };
         }
         safe_point::reach(state());
-        renewed.map(|()| report)
+        renewed.map(|()| (report, is_alone))
     }
 
     /// Nothing that happened so far ends what comes now.

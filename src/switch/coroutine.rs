@@ -24,10 +24,11 @@
 //! coroutines to their end, or forget them.
 //!
 //! # Budgets
-//! A coroutine that is over its budget when it suspends itself, or that was cancelled, ends there:
-//! its stack is unwound in its heap, as if it were dropped. What it gave to its resumer still
-//! arrives; the next resume is refused with the error that names it. A program without unwinding
-//! keeps the stack, and only refuses.
+//! A coroutine that is over its budget when it suspends itself, or that was cancelled, ends there,
+//! also where that is the budget of a heap which it is within a scope of: a scope cannot be unwound
+//! alone. Its stack is unwound in its heap, as if it were dropped. What it gave to its resumer
+//! still arrives; the next resume is refused with the error that names it. A program without
+//! unwinding keeps the stack, and only refuses.
 //!
 //! # Under ThreadSanitizer
 //! Built with `--cfg heapswitch_tsan` beside `-Zsanitizer=thread`, a coroutine is a fiber to the
@@ -169,7 +170,8 @@ impl<Yield, Return> CoroutineResult<Yield, Return> {
     }
 }
 
-/// Why a coroutine was not resumed, with what was to be given to it. It is as it was.
+/// Why a coroutine was not resumed, with what was to be given to it. It is as it was, but where its
+/// budget or a cancel ended it.
 pub struct ResumeError<Input> {
     /// The reason; `None`: it has ended.
     pub error: Option<ContextError>,
@@ -330,7 +332,7 @@ impl<Input, Yield, Return, H: CoroutineHeap> Coroutine<Input, Yield, Return, H> 
     /// Whether it is ended by its budget; if it is to be, it is unwound here.
     #[inline]
     fn is_over(&mut self) -> bool {
-        match self.heap.borrow().end() {
+        match self.heap.borrow().end().or_else(|| self.body.context.end()) {
             Some(error) => self.unwind_over(error),
             None => self.end.is_some(),
         }

@@ -20,6 +20,10 @@ use crate::sync::Token;
 /// While it is entered, every allocation of the thread comes from it. What is allocated in it may
 /// be freed anywhere at any time; what outlives it stays valid. Dropping it closes it.
 ///
+/// Where no allocator of heapswitch's is installed ([`is_installed`](crate::is_installed) tells),
+/// heaps serve only through the trait [`Allocator`](crate::Allocator): entering one changes what is
+/// [`current`](crate::current), and neither who allocates nor what a limit counts.
+///
 /// `Send` and not `Sync`: it may be entered on one thread after the other, never on two at once.
 ///
 /// ```
@@ -248,7 +252,7 @@ impl Heap {
         self.header().account.clone()
     }
 
-    /// The name of its strategy: that of the macro.
+    /// The name of its strategy: that of the macro, with its call sites where those are recorded.
     pub fn strategy(&self) -> &'static str {
         self.header().operations.name
     }

@@ -5,10 +5,11 @@
 //! makes no system call and costs two atomic exchanges, where one waits in this thread's slot of
 //! the [spares](super::spares).
 //!
-//! A heap is reset as it is given back: the next user sees no block of the last one's, and what
-//! survives lives on as after a close. Its account stays: limits that a user sets on it are the
-//! next one's, too, and its totals go on. A heap that ended with its parent is not handed out
-//! again. Not for heaps that live long: those gain nothing.
+//! A heap is reset as it is given back: the next user sees no block of the last one's. Its account
+//! stays: limits that a user sets on it are the next one's, too, and its totals go on. Where
+//! something survives, or a child of the heap goes on, the heap is closed and another made, at once
+//! or (where a function makes them) at the next take: no later user is charged with it. A heap that
+//! ended with its parent is not handed out again. Not for heaps that live long: those gain nothing.
 
 use core::borrow::Borrow;
 use core::cell::Cell;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use super::handle::{Heap, HeapError};
 use super::spares::{Spare, Spares};
-use crate::heap::{HeapHeader, LifetimeHint};
+use crate::heap::{EscapeReport, HeapHeader, LifetimeHint};
 
 /// How many heaps a pool keeps unless told otherwise: with a chunk each, 4 MiB.
 const DEFAULT_KEPT: usize = 64;
@@ -184,6 +185,19 @@ impl HeapPool {
         }
     }
 
+    /// Closes a heap whose account is still charged with what its user left, and keeps another.
+    /// What a function makes is made where it is taken, as it may ask what is current.
+    #[cold]
+    #[inline(never)]
+    fn replace(&self, heap: Heap) {
+        drop(heap);
+        if !matches!(self.maker, Maker::Function(_))
+            && let Ok(heap) = self.make()
+        {
+            self.put(heap);
+        }
+    }
+
     /// Keeps a heap, or closes it or another.
     #[inline]
     fn put(&self, heap: Heap) {
@@ -244,6 +258,41 @@ impl<P: Deref<Target = HeapPool>> PooledHeap<P> {
             ManuallyDrop::take(&mut this.heap)
         }
     }
+
+    /// Gives it back as dropping it does; what outlived it.
+    ///
+    /// # Errors
+    /// As [`Heap::reset`]; the heap was closed then.
+    pub fn give_back(self) -> Result<EscapeReport, HeapError> {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is never dropped nor used after: each field is moved out or dropped once.
+        unsafe {
+            let report = this.end();
+            core::ptr::drop_in_place(&mut this.pool);
+            report
+        }
+    }
+
+    /// Resets the heap and puts it into the pool, or closes it.
+    ///
+    /// # Safety
+    /// The heap is not used after this.
+    #[inline]
+    unsafe fn end(&mut self) -> Result<EscapeReport, HeapError> {
+        // SAFETY: the caller's contract.
+        let mut heap = unsafe { ManuallyDrop::take(&mut self.heap) };
+        let (report, is_alone) = heap.reset_and_look()?;
+        // One that a leaked guard left running or bound to its thread, or that cannot be renewed,
+        // is closed instead.
+        if !heap.is_pinned() {
+            if is_alone {
+                self.pool.put(heap);
+            } else {
+                self.pool.replace(heap);
+            }
+        }
+        Ok(report)
+    }
 }
 
 impl<P: Deref<Target = HeapPool>> Deref for PooledHeap<P> {
@@ -266,11 +315,6 @@ impl<P: Deref<Target = HeapPool>> Drop for PooledHeap<P> {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: the field is not used after this.
-        let mut heap = unsafe { ManuallyDrop::take(&mut self.heap) };
-        // One that a leaked guard left running or bound to its thread, or that cannot be renewed,
-        // is closed instead.
-        if heap.reset().is_ok() && !heap.is_pinned() {
-            self.pool.put(heap);
-        }
+        let _ = unsafe { self.end() };
     }
 }

@@ -118,6 +118,11 @@ fn enter_with_work(header: NonNull<HeapHeader>) -> Result<Place, HeapError> {
 impl Heap {
     /// Enters the heap until the guard is dropped.
     ///
+    /// The thread is in the heap, whatever it runs. A guard that is held across an `await` on a
+    /// runtime of one thread is current in other tasks, too: [`wrap`](Self::wrap) the future. A
+    /// thread of rayon's that waits within (`join`, `scope`, a parallel iterator) may run other
+    /// jobs meanwhile, in this heap: enter in the innermost job, not around the wait.
+    ///
     /// # Errors
     /// [`HeapError::Running`] if it is entered already, here or elsewhere; [`HeapError::Closed`] if
     /// its parent has ended; [`HeapError::NoMemory`] for the entry; [`HeapError::ThreadEnded`].
@@ -136,7 +141,8 @@ impl Heap {
     }
 
     /// Calls `body` with the heap entered, and leaves it, also when `body` panics: see
-    /// [`run_panic_hook_outside`](crate::run_panic_hook_outside) for what a panic leaves behind.
+    /// [`run_panic_hook_outside`](crate::run_panic_hook_outside) for what a panic leaves behind. As
+    /// with [`enter`](Self::enter), whatever the thread runs meanwhile is in the heap.
     ///
     /// # Errors
     /// As [`enter`](Self::enter); `body` is not called then.

@@ -44,6 +44,10 @@ impl AccountId {
 ///
 /// Where the kernel lays no barrier for us (`membarrier(2)`, Linux 4.14; a sandbox may forbid it),
 /// heaps are counted by [`Heap::account`](crate::Heap::account) only.
+///
+/// Sums (`total_bytes`, `charges`, `foreign_frees`, `escapees`, `overdrafts`, what was refused or
+/// spilled) are those since the account was made, of all users of a pooled heap; `peak_bytes` is
+/// the last user's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AccountUsage {
@@ -174,6 +178,12 @@ impl Account {
         if node.overdrafts_before.load(Ordering::Relaxed) != overdrafts {
             node.overdrafts_before.store(overdrafts, Ordering::Relaxed);
         }
+    }
+
+    /// Whether so many bytes are all that is charged to it.
+    #[inline]
+    pub(crate) fn holds_only(&self, bytes: usize) -> bool {
+        !IS_ACCOUNTED || self.node().committed_bytes() == bytes
     }
 
     /// Whether it was above its hard limit since its heap was reset last.
