@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use heapswitch::{
-    ContextError, Coroutine, CoroutineResult, CurrentAllocatorInUse, Heap, HeapSwitch,
+    ContextError, Coroutine, CoroutineResult, CurrentAllocatorInUse, Heap, HeapError, HeapSwitch,
     LifetimeHint, checkpoint, current,
 };
 
@@ -236,4 +236,23 @@ fn a_scope_that_can_give_back_enough_goes_on() {
     coroutine.resume(()).unwrap();
     assert_eq!(coroutine.resume(()).unwrap().as_return(), Some(2 * CHUNK));
     assert_eq!(told.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn who_runs_the_heap_is_told_and_not_who_waits_in_it() {
+    let session: &'static Heap = Box::leak(Box::new(Heap::new().unwrap()));
+    let mut waits = Coroutine::<(), (), ()>::new(Heap::new().unwrap(), move |yielder, ()| {
+        session.run(|| yielder.suspend(())).unwrap();
+    })
+    .unwrap();
+    waits.resume(()).unwrap();
+    session.account_handle().cancel();
+    session
+        .run(|| {
+            let refused = waits.resume(()).unwrap_err();
+            assert_eq!(refused.error, Some(ContextError::Heap(HeapError::Running)));
+            assert_eq!(checkpoint().unwrap_err(), ContextError::Cancelled);
+        })
+        .unwrap();
+    assert_eq!(waits.resume(()).unwrap().as_return(), Some(()));
 }

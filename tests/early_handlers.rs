@@ -71,7 +71,21 @@ extern "C" fn handler() {
     assert!(process_usage().region.reserved_bytes > 0);
     collect();
     purge();
-    CALLED.fetch_add(1, Ordering::Relaxed);
+    if CALLED.fetch_add(1, Ordering::Relaxed).is_multiple_of(4) {
+        fork_within();
+    }
+}
+
+/// As one that starts a helper: what that fork takes the one that is going on has already.
+fn fork_within() {
+    IS_ON.store(false, Ordering::Relaxed);
+    in_child(|| {
+        let blocks: Vec<String> = (0..100).map(|length| "b".repeat(length)).collect();
+        collect();
+        blocks.len() == 100
+    });
+    IS_ON.store(true, Ordering::Relaxed);
+    assert!(Heap::new().is_err() || Heap::new().unwrap().enter().is_err());
 }
 
 extern "C" fn constructor() {

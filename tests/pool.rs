@@ -214,4 +214,10 @@ fn what_survives_is_not_charged_to_the_next_user() {
     let third = POOL.take().unwrap();
     assert_ne!(third.account_handle(), account);
     drop((text, child));
+    // Nor one whose child holds nothing yet.
+    let account = third.account_handle();
+    let mut child = third.run(|| Heap::builder().parent_current().build()).unwrap().unwrap();
+    child.detach().unwrap();
+    drop(third);
+    assert_ne!(POOL.take().unwrap().account_handle(), account);
 }

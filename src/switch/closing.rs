@@ -241,7 +241,9 @@ impl Heap {
         // Nobody runs a successor: something survived. The callbacks may have returned on another
         // thread.
         if self.header().runner.is(own_token()) {
-            is_alone = self.header().account.holds_only(self.header().held_bytes.get());
+            let account = &self.header().account;
+            is_alone =
+                account.holds_only(self.header().held_bytes.get()) && !account.has_heaps_below();
             // SAFETY: this thread runs the heap.
             unsafe { safe_point::leave(state(), self.raw()) };
         }

@@ -25,10 +25,11 @@
 //!
 //! # Budgets
 //! A coroutine that is over its budget when it suspends itself, or that was cancelled, ends there,
-//! also where that is the budget of a heap which it is within a scope of: a scope cannot be unwound
-//! alone. Its stack is unwound in its heap, as if it were dropped. What it gave to its resumer
-//! still arrives; the next resume is refused with the error that names it. A program without
-//! unwinding keeps the stack, and only refuses.
+//! also where that is the budget of a heap which it is within a scope of, whoever took the memory:
+//! a scope cannot be unwound alone. Of several that wait in one heap the first is told. Its stack
+//! is unwound in its heap, as if it were dropped. What it gave to its resumer still arrives; the
+//! next resume is refused with the error that names it. A program without unwinding keeps the
+//! stack, and only refuses.
 //!
 //! # Under ThreadSanitizer
 //! Built with `--cfg heapswitch_tsan` beside `-Zsanitizer=thread`, a coroutine is a fiber to the

@@ -17,6 +17,7 @@ use crate::heap::{
 };
 use crate::region;
 use crate::sync::Token;
+use crate::sys::fork;
 use crate::sys::thread::{self, ExitKey};
 
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(0);
@@ -187,7 +188,7 @@ fn watch_forks() {
 /// no heap. Locks that the fork holds it [passes](crate::sys::fork::is_here), and figures of heaps
 /// are as they were counted last. Ours are registered at the first allocation, so that only what
 /// the loader runs before `main` comes before them; where no allocator is installed, at the first
-/// use of a heap.
+/// use of a heap. They must not wait for other threads, which may wait for the fork.
 #[derive(Debug)]
 pub struct Suspended {
     phase: Cell<Phase>,
@@ -227,6 +228,9 @@ impl Default for Suspended {
 
 /// Registered after the handlers of the locks, so it runs before they are taken.
 unsafe extern "C" fn suspend() {
+    if fork::is_here() {
+        return; // A handler of a fork forks.
+    }
     let state = state();
     state.batches.flush();
     state.suspended.exchange(state);
@@ -234,6 +238,9 @@ unsafe extern "C" fn suspend() {
 }
 
 unsafe extern "C" fn resume() {
+    if fork::is_here() {
+        return;
+    }
     let state = state();
     state.suspended.exchange(state);
     // As new for the next fork.
@@ -244,7 +251,9 @@ unsafe extern "C" fn resume_in_child() {
     // SAFETY: the child's thread is the image of the one that called `suspend`.
     unsafe { resume() };
     let next = Token::from_number(NEXT_TOKEN.load(Ordering::Relaxed));
-    lost::lose_threads(next, state().token.get());
+    let state = state();
+    let own = if fork::is_here() { &state.suspended.token } else { &state.token };
+    lost::lose_threads(next, own.get());
 }
 
 #[cfg(all(test, target_os = "linux", not(heapswitch_pass_through)))]

@@ -262,7 +262,8 @@ impl<P: Deref<Target = HeapPool>> PooledHeap<P> {
     /// Gives it back as dropping it does; what outlived it.
     ///
     /// # Errors
-    /// As [`Heap::reset`]; the heap was closed then.
+    /// As [`Heap::reset`]; the heap was closed then, or leaked and counted where a guard that was
+    /// forgotten runs it on another thread.
     pub fn give_back(self) -> Result<EscapeReport, HeapError> {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: `this` is never dropped nor used after: each field is moved out or dropped once.

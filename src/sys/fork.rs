@@ -83,6 +83,10 @@ static FORKER: AtomicUsize = AtomicUsize::new(NOBODY);
 /// No thread.
 const NOBODY: usize = 0;
 
+/// Forks that handlers of the one that holds the locks are at: those take and open nothing. Only
+/// its thread reads and writes it.
+static NESTED: AtomicUsize = AtomicUsize::new(0);
+
 impl ForkEntry {
     /// An entry that is not listed.
     pub const fn new() -> Self {
@@ -194,6 +198,10 @@ unsafe fn for_each_lock(visit: impl Fn(&'static RawLock)) {
 }
 
 unsafe extern "C" fn before_fork() {
+    if is_here() {
+        NESTED.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
     REGISTRY.lock();
     // SAFETY: taken above.
     unsafe { for_each_lock(RawLock::lock) };
@@ -204,6 +212,10 @@ unsafe extern "C" fn before_fork() {
 }
 
 unsafe extern "C" fn after_fork_in_parent() {
+    if is_here() && NESTED.load(Ordering::Relaxed) != 0 {
+        NESTED.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
     // A lock that was listed meanwhile is not the fork's, and stays as it is.
     // SAFETY: `before_fork` took REGISTRY on this thread.
     unsafe { for_each_lock(RawLock::open_after_fork) };

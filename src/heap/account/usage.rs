@@ -186,6 +186,13 @@ impl Account {
         !IS_ACCOUNTED || self.node().committed_bytes() == bytes
     }
 
+    /// Whether a heap that is not closed is charged below it. Cheap: while only its heap holds it,
+    /// none is.
+    #[inline]
+    pub(crate) fn has_heaps_below(&self) -> bool {
+        self.may_have_children() && self.subtree().skip(1).any(|account| account.names_heap())
+    }
+
     /// Whether it was above its hard limit since its heap was reset last.
     pub(crate) fn has_overdrawn(&self) -> bool {
         let node = self.node();

@@ -54,11 +54,12 @@
 //! Nothing is allocated for up to three scopes that a coroutine is suspended within; from there on
 //! a block of the allocator's own metadata memory, never of a heap.
 
+#[cfg(feature = "corosensei")]
+mod end;
+
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-#[cfg(feature = "corosensei")]
-use super::budget::{ContextError, end_of};
 use super::closing;
 use super::handle::{Heap, HeapError, refused, token};
 use super::in_use::CurrentAllocatorInUse;
@@ -469,45 +470,6 @@ impl SavedContext {
                 self.set(index, entry);
             } else {
                 self.release(entry);
-            }
-        }
-    }
-
-    /// Why one of the scopes that the coroutine is suspended within is to end now, if it is: with
-    /// it all that lies above it on the coroutine's stack, which nobody can unwind alone.
-    #[cfg(feature = "corosensei")]
-    #[inline]
-    pub(super) fn end(&self) -> Option<ContextError> {
-        (0..self.length).find_map(|index| {
-            let Entry { hold, heap: Some(heap), .. } = self.get(index) else { return None };
-            if hold == Hold::Inherited {
-                return None;
-            }
-            // SAFETY: the entry has a pin or the only handle, either of which keeps the header.
-            let account = unsafe { heap.as_ref() }.account.clone();
-            if hold == Hold::Entered && account.is_ended() && account.first_over().is_some() {
-                // SAFETY: the entry has a pin.
-                unsafe { self.release_unused(heap) };
-            }
-            end_of(&account)
-        })
-    }
-
-    /// Gives back what a heap has no block in, also what callbacks freed in it, if its contexts
-    /// wait on this thread.
-    ///
-    /// # Safety
-    /// An entry has a pin of the heap.
-    #[cfg(feature = "corosensei")]
-    unsafe fn release_unused(&self, heap: NonNull<HeapHeader>) {
-        closing::flush_own_frees();
-        let token = state().token.get();
-        // SAFETY: the pin is taken back by the thread that the heap is bound to, which then runs
-        // the heap until it is pinned again.
-        unsafe {
-            if self.token == token && pins::unpin_and_enter(heap, token, token) {
-                (heap.as_ref().operations.release_unused)(heap, 0);
-                pins::pin_and_leave(heap);
             }
         }
     }
