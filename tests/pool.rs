@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use heapswitch::{Heap, HeapError, HeapPool, HeapSwitch, LifetimeHint, LimitPolicy};
+use heapswitch::{Heap, HeapError, HeapPool, HeapSwitch, LifetimeHint};
 
 #[global_allocator]
 static GLOBAL: HeapSwitch = HeapSwitch;
@@ -187,8 +187,9 @@ fn a_heap_that_ended_with_its_parent_is_not_handed_out() {
 #[test]
 #[cfg(not(any(heapswitch_pass_through, heapswitch_unaccounted)))]
 fn what_survives_is_not_charged_to_the_next_user() {
-    static POOL: HeapPool =
-        HeapPool::with_maker(|| Heap::builder().limit(256 << 10).policy(LimitPolicy::Fail).build());
+    static POOL: HeapPool = HeapPool::with_maker(|| {
+        Heap::builder().limit(256 << 10).policy(heapswitch::LimitPolicy::Fail).build()
+    });
     let mut kept = Vec::new();
     for _ in 0..20 {
         let heap = POOL.take().unwrap();
