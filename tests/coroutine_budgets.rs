@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use heapswitch::{
     ContextError, Coroutine, CoroutineResult, CurrentAllocatorInUse, Heap, HeapError, HeapSwitch,
-    LifetimeHint, checkpoint, current,
+    LifetimeHint, Yielder, checkpoint, current,
 };
 
 #[global_allocator]
@@ -30,13 +30,17 @@ fn greedy(heap: Heap, drops: &Arc<AtomicUsize>) -> Coroutine<(), usize, ()> {
     let counted = Counted(Arc::clone(drops));
     Coroutine::new(heap, move |yielder, ()| {
         let _counted = counted;
-        let mut kept = Vec::new();
-        loop {
-            kept.push(vec![1_u8; CHUNK]);
-            yielder.suspend(kept.len());
-        }
+        take_more(yielder)
     })
     .unwrap()
+}
+
+fn take_more(yielder: &Yielder<'_, (), usize>) -> ! {
+    let mut kept = Vec::new();
+    loop {
+        kept.push(vec![1_u8; CHUNK]);
+        yielder.suspend(kept.len());
+    }
 }
 
 #[test]
@@ -160,11 +164,7 @@ fn it_ends_by_the_budget_of_a_scope_that_it_is_suspended_within() {
             let heap = inner("inner").parent_current().build().unwrap();
             heap.run(|| {
                 let _counted = counted;
-                let mut kept = Vec::new();
-                loop {
-                    kept.push(vec![1_u8; CHUNK]);
-                    yielder.suspend(kept.len());
-                }
+                take_more(yielder)
             })
             .unwrap()
         })
