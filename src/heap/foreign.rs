@@ -287,7 +287,7 @@ pub unsafe fn find(
 ) -> Option<ForeignBlock> {
     let (address, entry) = committed.find((name & LINK_MASK) as usize)?;
     // Relaxed: the block pins its chunk, and whoever pushed it was handed the chunk's owner.
-    if entry.owner.load(Ordering::Relaxed) != owner.as_ptr().cast() {
+    if entry.owner() != owner.as_ptr().cast() {
         return None;
     }
     Some(ForeignBlock { address, entry, word: FreedWith(name) })

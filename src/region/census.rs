@@ -4,10 +4,9 @@
 //! touched or given back meanwhile is seen or not.
 
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
 
 use super::map::{TABLE_BYTES, WrittenEntries, segments};
-use super::{SEGMENT_BYTES, at, base, bytes, entry_at, metadata};
+use super::{SEGMENT_BYTES, at, base, bytes, entry_at, metadata, owners};
 use crate::sys::{self, memory};
 use crate::units::{CHUNK_BYTES, SEGMENT_CHUNKS};
 
@@ -24,11 +23,11 @@ pub struct Census {
     pub held_resident_bytes: usize,
     /// Bytes in memory in chunks that no heap holds.
     pub free_resident_bytes: usize,
-    /// Bytes in memory of the chunk table.
+    /// Bytes in memory of the chunk table, owners included.
     pub table_resident_bytes: usize,
     /// Bytes in memory of records: headers, accounts, bit maps.
     pub metadata_resident_bytes: usize,
-    /// What the kernel says of the region with its table as a whole (`/proc/self/smaps`). Records
+    /// What the kernel says of the region with its tables as a whole (`/proc/self/smaps`). Records
     /// are mapped elsewhere and not in it.
     pub kernel_bytes: usize,
 }
@@ -59,7 +58,7 @@ pub fn census() -> Option<Census> {
         is_told &= counted.is_some();
     });
     let base = base().addr().get();
-    let region = base - count * TABLE_BYTES..base + bytes();
+    let region = base - count * TABLE_BYTES..base + bytes() + owners::table_bytes(bytes());
     census.kernel_bytes = resident_by_smaps(region)?;
     is_told.then_some(census)
 }
@@ -68,7 +67,7 @@ fn page() -> usize {
     sys::page_bytes()
 }
 
-/// Counts a segment and its part of the table.
+/// Counts a segment and its part of the tables.
 ///
 /// # Safety
 /// The segment is committed.
@@ -76,14 +75,17 @@ unsafe fn count_segment(census: &mut Census, segment: usize) -> Option<()> {
     let offset = segment * SEGMENT_BYTES;
     // SAFETY: the segment is committed, and lies in the region.
     let (written, start) = unsafe { (WrittenEntries::of(segment)?, at(offset)) };
+    // SAFETY: as above.
+    let owners = unsafe { owners::pages_of(segment) };
     census.table_resident_bytes += written.resident_bytes;
+    visit_pages(owners.start, owners.bytes, |_| census.table_resident_bytes += page())?;
     let mut is_held = [false; SEGMENT_CHUNKS];
     for (chunk, place) in is_held.iter_mut().enumerate() {
         if written.may_be_used(chunk) {
             // Relaxed: another thread may take a chunk or give it back at any time.
             // SAFETY: the segment is committed.
             let entry = unsafe { entry_at(offset + chunk * CHUNK_BYTES) };
-            *place = !entry.owner.load(Ordering::Relaxed).is_null();
+            *place = !entry.owner().is_null();
         }
         census.held_bytes += if *place { CHUNK_BYTES } else { 0 };
     }

@@ -2,7 +2,7 @@
 
 use core::cell::{Cell, UnsafeCell};
 use core::mem::MaybeUninit;
-use core::sync::atomic::AtomicU8;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use super::label::Label;
 use crate::sync::{AtomicPtr, ChunkWord};
@@ -27,8 +27,10 @@ pub type RecordSpace = UnsafeCell<MaybeUninit<[u64; 10]>>;
 /// - All zero bytes are a valid entry: a chunk that was never used.
 #[repr(C, align(128))]
 pub struct ChunkEntry {
-    /// The heap that owns the chunk.
-    pub owner: AtomicPtr<u8>,
+    /// The heap that owns the chunk, beside the class for frees that tell no size.
+    /// [`owners`](super::owners) says the same, and [`Run::set_owner`](super::Run::set_owner) it to
+    /// both.
+    pub(super) owner: AtomicPtr<u8>,
     /// After the owner's close: blocks still allocated in the run, with the closed bit. Of a run's
     /// first chunk.
     pub word: ChunkWord,
@@ -60,6 +62,16 @@ pub struct ChunkEntry {
 }
 
 const _: () = assert!(size_of::<ChunkEntry>() == ENTRY_BYTES);
+
+impl ChunkEntry {
+    /// The heap that owns the chunk; null where none does.
+    // Relaxed: who was handed a block got it by an edge that orders its chunk's owner too. For
+    // others a chunk may be taken or given back at any time.
+    #[inline]
+    pub fn owner(&self) -> *mut u8 {
+        self.owner.load(Ordering::Relaxed)
+    }
+}
 
 impl core::fmt::Debug for ChunkEntry {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

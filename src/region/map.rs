@@ -93,7 +93,7 @@ unsafe fn visit_segment(segment: usize, visit: &mut impl FnMut(ChunkView)) -> Op
             // SAFETY: the segment is committed.
             let entry = unsafe { entry_at(offset + chunk * CHUNK_BYTES) };
             // Relaxed: another thread may take a chunk or give it back at any time.
-            let is_held = !entry.owner.load(Ordering::Relaxed).is_null();
+            let is_held = !entry.owner().is_null();
             is_held.then(|| entry.label.get())
         });
         visit(ChunkView { held: held.flatten(), resident_bytes: bytes as usize });

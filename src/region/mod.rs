@@ -2,17 +2,17 @@
 //! table, which names an address's owner in O(1).
 //!
 //! ```text
-//!        table, grows down        base                                       base + bytes
-//!   ┌─────────────┬───┬───┬───┐   ┌───┬───┬───┬───┬──────────────┬─────────────────────┐
-//!   │ not yet     │ 2 │ 1 │ 0 │   │ 0 │ 1 │ 2 │...│ next segment │ reserved, no access │
-//!   └─────────────┴───┴───┴───┘   └───┴───┴───┴───┴──────────────┴─────────────────────┘
-//!     128 B an entry               64 KiB a chunk, 512 chunks a segment
+//!      table, grows down    base                               base + bytes    owners
+//!   ┌─────────┬───┬───┬───┐ ┌───┬───┬───┬───┬──────────────┬───────────┐ ┌─────────┬───┬───┬───┐
+//!   │ not yet │ 2 │ 1 │ 0 │ │ 0 │ 1 │ 2 │...│ next segment │ no access │ │ not yet │ 2 │ 1 │ 0 │
+//!   └─────────┴───┴───┴───┘ └───┴───┴───┴───┴──────────────┴───────────┘ └─────────┴───┴───┴───┘
+//!     128 B an entry         64 KiB a chunk, 512 chunks a segment          8 B an owner
 //! ```
 //!
 //! `pointer - base < bytes` says whether an address is ours; the entry of chunk `i` lies `i + 1`
-//! entries below `base`. So a lookup reads two words of one cache line, and then the entry.
-//! Metadata stays out of line: huge pages stay whole and an overflow in user memory cannot reach
-//! it.
+//! entries below `base`. So a lookup reads two words of one cache line, and then the entry, or
+//! only the chunk's [owner](owners). Metadata stays out of line: huge pages stay whole and an
+//! overflow in user memory cannot reach it.
 //!
 //! Segments are committed in order of address, each for one [`SegmentKind`], and never change their
 //! kind. **No page of the region is ever unmapped**: a hole could be filled by a foreign mapping,
@@ -33,6 +33,7 @@ pub mod label;
 pub(crate) mod links;
 pub mod map;
 mod metadata;
+pub mod owners;
 mod recent;
 mod run;
 mod runs;
@@ -73,19 +74,26 @@ const UNCOMMITTED: u8 = 0;
 /// What every free reads, alone in its cache line.
 #[repr(align(64))]
 struct Bounds {
-    base: AtomicPtr<u8>,
+    /// The region's last byte, behind which the [owners] lie.
+    last: AtomicPtr<u8>,
     bytes: AtomicUsize,
+    /// The entry of the last chunk, which lies first.
+    table: AtomicPtr<ChunkEntry>,
+    base: AtomicPtr<u8>,
     /// Up to where segments are committed, from the base.
     committed: AtomicUsize,
 }
 
 /// The base before there is a region: so high that no address lies above it by less than a region's
-/// length. So a thread that reads this base and already the new length takes nothing for ours.
+/// length, nor below it. So a thread that reads this base, or last byte, and already the new length
+/// takes nothing for ours.
 const NO_BASE: *mut u8 = core::ptr::without_provenance_mut(1 << 63);
 
 static BOUNDS: Bounds = Bounds {
-    base: AtomicPtr::new(NO_BASE),
+    last: AtomicPtr::new(NO_BASE),
     bytes: AtomicUsize::new(0),
+    table: AtomicPtr::new(NO_BASE.cast()),
+    base: AtomicPtr::new(NO_BASE),
     committed: AtomicUsize::new(0),
 };
 
@@ -159,6 +167,13 @@ fn reserve() -> bool {
         // all, 8 MiB and a guard each.
         let is_affordable = left == usize::MAX || bytes <= left / 4;
         if is_affordable && let Some(base) = reserve_at_boundary(bytes) {
+            // SAFETY: the reservation goes on behind the region, and has the table before it.
+            let (last, table) = unsafe {
+                let table = crate::pointers::backward(base, table_bytes(bytes));
+                (crate::pointers::forward(base, bytes - 1), table)
+            };
+            BOUNDS.last.store(last.as_ptr(), Ordering::Relaxed);
+            BOUNDS.table.store(table.as_ptr().cast(), Ordering::Relaxed);
             BOUNDS.base.store(base.as_ptr(), Ordering::Relaxed);
             // Link-time optimisation would make three variables of what nobody has the address of,
             // each in a line that it shares with others.
@@ -173,10 +188,10 @@ fn reserve() -> bool {
     false
 }
 
-/// Reserves table and region so that the region starts at a segment's boundary.
+/// Reserves table, region and owners so that the region starts at a segment's boundary.
 fn reserve_at_boundary(bytes: usize) -> Option<NonNull<u8>> {
     let table_bytes = table_bytes(bytes);
-    let total = table_bytes.checked_add(bytes)?.checked_add(SEGMENT_BYTES)?;
+    let total = table_bytes + bytes + owners::reserved_bytes(bytes) + SEGMENT_BYTES;
     let start = memory::reserve(total).ok()?;
     // Strategies keep addresses in as many bits. Linux gives no others to who does not ask.
     if start.addr().get() >= ADDRESS_END - total {
@@ -350,12 +365,13 @@ fn commit_segments(kind: SegmentKind, count: usize) -> Option<usize> {
         return None;
     }
     let (data_bytes, table_bytes) = (count * SEGMENT_BYTES, count * SEGMENT_CHUNKS * ENTRY_BYTES);
-    // SAFETY: the segments lie in the region, as just checked, and the table's part for them in the
-    // reservation below it; nobody uses either before the store below.
+    // SAFETY: the segments lie in the region, as just checked, and the tables' parts for them in
+    // the reservation around it; nobody uses any before the store below.
     unsafe {
         let start = at(first * SEGMENT_BYTES);
         let table = crate::pointers::backward(base(), end * SEGMENT_CHUNKS * ENTRY_BYTES);
         memory::commit(table, table_bytes).ok()?;
+        owners::commit(first, count).ok()?;
         memory::commit(start, data_bytes).ok()?;
         kind.prepare(start, data_bytes);
         sys::poison::seek_pointers_in(start, data_bytes);

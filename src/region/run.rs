@@ -1,7 +1,8 @@
 //! A run of chunks.
 
 use super::links::entry;
-use super::{ChunkEntry, at};
+use super::{ChunkEntry, at, owners};
+use crate::sync::Ordering;
 use crate::units::CHUNK_SHIFT;
 
 /// A run of chunks that was taken from the region.
@@ -62,6 +63,16 @@ impl Run {
     #[inline]
     pub fn entry(self) -> &'static ChunkEntry {
         entry(self.first)
+    }
+
+    /// Says of the chunk at a distance from the run's start, in chunks, whose it is; null for
+    /// nobody's. For whoever took the run.
+    pub fn set_owner(self, distance: usize, owner: *mut u8) {
+        debug_assert!(distance < self.chunks());
+        let chunk = self.first + distance as u32;
+        // Relaxed: whoever gets a pointer to a block gets it through an edge that orders this.
+        entry(chunk).owner.store(owner, Ordering::Relaxed);
+        owners::set(chunk, owner);
     }
 
     /// The entries of its chunks, in order.

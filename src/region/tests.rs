@@ -530,7 +530,7 @@ fn whole_segments_go_back_where_commitments_are_charged() {
     // It is still the region's, reserved and no more, and its owner is asked for as before.
     let middle = large.start().as_ptr().wrapping_add(SEGMENT_BYTES + SEGMENT_BYTES / 2);
     assert!(mapping_at(middle).contains(" ---p "), "{}", mapping_at(middle));
-    assert!(contains(middle) && entry_of(middle).unwrap().owner.load(Ordering::Relaxed).is_null());
+    assert!(contains(middle) && entry_of(middle).unwrap().owner().is_null());
     // It cannot be grown into, and is committed again before the region grows.
     // SAFETY: the run is ours.
     assert!(unsafe { grow_run(small, 4 * SEGMENT_CHUNKS) }.is_none());

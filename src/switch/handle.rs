@@ -4,7 +4,6 @@ use core::alloc::Layout;
 use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
 
 use super::builder::HeapBuilder;
 use super::configuration::settle;
@@ -213,8 +212,7 @@ impl Heap {
 
     /// Whether an address lies in a chunk of this heap. O(1).
     pub fn contains(&self, address: *const u8) -> bool {
-        region::entry_of(address)
-            .is_some_and(|entry| entry.owner.load(Ordering::Relaxed) == self.header.as_ptr().cast())
+        region::entry_of(address).is_some_and(|entry| entry.owner() == self.header.as_ptr().cast())
     }
 
     /// The length in bytes of every block that serves `layout`.

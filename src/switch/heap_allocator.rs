@@ -121,14 +121,18 @@ unsafe impl Allocator for &Heap {
         if layout.size() == 0 {
             return;
         }
-        if let Some(offset) = region::offset_of(block.as_ptr()) {
+        // SAFETY: a block is allocated, so its segment is committed, and its chunk has an owner.
+        let found = unsafe { region::owners::find(block.as_ptr()) };
+        if let Some((place, owner)) = found
+            && let Some(owner) = NonNull::new(owner.cast())
+        {
             let freed = self.as_runner(|_| {
                 // SAFETY: the caller's contract.
-                unsafe { free_at(block, region::entry_at(offset), layout) }
+                unsafe { free_at(block, place, owner, layout) }
             });
             if freed.is_err() {
                 // SAFETY: the heap runs elsewhere: a foreign free.
-                unsafe { free_at(block, region::entry_at(offset), layout) };
+                unsafe { free_at(block, place, owner, layout) };
                 state().batches.flush();
             }
         } else if IS_PASS_THROUGH {

@@ -2,7 +2,6 @@
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
 
 use super::handle::Heap;
 use super::state::state;
@@ -34,7 +33,7 @@ pub fn thread_heap_id() -> Option<HeapId> {
 /// Which heap owns the chunk that an address lies in. `None` for what no heap holds: the global
 /// allocator's, stacks, statics. O(1), for any address at all.
 pub fn owner_of(address: *const u8) -> Option<HeapId> {
-    let owner = region::entry_of(address)?.owner.load(Ordering::Relaxed);
+    let owner = region::entry_of(address)?.owner();
     NonNull::new(owner.cast()).map(HeapId::of)
 }
 
@@ -46,7 +45,7 @@ pub fn owner_of(address: *const u8) -> Option<HeapId> {
 /// fits it.
 pub unsafe fn usable_size(block: NonNull<u8>, layout: Layout) -> usize {
     let Some(entry) = region::entry_of(block.as_ptr()) else { return layout.size() };
-    let Some(owner) = NonNull::new(entry.owner.load(Ordering::Relaxed).cast::<HeapHeader>()) else {
+    let Some(owner) = NonNull::new(entry.owner().cast::<HeapHeader>()) else {
         return layout.size();
     };
     // SAFETY: the block is allocated, so it pins the header; anyone may ask for lengths.

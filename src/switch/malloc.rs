@@ -9,12 +9,12 @@
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
 
 use super::configuration::Configuration;
 use super::route;
 use super::state::{inline, own_slab};
 use crate::heap::{HeapHeader, by_address, check};
+use crate::region::owners::ChunkPlace;
 use crate::region::{self, ChunkEntry};
 use crate::sys;
 
@@ -96,7 +96,7 @@ pub unsafe fn free(block: *mut u8) -> Place {
     unsafe {
         let Some((_, entry)) = region::find(block) else { return Place::Elsewhere };
         let block = NonNull::new_unchecked(block);
-        let owner = entry.owner.load(Ordering::Relaxed).cast::<HeapHeader>();
+        let owner = entry.owner().cast::<HeapHeader>();
         let own = own_slab().map_or(core::ptr::null_mut(), NonNull::as_ptr);
         let is_freed =
             !cfg!(heapswitch_asan) && own == owner && by_address::try_free(owner, entry, block);
@@ -120,8 +120,8 @@ unsafe extern "C" fn free_other(block: NonNull<u8>, entry: &'static ChunkEntry) 
     // is has an owner, as `layout_of` made sure.
     unsafe {
         check::freed(block, layout);
-        let owner = NonNull::new_unchecked(entry.owner.load(Ordering::Relaxed).cast());
-        route::free_other(block, entry, owner, layout);
+        let owner = NonNull::new_unchecked(entry.owner().cast());
+        route::free_other(block, ChunkPlace::of(entry), owner, layout);
     }
 }
 
@@ -146,7 +146,7 @@ fn layout_of(block: *const u8, entry: &ChunkEntry) -> Layout {
     // class or run, so no rounding overflows.
     unsafe {
         match by_address::length_of(entry) {
-            Some(length) if !entry.owner.load(Ordering::Relaxed).is_null() => {
+            Some(length) if !entry.owner().is_null() => {
                 Layout::from_size_align_unchecked(length, ALIGN_BYTES)
             }
             _ => invalid(block),

@@ -13,7 +13,7 @@ use super::state::{Phase, ThreadState, inline, own_slab, state};
 use super::{life, safe_point};
 use crate::heap::moved::copy_before_free;
 use crate::heap::{HeapHeader, Inline, Refusal, attention, batch, by_address, check, fast};
-use crate::region::{self, ChunkEntry};
+use crate::region::owners::{self, ChunkPlace};
 
 /// Allocates.
 ///
@@ -268,8 +268,10 @@ pub unsafe fn dealloc<C: Configuration>(block: *mut u8, layout: Layout) {
     // SAFETY: the caller's contract: a block of the region lies in a committed segment, and is not
     // null; what is not ours came from the global allocator.
     unsafe {
-        match region::find(block) {
-            Some((_, entry)) => free_at(NonNull::new_unchecked(block), entry, layout),
+        match owners::find(block) {
+            Some((place, owner)) => {
+                free_at(NonNull::new_unchecked(block), place, owner_in(owner), layout);
+            }
             None => dealloc_global::<C>(block, layout),
         }
     }
@@ -285,14 +287,12 @@ unsafe fn dealloc_global<C: Configuration>(block: *mut u8, layout: Layout) {
     unsafe { C::global().dealloc(block, layout) };
 }
 
-/// The owner of a block of the region.
+/// The owner of a block of the region, as its chunk's owner says.
 ///
 /// # Safety
-/// A block that is allocated lies in the entry's chunk.
+/// The block is allocated.
 #[inline]
-unsafe fn owner_of(entry: &ChunkEntry) -> NonNull<HeapHeader> {
-    // Relaxed: the block was handed to this thread by an edge that orders this too.
-    let owner = entry.owner.load(Ordering::Relaxed);
+unsafe fn owner_in(owner: *mut u8) -> NonNull<HeapHeader> {
     // SAFETY: a chunk in which a block is allocated has an owner.
     unsafe { NonNull::new_unchecked(owner.cast()) }
 }
@@ -300,17 +300,21 @@ unsafe fn owner_of(entry: &ChunkEntry) -> NonNull<HeapHeader> {
 /// Frees a block of the region, whoever owns it. Inline: a small block of the thread's own heap.
 ///
 /// # Safety
-/// The block is allocated, `entry` is its chunk's, and `layout` fits it.
+/// The block is allocated, `place` is its chunk's, whose owner that is, and `layout` fits it.
 #[inline]
-pub unsafe fn free_at(block: NonNull<u8>, entry: &'static ChunkEntry, layout: Layout) {
+pub unsafe fn free_at(
+    block: NonNull<u8>,
+    place: ChunkPlace,
+    owner: NonNull<HeapHeader>,
+    layout: Layout,
+) {
     // SAFETY: the block is allocated, so it pins its chunk and the chunk its owner's header.
     unsafe {
         check::freed(block, layout);
-        let owner = owner_of(entry);
         if !cfg!(heapswitch_asan) && fast::is_small(layout) && own_slab() == Some(owner) {
             fast::free_small_to_slab(owner, block, layout);
         } else {
-            free_other(block, entry, owner, layout);
+            free_other(block, place, owner, layout);
         }
     }
 }
@@ -319,11 +323,11 @@ pub unsafe fn free_at(block: NonNull<u8>, entry: &'static ChunkEntry, layout: La
 /// foreign.
 ///
 /// # Safety
-/// As [`free_at`]; the entry is the block's, and names the owner.
+/// As [`free_at`].
 #[inline(never)]
 pub(super) unsafe fn free_other(
     block: NonNull<u8>,
-    entry: &'static ChunkEntry,
+    place: ChunkPlace,
     owner: NonNull<HeapHeader>,
     layout: Layout,
 ) {
@@ -332,16 +336,16 @@ pub(super) unsafe fn free_other(
     // their place says.
     unsafe {
         if inline == Inline::of_bump(owner) {
-            fast::free_to_bump(owner, entry, block, layout);
+            fast::free_to_bump(owner, place.entry(), block, layout);
         } else if inline.is_slab_of(owner) {
-            fast::free_to_slab(owner, entry, block, layout);
+            fast::free_to_slab(owner, place.entry(), block, layout);
         } else {
             let state = state();
             let runner = owner.as_ref().runner.seen();
             if runner.is(state.token.get()) {
-                fast::free(owner, entry, block, layout);
+                fast::free(owner, place.entry(), block, layout);
             } else if runner.is_closed() || !state.batches.try_join(owner, block, layout) {
-                free_foreign(block, entry, owner, layout);
+                free_foreign(block, place, owner, layout);
             }
         }
     }
@@ -353,7 +357,7 @@ pub(super) unsafe fn free_other(
 #[inline(never)]
 unsafe fn free_foreign(
     block: NonNull<u8>,
-    entry: &'static ChunkEntry,
+    place: ChunkPlace,
     owner: NonNull<HeapHeader>,
     layout: Layout,
 ) {
@@ -365,7 +369,7 @@ unsafe fn free_foreign(
         } else if state.phase.get() != Phase::Running
             || !state.batches.try_open(owner, block, layout)
         {
-            free_foreign_with_care(block, entry, owner, layout);
+            free_foreign_with_care(block, place, owner, layout);
         }
     }
 }
@@ -376,7 +380,7 @@ unsafe fn free_foreign(
 #[inline(never)]
 unsafe fn free_foreign_with_care(
     block: NonNull<u8>,
-    entry: &'static ChunkEntry,
+    place: ChunkPlace,
     owner: NonNull<HeapHeader>,
     layout: Layout,
 ) {
@@ -389,7 +393,7 @@ unsafe fn free_foreign_with_care(
             if state.phase.get() == Phase::Fresh {
                 life::arm_exit(state);
             }
-            state.batches.free(owner, entry, block, layout);
+            state.batches.free(owner, place.entry(), block, layout);
         }
     }
 }
@@ -400,10 +404,11 @@ unsafe fn free_foreign_with_care(
 /// As [`GlobalAlloc::realloc`].
 #[inline]
 pub unsafe fn realloc<C: Configuration>(block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-    match region::offset_of(block) {
+    // SAFETY: as in `dealloc`.
+    match unsafe { owners::find(block) } {
         // SAFETY: the caller's contract.
-        Some(offset) => unsafe {
-            realloc_at::<C>(NonNull::new_unchecked(block), offset, layout, size)
+        Some((place, owner)) => unsafe {
+            realloc_at::<C>(NonNull::new_unchecked(block), place, owner_in(owner), layout, size)
         },
         // SAFETY: what is not ours came from the global allocator.
         None => unsafe {
@@ -417,11 +422,12 @@ pub unsafe fn realloc<C: Configuration>(block: *mut u8, layout: Layout, size: us
 }
 
 /// # Safety
-/// As [`GlobalAlloc::realloc`], of a block at `offset` of the region.
+/// As [`GlobalAlloc::realloc`], and as [`free_at`].
 #[inline(never)]
 unsafe fn realloc_at<C: Configuration>(
     block: NonNull<u8>,
-    offset: usize,
+    place: ChunkPlace,
+    owner: NonNull<HeapHeader>,
     old: Layout,
     size: usize,
 ) -> *mut u8 {
@@ -429,14 +435,13 @@ unsafe fn realloc_at<C: Configuration>(
     let new = unsafe { Layout::from_size_align_unchecked(size, old.align()) };
     check::resized(block);
     // SAFETY: the caller's contract.
-    if let Some(block) = unsafe { realloc_small(block, offset, old, new) } {
+    if let Some(block) = unsafe { realloc_small(block, owner, old, new) } {
         return block.as_ptr();
     }
     // SAFETY: the block is allocated, so its owner is valid; what is for the runner is only called
     // there.
     unsafe {
-        let entry = region::entry_at(offset);
-        let owner = owner_of(entry);
+        let entry = place.entry();
         let operations = owner.as_ref().operations;
         let is_runner = owner.as_ref().runner.is(state().token.get());
         let heap = if is_runner {
@@ -471,7 +476,8 @@ unsafe fn realloc_at<C: Configuration>(
         if is_runner {
             count_spilled_growth(owner, old, new);
         }
-        copy_and_free(block, entry, old, moved, size);
+        copy_before_free(block, moved, old.size().min(size));
+        free_at(block, place, owner, old);
         moved.as_ptr()
     }
 }
@@ -511,7 +517,7 @@ unsafe fn count_spilled_growth(owner: NonNull<HeapHeader>, old: Layout, new: Lay
 #[inline]
 unsafe fn realloc_small(
     block: NonNull<u8>,
-    offset: usize,
+    owner: NonNull<HeapHeader>,
     old: Layout,
     new: Layout,
 ) -> Option<NonNull<u8>> {
@@ -521,7 +527,6 @@ unsafe fn realloc_small(
     // SAFETY: the block is allocated, so its owner is valid; the thread runs the heaps that its
     // state names.
     unsafe {
-        let owner = owner_of(region::entry_at(offset));
         let is_own = state().own_slab.get() == Some(owner);
         let is_listed = is_own || state().inline.get() == Inline::of_slab(owner);
         if !fast::is_small(old) || !fast::is_small(new) || !is_listed {
@@ -535,22 +540,5 @@ unsafe fn realloc_small(
         check::freed(block, old);
         fast::free_small_to_slab(owner, block, old);
         Some(moved)
-    }
-}
-
-/// # Safety
-/// Both blocks are allocated, `old` fits the first, which lies in the entry's chunk, and the second
-/// is `size` bytes long or longer.
-unsafe fn copy_and_free(
-    block: NonNull<u8>,
-    entry: &'static ChunkEntry,
-    old: Layout,
-    moved: NonNull<u8>,
-    size: usize,
-) {
-    // SAFETY: the caller's contract; two blocks do not overlap.
-    unsafe {
-        copy_before_free(block, moved, old.size().min(size));
-        free_at(block, entry, old);
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Both walk every run: for reports and the `check` build, not for each allocation.
 
-use core::sync::atomic::Ordering;
-
 use super::collect::end_quarantine;
 use super::idle::live_blocks;
 use super::retire_emptied;
@@ -152,7 +150,7 @@ pub(super) unsafe fn verify<S: Strategy>(header: Header) {
         let mut previous = 0;
         for entry in runs(header_of(header)) {
             let is_linked = entry.previous.get() == previous
-                && entry.owner.load(Ordering::Relaxed) == header.as_ptr().cast()
+                && entry.owner() == header.as_ptr().cast()
                 && matches!(entry.tag.get(), EXTENT | DIRECT | SPARE);
             if !is_linked {
                 sys::abort_with(&["the runs of a heap are corrupted: ", S::NAME]);

@@ -12,7 +12,6 @@
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
 
 use super::super::account::{Charge, Promise};
 use super::super::check;
@@ -114,15 +113,14 @@ pub(super) unsafe fn own(header: Header, run: Run, from: usize, tag: u8) {
     for (distance, entry) in run.entries().enumerate().skip(from) {
         entry.head_distance.set(distance as u32);
         label(this, entry, distance, tag);
-        // Relaxed: whoever gets a pointer to a block gets it through an edge that orders this.
-        entry.owner.store(header.as_ptr().cast(), Ordering::Relaxed);
+        run.set_owner(distance, header.as_ptr().cast());
     }
 }
 
 /// Makes the chunks of a run nobody's, from one at a distance from the run's start on.
 pub(super) fn abandon(run: Run, from: usize) {
-    for entry in run.entries().skip(from) {
-        entry.owner.store(core::ptr::null_mut(), Ordering::Relaxed);
+    for (distance, entry) in run.entries().enumerate().skip(from) {
+        run.set_owner(distance, core::ptr::null_mut());
         entry.label.clear();
         entry.tag.set(0);
     }
