@@ -3,9 +3,10 @@
 
 mod child;
 
-use std::alloc::{Layout, alloc, dealloc};
+use std::alloc::{Layout, alloc, dealloc, realloc};
 use std::hint::black_box;
 
+use allocator_api2::alloc::Allocator;
 use child::fails_with;
 use heapswitch::__private::{settings, strategy};
 use heapswitch::{Fit, Heap, HeapSwitch, LifetimeHint, owner_of, thread_heap_id};
@@ -79,6 +80,36 @@ fn a_second_free_in_the_threads_heap_stops_the_process() {
             }
         });
     }
+}
+
+/// Of a block whose chunks are nobody's by then, and where there are no chunks at all.
+#[test]
+fn a_free_where_nobody_owns_the_chunk_stops_the_process() {
+    let test = "a_free_where_nobody_owns_the_chunk_stops_the_process";
+    let layout = Layout::from_size_align(4 << 20, 8).unwrap();
+    // SAFETY: none, in any of these, which is what is tested.
+    fails_with(test, "second free", NOT_ALLOCATED, || unsafe {
+        let block = black_box(alloc(layout));
+        dealloc(block, layout);
+        dealloc(block, layout);
+    });
+    // SAFETY: as above.
+    fails_with(test, "second free in a heap", NOT_ALLOCATED, || unsafe {
+        let heap = Heap::new().unwrap();
+        let block = (&heap).allocate(layout).unwrap().cast();
+        (&heap).deallocate(block, layout);
+        (&heap).deallocate(block, layout);
+    });
+    // SAFETY: as above.
+    fails_with(test, "resize", "a block is resized that is not allocated", || unsafe {
+        let block = black_box(alloc(layout));
+        dealloc(block, layout);
+        black_box(realloc(block, layout, 8 << 20));
+    });
+    fails_with(test, "no chunk", NOT_ALLOCATED, || {
+        let block = Box::into_raw(Box::new([7_u64; 8])).cast::<u8>();
+        free(block.wrapping_add(600 << 30));
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Blocks of which only the address is known: their length, and their free, for C's callers.
 //!
 //! A free in C tells no size. The chunk table has the class of the chunk's blocks beside the owner,
-//! in one cache line, so it costs one more load than a free with a layout. Blocks of any class go
+//! in one cache line, which a free with a layout does not read. Blocks of any class go
 //! straight to and from the thread's lists; with a layout only the small ones do.
 //!
 //! Only blocks of the slab and runs of their own are found so: other strategies mix lengths in a

@@ -13,7 +13,7 @@
 //!
 //! # Life of a block
 //! The runner allocates and frees in the strategy, without atomics. Anybody else who frees a block
-//! finds its owner in the chunk table and pushes the block on the owner's foreign stack; the runner
+//! finds its owner by its chunk and pushes the block on the owner's foreign stack; the runner
 //! takes the stack on its slow path, on entering and on closing.
 //!
 //! # Pinning

@@ -58,7 +58,7 @@ pub fn census() -> Option<Census> {
         is_told &= counted.is_some();
     });
     let base = base().addr().get();
-    let region = base - count * TABLE_BYTES..base + bytes() + owners::table_bytes(bytes());
+    let region = base - count * TABLE_BYTES..base + bytes() + owners::reserved_bytes(bytes());
     census.kernel_bytes = resident_by_smaps(region)?;
     is_told.then_some(census)
 }

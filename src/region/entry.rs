@@ -8,8 +8,8 @@ use super::label::Label;
 use crate::sync::{AtomicPtr, ChunkWord};
 
 /// The bytes of one entry: two cache lines, which processors prefetch as a pair. The first has what
-/// every free reads, the second the strategy's record. In the `check` build 1024 more, for the bits
-/// of the chunk's blocks.
+/// a free reads that knows no size, the second the strategy's record. In the `check` build 1024
+/// more, for the bits of the chunk's blocks.
 pub const ENTRY_BYTES: usize = if cfg!(heapswitch_check) { 128 + 1024 } else { 128 };
 
 /// Space for a strategy's record about the run that starts here.
@@ -19,17 +19,16 @@ pub type RecordSpace = UnsafeCell<MaybeUninit<[u64; 10]>>;
 ///
 /// # Invariants
 /// - `owner` is null in a free chunk. In a taken run it is set in every chunk before the run's
-///   first
-///   block is handed out, and cleared after its last one was freed.
+///   first block is handed out, and cleared after its last one was freed. [`owners`](super::owners)
+///   says the same.
 /// - The cells belong to whoever may change the chunk: the lock of the segment's kind while the
 ///   chunk is free, the thread that runs the owner, or holds the owner's lock, while it is taken;
 ///   after the owner's close, nobody.
 /// - All zero bytes are a valid entry: a chunk that was never used.
 #[repr(C, align(128))]
 pub struct ChunkEntry {
-    /// The heap that owns the chunk, beside the class for frees that tell no size.
-    /// [`owners`](super::owners) says the same, and [`Run::set_owner`](super::Run::set_owner) it to
-    /// both.
+    /// The heap that owns the chunk, beside the class for frees that tell no size. Written by
+    /// [`Run::set_owner`](super::Run::set_owner), which writes both tables.
     pub(super) owner: AtomicPtr<u8>,
     /// After the owner's close: blocks still allocated in the run, with the closed bit. Of a run's
     /// first chunk.

@@ -1,5 +1,5 @@
-//! The region: one range of addresses, reserved once, that every chunk comes from; and the chunk
-//! table, which names an address's owner in O(1).
+//! The region: one range of addresses, reserved once, that every chunk comes from; and two tables
+//! beside it, which name an address's owner in O(1).
 //!
 //! ```text
 //!      table, grows down    base                               base + bytes    owners
@@ -10,9 +10,10 @@
 //! ```
 //!
 //! `pointer - base < bytes` says whether an address is ours; the entry of chunk `i` lies `i + 1`
-//! entries below `base`. So a lookup reads two words of one cache line, and then the entry, or
-//! only the chunk's [owner](owners). Metadata stays out of line: huge pages stay whole and an
-//! overflow in user memory cannot reach it.
+//! entries below `base`. A free that knows its block's size measures from the last byte instead,
+//! and reads the chunk's [owner](owners) alone. Either reads words of one cache line, and then the
+//! table. Metadata stays out of line: huge pages stay whole, and an overflow in user memory cannot
+//! reach it, for a guard comes before the owners.
 //!
 //! Segments are committed in order of address, each for one [`SegmentKind`], and never change their
 //! kind. **No page of the region is ever unmapped**: a hole could be filled by a foreign mapping,
@@ -175,8 +176,8 @@ fn reserve() -> bool {
             BOUNDS.last.store(last.as_ptr(), Ordering::Relaxed);
             BOUNDS.table.store(table.as_ptr().cast(), Ordering::Relaxed);
             BOUNDS.base.store(base.as_ptr(), Ordering::Relaxed);
-            // Link-time optimisation would make three variables of what nobody has the address of,
-            // each in a line that it shares with others.
+            // Link-time optimisation would make a variable of each word of what nobody has the
+            // address of, each in a line that it shares with others.
             core::hint::black_box(&BOUNDS);
             // Release: who reads the size sees the base. Readers pair by address dependence only
             // where they were handed a pointer into the region, which orders them by itself.
@@ -315,13 +316,13 @@ pub unsafe fn entry_of_block(block: NonNull<u8>) -> &'static ChunkEntry {
     unsafe { crate::pointers::backward(NonNull::new_unchecked(base), distance).cast().as_ref() }
 }
 
-/// The distance of an address from the region's base, and the entry of its chunk, if it lies in the
-/// region. As [`offset_of`] and [`entry_at`], with one load of the base less.
+/// The entry of the chunk that an address lies in, if it lies in the region. As [`offset_of`] and
+/// [`entry_at`], with one load of the base less.
 ///
 /// # Safety
 /// If the address lies in the region, its segment is committed.
 #[inline]
-pub unsafe fn find(address: *const u8) -> Option<(usize, &'static ChunkEntry)> {
+pub unsafe fn find(address: *const u8) -> Option<&'static ChunkEntry> {
     // Relaxed: as in `offset_of`.
     let base = BOUNDS.base.load(Ordering::Relaxed);
     let offset = address.addr().wrapping_sub(base.addr());
@@ -334,7 +335,7 @@ pub unsafe fn find(address: *const u8) -> Option<(usize, &'static ChunkEntry)> {
     let entry = unsafe {
         crate::pointers::backward(NonNull::new_unchecked(base), distance).cast().as_ref()
     };
-    Some((offset, entry))
+    Some(entry)
 }
 
 /// The entry of the chunk that `address` lies in, for any address at all.

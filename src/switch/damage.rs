@@ -4,6 +4,7 @@
 use allocator_api2::alloc::{Allocator, Layout};
 
 use super::Heap;
+use crate::region::owners::ChunkPlace;
 use crate::region::{ChunkEntry, entry_of};
 use crate::strategy::{Extent, extent_of, slab::Slab};
 
@@ -25,7 +26,7 @@ fn damaged(damage: Damage) {
 
 #[test]
 fn damage_to_the_slabs_records_stops_the_process_and_is_named() {
-    let cases: [(&str, &str, Damage); 3] = [
+    let cases: [(&str, &str, Damage); 4] = [
         ("bits", "an extent's bits of free blocks are corrupted", |_, extent| {
             // SAFETY: the slab has bits for each extent, and this thread alone uses the heap.
             let first = unsafe { extent.metadata().cast::<u64>().as_mut() };
@@ -36,6 +37,9 @@ fn damage_to_the_slabs_records_stops_the_process_and_is_named() {
         }),
         ("links", "the runs of a heap are corrupted: slab", |entry, _| {
             entry.previous.set(entry.previous.get() + 1);
+        }),
+        ("owners", "the runs of a heap are corrupted: slab", |entry, _| {
+            ChunkPlace::of(entry).set_owner(core::ptr::null_mut());
         }),
     ];
     for (name, message, damage) in cases {

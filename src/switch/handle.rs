@@ -11,7 +11,7 @@ use super::state::{Phase, state};
 use super::{closing, life, safe_point};
 use crate::allocator::{AllocError, MemoryUsage};
 use crate::heap::{Account, AccountUsage, HeapHeader, LifetimeHint};
-use crate::region;
+use crate::region::owners;
 use crate::sync::Token;
 
 /// A heap of its own for a coroutine, a task, a request.
@@ -212,7 +212,7 @@ impl Heap {
 
     /// Whether an address lies in a chunk of this heap. O(1).
     pub fn contains(&self, address: *const u8) -> bool {
-        region::entry_of(address).is_some_and(|entry| entry.owner() == self.header.as_ptr().cast())
+        owners::owner_of(address) == Some(self.header.cast())
     }
 
     /// The length in bytes of every block that serves `layout`.

@@ -121,11 +121,9 @@ unsafe impl Allocator for &Heap {
         if layout.size() == 0 {
             return;
         }
-        // SAFETY: a block is allocated, so its segment is committed, and its chunk has an owner.
+        // SAFETY: the block is allocated, so its segment is committed.
         let found = unsafe { region::owners::find(block.as_ptr()) };
-        if let Some((place, owner)) = found
-            && let Some(owner) = NonNull::new(owner.cast())
-        {
+        if let Some((place, owner)) = found {
             let freed = self.as_runner(|_| {
                 // SAFETY: the caller's contract.
                 unsafe { free_at(block, place, owner, layout) }

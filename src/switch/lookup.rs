@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use super::handle::Heap;
 use super::state::state;
 use crate::heap::HeapHeader;
-use crate::region;
+use crate::region::owners;
 
 /// Names a heap: the same as long as the heap is not closed, and perhaps another's after that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,8 +33,7 @@ pub fn thread_heap_id() -> Option<HeapId> {
 /// Which heap owns the chunk that an address lies in. `None` for what no heap holds: the global
 /// allocator's, stacks, statics. O(1), for any address at all.
 pub fn owner_of(address: *const u8) -> Option<HeapId> {
-    let owner = region::entry_of(address)?.owner();
-    NonNull::new(owner.cast()).map(HeapId::of)
+    owners::owner_of(address).map(|owner| HeapId::of(owner.cast()))
 }
 
 /// The bytes that may be used of a block: those that were asked for, and those that the rounding
@@ -44,10 +43,8 @@ pub fn owner_of(address: *const u8) -> Option<HeapId> {
 /// `block` is currently allocated by a heap, or by the global allocator behind heaps, and `layout`
 /// fits it.
 pub unsafe fn usable_size(block: NonNull<u8>, layout: Layout) -> usize {
-    let Some(entry) = region::entry_of(block.as_ptr()) else { return layout.size() };
-    let Some(owner) = NonNull::new(entry.owner().cast::<HeapHeader>()) else {
-        return layout.size();
-    };
+    let Some(owner) = owners::owner_of(block.as_ptr()) else { return layout.size() };
+    let owner = owner.cast::<HeapHeader>();
     // SAFETY: the block is allocated, so it pins the header; anyone may ask for lengths.
     let length = unsafe { (owner.as_ref().operations.block_length)(owner, layout) };
     length.unwrap_or(layout.size())

@@ -94,7 +94,7 @@ pub unsafe fn free(block: *mut u8) -> Place {
     // runs its own heap. Where both are none, nothing can be allocated in the chunk: then it has no
     // class, and `try_free` looks at that before it looks at the heap.
     unsafe {
-        let Some((_, entry)) = region::find(block) else { return Place::Elsewhere };
+        let Some(entry) = region::find(block) else { return Place::Elsewhere };
         let block = NonNull::new_unchecked(block);
         let owner = entry.owner().cast::<HeapHeader>();
         let own = own_slab().map_or(core::ptr::null_mut(), NonNull::as_ptr);

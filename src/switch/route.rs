@@ -270,7 +270,7 @@ pub unsafe fn dealloc<C: Configuration>(block: *mut u8, layout: Layout) {
     unsafe {
         match owners::find(block) {
             Some((place, owner)) => {
-                free_at(NonNull::new_unchecked(block), place, owner_in(owner), layout);
+                free_at(NonNull::new_unchecked(block), place, owner, layout);
             }
             None => dealloc_global::<C>(block, layout),
         }
@@ -302,15 +302,11 @@ unsafe fn owner_in(owner: *mut u8) -> NonNull<HeapHeader> {
 /// # Safety
 /// The block is allocated, `place` is its chunk's, whose owner that is, and `layout` fits it.
 #[inline]
-pub unsafe fn free_at(
-    block: NonNull<u8>,
-    place: ChunkPlace,
-    owner: NonNull<HeapHeader>,
-    layout: Layout,
-) {
+pub unsafe fn free_at(block: NonNull<u8>, place: ChunkPlace, owner: *mut u8, layout: Layout) {
     // SAFETY: the block is allocated, so it pins its chunk and the chunk its owner's header.
     unsafe {
         check::freed(block, layout);
+        let owner = owner_in(owner);
         if !cfg!(heapswitch_asan) && fast::is_small(layout) && own_slab() == Some(owner) {
             fast::free_small_to_slab(owner, block, layout);
         } else {
@@ -408,7 +404,7 @@ pub unsafe fn realloc<C: Configuration>(block: *mut u8, layout: Layout, size: us
     match unsafe { owners::find(block) } {
         // SAFETY: the caller's contract.
         Some((place, owner)) => unsafe {
-            realloc_at::<C>(NonNull::new_unchecked(block), place, owner_in(owner), layout, size)
+            realloc_at::<C>(NonNull::new_unchecked(block), place, owner, layout, size)
         },
         // SAFETY: what is not ours came from the global allocator.
         None => unsafe {
@@ -427,13 +423,15 @@ pub unsafe fn realloc<C: Configuration>(block: *mut u8, layout: Layout, size: us
 unsafe fn realloc_at<C: Configuration>(
     block: NonNull<u8>,
     place: ChunkPlace,
-    owner: NonNull<HeapHeader>,
+    chunk_owner: *mut u8,
     old: Layout,
     size: usize,
 ) -> *mut u8 {
     // SAFETY: by the contract of `realloc` the size, rounded up to the alignment, fits a layout.
     let new = unsafe { Layout::from_size_align_unchecked(size, old.align()) };
     check::resized(block);
+    // SAFETY: the caller's contract.
+    let owner = unsafe { owner_in(chunk_owner) };
     // SAFETY: the caller's contract.
     if let Some(block) = unsafe { realloc_small(block, owner, old, new) } {
         return block.as_ptr();
@@ -477,7 +475,7 @@ unsafe fn realloc_at<C: Configuration>(
             count_spilled_growth(owner, old, new);
         }
         copy_before_free(block, moved, old.size().min(size));
-        free_at(block, place, owner, old);
+        free_at(block, place, chunk_owner, old);
         moved.as_ptr()
     }
 }

@@ -11,6 +11,7 @@ use crate::allocator::MemoryUsage;
 use crate::heap::account;
 use crate::numa::Residence;
 use crate::region::ChunkEntry;
+use crate::region::owners::ChunkPlace;
 use crate::strategy::sites::log::SiteLog;
 use crate::strategy::slab::{Back, Slab};
 use crate::strategy::{Strategy, extent_of};
@@ -149,8 +150,13 @@ pub(super) unsafe fn verify<S: Strategy>(header: Header) {
         strategy_of::<S>(header).verify();
         let mut previous = 0;
         for entry in runs(header_of(header)) {
+            // Both tables name the heap, of every chunk.
+            let owner = header.as_ptr().cast();
+            let is_owned = run_of(entry)
+                .entries()
+                .all(|entry| entry.owner() == owner && ChunkPlace::of(entry).owner() == owner);
             let is_linked = entry.previous.get() == previous
-                && entry.owner() == header.as_ptr().cast()
+                && is_owned
                 && matches!(entry.tag.get(), EXTENT | DIRECT | SPARE);
             if !is_linked {
                 sys::abort_with(&["the runs of a heap are corrupted: ", S::NAME]);
