@@ -286,10 +286,15 @@ fn settings() -> Settings {
     environment::over(installed().map_or(Settings::new(), |installed| installed.settings))
 }
 
+/// Whether the allocator serves the dynamic linker, too.
+pub(super) fn serves_linker() -> bool {
+    installed().is_some_and(|installed| !installed.settings.starts_with_first_heap)
+}
+
 /// Starts what the settings want to run beside the program, at the first heap of a thread.
 #[cold]
 pub(super) fn start_with_first_heap() {
-    if installed().is_some_and(|installed| installed.settings.starts_with_first_heap) {
+    if installed().is_some() && !serves_linker() {
         start_what_is_set();
     }
 }

@@ -17,8 +17,8 @@ use crate::heap::{
 };
 use crate::region;
 use crate::sync::Token;
-use crate::sys::fork;
 use crate::sys::thread::{self, ExitKey};
+use crate::sys::{fork, loaded};
 
 static NEXT_TOKEN: AtomicU64 = AtomicU64::new(0);
 static EXIT: ExitKey = ExitKey::new();
@@ -39,6 +39,7 @@ pub fn arm_exit(state: &ThreadState) {
     // Where the system has no key left, the thread's heap and batches are not recovered at its end:
     // a leak, and nothing worse.
     let _ = EXIT.arm(end_thread);
+    stay_loaded();
     if let Some(installed) = configuration::installed() {
         let top = state.contexts.top();
         if state.contexts.depth() == 0 && top.heap.is_none() {
@@ -47,6 +48,21 @@ pub fn arm_exit(state: &ThreadState) {
     }
     state.phase.set(Phase::Running);
     state.apply_top();
+}
+
+/// Threads run code of ours when they end, and the purge thread all the time: the library that it
+/// is in stays loaded from now on. Where the allocator serves the dynamic linker it must not call
+/// that: such a library is linked so that it stays.
+fn stay_loaded() {
+    static IS_ASKED: AtomicBool = AtomicBool::new(false);
+    // Relaxed: to do it twice does no harm.
+    if !IS_ASKED.load(Ordering::Relaxed) {
+        IS_ASKED.store(true, Ordering::Relaxed);
+        if !configuration::serves_linker() {
+            let code: unsafe extern "C" fn(*mut c_void) = end_thread;
+            loaded::keep(code as *const c_void);
+        }
+    }
 }
 
 /// Sets a thread up for its first allocation.

@@ -11,6 +11,7 @@ pub mod fault;
 pub(crate) mod fiber;
 pub mod file;
 pub mod fork;
+pub(crate) mod loaded;
 pub mod lock;
 pub mod memory;
 #[cfg(any(not(target_os = "linux"), heapswitch_pass_through))]

@@ -7,6 +7,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+#[path = "../../../tests/support/library.rs"]
+mod library_of;
+
 /// A program that takes longer hangs: none takes more than seconds.
 const MOST_TIME: Duration = Duration::from_secs(300);
 
@@ -14,31 +17,14 @@ const MOST_TIME: Duration = Duration::from_secs(300);
 pub(crate) fn runner() -> &'static Path {
     static BUILT: OnceLock<()> = OnceLock::new();
     let runner = Path::new(env!("CARGO_BIN_EXE_heapswitch-run"));
-    // `cargo test` builds the runner, but no library that no test links.
-    BUILT.get_or_init(|| build(runner.parent().expect("the profile's folder")));
+    let profile = runner.parent().expect("the profile's folder");
+    BUILT.get_or_init(|| library_of::build("heapswitch-preload", profile));
     runner
 }
 
 /// The library, built with the flags of this test's own build.
 pub(crate) fn library() -> PathBuf {
     runner().with_file_name("libheapswitch_preload.so")
-}
-
-fn build(profile: &Path) {
-    let name = profile.file_name().expect("the profile's name").to_string_lossy().into_owned();
-    let mut target = profile.parent().expect("the target folder").to_owned();
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "heapswitch-preload", "--lib"]);
-    cargo.args(["--profile", if name == "debug" { "dev" } else { &name }]);
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    // A build for a named machine has a folder of its own within the target folder.
-    let machine = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if machine.ends_with("-linux-gnu") {
-        cargo.args(["--target", &machine]);
-        target.pop();
-    }
-    let status = cargo.arg("--target-dir").arg(target).status().expect("cargo starts");
-    assert!(status.success(), "the library cannot be built");
 }
 
 /// A new folder, removed when dropped.
