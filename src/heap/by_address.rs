@@ -1,7 +1,7 @@
 //! Blocks of which only the address is known: their length, and their free, for C's callers.
 //!
-//! A free in C tells no size. The chunk table has the class of the chunk's blocks beside the owner,
-//! in one cache line, which a free with a layout does not read. Blocks of any class go
+//! A free in C tells no size. Chunks have classes beside their owners, so it costs one more load
+//! than a free with a layout. Blocks of any class go
 //! straight to and from the thread's lists; with a layout only the small ones do.
 //!
 //! Only blocks of the slab and runs of their own are found so: other strategies mix lengths in a
@@ -14,8 +14,9 @@ use super::cell::{Guard, front_of, is_direct, retire_emptied, strategy_of};
 use super::check;
 use super::decay;
 use super::header::HeapHeader;
+use crate::region::class;
 use crate::region::class::WHOLE_RUN;
-use crate::region::{ChunkEntry, class};
+use crate::region::owners::ChunkPlace;
 use crate::strategy::slab::Slab;
 use crate::strategy::slab::class::{
     CLASSES, MAX_BLOCK_BYTES, block_bytes, class_of, computed_class,
@@ -61,20 +62,20 @@ pub unsafe fn try_allocate_bytes(header: NonNull<HeapHeader>, bytes: usize) -> O
 /// The class of a chunk's blocks as the table has it, less one; [`CLASSES`] or more where it is no
 /// class of the slab.
 #[inline]
-pub(super) fn slab_class_of(entry: &ChunkEntry) -> usize {
-    usize::from(entry.class()).wrapping_sub(1)
+pub(super) fn slab_class_of(place: ChunkPlace) -> usize {
+    usize::from(place.class()).wrapping_sub(1)
 }
 
 /// The length in bytes of the block that starts in a chunk; `None` where none can.
 ///
 /// # Safety
-/// The block is allocated, or the entry is that of a chunk in which none is.
+/// The block is allocated, or the place is that of a chunk in which none is.
 #[inline]
-pub unsafe fn length_of(entry: &ChunkEntry) -> Option<usize> {
-    if entry.class() == WHOLE_RUN {
-        return Some((entry.run_chunks.get() as usize) << CHUNK_SHIFT);
+pub unsafe fn length_of(place: ChunkPlace) -> Option<usize> {
+    if place.class() == WHOLE_RUN {
+        return Some((place.entry().run_chunks.get() as usize) << CHUNK_SHIFT);
     }
-    let class = slab_class_of(entry);
+    let class = slab_class_of(place);
     (class < CLASSES).then(|| block_bytes(class))
 }
 
@@ -119,11 +120,11 @@ pub unsafe fn try_allocate_medium(
 ///
 /// # Safety
 /// The chunk has no class, or: the caller runs the heap, whose fast path is that of the slab; the
-/// block is allocated, of this heap, and starts in the entry's chunk.
+/// block is allocated, of this heap, and starts in the chunk.
 #[inline]
 #[must_use]
-pub unsafe fn try_free(header: *mut HeapHeader, entry: &ChunkEntry, block: NonNull<u8>) -> bool {
-    let class = slab_class_of(entry);
+pub unsafe fn try_free(header: *mut HeapHeader, place: ChunkPlace, block: NonNull<u8>) -> bool {
+    let class = slab_class_of(place);
     if class >= CLASSES {
         return false;
     }

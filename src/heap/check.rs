@@ -10,7 +10,9 @@ use core::ptr::NonNull;
 
 use crate::region::ChunkEntry;
 #[cfg(heapswitch_check)]
-use crate::{heap::by_address::length_of, region, sys, units::PAGE_BYTES};
+use crate::{
+    heap::by_address::length_of, region, region::owners::ChunkPlace, sys, units::PAGE_BYTES,
+};
 
 /// What freed memory is filled with.
 pub const FREED: u8 = 0xDE;
@@ -108,7 +110,8 @@ fn abort_at(what: &str, block: NonNull<u8>) -> ! {
     let block_digits = sys::hexadecimal(address, of_block);
     let page_digits = sys::hexadecimal(address & !(PAGE_BYTES - 1), of_page);
     // SAFETY: lengths are read where a block is, or the chunk has none, which names no class.
-    let length = region::entry_of(block.as_ptr()).and_then(|entry| unsafe { length_of(entry) });
+    let length = region::entry_of(block.as_ptr())
+        .and_then(|entry| unsafe { length_of(ChunkPlace::of(entry)) });
     let class = length.map_or("no class", |bytes| sys::hexadecimal(bytes, of_class));
     let what = [what, ": ", block_digits, ", page ", page_digits, ", class of bytes: ", class];
     sys::abort_with(&what)

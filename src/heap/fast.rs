@@ -11,6 +11,7 @@ use super::check;
 use super::decay;
 use super::header::{FastPath, HeapHeader};
 use crate::region::ChunkEntry;
+use crate::region::owners::ChunkPlace;
 use crate::strategy::bump::{Bump, SMALL_BYTES};
 use crate::strategy::extent_of;
 use crate::strategy::slab::Slab;
@@ -109,21 +110,21 @@ pub unsafe fn free_small_to_slab(header: NonNull<HeapHeader>, block: NonNull<u8>
 ///
 /// # Safety
 /// The caller runs the heap, whose fast path is [`FastPath::Slab`]; the block is allocated, of the
-/// run that starts at `entry`, and `layout` fits it.
+/// run that starts at the place, and `layout` fits it.
 #[inline]
 pub unsafe fn free_to_slab(
     header: NonNull<HeapHeader>,
-    entry: &'static ChunkEntry,
+    place: ChunkPlace,
     block: NonNull<u8>,
     layout: Layout,
 ) {
     // Under AddressSanitizer the block has to wait in quarantine.
-    let class = slab_class_of(entry);
+    let class = slab_class_of(place);
     // SAFETY: the caller's contract; the fast path tells the strategy; the chunk's blocks are of
     // that class.
     unsafe {
         if cfg!(heapswitch_asan) || class >= CLASSES {
-            free_slow(header, entry, block, layout);
+            free_slow(header, place.entry(), block, layout);
         } else if front_of(header).push(class, block) {
             spill(header, class);
         }
@@ -268,21 +269,21 @@ unsafe fn free_slow(
 /// Frees as the runner.
 ///
 /// # Safety
-/// The caller runs the heap; the block is allocated, of the run that starts at `entry`, and
+/// The caller runs the heap; the block is allocated, of the run that starts at the place, and
 /// `layout` fits it.
 #[inline]
 pub unsafe fn free(
     header: NonNull<HeapHeader>,
-    entry: &'static ChunkEntry,
+    place: ChunkPlace,
     block: NonNull<u8>,
     layout: Layout,
 ) {
     // SAFETY: the caller's contract; the fast path tells the strategy.
     unsafe {
         match header.as_ref().fast_path {
-            FastPath::Bump => free_to_bump(header, entry, block, layout),
-            FastPath::Slab => free_to_slab(header, entry, block, layout),
-            FastPath::None => free_slow(header, entry, block, layout),
+            FastPath::Bump => free_to_bump(header, place.entry(), block, layout),
+            FastPath::Slab => free_to_slab(header, place, block, layout),
+            FastPath::None => free_slow(header, place.entry(), block, layout),
         }
     }
 }

@@ -76,9 +76,11 @@ unsafe fn count_segment(census: &mut Census, segment: usize) -> Option<()> {
     // SAFETY: the segment is committed, and lies in the region.
     let (written, start) = unsafe { (WrittenEntries::of(segment)?, at(offset)) };
     // SAFETY: as above.
-    let owners = unsafe { owners::pages_of(segment) };
+    let pages = unsafe { owners::new_pages_of(segment) };
     census.table_resident_bytes += written.resident_bytes;
-    visit_pages(owners.start, owners.bytes, |_| census.table_resident_bytes += page())?;
+    for pages in pages {
+        visit_pages(pages.start, pages.bytes, |_| census.table_resident_bytes += page())?;
+    }
     let mut is_held = [false; SEGMENT_CHUNKS];
     for (chunk, place) in is_held.iter_mut().enumerate() {
         if written.may_be_used(chunk) {

@@ -1,12 +1,13 @@
 //! Which length the blocks of a chunk have: for who frees without telling a size, as C does.
 //!
 //! A class is set before the chunk's first block is handed out, and stays as long as one is
-//! allocated. So whoever holds a block may read it, on whichever thread. It shares the cache line
-//! that a free reads the owner from. Changing one costs two atomic additions, once a chunk.
+//! allocated. So whoever holds a block may read it, on whichever thread: in the entry, beside the
+//! owner, or from [`ChunkPlace::class`]. Changing one costs two atomic additions, once a chunk.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::ChunkEntry;
+use super::owners::ChunkPlace;
 
 /// No class: the chunk is free, its blocks differ in length, or it continues a run.
 pub const NO_CLASS: u8 = 0;
@@ -41,6 +42,7 @@ impl ChunkEntry {
             return;
         }
         self.class.store(class, Ordering::Relaxed);
+        ChunkPlace::of(self).class_cell().store(class, Ordering::Relaxed);
         if class != NO_CLASS
             && let Some(count) = COUNTS.get(usize::from(class))
         {

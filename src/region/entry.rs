@@ -8,7 +8,7 @@ use super::label::Label;
 use crate::sync::{AtomicPtr, ChunkWord};
 
 /// The bytes of one entry: two cache lines, which processors prefetch as a pair. The first has what
-/// a free reads that knows no size, the second the strategy's record. In the `check` build 1024
+/// who collects others' frees reads, the second the strategy's record. In the `check` build 1024
 /// more, for the bits of the chunk's blocks.
 pub const ENTRY_BYTES: usize = if cfg!(heapswitch_check) { 128 + 1024 } else { 128 };
 
@@ -27,8 +27,8 @@ pub type RecordSpace = UnsafeCell<MaybeUninit<[u64; 10]>>;
 /// - All zero bytes are a valid entry: a chunk that was never used.
 #[repr(C, align(128))]
 pub struct ChunkEntry {
-    /// The heap that owns the chunk, beside the class for frees that tell no size. Written by
-    /// [`Run::set_owner`](super::Run::set_owner), which writes both tables.
+    /// The heap that owns the chunk. Written by [`Run::set_owner`](super::Run::set_owner), which
+    /// writes both tables.
     pub(super) owner: AtomicPtr<u8>,
     /// After the owner's close: blocks still allocated in the run, with the closed bit. Of a run's
     /// first chunk.

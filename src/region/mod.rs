@@ -1,17 +1,17 @@
-//! The region: one range of addresses, reserved once, that every chunk comes from; and two tables
+//! The region: one range of addresses, reserved once, that every chunk comes from; and the tables
 //! beside it, which name an address's owner in O(1).
 //!
 //! ```text
-//!      table, grows down    base                               base + bytes    owners
+//!      table, grows down    base                               base + bytes    owners, classes
 //!   ┌─────────┬───┬───┬───┐ ┌───┬───┬───┬───┬──────────────┬───────────┐ ┌─────────┬───┬───┬───┐
 //!   │ not yet │ 2 │ 1 │ 0 │ │ 0 │ 1 │ 2 │...│ next segment │ no access │ │ not yet │ 2 │ 1 │ 0 │
 //!   └─────────┴───┴───┴───┘ └───┴───┴───┴───┴──────────────┴───────────┘ └─────────┴───┴───┴───┘
-//!     128 B an entry         64 KiB a chunk, 512 chunks a segment          8 B an owner
+//!     128 B an entry         64 KiB a chunk, 512 chunks a segment          9 B a chunk
 //! ```
 //!
 //! `pointer - base < bytes` says whether an address is ours; the entry of chunk `i` lies `i + 1`
-//! entries below `base`. A free that knows its block's size measures from the last byte instead,
-//! and reads the chunk's [owner](owners) alone. Either reads words of one cache line, and then the
+//! entries below `base`. A free measures from the last byte instead, and reads the chunk's
+//! [owner](owners) alone, or its class too. Either reads words of one cache line, and then the
 //! table. Metadata stays out of line: huge pages stay whole, and an overflow in user memory cannot
 //! reach it, for a guard comes before the owners.
 //!
@@ -314,28 +314,6 @@ pub unsafe fn entry_of_block(block: NonNull<u8>) -> &'static ChunkEntry {
     let distance = ((offset >> CHUNK_SHIFT) + 1) * ENTRY_BYTES;
     // SAFETY: as in `entry_at`, for there is a block in the region.
     unsafe { crate::pointers::backward(NonNull::new_unchecked(base), distance).cast().as_ref() }
-}
-
-/// The entry of the chunk that an address lies in, if it lies in the region. As [`offset_of`] and
-/// [`entry_at`], with one load of the base less.
-///
-/// # Safety
-/// If the address lies in the region, its segment is committed.
-#[inline]
-pub unsafe fn find(address: *const u8) -> Option<&'static ChunkEntry> {
-    // Relaxed: as in `offset_of`.
-    let base = BOUNDS.base.load(Ordering::Relaxed);
-    let offset = address.addr().wrapping_sub(base.addr());
-    if offset >= BOUNDS.bytes.load(Ordering::Relaxed) {
-        return None;
-    }
-    let distance = ((offset >> CHUNK_SHIFT) + 1) * ENTRY_BYTES;
-    // SAFETY: as in `entry_at`; where an address lies above it by less than the region's length,
-    // the base is the region's.
-    let entry = unsafe {
-        crate::pointers::backward(NonNull::new_unchecked(base), distance).cast().as_ref()
-    };
-    Some(entry)
 }
 
 /// The entry of the chunk that `address` lies in, for any address at all.

@@ -1,33 +1,48 @@
-//! Who owns each chunk, for frees that know their block's size.
+//! Who owns each chunk, and which length its blocks have: all that most frees read.
 //!
-//! The [chunk table](super::ChunkEntry) says it too, in 128 bytes a chunk. These are 8, and no more
-//! is read: so the owners of half a megabyte share a cache line, and those of the blocks that a
-//! program frees in random order stay near the processor. They lie behind the region, the last
-//! chunk's first: an address's distance from the region's last byte says whether it lies in the
-//! region and which chunk's owner is meant.
+//! The [chunk table](super::ChunkEntry) says it too, in 128 bytes a chunk. These are 9, and no more
+//! is read: so the owners of half a megabyte share a cache line, and the classes of four, and those
+//! of the blocks that a program frees in random order stay near the processor. They lie behind the
+//! region, the last chunk's first: an address's distance from the region's last byte says whether
+//! it lies in the region and which chunk is meant.
 //!
-//! Between the region and them a guard is never accessible: what writes over the end of the last
-//! chunk's last block faults there.
+//! ```text
+//!    region's last byte
+//!   ──────────────────▼┌───────┬────────────────────┬─────────────────────┐
+//!    ... chunk, chunk  │ guard │ classes, 1 B each  │ owners, 8 B each    │
+//!   ───────────────────└───────┴────────────────────┴─────────────────────┘
+//!                       64 KiB  16 MiB of addresses
+//! ```
+//!
+//! The guard is never accessible: what writes over the end of the last chunk's last block faults
+//! there. The owners start at the same distance in any region, so that it is a constant.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
-use super::{BOUNDS, ChunkEntry, ENTRY_BYTES, MemorySpan, bytes, entry_of};
+use super::{BOUNDS, ChunkEntry, ENTRY_BYTES, MAX_REGION_BYTES, MemorySpan, bytes, entry_of};
 use crate::pointers;
 use crate::sys::{self, SystemError, memory};
-use crate::units::{CHUNK_SHIFT, SEGMENT_CHUNKS, round_up};
+use crate::units::{CHUNK_SHIFT, SEGMENT_CHUNKS};
 
-/// Between the region and the owners: a page, also where those are of 64 KiB.
+/// Between the region and the tables: a page, also where those are of 64 KiB.
 const GUARD_BYTES: usize = 64 << 10;
 
+/// How far behind the last byte each table starts.
+const CLASSES_AT: usize = 1 + GUARD_BYTES;
+const OWNERS_AT: usize = CLASSES_AT + (MAX_REGION_BYTES >> CHUNK_SHIFT);
+
+/// The bytes of one chunk in each.
+const CLASS_BYTES: usize = size_of::<AtomicU8>();
 const OWNER_BYTES: usize = size_of::<AtomicPtr<u8>>();
 
-/// A segment's part of the owners: a page, where pages are of 4 KiB.
-const PART_BYTES: usize = SEGMENT_CHUNKS * OWNER_BYTES;
+/// Where the tables start, and what of them is a chunk's.
+const TABLES: [(usize, usize); 2] = [(CLASSES_AT, CLASS_BYTES), (OWNERS_AT, OWNER_BYTES)];
 
 /// A chunk of a committed segment, counted back from the region's last: owners lie in this order,
 /// and entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
 pub struct ChunkPlace(usize);
 
 impl ChunkPlace {
@@ -48,6 +63,21 @@ impl ChunkPlace {
         // SAFETY: there is such a chunk, so there is a region; owners are atomics, valid when
         // zeroed.
         unsafe { owner_at(last(), self).as_ref().load(Ordering::Relaxed) }
+    }
+
+    /// The class of the chunk's blocks. Whoever holds a block of it may ask.
+    #[inline]
+    pub fn class(self) -> u8 {
+        // Relaxed: the block was handed to this thread by an edge that orders this too.
+        self.class_cell().load(Ordering::Relaxed)
+    }
+
+    /// Where the class is.
+    #[inline]
+    pub(crate) fn class_cell(self) -> &'static AtomicU8 {
+        // SAFETY: there is such a chunk, so there is a region, and its class is committed; a class
+        // is an atomic, valid when zeroed.
+        unsafe { pointers::forward(last(), CLASSES_AT + self.0).cast().as_ref() }
     }
 
     /// Says whose the chunk is. Its entry has to say the same.
@@ -105,13 +135,14 @@ pub fn owner_of(address: *const u8) -> Option<NonNull<u8>> {
 #[inline]
 unsafe fn owner_at(last: NonNull<u8>, place: ChunkPlace) -> NonNull<AtomicPtr<u8>> {
     // SAFETY: the reservation goes on for as many owners as the region has chunks.
-    unsafe { pointers::element(pointers::forward(last, 1 + GUARD_BYTES).cast(), place.0) }
+    unsafe { pointers::element(pointers::forward(last, OWNERS_AT).cast(), place.0) }
 }
 
 /// The region's last byte.
 ///
 /// # Safety
 /// The region is reserved.
+#[inline]
 unsafe fn last() -> NonNull<u8> {
     // SAFETY: set when the region was reserved.
     unsafe { NonNull::new_unchecked(BOUNDS.last.load(Ordering::Relaxed)) }
@@ -122,43 +153,47 @@ pub(super) fn set(chunk: u32, owner: *mut u8) {
     ChunkPlace::of_number(chunk).set_owner(owner);
 }
 
-/// The bytes of the owners of a region that is so long.
-pub(super) const fn table_bytes(region_bytes: usize) -> usize {
-    (region_bytes >> CHUNK_SHIFT) * OWNER_BYTES
-}
-
-/// What is reserved for them and the guard: whole pages, also where those are of 64 KiB.
+/// What is reserved behind the last byte of a region that is so long: whole pages, also where those
+/// are of 64 KiB.
 pub(super) const fn reserved_bytes(region_bytes: usize) -> usize {
-    GUARD_BYTES + table_bytes(region_bytes).next_multiple_of(64 << 10)
+    OWNERS_AT - 1 + ((region_bytes >> CHUNK_SHIFT) * OWNER_BYTES).next_multiple_of(64 << 10)
 }
 
-/// Where the owners of a row of segments are, the last chunk's first.
+/// The pages that hold a row of segments' part of a table.
 ///
 /// # Safety
 /// The segments lie in the region.
-unsafe fn part_of(first: usize, count: usize) -> NonNull<u8> {
-    let distance = table_bytes(bytes()) - (first + count) * PART_BYTES;
-    // SAFETY: the owners lie behind the region and the guard.
-    unsafe { pointers::forward(last(), 1 + GUARD_BYTES + distance) }
+unsafe fn pages_of(first: usize, count: usize, (at, each): (usize, usize)) -> MemorySpan {
+    let chunks = count * SEGMENT_CHUNKS;
+    let place = (bytes() >> CHUNK_SHIFT) - first * SEGMENT_CHUNKS - chunks;
+    // SAFETY: the table lies behind the region's last byte, from a page's start on.
+    unsafe {
+        let part = pointers::forward(last(), at + place * each);
+        let excess = part.addr().get() % sys::page_bytes();
+        let bytes = (excess + chunks * each).next_multiple_of(sys::page_bytes());
+        MemorySpan { start: pointers::backward(part, excess), bytes }
+    }
 }
 
-/// The pages that hold a segment's owners: none where those share one with the owners of segments
-/// before, whose it is.
+/// The pages that hold a segment's part of the tables and none of those of segments before it.
 ///
 /// # Safety
 /// The segment is committed.
-pub(super) unsafe fn pages_of(segment: usize) -> MemorySpan {
-    // SAFETY: the segment lies in the region.
-    let part = unsafe { part_of(segment, 1) };
-    let (page, end) = (sys::page_bytes(), part.addr().get() + PART_BYTES);
-    let is_first = segment == 0 || end.is_multiple_of(page);
-    // SAFETY: the owners start at a page's start.
-    let start = unsafe { pointers::backward(part, part.addr().get() % page) };
-    MemorySpan { start, bytes: if is_first { PART_BYTES.max(page) } else { 0 } }
+pub(super) unsafe fn new_pages_of(segment: usize) -> impl Iterator<Item = MemorySpan> {
+    TABLES.into_iter().map(move |table| {
+        // SAFETY: the segment and those before it lie in the region.
+        let mut pages = unsafe { pages_of(segment, 1, table) };
+        if segment != 0 {
+            // SAFETY: as above. Those before it lie behind.
+            let before = unsafe { pages_of(segment - 1, 1, table) };
+            pages.bytes = pages.bytes.min(pointers::distance(pages.start, before.start));
+        }
+        pages
+    })
 }
 
-/// Makes the owners of a row of segments memory, and what shares a page with them. What was that
-/// before stays as it is.
+/// Makes the tables' parts for a row of segments memory, and what shares pages with them. What was
+/// that before stays as it is.
 ///
 /// # Errors
 /// The system's.
@@ -166,13 +201,13 @@ pub(super) unsafe fn pages_of(segment: usize) -> MemorySpan {
 /// # Safety
 /// The segments lie in the region.
 pub(super) unsafe fn commit(first: usize, count: usize) -> Result<(), SystemError> {
-    // SAFETY: the caller's contract; whole pages are reserved, from a page's start on.
-    unsafe {
-        let part = part_of(first, count);
-        let excess = part.addr().get() % sys::page_bytes();
-        let length = round_up(excess + count * PART_BYTES, sys::page_bytes());
-        memory::commit(pointers::backward(part, excess), length.unwrap_or(count * PART_BYTES))
-    }
+    TABLES.into_iter().try_for_each(|table| {
+        // SAFETY: the caller's contract; whole pages are reserved.
+        unsafe {
+            let pages = pages_of(first, count, table);
+            memory::commit(pages.start, pages.bytes)
+        }
+    })
 }
 
 #[cfg(test)]
@@ -197,12 +232,33 @@ mod tests {
                 let place = ChunkPlace::of(entry);
                 assert_eq!((place.owner(), entry.owner()), (expected, expected), "{distance}");
                 assert!(core::ptr::eq(place.entry(), entry), "{distance}");
+                for class in [distance as u8 + 7, 0] {
+                    entry.set_class(class);
+                    assert_eq!((place.class(), entry.class()), (class, class), "{distance}");
+                }
                 let first = run.start().as_ptr().wrapping_add(distance * CHUNK_BYTES);
                 for address in [first, first.wrapping_add(CHUNK_BYTES - 1)] {
                     assert_eq!(found(address), Some((place, expected)), "{distance}");
                     assert_eq!(owner_of(address), NonNull::new(expected), "{distance}");
                 }
             }
+        }
+        // SAFETY: the run is ours.
+        unsafe { return_run(run) };
+    }
+
+    /// A report counts each page of the tables once.
+    #[test]
+    fn pages_of_segments_follow_each_other() {
+        let run = take_run(SegmentKind::CONTEXT, 1, 1).unwrap();
+        for table in 0..2 {
+            // SAFETY: so many segments lie in any region, whether or not they are committed.
+            let pages = |segment| unsafe { new_pages_of(segment) }.nth(table).unwrap();
+            let ends = |span: &MemorySpan| (span.start.addr().get(), span.bytes);
+            let (first, first_bytes) = ends(&pages(0));
+            assert_ne!(first_bytes, 0);
+            let (second, bytes) = ends(&pages(1));
+            assert_eq!(second + bytes, first, "table {table}");
         }
         // SAFETY: the run is ours.
         unsafe { return_run(run) };
@@ -215,7 +271,8 @@ mod tests {
         let chunks = bytes() >> CHUNK_SHIFT;
         assert_eq!(found(first).map(|(place, _)| place), Some(ChunkPlace(chunks - 1)));
         let numbers = [0, 1, 1 << 62, 1 << 63, usize::MAX].map(core::ptr::without_provenance_mut);
-        let others = [first.wrapping_sub(1), end, end.wrapping_add(GUARD_BYTES)];
+        let tables = [CLASSES_AT, OWNERS_AT].map(|at| end.wrapping_add(at - 1));
+        let others = [first.wrapping_sub(1), end, tables[0], tables[1]];
         for address in numbers.into_iter().chain(others) {
             assert_eq!(found(address), None, "{address:?}");
             assert_eq!(owner_of(address), None, "{address:?}");

@@ -1,6 +1,8 @@
 //! That damage to the slab's own records, which no program can reach by its blocks, is found and
 //! named: by a heap's `verify`, which the `check` build calls on slow paths.
 
+use core::sync::atomic::Ordering;
+
 use allocator_api2::alloc::{Allocator, Layout};
 
 use super::Heap;
@@ -26,7 +28,7 @@ fn damaged(damage: Damage) {
 
 #[test]
 fn damage_to_the_slabs_records_stops_the_process_and_is_named() {
-    let cases: [(&str, &str, Damage); 4] = [
+    let cases: [(&str, &str, Damage); 5] = [
         ("bits", "an extent's bits of free blocks are corrupted", |_, extent| {
             // SAFETY: the slab has bits for each extent, and this thread alone uses the heap.
             let first = unsafe { extent.metadata().cast::<u64>().as_mut() };
@@ -37,6 +39,9 @@ fn damage_to_the_slabs_records_stops_the_process_and_is_named() {
         }),
         ("links", "the runs of a heap are corrupted: slab", |entry, _| {
             entry.previous.set(entry.previous.get() + 1);
+        }),
+        ("classes", "the runs of a heap are corrupted: slab", |entry, _| {
+            ChunkPlace::of(entry).class_cell().fetch_add(1, Ordering::Relaxed);
         }),
         ("owners", "the runs of a heap are corrupted: slab", |entry, _| {
             ChunkPlace::of(entry).set_owner(core::ptr::null_mut());

@@ -14,8 +14,7 @@ use super::configuration::Configuration;
 use super::route;
 use super::state::{inline, own_slab};
 use crate::heap::{HeapHeader, by_address, check};
-use crate::region::owners::ChunkPlace;
-use crate::region::{self, ChunkEntry};
+use crate::region::owners::{self, ChunkPlace};
 use crate::sys;
 
 pub use crate::heap::by_address::{ALIGN_BYTES, LengthUsage, usage_by_length};
@@ -94,14 +93,14 @@ pub unsafe fn free(block: *mut u8) -> Place {
     // runs its own heap. Where both are none, nothing can be allocated in the chunk: then it has no
     // class, and `try_free` looks at that before it looks at the heap.
     unsafe {
-        let Some(entry) = region::find(block) else { return Place::Elsewhere };
+        let Some((place, owner)) = owners::find(block) else { return Place::Elsewhere };
         let block = NonNull::new_unchecked(block);
-        let owner = entry.owner().cast::<HeapHeader>();
+        let owner = owner.cast::<HeapHeader>();
         let own = own_slab().map_or(core::ptr::null_mut(), NonNull::as_ptr);
         let is_freed =
-            !cfg!(heapswitch_asan) && own == owner && by_address::try_free(owner, entry, block);
+            !cfg!(heapswitch_asan) && own == owner && by_address::try_free(owner, place, block);
         if !is_freed {
-            free_other(block, entry);
+            free_other(block, place, owner);
         }
     }
     Place::Region
@@ -111,17 +110,16 @@ pub unsafe fn free(block: *mut u8) -> Place {
 /// nothing unwinds: so C's `free` may jump here and needs no frame.
 ///
 /// # Safety
-/// As [`free`], of a block in the entry's chunk.
+/// As [`free`], of a block in the chunk, whose owner that is.
 #[cold]
 #[inline(never)]
-unsafe extern "C" fn free_other(block: NonNull<u8>, entry: &'static ChunkEntry) {
-    let layout = layout_of(block.as_ptr(), entry);
+unsafe extern "C" fn free_other(block: NonNull<u8>, place: ChunkPlace, owner: *mut HeapHeader) {
+    let layout = layout_of(block.as_ptr(), place, owner);
     // SAFETY: the caller's contract; the layout is of the block's length; a chunk in which a block
     // is has an owner, as `layout_of` made sure.
     unsafe {
         check::freed(block, layout);
-        let owner = NonNull::new_unchecked(entry.owner().cast());
-        route::free_other(block, ChunkPlace::of(entry), owner, layout);
+        route::free_other(block, place, NonNull::new_unchecked(owner), layout);
     }
 }
 
@@ -134,19 +132,21 @@ unsafe extern "C" fn free_other(block: NonNull<u8>, entry: &'static ChunkEntry) 
 /// As [`free`]; nothing is freed.
 #[inline]
 pub unsafe fn usable_size(block: *const u8) -> Result<usize, Place> {
-    let Some(offset) = region::offset_of(block) else { return Err(Place::Elsewhere) };
     // SAFETY: the block is allocated, so its segment is committed.
-    Ok(layout_of(block, unsafe { region::entry_at(offset) }).size())
+    let Some((place, owner)) = (unsafe { owners::find(block) }) else {
+        return Err(Place::Elsewhere);
+    };
+    Ok(layout_of(block, place, owner.cast()).size())
 }
 
 /// A layout that fits the block. Aborts where no block can be: the C library does that too.
 #[inline]
-fn layout_of(block: *const u8, entry: &ChunkEntry) -> Layout {
+fn layout_of(block: *const u8, place: ChunkPlace, owner: *const HeapHeader) -> Layout {
     // SAFETY: the block is allocated, or else none may be in the chunk; the length is one of a
     // class or run, so no rounding overflows.
     unsafe {
-        match by_address::length_of(entry) {
-            Some(length) if !entry.owner().is_null() => {
+        match by_address::length_of(place) {
+            Some(length) if !owner.is_null() => {
                 Layout::from_size_align_unchecked(length, ALIGN_BYTES)
             }
             _ => invalid(block),

@@ -334,12 +334,12 @@ pub(super) unsafe fn free_other(
         if inline == Inline::of_bump(owner) {
             fast::free_to_bump(owner, place.entry(), block, layout);
         } else if inline.is_slab_of(owner) {
-            fast::free_to_slab(owner, place.entry(), block, layout);
+            fast::free_to_slab(owner, place, block, layout);
         } else {
             let state = state();
             let runner = owner.as_ref().runner.seen();
             if runner.is(state.token.get()) {
-                fast::free(owner, place.entry(), block, layout);
+                fast::free(owner, place, block, layout);
             } else if runner.is_closed() || !state.batches.try_join(owner, block, layout) {
                 free_foreign(block, place, owner, layout);
             }

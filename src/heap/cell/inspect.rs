@@ -150,11 +150,14 @@ pub(super) unsafe fn verify<S: Strategy>(header: Header) {
         strategy_of::<S>(header).verify();
         let mut previous = 0;
         for entry in runs(header_of(header)) {
-            // Both tables name the heap, of every chunk.
+            // All tables name the heap, of every chunk, and one class.
             let owner = header.as_ptr().cast();
-            let is_owned = run_of(entry)
-                .entries()
-                .all(|entry| entry.owner() == owner && ChunkPlace::of(entry).owner() == owner);
+            let is_owned = run_of(entry).entries().map(|entry| (entry, ChunkPlace::of(entry))).all(
+                |(entry, place)| {
+                    (entry.owner(), place.owner()) == (owner, owner)
+                        && entry.class() == place.class()
+                },
+            );
             let is_linked = entry.previous.get() == previous
                 && is_owned
                 && matches!(entry.tag.get(), EXTENT | DIRECT | SPARE);
