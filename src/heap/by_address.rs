@@ -1,8 +1,8 @@
 //! Blocks of which only the address is known: their length, and their free, for C's callers.
 //!
 //! A free in C tells no size. Chunks have classes beside their owners, so it costs one more load
-//! than a free with a layout. Blocks of any class go
-//! straight to and from the thread's lists; with a layout only the small ones do.
+//! than a free with a layout. Blocks of any class go straight to and from the thread's lists; with
+//! a layout only the small ones do.
 //!
 //! Only blocks of the slab and runs of their own are found so: other strategies mix lengths in a
 //! chunk.

@@ -23,7 +23,7 @@ pub struct Census {
     pub held_resident_bytes: usize,
     /// Bytes in memory in chunks that no heap holds.
     pub free_resident_bytes: usize,
-    /// Bytes in memory of the chunk table, owners included.
+    /// Bytes in memory of the chunk table, owners and classes included.
     pub table_resident_bytes: usize,
     /// Bytes in memory of records: headers, accounts, bit maps.
     pub metadata_resident_bytes: usize,

@@ -2,7 +2,7 @@
 //! beside it, which name an address's owner in O(1).
 //!
 //! ```text
-//!      table, grows down    base                               base + bytes    owners, classes
+//!      table, grows down    base                               base + bytes    classes, owners
 //!   ┌─────────┬───┬───┬───┐ ┌───┬───┬───┬───┬──────────────┬───────────┐ ┌─────────┬───┬───┬───┐
 //!   │ not yet │ 2 │ 1 │ 0 │ │ 0 │ 1 │ 2 │...│ next segment │ no access │ │ not yet │ 2 │ 1 │ 0 │
 //!   └─────────┴───┴───┴───┘ └───┴───┴───┴───┴──────────────┴───────────┘ └─────────┴───┴───┴───┘
@@ -13,7 +13,7 @@
 //! entries below `base`. A free measures from the last byte instead, and reads the chunk's
 //! [owner](owners) alone, or its class too. Either reads words of one cache line, and then the
 //! table. Metadata stays out of line: huge pages stay whole, and an overflow in user memory cannot
-//! reach it, for a guard comes before the owners.
+//! reach it, for a guard comes first.
 //!
 //! Segments are committed in order of address, each for one [`SegmentKind`], and never change their
 //! kind. **No page of the region is ever unmapped**: a hole could be filled by a foreign mapping,

@@ -53,15 +53,15 @@ pub fn arm_exit(state: &ThreadState) {
 /// Threads run code of ours when they end, and the purge thread all the time: the library that it
 /// is in stays loaded from now on. Where the allocator serves the dynamic linker it must not call
 /// that: such a library is linked so that it stays.
-fn stay_loaded() {
+pub(super) fn stay_loaded() {
     static IS_ASKED: AtomicBool = AtomicBool::new(false);
-    // Relaxed: to do it twice does no harm.
+    // Relaxed: to do it twice does no harm. Not a `Once`: a fork may leave one behind for ever.
     if !IS_ASKED.load(Ordering::Relaxed) {
-        IS_ASKED.store(true, Ordering::Relaxed);
         if !configuration::serves_linker() {
             let code: unsafe extern "C" fn(*mut c_void) = end_thread;
             loaded::keep(code as *const c_void);
         }
+        IS_ASKED.store(true, Ordering::Relaxed);
     }
 }
 

@@ -145,11 +145,11 @@ fn layout_of(block: *const u8, place: ChunkPlace, owner: *const HeapHeader) -> L
     // SAFETY: the block is allocated, or else none may be in the chunk; the length is one of a
     // class or run, so no rounding overflows.
     unsafe {
-        match by_address::length_of(place) {
-            Some(length) if !owner.is_null() => {
-                Layout::from_size_align_unchecked(length, ALIGN_BYTES)
-            }
-            _ => invalid(block),
+        // Where nobody owns the chunk there may be no class to look at.
+        let length = if owner.is_null() { None } else { by_address::length_of(place) };
+        match length {
+            Some(length) => Layout::from_size_align_unchecked(length, ALIGN_BYTES),
+            None => invalid(block),
         }
     }
 }

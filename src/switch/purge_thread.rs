@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 
 use super::environment::Once;
+use super::life;
 use crate::heap::decay;
 use crate::sys::{SystemError, thread};
 
@@ -25,6 +26,7 @@ pub fn start_purge_thread() -> Result<(), SystemError> {
     if !START.is_first() {
         return Ok(());
     }
+    life::stay_loaded();
     thread::start_detached(c"heapswitch", take_turns).inspect_err(|_| START.forget())
 }
 

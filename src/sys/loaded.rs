@@ -13,7 +13,7 @@ const IS_UNLOADED: bool = cfg!(target_env = "gnu") && !cfg!(target_feature = "cr
 /// Keeps the shared library loaded that the code at an address is in. That of the executable always
 /// is: then this takes no lock. Else it waits where another thread is loading a library.
 ///
-/// Where the system refuses, nothing is kept.
+/// Where the system refuses, nothing is kept. What `dlerror` told the thread before ends to be.
 #[cfg(all(target_os = "linux", not(heapswitch_pass_through)))]
 pub(crate) fn keep(code: *const c_void) {
     if !IS_UNLOADED || is_of_executable(code) {
@@ -29,7 +29,10 @@ pub(crate) fn keep(code: *const c_void) {
         }
         let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
         let library = libc::dlopen(found.assume_init().dli_fname, flags);
-        if !library.is_null() {
+        if library.is_null() {
+            // Nobody else is to be told of it.
+            libc::dlerror();
+        } else {
             libc::dlclose(library);
         }
     }
@@ -50,9 +53,10 @@ fn is_of_executable(code: *const c_void) -> bool {
     }
     // SAFETY: the executable's headers are mapped as long as the process lives, and so many.
     let headers = unsafe { core::slice::from_raw_parts(headers, count as usize) };
-    // An executable that says nothing of them was linked to no library.
-    let Some(own) = headers.iter().find(|header| header.p_type == libc::PT_PHDR) else {
-        return true;
+    let find = |kind| headers.iter().find(|header| header.p_type == kind);
+    let Some(own) = find(libc::PT_PHDR) else {
+        // A static executable need not say where they are; another mostly does.
+        return find(libc::PT_INTERP).is_none();
     };
     let shift = headers.as_ptr().addr().wrapping_sub(own.p_vaddr as usize);
     headers.iter().filter(|header| header.p_type == libc::PT_LOAD).any(|header| {

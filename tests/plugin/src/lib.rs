@@ -7,9 +7,6 @@ static GLOBAL: HeapSwitch = HeapSwitch;
 
 /// Allocates in the calling thread's heap and in a context's; how many bytes heapswitch served of
 /// both.
-///
-/// # Safety
-/// None is needed: it is exported.
 #[unsafe(no_mangle)]
 pub extern "C" fn plugin_work() -> usize {
     let numbers = std::hint::black_box(vec![1_u8; 1000]);
