@@ -210,7 +210,7 @@ pub(super) unsafe fn commit(first: usize, count: usize) -> Result<(), SystemErro
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(heapswitch_pass_through)))]
 mod tests {
     use super::super::{SegmentKind, base, return_run, take_run};
     use super::*;
