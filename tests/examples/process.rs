@@ -1,5 +1,8 @@
 //! Finding and running the examples' programs, and folders that are removed again.
 
+#[path = "../support/built.rs"]
+mod built;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -34,7 +37,7 @@ fn examples() -> &'static Path {
             .min()
             .flatten();
         if built < newest(Path::new(env!("CARGO_MANIFEST_DIR"))) {
-            build(&profile);
+            built::build("heapswitch", "--examples", &profile);
         }
         folder
     })
@@ -57,25 +60,6 @@ fn newest(repository: &Path) -> Option<SystemTime> {
         }
     }
     newest
-}
-
-/// Builds the examples with the flags of this test's own build.
-fn build(profile: &Path) {
-    let name = profile.file_name().expect("the profile's name").to_string_lossy().into_owned();
-    let mut target = profile.parent().expect("the target folder").to_owned();
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(["build", "--quiet", "--package", "heapswitch", "--examples"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"));
-    cargo.args(["--profile", if name == "debug" { "dev" } else { &name }]);
-    // A build for a named machine has a folder of its own within the target folder.
-    let machine = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if machine.ends_with("-linux-gnu") {
-        cargo.args(["--target", &machine]);
-        target.pop();
-    }
-    let status = cargo.arg("--target-dir").arg(target).status().expect("cargo starts");
-    assert!(status.success(), "the examples cannot be built");
 }
 
 /// A new folder, removed when dropped.

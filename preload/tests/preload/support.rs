@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-#[path = "../../../tests/support/library.rs"]
-mod library_of;
+#[path = "../../../tests/support/built.rs"]
+mod built;
 
 /// A program that takes longer hangs: none takes more than seconds.
 const MOST_TIME: Duration = Duration::from_secs(300);
@@ -18,7 +18,7 @@ pub(crate) fn runner() -> &'static Path {
     static BUILT: OnceLock<()> = OnceLock::new();
     let runner = Path::new(env!("CARGO_BIN_EXE_heapswitch-run"));
     let profile = runner.parent().expect("the profile's folder");
-    BUILT.get_or_init(|| library_of::build("heapswitch-preload", profile));
+    BUILT.get_or_init(|| built::build("heapswitch-preload", "--lib", profile));
     runner
 }
 

@@ -1,8 +1,8 @@
 //! A plugin is closed while threads that ran in it go on: its code is still there when they end.
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
-#[path = "../../support/library.rs"]
-mod library;
+#[path = "../../support/built.rs"]
+mod built;
 
 use std::ffi::{CString, c_void};
 use std::sync::OnceLock;
@@ -15,7 +15,7 @@ fn path() -> CString {
         let program = std::env::current_exe().unwrap();
         // The program lies in a folder of its profile's.
         let profile = program.ancestors().nth(2).unwrap();
-        library::build("heapswitch-plugin-tests", profile);
+        built::build("heapswitch-plugin-tests", "--lib", profile);
         let file = profile.join("libheapswitch_plugin_tests.so");
         CString::new(file.to_str().unwrap()).unwrap()
     };
